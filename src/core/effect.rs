@@ -1,0 +1,177 @@
+//! What the machine asks of the host, and what the host owes back: two closed sets (law 1).
+//!
+//! Every effect gets exactly one [`Outcome`] with its id. An effect that [acts](Effect::acts) is written into the
+//! journal before it is performed, and its outcome after (law 2).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::seen::{FpmLayout, PoolAnswers, UnitSeen};
+use super::time::Mono;
+
+/// Names one effect; grows by one for each, also across restarts of the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct EffectId(pub u64);
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Effect {
+    /// Read units with their processes. Owes [`Outcome::Units`] within 10 s: one entry for each loaded unit that matches and,
+    /// for a name without a glob, one with [`Load::NotFound`](super::seen::Load) if there is none.
+    Look { units: Vec<String>, looked: Looked },
+    /// Ask the unit's own php-fpm binary for its configuration (`-tt`, cached until the files change: facts M11), as a transient
+    /// unit. Owes [`Outcome::Layout`] within 15 s.
+    Inspect { unit: String },
+    /// `php-fpm -t` with the unit's own binary and arguments, as a transient unit (facts 1h). Owes [`Outcome::Tested`] within 15 s.
+    TestConfig { unit: String },
+    /// Ask pools for their status. Owes [`Outcome::Pools`] with an answer for each within `timeout`.
+    AskPools { asks: Vec<StatusAsk>, full: bool, timeout: Duration },
+    /// One FastCGI request. Owes [`Outcome::Answered`] within `timeout`.
+    Request { socket: String, request: FpmRequest, timeout: Duration },
+    /// Run the pool's check command as a transient unit. Owes [`Outcome::Command`] within `timeout` + 5 s.
+    CheckPool { pool: String, argv: Vec<String>, timeout: Duration },
+    /// Run the pool's depool command likewise. `repool` and `check` are in the intent, so that what was depooled can be put back
+    /// even if the configuration has changed by then.
+    Depool { pool: String, depool: Vec<String>, repool: Vec<String>, check: Vec<String>, timeout: Duration },
+    /// Run the pool's repool command likewise.
+    Repool { pool: String, argv: Vec<String>, timeout: Duration },
+    /// Write zz-restart-agent.conf for each of these units, then one Reload (law 7). Owes [`Outcome::Done`] within 60 s.
+    Lend { drop_ins: BTreeMap<String, String> },
+    /// Remove what [`Effect::Lend`] wrote for these units, then one Reload. A file that is gone already is no error. Owes
+    /// [`Outcome::Done`] within 60 s.
+    Unlend { units: Vec<String> },
+    /// StopUnit (replace). Owes [`Outcome::Job`] when the job is removed, or after `within` with [`JobEnd::Running`].
+    Stop { unit: String, within: Duration },
+    /// `touch` the stamp of each persistent timer named in `caught_up`, so that it does not catch up (facts F2.3); then
+    /// ResetFailedUnit and StartUnit (replace). Owes [`Outcome::Queued`] when systemd has taken the job: a oneshot's start job lasts
+    /// as long as its script (facts F1.8).
+    Start { unit: String, caught_up: bool },
+    /// ResetFailedUnit, then RestartUnit (replace); as soon as systemd has taken the job, SIGTERM and SIGCONT to each of `cut`, through a
+    /// pidfd whose cgroup and start time were checked. Owes [`Outcome::Job`] when the job is removed, or after `within`.
+    Restart { unit: String, cut: Vec<WorkerRef>, within: Duration },
+    /// KillUnit(all, SIGKILL), and SIGKILL for what is left in `cgroup` if systemd no longer knows it (facts F3.2). Owes [`Outcome::Done`].
+    Kill { unit: String, cgroup: String },
+    /// ResetFailedUnit, so that a script that we stopped is no failure to anybody. Owes [`Outcome::Done`].
+    ResetFailed { unit: String },
+    /// SIGSTOP to these workers, each through a checked pidfd. Owes [`Outcome::Frozen`] with those that were still there.
+    Freeze { workers: Vec<WorkerRef> },
+    /// SIGCONT likewise. Owes [`Outcome::Done`].
+    Thaw { workers: Vec<WorkerRef> },
+}
+
+impl Effect {
+    /// Whether it changes anything on the host: then intent and outcome go into the journal.
+    #[must_use]
+    pub fn acts(&self) -> bool {
+        !matches!(
+            self,
+            Effect::Look { .. } | Effect::Inspect { .. } | Effect::TestConfig { .. } | Effect::AskPools { .. } | Effect::Request { .. } | Effect::CheckPool { .. }
+        )
+    }
+}
+
+/// How much a look reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Looked {
+    /// Only units that are not inactive or failed, filtered by systemd (facts F4.4), with processes.
+    Running,
+    /// As [`Looked::Running`], and the timers of each.
+    WithTimers,
+    /// These units in whatever state, with processes and timers.
+    Exactly,
+}
+
+/// Where and how one pool is asked for its status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusAsk {
+    pub pool: String,
+    /// A unix socket's absolute path, `host:port`, or a bare port of the loopback address.
+    pub socket: String,
+    pub path: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FpmRequest {
+    /// The pool's ping path.
+    Ping { path: String },
+    /// A script file with an optional query string: `/srv/app/health.php?warm=1`.
+    Script { script: String },
+}
+
+/// One php-fpm worker, named so that a reused pid is not mistaken for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerRef {
+    pub pid: u32,
+    pub start: Mono,
+    pub cgroup: String,
+}
+
+/// What came of an effect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    Units(Vec<UnitSeen>),
+    Layout(FpmLayout),
+    /// `output` is what php-fpm said, made printable, at most 2,000 characters.
+    Tested { ok: bool, output: String },
+    Pools(PoolAnswers),
+    /// The HTTP status and at most the first 64 KiB of the body, lossy UTF-8.
+    Answered { status: u16, body: String },
+    Command(CommandEnd),
+    Job(JobEnd),
+    Queued,
+    Frozen(Vec<WorkerRef>),
+    Done,
+    /// It could not be done, or its end is not known: a sentence for people.
+    Fault(Fault),
+}
+
+/// How a hook command ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CommandEnd {
+    /// `said` is the last line of its output, printable, at most 300 characters.
+    Exited { status: i32, said: String },
+    Killed { signal: i32 },
+    TimedOut,
+}
+
+/// `result` of JobRemoved. It says nothing about how the unit fares (facts F1.7): look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobEnd {
+    Done,
+    Canceled,
+    Failed,
+    Timeout,
+    Dependency,
+    Skipped,
+    /// Not removed within the time that was given.
+    Running,
+    /// The bus went away: its end is not known.
+    Lost,
+    Other(String),
+}
+
+/// Why an effect could not be done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    #[error("{0}")]
+    NoSuchUnit(String),
+    /// Masked, RefuseManualStop=, RefuseManualStart=: systemd will not.
+    #[error("{0}")]
+    Refused(String),
+    /// systemd or the bus does not answer; worth another try.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The intent could not be written, so nothing was done.
+    #[error("{0}")]
+    Journal(String),
+    #[error("{0}")]
+    Other(String),
+}

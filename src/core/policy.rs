@@ -1,0 +1,144 @@
+//! The rules: what the configuration says, validated. Everything the machine is allowed to do follows from these values.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// All rules of one host. The default has no target: such an agent watches nothing and touches nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Policy {
+    pub stamp: StampRules,
+    /// By name; a plain `[pool]` has the name `default`.
+    pub pools: BTreeMap<String, PoolRules>,
+    /// By name.
+    pub targets: BTreeMap<String, TargetRules>,
+}
+
+/// `[stamp]`: where deploys are seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StampRules {
+    /// Absolute path of the stamp file; required when there are targets, so empty only in the default.
+    pub path: String,
+    /// Changes within this of each other are one deploy; measured from the first change it is at most five times this.
+    pub settle: Duration,
+    /// Between the starts of two rollouts.
+    pub min_interval: Duration,
+    pub identity: Identity,
+}
+
+impl Default for StampRules {
+    fn default() -> Self {
+        StampRules { path: String::new(), settle: Duration::from_millis(500), min_interval: Duration::from_secs(5), identity: Identity::Mtime }
+    }
+}
+
+/// What makes a changed stamp a deploy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Identity {
+    /// Any new mtime or content.
+    Mtime,
+    /// New content only.
+    Content,
+}
+
+/// `[pool]`: one load balancer entry, worked by commands. An argv, never a shell; the first word is an absolute path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolRules {
+    pub depool: Vec<String>,
+    pub repool: Vec<String>,
+    /// Exit 0 = pooled, 1 = depooled, anything else = unknown.
+    pub check: Vec<String>,
+    /// For one command, and again for a change to show up in `check`.
+    pub timeout: Duration,
+    /// After the depool: drained means no request in flight and none accepted for this long.
+    pub quiet: Duration,
+}
+
+/// `[target.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum TargetRules {
+    PhpFpm(FpmRules),
+    Scheduled(ScheduledRules),
+    Service(ServiceRules),
+}
+
+impl TargetRules {
+    /// The contract's word for this kind.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            TargetRules::PhpFpm(_) => "php-fpm",
+            TargetRules::Scheduled(_) => "scheduled",
+            TargetRules::Service(_) => "service",
+        }
+    }
+}
+
+/// `kind = "php-fpm"`, `strategy = "restart"`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FpmRules {
+    pub unit: String,
+    /// The wait threshold: from the proof of the depool, without a pool from the start of the rollout.
+    pub drain_timeout: Duration,
+    /// From RestartUnit; then SIGKILL to the whole cgroup.
+    pub term_timeout: Duration,
+    /// Where to ask for the status, if not found by asking the unit's own php-fpm.
+    pub status: Option<String>,
+    pub status_path: Option<String>,
+    /// Absolute paths of scripts, with a query string if wanted; requested once each, one after the other, before repool.
+    pub warm: Vec<String>,
+    pub proof: Option<ProofRules>,
+}
+
+/// `proof = { script = "/srv/app/version.php", expect = "id" }`: the answer must contain the deploy's id before repool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProofRules {
+    pub script: String,
+}
+
+/// `kind = "scheduled"`: timer-activated services.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduledRules {
+    /// Unit names or globs.
+    pub units: Vec<String>,
+    pub exclude: Vec<String>,
+    /// A running script may end by itself in this time, counted from the start of the rollout that first found it stale.
+    pub drain_timeout: Duration,
+    pub overdue: Overdue,
+    /// From StopUnit; then SIGKILL to the whole cgroup.
+    pub term_timeout: Duration,
+    pub after: After,
+    /// `after = "auto"`: next scheduled run within this -> until-next, else rerun.
+    pub quiet_within: Duration,
+}
+
+/// What happens to a script that is still stale after its drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overdue {
+    Stop,
+    Finish,
+}
+
+/// What happens after a script was stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum After {
+    Rerun,
+    UntilNext,
+    Auto,
+}
+
+/// `kind = "service"`: long-running services other than php-fpm, renewed by RestartUnit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRules {
+    pub units: Vec<String>,
+    pub exclude: Vec<String>,
+    /// A stale service may end by itself, or be renewed by somebody else, in this time.
+    pub drain_timeout: Duration,
+    /// From RestartUnit; then SIGKILL to the whole cgroup.
+    pub term_timeout: Duration,
+}

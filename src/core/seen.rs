@@ -1,0 +1,184 @@
+//! What the host reports of itself. Facts only: nothing in here is a verdict.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::time::{Mono, Wall};
+
+/// One unit of systemd with its processes, read in one look.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct UnitSeen {
+    pub unit: String,
+    pub load: Load,
+    pub active: Active,
+    /// `SubState`: an open set (facts F3.4), for display only.
+    pub sub: String,
+    /// `Result`: `success`, `signal`, `timeout`, `exit-code`, `start-limit-hit`, …
+    pub result: String,
+    /// A job is queued or running for it. A running oneshot has its start job all along (facts, section 1).
+    pub job: bool,
+    pub main_pid: u32,
+    /// `ExecMainStartTimestampMonotonic` on the boot clock; [`Mono::BOOT`] if the unit has never run.
+    pub main_start: Mono,
+    /// How the last main process ended, if it has.
+    pub exit: Option<ExitSeen>,
+    /// `InvocationID` in hex; empty if the unit has never run.
+    pub invocation: String,
+    /// `ControlGroup`; empty for a dead unit. [`Effect::Kill`](super::effect::Effect::Kill) wants the one from before the stop (facts F3.2).
+    pub cgroup: String,
+    pub processes: Vec<ProcessSeen>,
+    /// `Type=oneshot`.
+    pub oneshot: bool,
+    /// How many `ExecStart=` there are (facts F1.5).
+    pub exec_starts: u32,
+    pub refuse_manual_start: bool,
+    pub refuse_manual_stop: bool,
+    pub transient: bool,
+    pub on_success: bool,
+    pub on_failure: bool,
+    /// `StartLimitBurst=`; 0 = no limit.
+    pub start_limit_burst: u32,
+    /// `StartLimitIntervalSec=` in milliseconds.
+    pub start_limit_interval_ms: u64,
+    /// `StatusText`.
+    pub status_text: String,
+    /// The timers that trigger it (`TriggeredBy=`), for units that were looked at with [`super::effect::Looked::WithTimers`].
+    pub timers: Vec<TimerSeen>,
+}
+
+/// `LoadState`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Load {
+    Loaded,
+    Masked,
+    #[default]
+    NotFound,
+    /// `bad-setting`, `error`.
+    Bad,
+}
+
+/// `ActiveState`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Active {
+    Active,
+    Activating,
+    Deactivating,
+    Reloading,
+    #[default]
+    Inactive,
+    Failed,
+}
+
+impl Active {
+    /// Whether processes are to be expected: anything but inactive and failed.
+    #[must_use]
+    pub fn runs(self) -> bool {
+        !matches!(self, Active::Inactive | Active::Failed)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitSeen {
+    pub how: Exit,
+    /// `ExecMainExitTimestampMonotonic` on the boot clock.
+    pub at: Mono,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exit {
+    /// Exit status.
+    Exited(i32),
+    /// Signal number.
+    Killed(i32),
+}
+
+/// One process of a unit's cgroup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessSeen {
+    pub pid: u32,
+    pub ppid: u32,
+    /// Field 22 of /proc/PID/stat: up to 34 ms early (facts F4.6).
+    pub start: Mono,
+    pub comm: String,
+    /// Its command line equals its parent's: a fork that carries the parent's code (facts M12).
+    pub same_command_as_parent: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimerSeen {
+    pub unit: String,
+    pub active: bool,
+    /// `Persistent=yes`.
+    pub persistent: bool,
+    /// The next elapse; `None` while the service runs or the timer is stopped (facts F2.6).
+    pub next: Option<Wall>,
+}
+
+/// One php-fpm pool, as `php-fpm -tt` prints it (facts M11).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PoolLayout {
+    pub name: String,
+    pub listen: String,
+    pub status_listen: Option<String>,
+    pub status_path: Option<String>,
+    pub ping_path: Option<String>,
+    /// What the ping answers; php-fpm's default is `pong`.
+    pub ping_response: String,
+}
+
+/// What a unit's own php-fpm says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct FpmLayout {
+    pub pools: Vec<PoolLayout>,
+    /// `systemd_interval` in milliseconds; 0 = no StatusText ticks (facts 3l).
+    pub systemd_interval_ms: u64,
+    /// `opcache.file_update_protection` in milliseconds: files younger than this are not cached (facts 5e).
+    pub file_update_protection_ms: u64,
+}
+
+/// The status page of one php-fpm pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolStatus {
+    pub pool: String,
+    /// Seconds since 1970, 1 s resolution (facts 1f).
+    pub start_time: i64,
+    pub accepted: u64,
+    /// As php-fpm counts them: over the main socket the asking worker is one of them (facts 3c).
+    pub active: u32,
+    pub idle: u32,
+    /// Present when the full status was asked for.
+    pub workers: Option<Vec<WorkerSeen>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerSeen {
+    pub pid: u32,
+    pub state: WorkerState,
+    /// Microseconds, live while running (facts 3b).
+    pub duration_us: u64,
+    pub method: String,
+    /// SCRIPT_NAME and query string (facts 3i): may hold secrets.
+    pub uri: String,
+    pub script: String,
+}
+
+/// `state` of a worker in the full status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WorkerState {
+    Idle,
+    /// A connection without a request: idle (facts 3j).
+    ReadingHeaders,
+    Running,
+    Finishing,
+    Ending,
+    GettingInformation,
+    Other(String),
+}
+
+/// How asking one pool went: the pool's name to its status, or why there is none. No answer is never "idle" (law 5).
+pub type PoolAnswers = BTreeMap<String, Result<PoolStatus, String>>;

@@ -1,0 +1,293 @@
+//! What everybody is shown: status.json, `status`, the D-Bus properties. The contract's words, no secrets.
+
+use serde::{Deserialize, Serialize};
+
+use super::time::Wall;
+
+/// The whole of /run/restart-agent/status.json.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// 1.
+    pub schema: u32,
+    pub written_at: Wall,
+    pub agent: AgentView,
+    pub stamp: StampView,
+    pub state: State,
+    /// The newest deploy for which this host has converged.
+    pub reached: Option<ReachedView>,
+    pub waiting_for: Option<String>,
+    /// What happens when the deadline passes.
+    pub next: Option<String>,
+    pub deadline: Option<Wall>,
+    pub hold: Option<HoldView>,
+    pub pools: Vec<PoolView>,
+    pub slot: SlotView,
+    pub targets: Vec<TargetView>,
+    pub last_rollout: Option<RolloutView>,
+    /// What is wrong with the agent itself: a configuration that was not taken, a journal that cannot be written.
+    pub problems: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentView {
+    pub version: String,
+    pub running: bool,
+    pub pid: u32,
+    pub since: Wall,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StampView {
+    pub path: String,
+    pub id: Option<String>,
+    pub landed_at: Option<Wall>,
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// No targets, or no deploy seen yet.
+    Idle,
+    Converged,
+    Converging,
+    Held,
+    /// Cannot go on, tries again by itself: `waiting_for` says what for.
+    Blocked,
+    /// Something could not be renewed; a person should look.
+    Failed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReachedView {
+    pub id: String,
+    pub at: Wall,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldView {
+    pub reason: String,
+    pub by: String,
+    pub until: Wall,
+    /// `null`: all.
+    pub targets: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolView {
+    pub name: String,
+    pub state: PoolState,
+    pub depooled_by: Option<DepooledBy>,
+    pub since: Option<Wall>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PoolState {
+    Pooled,
+    Depooled,
+    Unknown,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DepooledBy {
+    Agent,
+    Other,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotView {
+    pub state: String,
+    pub holders: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetView {
+    pub name: String,
+    pub kind: String,
+    pub state: TargetState,
+    pub why: String,
+    pub deadline: Option<Wall>,
+    pub units: Vec<UnitView>,
+}
+
+/// `state` of a target and of a unit, from best to worst where it matters: a target shows its worst unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TargetState {
+    Fresh,
+    Adopted,
+    Left,
+    Lingering,
+    Verifying,
+    Starting,
+    Draining,
+    Asked,
+    Stopping,
+    Killing,
+    Stale,
+    Held,
+    Failed,
+}
+
+impl TargetState {
+    /// The contract's word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            TargetState::Fresh => "fresh",
+            TargetState::Adopted => "adopted",
+            TargetState::Left => "left",
+            TargetState::Lingering => "lingering",
+            TargetState::Verifying => "verifying",
+            TargetState::Starting => "starting",
+            TargetState::Draining => "draining",
+            TargetState::Asked => "asked",
+            TargetState::Stopping => "stopping",
+            TargetState::Killing => "killing",
+            TargetState::Stale => "stale",
+            TargetState::Held => "held",
+            TargetState::Failed => "failed",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitView {
+    pub unit: String,
+    pub state: TargetState,
+    pub stale_processes: u32,
+    pub oldest_start: Option<Wall>,
+    pub in_flight: Option<u32>,
+    pub why: String,
+    pub deadline: Option<Wall>,
+}
+
+/// One rollout, running or past.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutView {
+    pub id: String,
+    pub deploy: String,
+    pub started_at: Wall,
+    pub finished_at: Option<Wall>,
+    /// `null` while it runs.
+    pub result: Option<RolloutResult>,
+    pub casualties: Vec<Casualty>,
+    /// How long each phase took, in the order in which they began.
+    pub phases: Vec<PhaseView>,
+    /// What was renewed, ended by itself, or was left, each with its unit.
+    pub units: Vec<UnitOutcome>,
+    pub reason: Option<String>,
+    /// Who asked for it, if it was a trigger.
+    pub by: Option<String>,
+    /// Why it failed or was blocked, if it did.
+    pub why: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RolloutResult {
+    Converged,
+    Failed,
+    Aborted,
+    Superseded,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhaseView {
+    pub target: String,
+    /// `preflight`, `depool`, `drain`, `restart`, `verify`, `warm`, `repool`, `stop`.
+    pub phase: String,
+    pub started_at: Wall,
+    pub finished_at: Option<Wall>,
+}
+
+/// What became of one stale unit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitOutcome {
+    pub target: String,
+    pub unit: String,
+    pub what: UnitEnd,
+    /// A sentence, for people.
+    pub why: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnitEnd {
+    /// Stopped and started with the new code.
+    Renewed,
+    /// It ended by itself within its drain.
+    Finished,
+    /// Stopped; its timer starts it at its next scheduled run.
+    Quiet,
+    /// Still stale, and its rules allow it.
+    Left,
+    Failed,
+}
+
+/// A request or script ended by our signal before it finished.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Casualty {
+    pub target: String,
+    pub unit: String,
+    pub what: CasualtyKind,
+    pub pid: u32,
+    /// The script path or unit, without query string.
+    pub name: String,
+    /// For people: `3.2s`.
+    pub ran: String,
+    pub ended_by: String,
+    pub certain: bool,
+    pub at: Wall,
+    /// The full request line. In the journal only, which is root's; never in status.json.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CasualtyKind {
+    Request,
+    Script,
+}
+
+/// What a deploy right now would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanView {
+    pub schema: u32,
+    pub at: Wall,
+    /// What stands in the way: a hold, no targets.
+    pub note: Option<String>,
+    pub units: Vec<PlanUnit>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanUnit {
+    pub target: String,
+    pub unit: String,
+    /// A sentence: what would happen, in order, with the times from the rules.
+    pub what: String,
+    /// Milliseconds after the deploy at the latest.
+    pub deadline_ms: u64,
+    pub processes: Vec<PlanProcess>,
+    /// Requests in flight, without query strings.
+    pub in_flight: Vec<PlanRequest>,
+    /// Whether something in flight is expected to be cut.
+    pub casualty_expected: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanProcess {
+    pub pid: u32,
+    pub name: String,
+    pub started_at: Wall,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanRequest {
+    pub pid: u32,
+    pub name: String,
+    pub ran: String,
+}
