@@ -23,11 +23,13 @@ mod cgroup;
 mod garbage;
 mod host;
 mod image;
+pub mod load;
 mod permit;
 mod release;
 pub mod requirements;
 mod suite;
 mod wait;
+pub mod web;
 
 pub use garbage::collect_garbage;
 pub use host::{Builder, Command, Host, HostChild, Output};

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::garbage::Traces;
 use crate::permit::Permit;
 use crate::suite::journals;
-use crate::{Image, Release, collect_garbage, requirements, wait_for};
+use crate::{Image, Release, cgroup, collect_garbage, requirements, wait_for};
 use boot::{BOOT_DEADLINE, Machine, Running};
 pub use command::{Command, HostChild, Output};
 
@@ -178,6 +178,11 @@ impl Host {
     /// When a process does not die.
     pub fn power_off_hard(&self) -> Result<()> {
         let mut running = self.lock();
+        if let Some(running) = running.as_mut() {
+            // nspawn goes by itself when its init is dead, and has then reaped it.
+            cgroup::kill_tree(&running.cgroup_root)?;
+            let _ = wait_for("nspawn to end", Duration::from_secs(5), || Ok(running.nspawn.try_wait()?));
+        }
         self.machine.cgroup.kill()?;
         if let Some(mut running) = running.take() {
             running.nspawn.wait()?;
