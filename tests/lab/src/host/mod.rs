@@ -1,6 +1,7 @@
 //! A host: booting, powering off, and leaving nothing behind.
 
 mod boot;
+mod child;
 mod command;
 mod files;
 mod systemd;
@@ -18,7 +19,8 @@ use crate::permit::Permit;
 use crate::suite::journals;
 use crate::{Image, Release, cgroup, collect_garbage, requirements, wait_for};
 use boot::{BOOT_DEADLINE, Machine, Running};
-pub use command::{Command, HostChild, Output};
+pub use child::{HostChild, Output};
+pub use command::Command;
 
 const POWEROFF_DEADLINE: Duration = Duration::from_secs(120);
 
@@ -64,7 +66,10 @@ impl Builder {
     fn boot_with(self, permit: Permit) -> Result<Host> {
         requirements::check().map_err(anyhow::Error::msg)?;
         let image = Image::ensure(self.release)?;
-        collect_garbage()?;
+        // What resists is no reason to boot nothing ever again.
+        if let Err(error) = collect_garbage() {
+            eprintln!("lab: {error:#}");
+        }
         let id = unique_id(&self.name);
         let traces = Traces::create(&id)?;
         let machine = Machine {

@@ -75,6 +75,7 @@ defaults
     mode http
     log global
     timeout connect 5s
+    timeout check 5s
     timeout client 1h
     timeout server 1h
     retries 2

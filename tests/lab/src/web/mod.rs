@@ -125,10 +125,12 @@ impl<'h> Web<'h> {
         }
         web.deploy_code(FIRST_VERSION)?;
         let unit = release.fpm_unit();
+        // HAProxy last: one failed health check at its start puts a server down.
         host.sh_ok(&format!(
             "install -d -o www-data -g www-data /var/log/app && \
              install -o www-data -g www-data /dev/null {MARKERS} && \
-             systemctl daemon-reload && systemctl reset-failed && systemctl restart {unit} {OTHER_UNIT} nginx.service haproxy.service && \
+             systemctl daemon-reload && systemctl reset-failed && \
+             systemctl restart {unit} {OTHER_UNIT} nginx.service && systemctl restart haproxy.service && \
              systemctl reset-failed || \
              {{ systemctl status --no-pager {unit} {OTHER_UNIT} nginx haproxy; exit 1; }}"
         ))?;
