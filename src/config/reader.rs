@@ -273,7 +273,9 @@ fn no_nul(text: &str) -> Result<(), units::Wrong> {
 fn time(text: &str, found: &Value, report: &mut Report) -> Option<Duration> {
     match Span::parse(text) {
         Ok(Span(time)) => Some(time),
-        Err(why) if why.ends_with("is longer than ten years") => wrong(found, format!("{} is longer than ten years", quoted(text)), "write less", report),
+        Err(why) if why.ends_with("is longer than ten years") => {
+            wrong(found, format!("{} is longer than ten years", quoted(text)), "write less", report)
+        }
         Err(_) => {
             let advice = "write a number with ms, s, m, h or d, such as 500ms, 5s, 10m, 24h or 7d";
             wrong(found, format!("{} is not a time", quoted(text)), advice, report)
