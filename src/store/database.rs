@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::unistd::AccessFlags;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::fault::{StoreFault, is_damage};
@@ -66,10 +67,6 @@ pub(super) fn open(dir: &Path) -> Result<Connection, Unopened> {
     if version > SCHEMA {
         return Err(Unopened::Fault(StoreFault::Newer { path: path.display().to_string(), found: version, known: SCHEMA }));
     }
-    // SQLite opens a write-protected file for reading without a word.
-    if conn.is_readonly("main").map_err(sorted)? {
-        return Err(Unopened::Fault(StoreFault::ReadOnly(dir.display().to_string())));
-    }
     conn.pragma_update(None, "journal_mode", "WAL").map_err(sorted)?;
     if version == 0 {
         let wanted = format!("BEGIN IMMEDIATE; {CREATE} COMMIT;");
@@ -92,8 +89,8 @@ pub(super) fn open(dir: &Path) -> Result<Connection, Unopened> {
 pub(super) fn open_read_only(dir: &Path) -> Result<Connection, StoreFault> {
     let path = file(dir);
     let missing = || StoreFault::Missing(dir.display().to_string());
-    match fs::File::open(&path) {
-        Ok(_) => {}
+    match may(&path, AccessFlags::R_OK) {
+        Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
         Err(error) => return Err(StoreFault::of_io(&path, &error)),
     }
@@ -153,7 +150,8 @@ pub(super) fn fold(conn: &Connection, mut apply: impl FnMut(&mut Memory, &Writte
 }
 
 fn fold_into(conn: &Connection, folded: &mut Folded, apply: &mut impl FnMut(&mut Memory, &Written)) -> rusqlite::Result<()> {
-    let snapshot = conn.query_row("SELECT seq, memory FROM snapshot", [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))).optional()?;
+    let snapshot =
+        conn.query_row("SELECT seq, memory FROM snapshot", [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))).optional()?;
     let mut folded_to = 0;
     if let Some((seq, memory)) = snapshot {
         match serde_json::from_str(&memory) {
@@ -202,10 +200,15 @@ fn make_private(dir: &Path, path: &Path) -> io::Result<()> {
             if fs::metadata(path)?.permissions().mode() & 0o7777 != 0o600 {
                 fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
             }
-            Ok(())
+            may(path, AccessFlags::W_OK)
         }
         Err(error) => Err(error),
     }
+}
+
+/// Asked without opening the file: closing it would drop the locks of every other connection of this process.
+fn may(path: &Path, access: AccessFlags) -> io::Result<()> {
+    nix::unistd::access(path, access).map_err(io::Error::from)
 }
 
 /// A `file:` URI of a path with any characters.

@@ -29,7 +29,11 @@ impl History {
     pub(super) fn resume(conn: &Connection, memory: &Memory) -> rusqlite::Result<History> {
         let Some(rollout) = &memory.rollout else { return Ok(History::default()) };
         let n = conn
-            .query_row("SELECT n FROM rollouts WHERE id = ?1 AND finished IS NULL ORDER BY n DESC LIMIT 1", params![rollout.view.id], |row| row.get(0))
+            .query_row(
+                "SELECT n FROM rollouts WHERE id = ?1 AND finished IS NULL ORDER BY n DESC LIMIT 1",
+                params![rollout.view.id],
+                |row| row.get(0),
+            )
             .optional()?;
         let view = RolloutView { casualties: Vec::new(), ..rollout.view.clone() };
         Ok(History { open: n.map(|n| Open { n, view }) })
@@ -52,8 +56,12 @@ impl History {
                     by: by.clone(),
                     why: None,
                 };
-                tx.prepare_cached("INSERT INTO rollouts (id, deploy, started, view) VALUES (?1, ?2, ?3, ?4)")?
-                    .execute(params![view.id, view.deploy, written.at.0, json(&view)?])?;
+                tx.prepare_cached("INSERT INTO rollouts (id, deploy, started, view) VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+                    view.id,
+                    view.deploy,
+                    written.at.0,
+                    json(&view)?
+                ])?;
                 self.open = Some(Open { n: tx.last_insert_rowid(), view });
             }
             Entry::Phase(phase) => {

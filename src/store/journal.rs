@@ -32,6 +32,7 @@ const STACK: usize = 512 * 1024;
 #[derive(Debug)]
 pub struct Store {
     shared: Arc<Shared>,
+    pub(super) patience: Duration,
 }
 
 #[derive(Debug)]
@@ -78,12 +79,10 @@ impl Store {
         };
         let shared = Arc::new(Shared { dir: dir.to_owned(), queue: Mutex::default(), asked: Condvar::new(), ended: Condvar::new() });
         let mut writer = Writer { shared: Arc::clone(&shared), conn, history };
-        std::thread::Builder::new()
-            .name("store".to_owned())
-            .stack_size(STACK)
-            .spawn(move || writer.run())
-            .map_err(|error| StoreFault::Io { path: dir.display().to_string(), error: format!("cannot start the store's thread: {error}") })?;
-        Ok((Store { shared }, loaded))
+        std::thread::Builder::new().name("store".to_owned()).stack_size(STACK).spawn(move || writer.run()).map_err(|error| {
+            StoreFault::Io { path: dir.display().to_string(), error: format!("cannot start the store's thread: {error}") }
+        })?;
+        Ok((Store { shared, patience: PATIENCE }, loaded))
     }
 
     /// Writes the entries in order, in one transaction with whatever waits from before. They are on the disk when this returns `Ok`.
@@ -103,8 +102,10 @@ impl Store {
     /// # Errors
     /// As [`append`](Store::append). The snapshot itself is not tried again: call it again.
     pub async fn snapshot(&self, memory: &Memory) -> Result<(), StoreFault> {
-        let json = serde_json::to_string(memory)
-            .map_err(|error| StoreFault::Io { path: self.shared.dir.display().to_string(), error: format!("the memory cannot be written as JSON: {error}") })?;
+        let json = serde_json::to_string(memory).map_err(|error| StoreFault::Io {
+            path: self.shared.dir.display().to_string(),
+            error: format!("the memory cannot be written as JSON: {error}"),
+        })?;
         self.ask(vec![Item::Snapshot(json)]).await
     }
 
@@ -128,7 +129,7 @@ impl Store {
             self.shared.asked.notify_one();
             answered
         };
-        match tokio::time::timeout(PATIENCE, answer).await {
+        match tokio::time::timeout(self.patience, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(StoreFault::Io { path: dir(), error: "the store's thread is gone: restart the agent".to_owned() }),
             Err(_) => {
@@ -241,7 +242,8 @@ fn commit(conn: &mut Connection, history: &mut History, items: &VecDeque<Item>) 
     for item in items {
         match item {
             Item::Entry(written) => {
-                tx.prepare_cached("INSERT INTO journal (at, entry) VALUES (?1, ?2)")?.execute(params![written.at.0, history::json(&written.entry)?])?;
+                tx.prepare_cached("INSERT INTO journal (at, entry) VALUES (?1, ?2)")?
+                    .execute(params![written.at.0, history::json(&written.entry)?])?;
                 history.record(&tx, written)?;
             }
             Item::Snapshot(memory) => {
@@ -258,7 +260,10 @@ fn commit(conn: &mut Connection, history: &mut History, items: &VecDeque<Item>) 
 }
 
 fn compact(tx: &Transaction<'_>, memory: &str) -> rusqlite::Result<()> {
-    let seq: i64 = tx.query_row("SELECT max(coalesce((SELECT max(seq) FROM journal), 0), coalesce((SELECT max(seq) FROM snapshot), 0))", [], |row| row.get(0))?;
+    let seq: i64 =
+        tx.query_row("SELECT max(coalesce((SELECT max(seq) FROM journal), 0), coalesce((SELECT max(seq) FROM snapshot), 0))", [], |row| {
+            row.get(0)
+        })?;
     tx.execute("INSERT OR REPLACE INTO snapshot (one, seq, memory) VALUES (1, ?1, ?2)", params![seq, memory])?;
     tx.execute("DELETE FROM journal WHERE seq <= ?1", params![seq - JOURNAL_KEPT])?;
     history::forget_old(tx, super::wall_now())
@@ -307,7 +312,11 @@ fn load(dir: &Path, fold: impl Fn(&mut Memory, &Written)) -> Result<(Option<Conn
 }
 
 /// The database cannot be written now: what it says counts all the same. One that is not there says nothing.
-fn load_unwritable(dir: &Path, fault: StoreFault, fold: impl Fn(&mut Memory, &Written)) -> Result<(Option<Connection>, Loaded), StoreFault> {
+fn load_unwritable(
+    dir: &Path,
+    fault: StoreFault,
+    fold: impl Fn(&mut Memory, &Written),
+) -> Result<(Option<Connection>, Loaded), StoreFault> {
     let memory = match database::open_read_only(dir) {
         Ok(conn) => {
             let folded = database::fold(&conn, fold);

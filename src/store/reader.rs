@@ -75,5 +75,6 @@ fn with_request(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<Casualty
 }
 
 fn parsed<T: serde::de::DeserializeOwned>(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<T> {
-    serde_json::from_str(row.get_ref(at)?.as_str()?).map_err(|error| rusqlite::Error::FromSqlConversionFailure(at, rusqlite::types::Type::Text, Box::new(error)))
+    serde_json::from_str(row.get_ref(at)?.as_str()?)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(at, rusqlite::types::Type::Text, Box::new(error)))
 }

@@ -17,7 +17,9 @@ const SCHEMA: u32 = 1;
 pub enum StatusFault {
     #[error("there is no {0}: the agent has not run since this host booted (systemctl start restart-agent)")]
     Missing(String),
-    #[error("{path} was written by a newer version (schema {schema}, this command knows {SCHEMA}): use the restart-agent that is installed now, or restart the daemon")]
+    #[error(
+        "{path} was written by a newer version (schema {schema}, this command knows {SCHEMA}): use the restart-agent that is installed now, or restart the daemon"
+    )]
     Newer { path: String, schema: u32 },
     #[error("cannot read {path}: {error}; systemctl restart restart-agent writes it anew")]
     Unreadable { path: String, error: String },
