@@ -1,0 +1,80 @@
+//! [`Reader`]: history for the commands, with the daemon running or dead.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, params};
+
+use super::database;
+use super::fault::StoreFault;
+use crate::core::status::{Casualty, RolloutView};
+use crate::core::time::Wall;
+
+/// The history, open for reading only.
+#[derive(Debug)]
+pub struct Reader {
+    conn: Connection,
+    path: PathBuf,
+}
+
+impl Reader {
+    /// Opens the history in `dir`.
+    ///
+    /// # Errors
+    /// [`StoreFault::Missing`] where the agent never ran, [`StoreFault::Denied`] for who is not root, [`StoreFault::Newer`].
+    pub fn open(dir: &Path) -> Result<Reader, StoreFault> {
+        Ok(Reader { conn: database::open_read_only(dir)?, path: database::file(dir) })
+    }
+
+    /// The newest `limit` rollouts, newest first, a running one included, with their casualties.
+    ///
+    /// # Errors
+    /// Whatever SQLite says.
+    pub fn rollouts(&self, limit: u32) -> Result<Vec<RolloutView>, StoreFault> {
+        self.read_rollouts(limit).map_err(|error| StoreFault::of(&self.path, &error))
+    }
+
+    /// What was cut since then, oldest first, with the full request lines.
+    ///
+    /// # Errors
+    /// Whatever SQLite says.
+    pub fn casualties(&self, since: Option<Wall>) -> Result<Vec<Casualty>, StoreFault> {
+        let since = since.unwrap_or(Wall(i64::MIN));
+        let read = || {
+            let mut statement = self.conn.prepare("SELECT view, request FROM casualties WHERE at >= ?1 ORDER BY at, n")?;
+            let rows = statement.query_map(params![since.0], |row| with_request(row, 0))?;
+            rows.collect::<rusqlite::Result<Vec<_>>>()
+        };
+        read().map_err(|error| StoreFault::of(&self.path, &error))
+    }
+
+    fn read_rollouts(&self, limit: u32) -> rusqlite::Result<Vec<RolloutView>> {
+        let mut statement = self.conn.prepare("SELECT n, view FROM rollouts ORDER BY n DESC LIMIT ?1")?;
+        let rows = statement.query_map(params![limit], |row| Ok((row.get::<_, i64>(0)?, parsed::<RolloutView>(row, 1)?)))?;
+        let mut rollouts = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+        let Some(oldest) = rollouts.last().map(|(n, _)| *n) else { return Ok(Vec::new()) };
+        let mut cut: BTreeMap<i64, Vec<Casualty>> = BTreeMap::new();
+        let mut statement = self.conn.prepare("SELECT rollout, view, request FROM casualties WHERE rollout >= ?1 ORDER BY at, n")?;
+        let rows = statement.query_map(params![oldest], |row| Ok((row.get::<_, i64>(0)?, with_request(row, 1)?)))?;
+        for row in rows {
+            let (rollout, casualty) = row?;
+            cut.entry(rollout).or_default().push(casualty);
+        }
+        for (n, view) in &mut rollouts {
+            view.casualties = cut.remove(n).unwrap_or_default();
+        }
+        Ok(rollouts.into_iter().map(|(_, view)| view).collect())
+    }
+}
+
+/// The casualty in column `at`, with the request line of the column after it.
+fn with_request(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<Casualty> {
+    let mut casualty: Casualty = parsed(row, at)?;
+    casualty.request = row.get(at + 1)?;
+    Ok(casualty)
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<T> {
+    serde_json::from_str(row.get_ref(at)?.as_str()?)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(at, rusqlite::types::Type::Text, Box::new(error)))
+}

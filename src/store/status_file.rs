@@ -1,0 +1,87 @@
+//! status.json: the last state, for everybody.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::core::status::StatusView;
+
+/// The schema that is written, and the newest that is understood.
+const SCHEMA: u32 = 1;
+
+/// Why there is no state to show.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StatusFault {
+    #[error("there is no {0}: the agent has not run since this host booted (systemctl start restart-agent)")]
+    Missing(String),
+    #[error(
+        "{path} was written by a newer version (schema {schema}, this command knows {SCHEMA}): use the restart-agent that is installed now, or restart the daemon"
+    )]
+    Newer { path: String, schema: u32 },
+    #[error("cannot read {path}: {error}; systemctl restart restart-agent writes it anew")]
+    Unreadable { path: String, error: String },
+}
+
+/// Replaces `path` at once by `view`: a reader sees the old state or the new one. Mode 0644; not synced, for it says nothing after
+/// a reboot. Request lines are left out (they may hold secrets).
+///
+/// # Errors
+/// Whatever the file system says; the old file is then still there.
+pub fn write_status(path: &Path, view: &StatusView) -> io::Result<()> {
+    let secret = view.last_rollout.iter().flat_map(|rollout| &rollout.casualties).any(|casualty| casualty.request.is_some());
+    let mut json = if secret {
+        let mut view = view.clone();
+        for casualty in view.last_rollout.iter_mut().flat_map(|rollout| &mut rollout.casualties) {
+            casualty.request = None;
+        }
+        serde_json::to_vec(&view)
+    } else {
+        serde_json::to_vec(view)
+    }
+    .map_err(io::Error::other)?;
+    json.push(b'\n');
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let fresh = path.with_file_name(name);
+    let written = (|| {
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&fresh)?;
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.write_all(&json)?;
+        fs::rename(&fresh, path)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&fresh);
+    }
+    written
+}
+
+/// Reads what [`write_status`] wrote, also by a version that adds fields.
+///
+/// # Errors
+/// A sentence that says what to do.
+pub fn read_status(path: &Path) -> Result<StatusView, StatusFault> {
+    #[derive(Deserialize)]
+    struct Schema {
+        schema: u32,
+    }
+    let name = || path.display().to_string();
+    let unreadable = |error: &dyn std::fmt::Display| StatusFault::Unreadable { path: name(), error: error.to_string() };
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StatusFault::Missing(name())),
+        Err(error) => return Err(unreadable(&error)),
+    };
+    let view = serde_json::from_slice::<StatusView>(&bytes);
+    match view {
+        Ok(view) if view.schema <= SCHEMA => Ok(view),
+        Ok(view) => Err(StatusFault::Newer { path: name(), schema: view.schema }),
+        // A newer schema may differ in anything but its number.
+        Err(error) => match serde_json::from_slice::<Schema>(&bytes) {
+            Ok(Schema { schema }) if schema > SCHEMA => Err(StatusFault::Newer { path: name(), schema }),
+            _ => Err(unreadable(&error)),
+        },
+    }
+}
