@@ -1,1 +1,5 @@
 //! (under construction)
+
+pub mod clock;
+pub mod fpm;
+pub mod notify;
