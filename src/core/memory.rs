@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::deploy::{Deploy, StampIdentity};
 use super::effect::{Effect, EffectId, Fault, Outcome, WorkerRef};
 use super::entry::{Entry, Written};
-use super::status::{Casualty, PhaseView, RolloutView};
+use super::status::{Casualty, RolloutResult, RolloutView};
 use super::time::{Mono, Wall};
 
 /// The durable half of the machine. It changes only by [`Memory::apply`], so the fold of the journal is it.
@@ -190,40 +190,18 @@ impl Memory {
             Entry::CutSettled { unit, .. } => {
                 self.cutting.remove(unit);
             }
-            Entry::PhaseBegan { target, phase } => {
-                if let Some(view) = self.rollout_view() {
-                    view.phases.push(PhaseView { target: target.clone(), phase: phase.clone(), started_at: at, finished_at: None });
+            Entry::PhaseBegan { .. } | Entry::PhaseEnded { .. } | Entry::UnitEnded(_) | Entry::Casualty(_) => {
+                // A casualty may come to light after its rollout.
+                if let Some(view) = self.rollout.as_mut().map(|rollout| &mut rollout.view).or(self.last_rollout.as_mut()) {
+                    view.note(written);
                 }
             }
-            Entry::PhaseEnded { target, phase } => {
-                let open = |view: &&mut PhaseView| view.finished_at.is_none() && view.target == *target && view.phase == *phase;
-                if let Some(phase) = self.rollout_view().and_then(|view| view.phases.iter_mut().rev().find(open)) {
-                    phase.finished_at = Some(at);
-                }
-            }
-            Entry::UnitEnded(outcome) => {
-                if let Some(view) = self.rollout_view() {
-                    view.units.retain(|other| other.unit != outcome.unit || other.target != outcome.target);
-                    view.units.push(outcome.clone());
-                }
-            }
-            Entry::Casualty(casualty) => {
-                let view = match &mut self.rollout {
-                    Some(rollout) => Some(&mut rollout.view),
-                    None => self.last_rollout.as_mut(),
-                };
-                if let Some(view) = view {
-                    view.casualties.push(casualty.clone());
-                }
-            }
-            Entry::RolloutFinished { result, why } => {
+            Entry::RolloutFinished { result, .. } => {
                 if let Some(mut rollout) = self.rollout.take() {
-                    rollout.view.finished_at = Some(at);
-                    rollout.view.result = Some(*result);
-                    rollout.view.why.clone_from(why);
+                    rollout.view.note(written);
                     self.last_rollout = Some(rollout.view);
                 }
-                if *result == super::status::RolloutResult::Converged {
+                if *result == RolloutResult::Converged {
                     let id = self.last_rollout.as_ref().map(|view| view.deploy.clone()).unwrap_or_default();
                     self.reached = Some(Reached { id, at });
                 }
@@ -251,10 +229,6 @@ impl Memory {
             Entry::HoldEnded { .. } => self.hold = None,
             Entry::Ordered { .. } => {}
         }
-    }
-
-    fn rollout_view(&mut self) -> Option<&mut RolloutView> {
-        self.rollout.as_mut().map(|rollout| &mut rollout.view)
     }
 
     /// On another boot nothing of /run is left, every timer runs again, and every process is younger than every landing.
@@ -292,19 +266,7 @@ impl Memory {
                 });
             }
         }
-        let view = RolloutView {
-            id: id.to_owned(),
-            deploy: deploy.id.clone(),
-            started_at: at,
-            finished_at: None,
-            result: None,
-            casualties: Vec::new(),
-            phases: Vec::new(),
-            units: Vec::new(),
-            reason: deploy.reason.clone(),
-            by: by.cloned(),
-            why: None,
-        };
+        let view = RolloutView::begun(id, deploy, at, by);
         self.last_deploy = Some(deploy.clone());
         self.rollout = Some(Rollout { view, deploy: deploy.clone(), targets: targets.clone() });
     }

@@ -18,6 +18,7 @@ pub mod memory;
 pub mod plan;
 pub mod policy;
 mod pool;
+mod rollout;
 mod scheduled;
 pub mod seen;
 mod service;

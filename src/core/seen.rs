@@ -153,8 +153,6 @@ pub struct PoolStatus {
     /// As php-fpm counts them: over the main socket the asking worker is one of them (facts 3c).
     pub active: u32,
     pub idle: u32,
-    /// `pm = ondemand`: no worker at all is idle, too.
-    pub ondemand: bool,
     /// Present when the full status was asked for.
     pub workers: Option<Vec<WorkerSeen>>,
 }
