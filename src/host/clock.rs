@@ -42,6 +42,18 @@ pub fn mono_of_monotonic(us: u64) -> Mono {
     Mono(us.saturating_add(boottime_us().saturating_sub(monotonic)))
 }
 
+/// CLOCK_BOOTTIME - CLOCK_MONOTONIC in microseconds: the time this host was suspended. In whole milliseconds, since both cannot be
+/// read at once and two looks must agree on when a process started.
+#[must_use]
+pub fn suspended() -> u64 {
+    // The least of a few: the thread may be put off between the two readings.
+    let difference = || {
+        let monotonic = clock_us(ClockId::CLOCK_MONOTONIC).unwrap_or(0);
+        boottime_us().saturating_sub(monotonic)
+    };
+    (0..4).map(|_| difference()).min().unwrap_or(0) / 1000 * 1000
+}
+
 /// What names this boot, in hex with dashes. Empty if the kernel does not say (no /proc).
 #[must_use]
 pub fn boot_id() -> String {
