@@ -3,3 +3,4 @@
 pub mod clock;
 pub mod fpm;
 pub mod notify;
+pub mod stamp;
