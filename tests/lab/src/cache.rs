@@ -12,6 +12,8 @@ use anyhow::{Context, Result, ensure};
 pub(crate) fn root() -> Result<PathBuf> {
     let root = std::env::var_os("RESTART_AGENT_LAB_CACHE").map_or_else(|| PathBuf::from("/var/cache/restart-agent-lab"), PathBuf::from);
     ensure!(root.is_absolute(), "RESTART_AGENT_LAB_CACHE must be an absolute path");
+    let shown = root.to_str().unwrap_or(":");
+    ensure!(!shown.contains([':', ',', '\\']), "{shown} cannot be named in the options of an overlay");
     fs::create_dir_all(&root).with_context(|| format!("cannot make {}", root.display()))?;
     const TMPFS_MAGIC: i64 = 0x0102_1994;
     let kind = rustix::fs::statfs(&root)?.f_type;

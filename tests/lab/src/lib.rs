@@ -3,7 +3,29 @@
 //!
 //! - [`Host`] boots one, runs commands in it, reads and writes its files, and always cleans up.
 //! - [`wait_for`] is the only way in which a test waits.
+//! - [`web`] builds HAProxy, nginx and two php-fpm in a host; [`load`] drives requests through them and says of
+//!   each whether it was answered, cut or refused, and by whom.
 //! - [`suite`] makes a `harness = false` test binary of closures that run on each [`Release`].
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use lab::{Host, Release, load::Load, wait_for, web::{self, Web}};
+//!
+//! fn the_agent_renews_php(release: Release) -> anyhow::Result<()> {
+//!     let host = Host::boot(release, "deploy")?;
+//!     let web = Web::install(&host, &web::Options::default())?;
+//!     host.install_deb("target/debian/restart-agent.deb".as_ref())?;
+//!     let load = Load::builder(&host).rate(200.0).start()?;
+//!     let long = load.send(Duration::from_secs(30), web::POOL)?;
+//!     load.wait_started(long)?;
+//!     web.deploy_code("v1")?;
+//!     host.touch("/srv/deploy/stamp")?;
+//!     wait_for("v1", Duration::from_secs(30), || Ok((web.served_version()? == "v1").then_some(())))?;
+//!     let report = load.stop()?;
+//!     anyhow::ensure!(report.cut_ids() == [long].into() && report.counts().refused == 0, "{report}");
+//!     Ok(())
+//! }
+//! ```
 //!
 //! What it needs is root, cgroup v2, namespaces, overlayfs, and the commands named in
 //! [`requirements`]; where one is missing, host tests are reported as ignored, with the reason.
@@ -23,11 +45,13 @@ mod cgroup;
 mod garbage;
 mod host;
 mod image;
+pub mod load;
 mod permit;
 mod release;
 pub mod requirements;
 mod suite;
 mod wait;
+pub mod web;
 
 pub use garbage::collect_garbage;
 pub use host::{Builder, Command, Host, HostChild, Output};

@@ -1,6 +1,7 @@
 //! A host: booting, powering off, and leaving nothing behind.
 
 mod boot;
+mod child;
 mod command;
 mod files;
 mod systemd;
@@ -16,9 +17,10 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::garbage::Traces;
 use crate::permit::Permit;
 use crate::suite::journals;
-use crate::{Image, Release, collect_garbage, requirements, wait_for};
+use crate::{Image, Release, cgroup, collect_garbage, requirements, wait_for};
 use boot::{BOOT_DEADLINE, Machine, Running};
-pub use command::{Command, HostChild, Output};
+pub use child::{HostChild, Output};
+pub use command::Command;
 
 const POWEROFF_DEADLINE: Duration = Duration::from_secs(120);
 
@@ -64,7 +66,10 @@ impl Builder {
     fn boot_with(self, permit: Permit) -> Result<Host> {
         requirements::check().map_err(anyhow::Error::msg)?;
         let image = Image::ensure(self.release)?;
-        collect_garbage()?;
+        // What resists is no reason to boot nothing ever again.
+        if let Err(error) = collect_garbage() {
+            eprintln!("lab: {error:#}");
+        }
         let id = unique_id(&self.name);
         let traces = Traces::create(&id)?;
         let machine = Machine {
@@ -178,6 +183,11 @@ impl Host {
     /// When a process does not die.
     pub fn power_off_hard(&self) -> Result<()> {
         let mut running = self.lock();
+        if let Some(running) = running.as_mut() {
+            // nspawn goes by itself when its init is dead, and has then reaped it.
+            cgroup::kill_tree(&running.cgroup_root)?;
+            let _ = wait_for("nspawn to end", Duration::from_secs(5), || Ok(running.nspawn.try_wait()?));
+        }
         self.machine.cgroup.kill()?;
         if let Some(mut running) = running.take() {
             running.nspawn.wait()?;

@@ -84,7 +84,7 @@ fn trial(name: String, test: impl FnOnce() -> Result<()> + Send + 'static) -> Tr
         journals::begin(&name);
         let failure = match catch_unwind(AssertUnwindSafe(test)) {
             Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(format!("{error:?}")),
+            Ok(Err(error)) => Some(format!("{error:#}")),
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
                 Some(format!("panicked: {}", text.unwrap_or_default()))

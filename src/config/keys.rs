@@ -1,0 +1,328 @@
+//! Every key there is: name, type, default and what it means. Validation and the reference page both come from this table.
+
+/// The kinds of targets that this version knows.
+pub(super) const KINDS: &[&str] = &["php-fpm", "scheduled", "service"];
+
+/// A table of the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Section {
+    Stamp,
+    Pool,
+    PhpFpm,
+    Scheduled,
+    Service,
+    Proof,
+}
+
+impl Section {
+    pub const ALL: &[Section] = &[Section::Stamp, Section::Pool, Section::PhpFpm, Section::Scheduled, Section::Service, Section::Proof];
+
+    /// The section of a target of this kind.
+    pub fn of_kind(kind: &str) -> Option<Section> {
+        match kind {
+            "php-fpm" => Some(Section::PhpFpm),
+            "scheduled" => Some(Section::Scheduled),
+            "service" => Some(Section::Service),
+            _ => None,
+        }
+    }
+
+    /// The kind of the targets whose section this is.
+    pub fn kind(self) -> Option<&'static str> {
+        match self {
+            Section::PhpFpm => Some("php-fpm"),
+            Section::Scheduled => Some("scheduled"),
+            Section::Service => Some("service"),
+            Section::Stamp | Section::Pool | Section::Proof => None,
+        }
+    }
+
+    /// How a message names the table.
+    pub fn title(self) -> &'static str {
+        match self {
+            Section::Stamp => "[stamp]",
+            Section::Pool => "[pool]",
+            Section::PhpFpm => "a target of kind = \"php-fpm\"",
+            Section::Scheduled => "a target of kind = \"scheduled\"",
+            Section::Service => "a target of kind = \"service\"",
+            Section::Proof => "proof",
+        }
+    }
+}
+
+/// What a key takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Type {
+    /// `500ms`, `5s`, `10m`, `24h`, `7d`.
+    Time,
+    /// The same, but not zero.
+    TimeAboveZero,
+    /// An absolute path.
+    Path,
+    /// An absolute path of a socket, or IP:PORT.
+    Address,
+    /// What a web server would ask for: begins with `/`.
+    Uri,
+    /// A list of [`Type::Uri`].
+    Uris,
+    /// A command with its arguments; the first word is an absolute path.
+    Argv,
+    /// The name of one service unit.
+    Unit,
+    /// A list of names or globs of service units, at least one.
+    Units,
+    /// The same, and none is fine.
+    Excluded,
+    /// One of these words.
+    Word {
+        of: &'static [&'static str],
+        /// Words of the contract whose feature does not exist yet.
+        not_yet: &'static [&'static str],
+    },
+    /// A table of its own.
+    Table(Section),
+}
+
+/// What holds when a key is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fallback {
+    /// It must not be.
+    Required,
+    /// Nothing.
+    Absent,
+    /// This value, written as in the file but without quotes.
+    Is(&'static str),
+}
+
+/// One key.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    pub section: Section,
+    pub name: &'static str,
+    pub takes: Type,
+    pub default: Fallback,
+    pub says: &'static str,
+}
+
+const fn key(section: Section, name: &'static str, takes: Type, default: Fallback, says: &'static str) -> Key {
+    Key { section, name, takes, default, says }
+}
+
+const KIND: Type = Type::Word { of: KINDS, not_yet: &["strays"] };
+
+use Fallback::{Absent, Is, Required};
+use Section::{PhpFpm, Pool, Proof, Scheduled, Service, Stamp};
+
+/// In the order of the reference page.
+pub const KEYS: &[Key] = &[
+    key(
+        Stamp,
+        "path",
+        Type::Path,
+        Required,
+        "The file that a deploy hook touches when new code has landed. Required as soon as there is a target. It need not exist yet; a symlink, an atomic rename, a directory made later are all fine.",
+    ),
+    key(
+        Stamp,
+        "settle",
+        Type::Time,
+        Is("500ms"),
+        "Changes within this time of each other are one deploy; measured from the first change it is at most five times this.",
+    ),
+    key(
+        Stamp,
+        "min_interval",
+        Type::Time,
+        Is("5s"),
+        "Between the starts of two rollouts, however often the stamp is touched; the newest deploy wins.",
+    ),
+    key(
+        Stamp,
+        "identity",
+        Type::Word { of: &["mtime", "content"], not_yet: &[] },
+        Is("mtime"),
+        "`mtime`: any new mtime or content is a deploy; `content`: only new content is.",
+    ),
+    key(
+        Pool,
+        "depool",
+        Type::Argv,
+        Required,
+        "Takes this host out of the load balancer. Exit 0 means done. Never a shell: write one yourself if you need it.",
+    ),
+    key(Pool, "repool", Type::Argv, Required, "Puts it back. Run only if the agent took it out."),
+    key(
+        Pool,
+        "check",
+        Type::Argv,
+        Required,
+        "What the load balancer says: exit 0 means pooled, 1 depooled, anything else unknown. Unknown never counts as depooled.",
+    ),
+    key(Pool, "timeout", Type::TimeAboveZero, Is("60s"), "For one command, and again for a change to show up in `check`."),
+    key(Pool, "quiet", Type::Time, Is("1s"), "After the depool: drained means no request in flight and none accepted for this long."),
+    key(PhpFpm, "kind", KIND, Required, "A php-fpm master with its workers."),
+    key(PhpFpm, "unit", Type::Unit, Required, "The service, such as `php8.2-fpm.service`. No glob: one target for each php-fpm."),
+    key(
+        PhpFpm,
+        "strategy",
+        Type::Word { of: &["restart"], not_yet: &["generations"] },
+        Is("restart"),
+        "`restart`: in place. Depool, drain, RestartUnit, verify, repool.",
+    ),
+    key(
+        PhpFpm,
+        "drain_timeout",
+        Type::Time,
+        Is("5s"),
+        "The wait threshold: how long requests in flight may go on, from the proof of the depool, without a pool from the start of the rollout.",
+    ),
+    key(PhpFpm, "term_timeout", Type::TimeAboveZero, Is("10s"), "From RestartUnit; then SIGKILL to the whole cgroup."),
+    key(
+        PhpFpm,
+        "status",
+        Type::Address,
+        Absent,
+        "The socket where php-fpm tells its status: a path, or IP:PORT. Left out: found by asking the unit's own php-fpm for its configuration.",
+    ),
+    key(PhpFpm, "status_path", Type::Uri, Absent, "php-fpm's `pm.status_path`. Left out: found in the same way."),
+    key(
+        PhpFpm,
+        "warm",
+        Type::Uris,
+        Absent,
+        "Scripts, with a query string if wanted, requested once each, one after the other, before repool.",
+    ),
+    key(
+        PhpFpm,
+        "proof",
+        Type::Table(Proof),
+        Absent,
+        "What must be true of an answer before repool: `{ script = \"/srv/app/version.php\", expect = \"id\" }`.",
+    ),
+    key(Scheduled, "kind", KIND, Required, "Services that timers start. Only running ones are touched."),
+    key(
+        Scheduled,
+        "units",
+        Type::Units,
+        Required,
+        "Names or globs of services, such as `mediawiki_job_*.service`. The services, not their timers.",
+    ),
+    key(Scheduled, "exclude", Type::Excluded, Absent, "Names or globs that are none of this target's business."),
+    key(
+        Scheduled,
+        "drain_timeout",
+        Type::Time,
+        Is("30s"),
+        "A running script may end by itself in this time, counted from the start of the rollout that first found it stale.",
+    ),
+    key(
+        Scheduled,
+        "overdue",
+        Type::Word { of: &["stop", "finish"], not_yet: &[] },
+        Is("stop"),
+        "After that: `stop` it, or let it `finish`; status then shows it as left.",
+    ),
+    key(Scheduled, "term_timeout", Type::TimeAboveZero, Is("20s"), "From StopUnit; then SIGKILL to the whole cgroup."),
+    key(
+        Scheduled,
+        "after",
+        Type::Word { of: &["auto", "rerun", "until-next"], not_yet: &[] },
+        Is("auto"),
+        "Of a stopped script: `rerun` it now, leave it quiet `until-next` scheduled run, or `auto`: see `quiet_within`.",
+    ),
+    key(
+        Scheduled,
+        "quiet_within",
+        Type::Time,
+        Is("1d"),
+        "With `after = \"auto\"`: if the next scheduled run is within this, leave the script quiet until then; else rerun it.",
+    ),
+    key(Service, "kind", KIND, Required, "Long-running services other than php-fpm: queue workers, monitors. Renewed by RestartUnit."),
+    key(Service, "units", Type::Units, Required, "Names or globs of services, such as `queue-worker@*.service`."),
+    key(Service, "exclude", Type::Excluded, Absent, "Names or globs that are none of this target's business."),
+    key(Service, "drain_timeout", Type::Time, Is("0s"), "A stale service may end by itself, or be renewed by somebody else, in this time."),
+    key(Service, "term_timeout", Type::TimeAboveZero, Is("20s"), "From RestartUnit; then SIGKILL to the whole cgroup."),
+    key(Proof, "script", Type::Path, Required, "The script's file, requested through php-fpm."),
+    key(Proof, "expect", Type::Word { of: &["id"], not_yet: &[] }, Is("id"), "`id`: the answer must contain the deploy's id."),
+];
+
+/// Where a key of the contract stands that this version refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    Top,
+    Stamp,
+    Pool,
+    Target,
+}
+
+/// Keys and tables of the contract whose feature does not exist yet: refused with a message that says so.
+pub const NOT_YET: &[(Level, &str)] = &[
+    (Level::Top, "mode"),
+    (Level::Top, "slot"),
+    (Level::Stamp, "begin_timeout"),
+    (Level::Pool, "haproxy"),
+    (Level::Pool, "servers"),
+    (Level::Pool, "file"),
+    (Level::Target, "socket"),
+    (Level::Target, "linger"),
+    (Level::Target, "max_generations"),
+    (Level::Target, "at_max"),
+    (Level::Target, "checkpoint_timeout"),
+    (Level::Target, "hold_timeout"),
+    (Level::Target, "code"),
+    (Level::Target, "ask"),
+    (Level::Target, "unask"),
+    (Level::Target, "settle_after"),
+    (Level::Target, "max_interruptions"),
+    (Level::Target, "opcache"),
+    (Level::Target, "min_available_memory"),
+    (Level::Target, "action"),
+];
+
+/// The key of this name in this section.
+pub(super) fn find(section: Section, name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.section == section && key.name == name)
+}
+
+/// The keys of a section.
+pub(super) fn of(section: Section) -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().filter(move |key| key.section == section)
+}
+
+pub(super) fn is_not_yet(level: Level, name: &str) -> bool {
+    NOT_YET.contains(&(level, name))
+}
+
+/// The nearest of `names` that somebody who wrote `wrong` may have meant.
+pub(super) fn nearest<'n>(wrong: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    if wrong.chars().count() > 40 {
+        return None;
+    }
+    let wrong = wrong.to_ascii_lowercase().replace('-', "_");
+    names
+        .map(|name| (distance(&wrong, &name.replace('-', "_")), name))
+        .filter(|(distance, name)| *distance <= 1 + name.len() / 4)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+/// How many letters must be added, removed, replaced or swapped with their neighbour to turn one word into the other.
+fn distance(one: &str, two: &str) -> usize {
+    let two: Vec<char> = two.chars().collect();
+    let mut before: Vec<usize> = Vec::new();
+    let mut above: Vec<usize> = (0..=two.len()).collect();
+    let mut last = None;
+    for (i, a) in one.chars().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, b) in two.iter().enumerate() {
+            let mut best = (above[j] + usize::from(a != *b)).min(above[j + 1] + 1).min(row[j] + 1);
+            if j > 0 && last == Some(*b) && two[j - 1] == a {
+                best = best.min(before[j - 1] + 1);
+            }
+            row.push(best);
+        }
+        before = std::mem::replace(&mut above, row);
+        last = Some(a);
+    }
+    above.last().copied().unwrap_or(0)
+}

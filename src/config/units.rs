@@ -1,0 +1,77 @@
+//! Names and globs of units: which ones may stand in a configuration, and which of them mean the same unit.
+
+use glob::Pattern;
+
+use super::problem::quoted;
+
+/// What is wrong with a name, and what to write.
+pub(super) type Wrong = (String, String);
+
+/// Whether a name stands for the units that match it.
+pub(super) fn is_glob(name: &str) -> bool {
+    name.contains(['*', '?', '['])
+}
+
+/// Whether a glob stands for this unit, as systemd's ListUnitsByPatterns sees it.
+pub(super) fn matches(glob: &str, unit: &str) -> bool {
+    Pattern::new(glob).is_ok_and(|pattern| pattern.matches(unit))
+}
+
+/// One service that can be restarted by its name.
+pub(super) fn check_unit(name: &str) -> Result<(), Wrong> {
+    if is_glob(name) {
+        return Err((format!("{} is a glob", quoted(name)), "write the name of one service: a target for each php-fpm".into()));
+    }
+    check(name)
+}
+
+/// One service, or a glob of services.
+pub(super) fn check(name: &str) -> Result<(), Wrong> {
+    if name.is_empty() {
+        return Err(("an empty string is no unit".into(), "write the name of a service, such as php8.2-fpm.service".into()));
+    }
+    if name.len() > 255 {
+        return Err((format!("{} is longer than 255 bytes", quoted(name)), "systemd has no such unit".into()));
+    }
+    if name.contains('/') {
+        return Err((format!("{} is a path", quoted(name)), "write the name of the unit only".into()));
+    }
+    let Some((stem, suffix)) = name.rsplit_once('.') else { return Err(no_suffix(name)) };
+    match suffix {
+        "service" => {}
+        "timer" => {
+            return Err((
+                format!("{} is a timer", quoted(name)),
+                format!("write the service that it starts, such as \"{}.service\"", short(stem)),
+            ));
+        }
+        "socket" | "target" | "path" | "mount" | "automount" | "swap" | "slice" | "scope" | "device" => {
+            return Err((format!("{} is not a service", quoted(name)), "only services can be renewed: write their names".into()));
+        }
+        _ => return Err(no_suffix(name)),
+    }
+    if let Some(bad) = name.chars().find(|c| !(c.is_ascii_alphanumeric() || ":-_.\\@*?[]!^".contains(*c))) {
+        return Err((format!("{} holds {bad:?}, which no unit's name does", quoted(name)), "write the name as systemctl shows it".into()));
+    }
+    if stem.is_empty() {
+        return Err((format!("{} has no name before the suffix", quoted(name)), "write the name as systemctl shows it".into()));
+    }
+    if stem.ends_with('@') {
+        return Err((
+            format!("{} is a template, which never runs itself", quoted(name)),
+            format!("write its instances: \"{}*.service\"", short(stem)),
+        ));
+    }
+    if let Err(error) = Pattern::new(name) {
+        return Err((format!("{} is not a glob: {}", quoted(name), error.msg), "use *, ? and [abc] only".into()));
+    }
+    Ok(())
+}
+
+fn no_suffix(name: &str) -> Wrong {
+    (format!("{} has no unit suffix", quoted(name)), format!("write \"{}.service\"", short(name)))
+}
+
+fn short(name: &str) -> String {
+    name.chars().take(60).collect()
+}
