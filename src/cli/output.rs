@@ -1,0 +1,93 @@
+//! Where text goes: the two streams, what is known of the terminal, and the clock and time zone of the reader.
+
+use std::io::{IsTerminal, Write};
+
+use jiff::tz::TimeZone;
+
+use super::exit::Exit;
+use crate::core::time::Wall;
+
+/// What rendering depends on beside the view.
+#[derive(Debug, Clone)]
+pub struct Page {
+    pub now: Wall,
+    pub zone: TimeZone,
+    /// Columns of the terminal; `None`: no terminal, lines are as long as they are.
+    pub width: Option<u16>,
+}
+
+/// The streams of this process.
+#[derive(Debug)]
+pub struct Output {
+    pub terminal: bool,
+}
+
+impl Output {
+    pub fn of_process() -> Output {
+        Output { terminal: std::io::stdout().is_terminal() }
+    }
+
+    pub fn page(&self) -> Page {
+        let width = self.terminal.then(terminal_size::terminal_size).flatten().map(|(width, _)| width.0);
+        Page { now: now(), zone: TimeZone::system(), width }
+    }
+
+    /// Writes to standard output. A reader that went away (`| head`) is no error.
+    pub fn say(&self, text: &str) {
+        self.write("", text);
+    }
+
+    /// Writes from the terminal's first line on, over what is there.
+    pub fn redraw(&self, text: &str) {
+        self.write("\x1b[H\x1b[J", text);
+    }
+
+    fn write(&self, control: &str, text: &str) {
+        let mut bytes = control.to_owned() + &safe(text);
+        if !bytes.ends_with('\n') {
+            bytes.push('\n');
+        }
+        let mut stdout = std::io::stdout().lock();
+        if stdout.write_all(bytes.as_bytes()).and_then(|()| stdout.flush()).is_err() {
+            // Also `--watch` has nobody to watch for then.
+            std::process::exit(0);
+        }
+    }
+
+    /// Writes to standard error.
+    pub fn complain(&self, text: &str) {
+        let _ = writeln!(std::io::stderr().lock(), "{}", safe(text.trim_end()));
+    }
+
+    /// Says what went wrong, and ends with `exit`.
+    pub fn fail(&self, exit: Exit, text: &str) -> Exit {
+        self.complain(&format!("restart-agent: {text}"));
+        exit
+    }
+
+    /// Writes a value as JSON for a machine, and for a person who looks over its shoulder.
+    pub fn json(&self, value: &impl serde::Serialize) -> Exit {
+        match serde_json::to_string_pretty(value) {
+            Ok(text) => {
+                self.say(&text);
+                Exit::Done
+            }
+            Err(error) => self.fail(Exit::Failed, &format!("cannot write this as JSON: {error}")),
+        }
+    }
+
+    /// Says that this needs root, with the sentence to type.
+    pub fn needs_root(&self, command: &str) -> Exit {
+        self.fail(Exit::NeedsRoot, &format!("this needs root: sudo restart-agent {command}"))
+    }
+}
+
+/// Names and reasons come from outside: none of them may steer the terminal.
+fn safe(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+}
+
+/// The wall clock.
+pub fn now() -> Wall {
+    Wall(jiff::Timestamp::now().as_microsecond())
+}

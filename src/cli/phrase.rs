@@ -1,0 +1,59 @@
+//! The pieces that every page is made of: times of day, what is left, tables.
+
+use std::time::Duration;
+
+use comfy_table::{ContentArrangement, Table, presets};
+
+use super::output::Page;
+use crate::core::time::{Span, Wall};
+
+impl Page {
+    /// A moment in the reader's time zone: the time of day if it is today, with the date if it is not.
+    pub fn time(&self, at: Wall) -> String {
+        let zoned = |at: Wall| jiff::Timestamp::from_microsecond(at.0).map(|at| at.to_zoned(self.zone.clone()));
+        match (zoned(at), zoned(self.now)) {
+            (Ok(at), Ok(now)) if at.date() == now.date() => at.strftime("%H:%M:%S").to_string(),
+            (Ok(at), _) => at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+            (Err(_), _) => at.to_string(),
+        }
+    }
+
+    /// `22:15:02 (18s ago)`.
+    pub fn since(&self, at: Wall) -> String {
+        if at > self.now { self.time(at) } else { format!("{} ({} ago)", self.time(at), rough(self.now.since(at))) }
+    }
+
+    /// `22:15:25 (in 5s)`; once it has passed, `22:15:25 (3s ago)`.
+    pub fn until(&self, at: Wall) -> String {
+        if at >= self.now { format!("{} (in {})", self.time(at), rough(at.since(self.now))) } else { format!("{} ({} ago)", self.time(at), rough(self.now.since(at))) }
+    }
+
+    /// Columns without lines around them, wrapped into the terminal.
+    pub fn table(&self, head: &[&str], rows: Vec<Vec<String>>) -> String {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_header(head.to_vec()).add_rows(rows);
+        if let Some(width) = self.width {
+            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+    }
+}
+
+/// Whole seconds from a second on: what a person can read while it changes.
+pub fn rough(span: Duration) -> Span {
+    if span >= Duration::from_secs(1) { Span(Duration::from_secs(span.as_secs_f64().round() as u64)) } else { Span(span) }
+}
+
+/// Tenths of a second: what something took.
+pub fn took(span: Duration) -> Span {
+    let tenths = (span.as_millis() + 50) / 100;
+    if tenths >= 10 { Span(Duration::from_millis(u64::try_from(tenths * 100).unwrap_or(u64::MAX))) } else { Span(span) }
+}
+
+/// `1 casualty`, `3 casualties`.
+pub fn count(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}

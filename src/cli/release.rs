@@ -1,0 +1,10 @@
+//! `release`: ends the hold.
+
+use super::args::Places;
+use super::bus;
+use super::exit::Exit;
+use super::output::Output;
+
+pub fn run(places: &Places, out: &Output) -> Exit {
+    bus::tell(places, out, "release", async |agent| agent.release().await)
+}

@@ -1,0 +1,249 @@
+//! `status` as text: what, why, until when, what next.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::output::Page;
+use super::phrase::{count, took};
+use crate::core::status::{Casualty, CasualtyKind, DepooledBy, PoolState, RolloutResult, RolloutView, State, StatusView, TargetState, TargetView, UnitEnd, UnitView};
+
+/// How many units of a target are listed, unless it was asked for by name.
+const UNITS_SHOWN: usize = 20;
+/// How many casualties of the last rollout are listed.
+const CASUALTIES_SHOWN: usize = 10;
+
+/// The whole page. `only`: this target, with all its units.
+pub fn page(view: &StatusView, only: Option<&str>, page: &Page) -> String {
+    let mut text = headline(view, page) + "\n";
+    for (name, line) in facts(view, page) {
+        let _ = writeln!(text, "  {name:<12} {line}");
+    }
+    let targets: Vec<&TargetView> = view.targets.iter().filter(|target| only.is_none_or(|only| target.name == only)).collect();
+    if !targets.is_empty() {
+        text.push('\n');
+        text.push_str(&table(&targets, only.is_some(), page));
+    }
+    if let Some(rollout) = &view.last_rollout {
+        text.push('\n');
+        text.push_str(&last_rollout(rollout, page));
+    }
+    text
+}
+
+/// One line for where lines follow each other: a log, a spinner.
+pub fn one_line(view: &StatusView, page: &Page) -> String {
+    let mut line = headline(view, page);
+    if let Some(waiting_for) = &view.waiting_for {
+        let _ = write!(line, "; waiting for {waiting_for}");
+    }
+    if let Some(deadline) = view.deadline {
+        let _ = write!(line, "; until {}", page.time(deadline));
+    }
+    if let Some(next) = &view.next {
+        let _ = write!(line, ", then {next}");
+    }
+    line
+}
+
+fn headline(view: &StatusView, page: &Page) -> String {
+    let deploy = match (&view.stamp.id, view.stamp.landed_at) {
+        (Some(id), Some(at)) => format!("deploy {id}, landed {}", page.since(at)),
+        (Some(id), None) => format!("deploy {id}"),
+        (None, _) => "no deploy seen yet".to_owned(),
+    };
+    let said = match view.state {
+        State::Idle if view.targets.is_empty() => "idle: no targets are configured, so nothing is ever restarted".to_owned(),
+        State::Idle => "idle: no deploy seen yet".to_owned(),
+        State::Converged => format!("converged: {deploy}"),
+        State::Converging => format!("converging: {deploy}"),
+        State::Held => format!("held: nothing is restarted; {deploy}"),
+        State::Blocked => format!("BLOCKED: cannot go on now, tries again by itself; {deploy}"),
+        State::Failed => format!("FAILED: a person has to look; {deploy}"),
+    };
+    if view.agent.running {
+        return said;
+    }
+    let (first, rest) = (said.chars().next().into_iter().collect::<String>(), said.chars().skip(1).collect::<String>());
+    format!("THE AGENT IS NOT RUNNING. It wrote this at {}:\n{first}{rest}", page.since(view.written_at))
+}
+
+/// Name and text of each line between the headline and the targets.
+fn facts(view: &StatusView, page: &Page) -> Vec<(String, String)> {
+    let mut lines: Vec<(String, String)> = Vec::new();
+    let mut say = |name: &str, line: String| lines.push((name.to_owned(), line));
+    if !view.agent.running {
+        say("do now", "systemctl start restart-agent; why it ended: journalctl -u restart-agent -n 50".to_owned());
+    }
+    for problem in &view.problems {
+        say("PROBLEM", problem.clone());
+    }
+    if let Some(error) = &view.stamp.error {
+        say("stamp", error.clone());
+    }
+    if let Some(hold) = &view.hold {
+        let of = hold.targets.as_ref().map(|targets| format!(" of {}", targets.join(", "))).unwrap_or_default();
+        say("hold", format!("{} (by {}){of}, until {}; sudo restart-agent release ends it", hold.reason, hold.by, page.until(hold.until)));
+    }
+    if let Some(waiting_for) = &view.waiting_for {
+        say("waiting for", waiting_for.clone());
+    }
+    if let Some(deadline) = view.deadline {
+        say("until", page.until(deadline));
+    }
+    if let Some(next) = &view.next {
+        say("then", next.clone());
+    }
+    if let Some(reached) = view.reached.as_ref().filter(|reached| view.state != State::Converged || Some(&reached.id) != view.stamp.id.as_ref()) {
+        say("runs now", format!("deploy {}, reached {}", reached.id, page.since(reached.at)));
+    } else if let Some(reached) = &view.reached {
+        say("reached", page.since(reached.at));
+    }
+    for pool in &view.pools {
+        let since = pool.since.map(|since| format!(" since {}", page.since(since))).unwrap_or_default();
+        let state = match (pool.state, pool.depooled_by) {
+            (PoolState::Pooled, _) => format!("pooled{since}"),
+            (PoolState::Depooled, Some(DepooledBy::Agent)) => format!("depooled by this agent{since}; it repools when it is done"),
+            (PoolState::Depooled, Some(DepooledBy::Other)) => format!("depooled by somebody else{since}: the agent leaves it alone"),
+            (PoolState::Depooled, None) => format!("depooled{since}"),
+            (PoolState::Unknown, by) => {
+                let ours = if by == Some(DepooledBy::Agent) { "; this agent depooled it" } else { "" };
+                format!("UNKNOWN{since}: its check does not say{ours}")
+            }
+        };
+        say(&format!("pool {}", pool.name), state);
+    }
+    if view.slot.state != "none" {
+        let holders = if view.slot.holders.is_empty() { String::new() } else { format!("; held by {}", view.slot.holders.join(", ")) };
+        say("slot", format!("{}{holders}", view.slot.state));
+    }
+    match view.state {
+        State::Idle if view.targets.is_empty() => say("do now", "write targets into /etc/restart-agent/config.toml, then systemctl reload restart-agent".to_owned()),
+        State::Failed => say("do now", "mend what the table below names, then sudo restart-agent trigger".to_owned()),
+        _ => {}
+    }
+    if view.agent.running {
+        say("agent", format!("{}, pid {}, running since {}", view.agent.version, view.agent.pid, page.since(view.agent.since)));
+    }
+    lines
+}
+
+fn table(targets: &[&TargetView], whole: bool, page: &Page) -> String {
+    let mut rows = Vec::new();
+    for target in targets {
+        let until = |at: Option<_>| at.map(|at| page.time(at)).unwrap_or_default();
+        let head = |unit: String, stale: String, in_flight: String| {
+            vec![target.name.clone(), target.kind.clone(), target.state.word().to_owned(), unit, stale, in_flight, until(target.deadline), target.why.clone()]
+        };
+        if let [unit] = &target.units[..]
+            && (unit.state == target.state && (unit.why == target.why || unit.why.is_empty()))
+        {
+            rows.push(head(unit.unit.clone(), stale(unit), in_flight(unit)));
+            continue;
+        }
+        let shown: Vec<&UnitView> = target.units.iter().filter(|unit| whole || !matches!(unit.state, TargetState::Fresh | TargetState::Adopted)).collect();
+        rows.push(head(summary(&target.units), String::new(), String::new()));
+        let most = if whole { usize::MAX } else { UNITS_SHOWN };
+        for unit in shown.iter().take(most) {
+            rows.push(vec![
+                String::new(),
+                String::new(),
+                unit.state.word().to_owned(),
+                unit.unit.clone(),
+                stale(unit),
+                in_flight(unit),
+                until(unit.deadline),
+                unit.why.clone(),
+            ]);
+        }
+        if shown.len() > most {
+            let mut more = vec![String::new(); 8];
+            more[3] = format!("and {} more: --target {}", shown.len() - most, target.name);
+            rows.push(more);
+        }
+    }
+    page.table(&["TARGET", "KIND", "STATE", "UNIT", "STALE", "IN FLIGHT", "UNTIL", "WHY"], rows)
+}
+
+fn stale(unit: &UnitView) -> String {
+    if unit.stale_processes > 0 { unit.stale_processes.to_string() } else { String::new() }
+}
+
+fn in_flight(unit: &UnitView) -> String {
+    unit.in_flight.map(|number| number.to_string()).unwrap_or_default()
+}
+
+/// `15 units: 12 fresh, 3 draining`.
+fn summary(units: &[UnitView]) -> String {
+    if units.is_empty() {
+        return "no unit runs".to_owned();
+    }
+    let mut states: BTreeMap<TargetState, usize> = BTreeMap::new();
+    for unit in units {
+        *states.entry(unit.state).or_default() += 1;
+    }
+    let parts: Vec<String> = states.iter().map(|(state, number)| format!("{number} {}", state.word())).collect();
+    format!("{}: {}", count(units.len(), "unit", "units"), parts.join(", "))
+}
+
+fn last_rollout(rollout: &RolloutView, page: &Page) -> String {
+    let mut text = match (rollout.finished_at, rollout.result) {
+        (Some(at), Some(result)) => {
+            format!("Last rollout {}, deploy {}: {} {}, took {}", rollout.id, rollout.deploy, result_word(result), page.since(at), took(at.since(rollout.started_at)))
+        }
+        _ => format!("Rollout {}, deploy {}: under way since {}", rollout.id, rollout.deploy, page.since(rollout.started_at)),
+    };
+    let units = ends(rollout);
+    if !units.is_empty() {
+        let _ = write!(text, "; {units}");
+    }
+    let _ = write!(text, "; {}", if rollout.casualties.is_empty() { "nothing was cut".to_owned() } else { count(rollout.casualties.len(), "casualty", "casualties") });
+    text.push('\n');
+    if let Some(why) = &rollout.why {
+        let _ = writeln!(text, "  why: {why}");
+    }
+    match (&rollout.by, &rollout.reason) {
+        (Some(by), Some(reason)) => drop(writeln!(text, "  asked for by {by}: {reason}")),
+        (Some(by), None) => drop(writeln!(text, "  asked for by {by}")),
+        (None, Some(reason)) => drop(writeln!(text, "  reason: {reason}")),
+        (None, None) => {}
+    }
+    for casualty in rollout.casualties.iter().take(CASUALTIES_SHOWN) {
+        let _ = writeln!(text, "  {}", cut(casualty));
+    }
+    if rollout.casualties.len() > CASUALTIES_SHOWN {
+        let _ = writeln!(text, "  and {} more: sudo restart-agent casualties", rollout.casualties.len() - CASUALTIES_SHOWN);
+    }
+    text
+}
+
+/// `cut: request /srv/app/index.php of php8.2-fpm.service, pid 1234, after 3.2s by SIGTERM`.
+fn cut(casualty: &Casualty) -> String {
+    let sure = if casualty.certain { "cut" } else { "probably cut" };
+    let what = kind_word(casualty.what);
+    let of = if casualty.name == casualty.unit { String::new() } else { format!(" of {}", casualty.unit) };
+    format!("{sure}: {what} {}{of}, pid {}, after {} by {}", casualty.name, casualty.pid, casualty.ran, casualty.ended_by)
+}
+
+/// `3 renewed, 1 left`, in the order of [`UnitEnd`].
+pub fn ends(rollout: &RolloutView) -> String {
+    let kinds = [(UnitEnd::Renewed, "renewed"), (UnitEnd::Finished, "ended by itself"), (UnitEnd::Quiet, "stopped until its next run"), (UnitEnd::Left, "left"), (UnitEnd::Failed, "FAILED")];
+    let number = |kind| rollout.units.iter().filter(|unit| unit.what == kind).count();
+    let parts: Vec<String> = kinds.iter().map(|(kind, word)| (number(*kind), word)).filter(|(number, _)| *number > 0).map(|(number, word)| format!("{number} {word}")).collect();
+    parts.join(", ")
+}
+
+pub fn result_word(result: RolloutResult) -> &'static str {
+    match result {
+        RolloutResult::Converged => "converged",
+        RolloutResult::Failed => "FAILED",
+        RolloutResult::Aborted => "aborted",
+        RolloutResult::Superseded => "superseded",
+    }
+}
+
+pub fn kind_word(kind: CasualtyKind) -> &'static str {
+    match kind {
+        CasualtyKind::Request => "request",
+        CasualtyKind::Script => "script",
+    }
+}
