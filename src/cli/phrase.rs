@@ -25,7 +25,11 @@ impl Page {
 
     /// `22:15:25 (in 5s)`; once it has passed, `22:15:25 (3s ago)`.
     pub fn until(&self, at: Wall) -> String {
-        if at >= self.now { format!("{} (in {})", self.time(at), rough(at.since(self.now))) } else { format!("{} ({} ago)", self.time(at), rough(self.now.since(at))) }
+        if at >= self.now {
+            format!("{} (in {})", self.time(at), rough(at.since(self.now)))
+        } else {
+            format!("{} ({} ago)", self.time(at), rough(self.now.since(at)))
+        }
     }
 
     /// Columns without lines around them, wrapped into the terminal.
