@@ -47,10 +47,12 @@ impl From<zbus::Error> for CallFault {
             }
             zbus::Error::FDO(inner) => match **inner {
                 zbus::fdo::Error::AccessDenied(_) | zbus::fdo::Error::AuthFailed(_) => CallFault::Denied,
-                zbus::fdo::Error::ServiceUnknown(_) | zbus::fdo::Error::NameHasNoOwner(_) | zbus::fdo::Error::NoReply(_) => CallFault::NotRunning,
+                zbus::fdo::Error::ServiceUnknown(_) | zbus::fdo::Error::NameHasNoOwner(_) | zbus::fdo::Error::NoReply(_) => {
+                    CallFault::NotRunning
+                }
                 _ => CallFault::Other(error.to_string()),
             },
-            zbus::Error::InputOutput(_) | zbus::Error::Handshake(_) | zbus::Error::Address(_) => CallFault::NotRunning,
+            zbus::Error::InputOutput(_) | zbus::Error::Connection(..) | zbus::Error::Handshake(_) => CallFault::NotRunning,
             _ => CallFault::Other(error.to_string()),
         }
     }
@@ -74,7 +76,13 @@ pub async fn within<T>(patience: Duration, call: impl Future<Output = zbus::Resu
 }
 
 /// Makes one call, or says why not. `command` is what to type as root.
-pub fn order<T>(places: &Places, out: &Output, command: &str, patience: Duration, call: impl AsyncFnOnce(&AgentProxy<'static>) -> zbus::Result<T>) -> Result<T, Exit> {
+pub fn order<T>(
+    places: &Places,
+    out: &Output,
+    command: &str,
+    patience: Duration,
+    call: impl AsyncFnOnce(&AgentProxy<'static>) -> zbus::Result<T>,
+) -> Result<T, Exit> {
     let runtime = runtime(out)?;
     let called = runtime.block_on(async {
         let agent = match tokio::time::timeout(patience, agent(places)).await {
@@ -101,7 +109,9 @@ pub fn tell(places: &Places, out: &Output, command: &str, call: impl AsyncFnOnce
 pub fn said(fault: &CallFault, command: &str, out: &Output) -> Exit {
     match fault {
         CallFault::NotRunning => out.fail(Exit::NotRunning, NOT_RUNNING),
-        CallFault::Silent => out.fail(Exit::NotRunning, "the agent does not answer: journalctl -u restart-agent -n 50, then systemctl restart restart-agent"),
+        CallFault::Silent => {
+            out.fail(Exit::NotRunning, "the agent does not answer: journalctl -u restart-agent -n 50, then systemctl restart restart-agent")
+        }
         CallFault::Denied => out.needs_root(command),
         CallFault::Refused(why) => out.fail(Exit::Failed, &format!("refused: {why}")),
         CallFault::Other(error) => out.fail(Exit::Failed, error),

@@ -20,6 +20,11 @@ mod trigger;
 mod wait;
 mod watch;
 
+#[cfg(test)]
+mod bus_tests;
+#[cfg(test)]
+mod tests;
+
 pub use args::Cli;
 pub use exit::Exit;
 

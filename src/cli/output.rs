@@ -20,11 +20,18 @@ pub struct Page {
 #[derive(Debug)]
 pub struct Output {
     pub terminal: bool,
+    /// In a test: what was written, standard error with a `! ` before each line.
+    #[cfg(test)]
+    pub kept: Option<std::cell::RefCell<String>>,
 }
 
 impl Output {
     pub fn of_process() -> Output {
-        Output { terminal: std::io::stdout().is_terminal() }
+        Output {
+            terminal: std::io::stdout().is_terminal(),
+            #[cfg(test)]
+            kept: None,
+        }
     }
 
     pub fn page(&self) -> Page {
@@ -47,6 +54,11 @@ impl Output {
         if !bytes.ends_with('\n') {
             bytes.push('\n');
         }
+        #[cfg(test)]
+        if let Some(kept) = &self.kept {
+            kept.borrow_mut().push_str(&bytes);
+            return;
+        }
         let mut stdout = std::io::stdout().lock();
         if stdout.write_all(bytes.as_bytes()).and_then(|()| stdout.flush()).is_err() {
             // Also `--watch` has nobody to watch for then.
@@ -56,6 +68,11 @@ impl Output {
 
     /// Writes to standard error.
     pub fn complain(&self, text: &str) {
+        #[cfg(test)]
+        if let Some(kept) = &self.kept {
+            kept.borrow_mut().push_str(&safe(text.trim_end()).lines().map(|line| format!("! {line}\n")).collect::<String>());
+            return;
+        }
         let _ = writeln!(std::io::stderr().lock(), "{}", safe(text.trim_end()));
     }
 

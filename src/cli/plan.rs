@@ -22,7 +22,12 @@ pub fn run(args: &PlanArgs, places: &Places, out: &Output) -> Exit {
     };
     let view: PlanView = match serde_json::from_str(&json) {
         Ok(view) => view,
-        Err(error) => return out.fail(Exit::Failed, &format!("the agent's plan cannot be read ({error}): use the restart-agent of the same version, or restart the agent")),
+        Err(error) => {
+            return out.fail(
+                Exit::Failed,
+                &format!("the agent's plan cannot be read ({error}): use the restart-agent of the same version, or restart the agent"),
+            );
+        }
     };
     if args.json {
         return out.json(&view);
@@ -42,7 +47,11 @@ pub fn page(view: &PlanView, page: &Page) -> String {
         None => text.push_str("A deploy now would restart nothing: no unit of a target runs.\n"),
         Some(longest) => {
             let by = page.until(page.now.after(Duration::from_millis(longest)));
-            let cuts = if cut == 0 { "no casualty is expected".to_owned() } else { format!("casualties are expected in {}", count(cut, "unit", "units")) };
+            let cuts = if cut == 0 {
+                "no casualty is expected".to_owned()
+            } else {
+                format!("casualties are expected in {}", count(cut, "unit", "units"))
+            };
             let _ = writeln!(text, "A deploy now would renew {}, by {by} at the latest; {cuts}.", count(view.units.len(), "unit", "units"));
         }
     }

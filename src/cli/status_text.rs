@@ -5,7 +5,10 @@ use std::fmt::Write;
 
 use super::output::Page;
 use super::phrase::{count, took};
-use crate::core::status::{Casualty, CasualtyKind, DepooledBy, PoolState, RolloutResult, RolloutView, State, StatusView, TargetState, TargetView, UnitEnd, UnitView};
+use crate::core::status::{
+    Casualty, CasualtyKind, DepooledBy, PoolState, RolloutResult, RolloutView, State, StatusView, TargetState, TargetView, UnitEnd,
+    UnitView,
+};
 
 /// How many units of a target are listed, unless it was asked for by name.
 const UNITS_SHOWN: usize = 20;
@@ -15,8 +18,10 @@ const CASUALTIES_SHOWN: usize = 10;
 /// The whole page. `only`: this target, with all its units.
 pub fn page(view: &StatusView, only: Option<&str>, page: &Page) -> String {
     let mut text = headline(view, page) + "\n";
-    for (name, line) in facts(view, page) {
-        let _ = writeln!(text, "  {name:<12} {line}");
+    let facts = facts(view, page);
+    let width = facts.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    for (name, line) in facts {
+        let _ = writeln!(text, "  {name:width$}  {line}");
     }
     let targets: Vec<&TargetView> = view.targets.iter().filter(|target| only.is_none_or(|only| target.name == only)).collect();
     if !targets.is_empty() {
@@ -91,9 +96,11 @@ fn facts(view: &StatusView, page: &Page) -> Vec<(String, String)> {
         say("until", page.until(deadline));
     }
     if let Some(next) = &view.next {
-        say("then", next.clone());
+        say("next", next.clone());
     }
-    if let Some(reached) = view.reached.as_ref().filter(|reached| view.state != State::Converged || Some(&reached.id) != view.stamp.id.as_ref()) {
+    if let Some(reached) =
+        view.reached.as_ref().filter(|reached| view.state != State::Converged || Some(&reached.id) != view.stamp.id.as_ref())
+    {
         say("runs now", format!("deploy {}, reached {}", reached.id, page.since(reached.at)));
     } else if let Some(reached) = &view.reached {
         say("reached", page.since(reached.at));
@@ -113,11 +120,13 @@ fn facts(view: &StatusView, page: &Page) -> Vec<(String, String)> {
         say(&format!("pool {}", pool.name), state);
     }
     if view.slot.state != "none" {
-        let holders = if view.slot.holders.is_empty() { String::new() } else { format!("; held by {}", view.slot.holders.join(", ")) };
+        let holders = if view.slot.holders.is_empty() { String::new() } else { format!(", holders: {}", view.slot.holders.join(", ")) };
         say("slot", format!("{}{holders}", view.slot.state));
     }
     match view.state {
-        State::Idle if view.targets.is_empty() => say("do now", "write targets into /etc/restart-agent/config.toml, then systemctl reload restart-agent".to_owned()),
+        State::Idle if view.targets.is_empty() => {
+            say("do now", "write targets into /etc/restart-agent/config.toml, then systemctl reload restart-agent".to_owned())
+        }
         State::Failed => say("do now", "mend what the table below names, then sudo restart-agent trigger".to_owned()),
         _ => {}
     }
@@ -132,7 +141,16 @@ fn table(targets: &[&TargetView], whole: bool, page: &Page) -> String {
     for target in targets {
         let until = |at: Option<_>| at.map(|at| page.time(at)).unwrap_or_default();
         let head = |unit: String, stale: String, in_flight: String| {
-            vec![target.name.clone(), target.kind.clone(), target.state.word().to_owned(), unit, stale, in_flight, until(target.deadline), target.why.clone()]
+            vec![
+                target.name.clone(),
+                target.kind.clone(),
+                target.state.word().to_owned(),
+                unit,
+                stale,
+                in_flight,
+                until(target.deadline),
+                target.why.clone(),
+            ]
         };
         if let [unit] = &target.units[..]
             && (unit.state == target.state && (unit.why == target.why || unit.why.is_empty()))
@@ -140,7 +158,8 @@ fn table(targets: &[&TargetView], whole: bool, page: &Page) -> String {
             rows.push(head(unit.unit.clone(), stale(unit), in_flight(unit)));
             continue;
         }
-        let shown: Vec<&UnitView> = target.units.iter().filter(|unit| whole || !matches!(unit.state, TargetState::Fresh | TargetState::Adopted)).collect();
+        let shown: Vec<&UnitView> =
+            target.units.iter().filter(|unit| whole || !matches!(unit.state, TargetState::Fresh | TargetState::Adopted)).collect();
         rows.push(head(summary(&target.units), String::new(), String::new()));
         let most = if whole { usize::MAX } else { UNITS_SHOWN };
         for unit in shown.iter().take(most) {
@@ -161,7 +180,7 @@ fn table(targets: &[&TargetView], whole: bool, page: &Page) -> String {
             rows.push(more);
         }
     }
-    page.table(&["TARGET", "KIND", "STATE", "UNIT", "STALE", "IN FLIGHT", "UNTIL", "WHY"], rows)
+    page.table(&["TARGET", "KIND", "STATE", "UNIT", "STALE", "IN FLIGHT", "UNTIL", "WHY"], &rows)
 }
 
 fn stale(unit: &UnitView) -> String {
@@ -188,7 +207,14 @@ fn summary(units: &[UnitView]) -> String {
 fn last_rollout(rollout: &RolloutView, page: &Page) -> String {
     let mut text = match (rollout.finished_at, rollout.result) {
         (Some(at), Some(result)) => {
-            format!("Last rollout {}, deploy {}: {} {}, took {}", rollout.id, rollout.deploy, result_word(result), page.since(at), took(at.since(rollout.started_at)))
+            format!(
+                "Last rollout {}, deploy {}: {} {}, took {}",
+                rollout.id,
+                rollout.deploy,
+                result_word(result),
+                page.since(at),
+                took(at.since(rollout.started_at))
+            )
         }
         _ => format!("Rollout {}, deploy {}: under way since {}", rollout.id, rollout.deploy, page.since(rollout.started_at)),
     };
@@ -196,7 +222,15 @@ fn last_rollout(rollout: &RolloutView, page: &Page) -> String {
     if !units.is_empty() {
         let _ = write!(text, "; {units}");
     }
-    let _ = write!(text, "; {}", if rollout.casualties.is_empty() { "nothing was cut".to_owned() } else { count(rollout.casualties.len(), "casualty", "casualties") });
+    let _ = write!(
+        text,
+        "; {}",
+        if rollout.casualties.is_empty() {
+            "nothing was cut".to_owned()
+        } else {
+            count(rollout.casualties.len(), "casualty", "casualties")
+        }
+    );
     text.push('\n');
     if let Some(why) = &rollout.why {
         let _ = writeln!(text, "  why: {why}");
@@ -226,9 +260,20 @@ fn cut(casualty: &Casualty) -> String {
 
 /// `3 renewed, 1 left`, in the order of [`UnitEnd`].
 pub fn ends(rollout: &RolloutView) -> String {
-    let kinds = [(UnitEnd::Renewed, "renewed"), (UnitEnd::Finished, "ended by itself"), (UnitEnd::Quiet, "stopped until its next run"), (UnitEnd::Left, "left"), (UnitEnd::Failed, "FAILED")];
+    let kinds = [
+        (UnitEnd::Renewed, "renewed"),
+        (UnitEnd::Finished, "ended by itself"),
+        (UnitEnd::Quiet, "stopped until its next run"),
+        (UnitEnd::Left, "left"),
+        (UnitEnd::Failed, "FAILED"),
+    ];
     let number = |kind| rollout.units.iter().filter(|unit| unit.what == kind).count();
-    let parts: Vec<String> = kinds.iter().map(|(kind, word)| (number(*kind), word)).filter(|(number, _)| *number > 0).map(|(number, word)| format!("{number} {word}")).collect();
+    let parts: Vec<String> = kinds
+        .iter()
+        .map(|(kind, word)| (number(*kind), word))
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, word)| format!("{number} {word}"))
+        .collect();
     parts.join(", ")
 }
 

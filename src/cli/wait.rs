@@ -35,7 +35,10 @@ enum End {
     Converged(WaitAnswer),
     /// Failed, blocked or aborted.
     Not(WaitAnswer),
-    TimedOut { after: Duration, why: Option<String> },
+    TimedOut {
+        after: Duration,
+        why: Option<String>,
+    },
     Fault(CallFault),
 }
 
@@ -56,7 +59,10 @@ pub fn run(args: &WaitArgs, places: &Places, out: &Output) -> Exit {
         End::Not(answer) => out.fail(Exit::Failed, &not_converged(&answer)),
         End::TimedOut { after, why } => {
             let why = why.map(|why| format!(": {why}")).unwrap_or_default();
-            out.fail(Exit::TimedOut, &format!("timed out after {}{why}; it goes on without this command: restart-agent status", Span(after)))
+            out.fail(
+                Exit::TimedOut,
+                &format!("timed out after {}{why}; it goes on without this command: restart-agent status", Span(after)),
+            )
         }
         End::Fault(fault) => bus::said(&fault, "wait", out),
     }
@@ -152,7 +158,9 @@ impl<'a> Waiting<'a> {
         let usec = u64::try_from(slice.as_micros()).unwrap_or(u64::MAX);
         let json = bus::within(slice + PATIENCE, agent.wait(self.stamp, self.deploy.unwrap_or_default(), usec)).await?;
         self.agent = Some(agent);
-        serde_json::from_str(&json).map_err(|error| CallFault::Other(format!("the agent's answer cannot be read ({error}): use the restart-agent of the same version")))
+        serde_json::from_str(&json).map_err(|error| {
+            CallFault::Other(format!("the agent's answer cannot be read ({error}): use the restart-agent of the same version"))
+        })
     }
 }
 
@@ -183,7 +191,11 @@ pub fn converged(id: Option<&str>, rollout: Option<&RolloutView>) -> String {
         Some((rollout, Some(finished))) => {
             let renewed = rollout.units.iter().filter(|unit| unit.what == UnitEnd::Renewed).count();
             let casualties = count(rollout.casualties.len(), "casualty", "casualties");
-            format!("converged: deploy {deploy}, {} renewed, {casualties}, {}", count(renewed, "unit", "units"), took(finished.since(rollout.started_at)))
+            format!(
+                "converged: deploy {deploy}, {} renewed, {casualties}, {}",
+                count(renewed, "unit", "units"),
+                took(finished.since(rollout.started_at))
+            )
         }
         _ => format!("converged: deploy {deploy}, nothing had to be renewed"),
     }
