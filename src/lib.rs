@@ -7,9 +7,9 @@ pub mod core;
 
 // The bans of clippy.toml (clock, files, environment, processes) are for `core`; the other rooms exist to touch those.
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
-pub mod cli;
-#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod bus;
+#[allow(clippy::disallowed_methods, clippy::disallowed_types)]
+pub mod cli;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]
 pub mod config;
 #[allow(clippy::disallowed_methods, clippy::disallowed_types)]

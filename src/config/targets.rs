@@ -95,7 +95,7 @@ fn build(section: Section, fields: &Fields) -> TargetRules {
             units: fields.texts("units"),
             exclude: fields.texts("exclude"),
             drain_timeout: fields.time("drain_timeout"),
-            overdue: if fields.word("overdue") == "finish" { Overdue::Finish } else { Overdue::Stop },
+            overdue: fields.text("overdue").map(|overdue| if overdue == "finish" { Overdue::Finish } else { Overdue::Stop }),
             term_timeout: fields.time("term_timeout"),
             after: match fields.word("after") {
                 "rerun" => After::Rerun,

@@ -133,7 +133,7 @@ fn every_key_is_read() {
     assert_eq!(policy.stamp.min_interval, Duration::from_secs(90));
     assert_eq!(policy.pools.keys().collect::<Vec<_>>(), ["jobrunner", "videoscaler"]);
     let TargetRules::Scheduled(jobs) = &policy.targets["jobs"] else { panic!() };
-    assert_eq!((jobs.overdue, jobs.after), (Overdue::Finish, After::UntilNext));
+    assert_eq!((jobs.overdue, jobs.after), (Some(Overdue::Finish), After::UntilNext));
     assert_eq!(jobs.units, ["a.service", "mediawiki_job_cron-refreshlinks-s1@1.service"], "a name that is given twice counts once");
     insta::assert_debug_snapshot!(policy.targets["fpm"]);
 }

@@ -114,7 +114,14 @@ impl Deploy {
     pub fn read(seen: &StampSeen, now: Now) -> Result<Deploy, StampFault> {
         let text = seen.content.trim();
         let landed_at = seen.ctime;
-        let mut deploy = Deploy { id: landed_at.to_string(), landed_at, landed: now.mono_of(landed_at), targets: Scope::All, forced: Scope::none(), reason: None };
+        let mut deploy = Deploy {
+            id: landed_at.to_string(),
+            landed_at,
+            landed: now.mono_of(landed_at),
+            targets: Scope::All,
+            forced: Scope::none(),
+            reason: None,
+        };
         if text.is_empty() {
             return Ok(deploy);
         }
@@ -126,11 +133,21 @@ impl Deploy {
                 Err(error) => return refuse(one_sentence(error.message())),
             },
             Err(_) if one_line => StampToml { id: Some(text.to_owned()), phase: None, force: false, targets: None, reason: None },
-            Err(error) => return refuse(format!("{}; write one line with the id, or TOML with id, force, targets, reason", one_sentence(error.message()))),
+            Err(error) => {
+                return refuse(format!(
+                    "{}; write one line with the id, or TOML with id, force, targets, reason",
+                    one_sentence(error.message())
+                ));
+            }
         };
         match parsed.phase.as_deref() {
             None | Some("done") => {}
-            Some("begin") => return refuse("phase = \"begin\" is not supported by this version: leave phase out, and touch the stamp when the code has landed".to_owned()),
+            Some("begin") => {
+                return refuse(
+                    "phase = \"begin\" is not supported by this version: leave phase out, and touch the stamp when the code has landed"
+                        .to_owned(),
+                );
+            }
             Some(other) => return refuse(format!("phase = {other:?}: write \"begin\" or \"done\"")),
         }
         if let Some(id) = parsed.id {

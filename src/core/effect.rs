@@ -20,7 +20,8 @@ pub struct EffectId(pub u64);
 pub enum Effect {
     /// Read units with their processes. Owes [`Outcome::Units`] within 10 s: one entry for each loaded unit that matches and,
     /// for a name without a glob, one with [`Load::NotFound`](super::seen::Load) if there is none.
-    Look { units: Vec<String>, looked: Looked },
+    /// Where a unit has no `ControlGroup` any more, its processes are read from the one remembered in `cgroups` (facts F3.2).
+    Look { units: Vec<String>, looked: Looked, cgroups: BTreeMap<String, String> },
     /// Ask the unit's own php-fpm binary for its configuration (`-tt`, cached until the files change: facts M11), as a transient
     /// unit. Owes [`Outcome::Layout`] within 15 s.
     Inspect { unit: String },
@@ -67,7 +68,12 @@ impl Effect {
     pub fn acts(&self) -> bool {
         !matches!(
             self,
-            Effect::Look { .. } | Effect::Inspect { .. } | Effect::TestConfig { .. } | Effect::AskPools { .. } | Effect::Request { .. } | Effect::CheckPool { .. }
+            Effect::Look { .. }
+                | Effect::Inspect { .. }
+                | Effect::TestConfig { .. }
+                | Effect::AskPools { .. }
+                | Effect::Request { .. }
+                | Effect::CheckPool { .. }
         )
     }
 }
@@ -117,10 +123,16 @@ pub enum Outcome {
     Units(Vec<UnitSeen>),
     Layout(FpmLayout),
     /// `output` is what php-fpm said, made printable, at most 2,000 characters.
-    Tested { ok: bool, output: String },
+    Tested {
+        ok: bool,
+        output: String,
+    },
     Pools(PoolAnswers),
     /// The HTTP status and at most the first 64 KiB of the body, lossy UTF-8.
-    Answered { status: u16, body: String },
+    Answered {
+        status: u16,
+        body: String,
+    },
     Command(CommandEnd),
     Job(JobEnd),
     Queued,
@@ -135,8 +147,13 @@ pub enum Outcome {
 #[serde(rename_all = "kebab-case")]
 pub enum CommandEnd {
     /// `said` is the last line of its output, printable, at most 300 characters.
-    Exited { status: i32, said: String },
-    Killed { signal: i32 },
+    Exited {
+        status: i32,
+        said: String,
+    },
+    Killed {
+        signal: i32,
+    },
     TimedOut,
 }
 

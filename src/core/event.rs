@@ -18,7 +18,9 @@ pub enum Event {
     Tick,
     Outcome(EffectId, Outcome),
     /// systemd removed a job of this unit.
-    JobRemoved { unit: String },
+    JobRemoved {
+        unit: String,
+    },
     /// The bus came back, systemd reloaded or was re-executed: whatever was known may be wrong.
     LookAgain,
     /// The configuration was read again and is good.
@@ -27,7 +29,10 @@ pub enum Event {
     ConfigProblem(Option<String>),
     /// The journal cannot be written: nothing that acts is begun until it can. `None`: it can again.
     JournalProblem(Option<String>),
-    Order { by: String, order: Order },
+    Order {
+        by: String,
+        order: Order,
+    },
 }
 
 /// What a person, or a deploy hook, orders through the bus.
@@ -35,11 +40,22 @@ pub enum Event {
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
     /// A rollout without a change of the stamp: what is older than this order is stale.
-    Trigger { force: bool, override_hold: bool, targets: Option<BTreeSet<String>>, reason: Option<String> },
-    Hold { reason: String, span: Duration, targets: Option<BTreeSet<String>> },
+    Trigger {
+        force: bool,
+        override_hold: bool,
+        targets: Option<BTreeSet<String>>,
+        reason: Option<String>,
+    },
+    Hold {
+        reason: String,
+        span: Duration,
+        targets: Option<BTreeSet<String>>,
+    },
     Release,
     /// Give up the running rollout at its next safe point, repool, hold for an hour.
-    Abort { reason: Option<String> },
+    Abort {
+        reason: Option<String>,
+    },
 }
 
 /// What the machine says to an [`Order`].

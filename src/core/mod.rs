@@ -1,11 +1,32 @@
 //! All decisions, as a sans-IO state machine: this crate room never reads a clock, a file, an environment or a process,
 //! holds no runtime and draws no random number, so whatever it decides can be decided again in a test.
 
+mod debts;
 pub mod deploy;
 pub mod effect;
 pub mod entry;
 pub mod event;
+pub mod evidence;
+mod fpm;
+mod inplace;
+mod intake;
+mod ladder;
+mod loans;
+mod look;
+pub mod machine;
+pub mod memory;
+pub mod plan;
 pub mod policy;
+mod pool;
+mod rollout;
+mod scheduled;
 pub mod seen;
+mod service;
+pub mod stale;
 pub mod status;
+pub mod step;
+mod target;
 pub mod time;
+
+pub use intake::Waited;
+mod view;

@@ -29,7 +29,12 @@ pub struct StampRules {
 
 impl Default for StampRules {
     fn default() -> Self {
-        StampRules { path: String::new(), settle: Duration::from_millis(500), min_interval: Duration::from_secs(5), identity: Identity::Mtime }
+        StampRules {
+            path: String::new(),
+            settle: Duration::from_millis(500),
+            min_interval: Duration::from_secs(5),
+            identity: Identity::Mtime,
+        }
     }
 }
 
@@ -107,7 +112,8 @@ pub struct ScheduledRules {
     pub exclude: Vec<String>,
     /// A running script may end by itself in this time, counted from the start of the rollout that first found it stale.
     pub drain_timeout: Duration,
-    pub overdue: Overdue,
+    /// `None`: not said, which means stop, unless a stop would start an OnSuccess= or OnFailure= unit (facts M2).
+    pub overdue: Option<Overdue>,
     /// From StopUnit; then SIGKILL to the whole cgroup.
     pub term_timeout: Duration,
     pub after: After,

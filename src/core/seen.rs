@@ -144,6 +144,9 @@ pub struct FpmLayout {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolStatus {
     pub pool: String,
+    /// `pm = ondemand`: with nothing to do it has no idle worker either (trap T18).
+    #[serde(default)]
+    pub ondemand: bool,
     /// Seconds since 1970, 1 s resolution (facts 1f).
     pub start_time: i64,
     pub accepted: u64,

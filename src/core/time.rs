@@ -93,7 +93,11 @@ impl Now {
     /// The wall clock time of a moment on the boot clock, by the offset that holds now.
     #[must_use]
     pub fn wall_of(self, at: Mono) -> Wall {
-        if at >= self.mono { self.wall.after(at.since(self.mono)) } else { Wall(self.wall.0.saturating_sub(i64::try_from(self.mono.since(at).as_micros()).unwrap_or(i64::MAX))) }
+        if at >= self.mono {
+            self.wall.after(at.since(self.mono))
+        } else {
+            Wall(self.wall.0.saturating_sub(i64::try_from(self.mono.since(at).as_micros()).unwrap_or(i64::MAX)))
+        }
     }
 
     /// The moment on the boot clock of a wall clock time, by the offset that holds now; [`Mono::BOOT`] if before the boot.

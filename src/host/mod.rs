@@ -1,1 +1,159 @@
-//! (under construction)
+//! What the agent does to its host. One folder or file per outside thing; they know nothing of one another and are put together here.
+
+pub mod clock;
+pub mod fpm;
+pub mod notify;
+pub mod processes;
+pub mod stamp;
+pub mod systemd;
+pub mod units;
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use crate::core::deploy::printable;
+use crate::core::effect::{CommandEnd, Effect, Fault, Outcome};
+use crate::core::seen::FpmLayout;
+use fpm::cache::LayoutCache;
+use fpm::invocation;
+use systemd::Hints;
+use units::Units;
+
+/// For `php-fpm -t`, which takes 26 to 154 ms (facts 1h), and for `-tt`.
+const ASK_FPM: Duration = Duration::from_secs(15);
+/// Of what php-fpm says about a broken configuration.
+const SAID_MAX: usize = 2000;
+
+/// Where the host's things are. The default is a real host's own.
+#[derive(Debug, Clone)]
+pub struct Places {
+    pub systemd: systemd::Places,
+    pub cgroups: PathBuf,
+    pub proc: PathBuf,
+    /// Where the configuration that `php-fpm -tt` is given is written, for a moment.
+    pub run: PathBuf,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Places { systemd: systemd::Places::default(), cgroups: "/sys/fs/cgroup".into(), proc: "/proc".into(), run: "/run/restart-agent".into() }
+    }
+}
+
+/// The real host.
+#[derive(Debug)]
+pub struct Host {
+    units: Units,
+    layouts: Mutex<LayoutCache>,
+    run: PathBuf,
+}
+
+impl Host {
+    /// Starts to connect to systemd, in the tokio runtime of the caller.
+    #[must_use]
+    pub fn connect(places: Places) -> (Host, Hints) {
+        let (units, hints) = Units::connect(places.systemd, processes::Processes::at(places.cgroups, places.proc));
+        (Host { units, layouts: Mutex::default(), run: places.run }, hints)
+    }
+
+    /// systemd's signals are of use from now on.
+    pub fn listen(&self) {
+        self.units.systemd.subscribe();
+    }
+
+    /// They are not any more: nothing is to wake the agent.
+    pub async fn rest(&self) {
+        self.units.systemd.unsubscribe().await;
+    }
+
+    /// Drop-ins of ours that an earlier run, or a crash, left.
+    pub fn leftovers(&self) -> Vec<String> {
+        self.units.systemd.sweep().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot look for drop-ins that were left");
+            Vec::new()
+        })
+    }
+
+    /// Performs one effect, and owes what its docstring says.
+    pub async fn perform(&self, effect: &Effect) -> Outcome {
+        match effect {
+            Effect::AskPools { asks, full, timeout } => Outcome::Pools(fpm::ask_pools(asks, *full, *timeout).await),
+            Effect::Request { socket, request, timeout } => match fpm::request(socket, request, *timeout).await {
+                Ok((status, body)) => Outcome::Answered { status, body },
+                Err(why) => Outcome::Fault(Fault::Other(why)),
+            },
+            Effect::Inspect { unit } => self.inspect(unit).await.map_or_else(Outcome::Fault, Outcome::Layout),
+            Effect::TestConfig { unit } => self.test_config(unit).await.unwrap_or_else(Outcome::Fault),
+            Effect::CheckPool { pool, argv, timeout } => self.hook("check", pool, argv, *timeout).await,
+            Effect::Repool { pool, argv, timeout } => self.hook("repool", pool, argv, *timeout).await,
+            Effect::Depool { pool, depool, timeout, .. } => self.hook("depool", pool, depool, *timeout).await,
+            Effect::Look { .. }
+            | Effect::Lend { .. }
+            | Effect::Unlend { .. }
+            | Effect::Stop { .. }
+            | Effect::Start { .. }
+            | Effect::Restart { .. }
+            | Effect::Kill { .. }
+            | Effect::ResetFailed { .. }
+            | Effect::Freeze { .. }
+            | Effect::Thaw { .. } => {
+                self.units.perform(effect).await.unwrap_or_else(|| Outcome::Fault(Fault::Other("nobody does this".to_owned())))
+            }
+        }
+    }
+
+    async fn hook(&self, what: &str, pool: &str, argv: &[String], timeout: Duration) -> Outcome {
+        self.units.systemd.run(&format!("{what} {pool}"), argv, timeout).await.map_or_else(Outcome::Fault, Outcome::Command)
+    }
+
+    async fn test_config(&self, unit: &str) -> Result<Outcome, Fault> {
+        let line = self.units.systemd.command_line(unit).await?;
+        let argv = with_environment(invocation::test(&line.argv).map_err(Fault::Other)?, &line.environment);
+        let (end, output) = self.units.systemd.run_output(&format!("php-fpm -t {unit}"), &argv, ASK_FPM).await?;
+        let text = String::from_utf8_lossy(&output);
+        match end {
+            CommandEnd::Exited { status, .. } => Ok(Outcome::Tested { ok: status == 0, output: printable(&one_line(&text), SAID_MAX) }),
+            CommandEnd::Killed { signal } => Err(Fault::Other(format!("php-fpm -t was ended by signal {signal}"))),
+            CommandEnd::TimedOut => Err(Fault::Other("php-fpm -t did not end in time".to_owned())),
+        }
+    }
+
+    async fn inspect(&self, unit: &str) -> Result<FpmLayout, Fault> {
+        let line = self.units.systemd.command_line(unit).await?;
+        let cached = self.layouts.lock().unwrap_or_else(PoisonError::into_inner).get(unit, &line.argv, &line.environment);
+        if let Some(layout) = cached {
+            return Ok(layout);
+        }
+        let wrapper = self.run.join(format!("inspect-{unit}.conf"));
+        let started = SystemTime::now();
+        let inspect = invocation::inspect(&line.argv, &wrapper.to_string_lossy()).map_err(Fault::Other)?;
+        if let Some(text) = &inspect.wrapper {
+            std::fs::write(&wrapper, text).map_err(|error| Fault::Other(format!("cannot write {}: {error}", wrapper.display())))?;
+        }
+        let argv = with_environment(inspect.argv, &line.environment);
+        let ran = self.units.systemd.run_output(&format!("php-fpm -tt {unit}"), &argv, ASK_FPM).await;
+        if inspect.wrapper.is_some() {
+            let _ = std::fs::remove_file(&wrapper);
+        }
+        let (end, output) = ran?;
+        if !matches!(end, CommandEnd::Exited { status: 0, .. }) {
+            return Err(Fault::Other(format!("php-fpm -tt failed: {}", printable(&one_line(&String::from_utf8_lossy(&output)), 300))));
+        }
+        let text = String::from_utf8_lossy(&output);
+        let mut layouts = self.layouts.lock().unwrap_or_else(PoisonError::into_inner);
+        layouts.put(unit, &line.argv, &line.environment, started, &text).map_err(|why| Fault::Other(format!("php-fpm -tt: {why}")))
+    }
+}
+
+/// Pool files may hold `${NAME}`, which php-fpm takes from the unit's own environment.
+fn with_environment(argv: Vec<String>, environment: &[String]) -> Vec<String> {
+    if environment.is_empty() {
+        return argv;
+    }
+    ["/usr/bin/env".to_owned()].into_iter().chain(environment.iter().cloned()).chain(argv).collect()
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}

@@ -10,7 +10,8 @@ use nix::unistd::AccessFlags;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::fault::{StoreFault, is_damage};
-use crate::core::entry::{Memory, Written};
+use crate::core::entry::Written;
+use crate::core::memory::Memory;
 
 /// `user_version` of the schema below.
 pub(super) const SCHEMA: i64 = 1;

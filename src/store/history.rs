@@ -2,8 +2,9 @@
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use crate::core::entry::{Entry, Memory, Written};
-use crate::core::status::{PhaseView, RolloutResult, RolloutView};
+use crate::core::entry::{Entry, Written};
+use crate::core::memory::Memory;
+use crate::core::status::{RolloutResult, RolloutView};
 use crate::core::time::Wall;
 
 /// How long history is kept, in microseconds: 90 days.
@@ -43,19 +44,7 @@ impl History {
     pub(super) fn record(&mut self, tx: &Transaction<'_>, written: &Written) -> rusqlite::Result<()> {
         match &written.entry {
             Entry::RolloutStarted { id, deploy, by, .. } => {
-                let view = RolloutView {
-                    id: id.clone(),
-                    deploy: deploy.id.clone(),
-                    started_at: written.at,
-                    finished_at: None,
-                    result: None,
-                    casualties: Vec::new(),
-                    phases: Vec::new(),
-                    units: Vec::new(),
-                    reason: deploy.reason.clone(),
-                    by: by.clone(),
-                    why: None,
-                };
+                let view = RolloutView::begun(id, deploy, written.at, by.as_ref());
                 tx.prepare_cached("INSERT INTO rollouts (id, deploy, started, view) VALUES (?1, ?2, ?3, ?4)")?.execute(params![
                     view.id,
                     view.deploy,
@@ -64,14 +53,9 @@ impl History {
                 ])?;
                 self.open = Some(Open { n: tx.last_insert_rowid(), view });
             }
-            Entry::Phase(phase) => {
+            Entry::PhaseBegan { .. } | Entry::PhaseEnded { .. } | Entry::UnitEnded(_) => {
                 if let Some(open) = &mut self.open {
-                    note_phase(&mut open.view.phases, phase);
-                }
-            }
-            Entry::UnitEnded(end) => {
-                if let Some(open) = &mut self.open {
-                    open.view.units.push(end.clone());
+                    open.view.note(written);
                 }
             }
             Entry::Casualty(casualty) => {
@@ -84,11 +68,9 @@ impl History {
                     request
                 ])?;
             }
-            Entry::RolloutFinished { result, why } => {
+            Entry::RolloutFinished { result, .. } => {
                 if let Some(Open { n, mut view }) = self.open.take() {
-                    view.finished_at = Some(written.at);
-                    view.result = Some(*result);
-                    view.why.clone_from(why);
+                    view.note(written);
                     // The row is missing if a damaged database was replaced meanwhile.
                     tx.prepare_cached("INSERT OR REPLACE INTO rollouts (n, id, deploy, started, finished, result, view) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
                         .execute(params![n, view.id, view.deploy, view.started_at.0, written.at.0, word(*result), json(&view)?])?;
@@ -106,15 +88,6 @@ pub(super) fn forget_old(tx: &Transaction<'_>, now: Wall) -> rusqlite::Result<()
     tx.execute("DELETE FROM rollouts WHERE started < ?1 OR n <= (SELECT max(n) FROM rollouts) - ?2", params![oldest, KEPT_ROLLOUTS])?;
     tx.execute("DELETE FROM casualties WHERE at < ?1 OR rollout < (SELECT min(n) FROM rollouts)", params![oldest])?;
     Ok(())
-}
-
-/// A phase is written when it begins and again when it ends.
-fn note_phase(phases: &mut Vec<PhaseView>, phase: &PhaseView) {
-    let same = |known: &&mut PhaseView| known.target == phase.target && known.phase == phase.phase && known.started_at == phase.started_at;
-    match phases.iter_mut().rev().find(same) {
-        Some(known) => known.finished_at = phase.finished_at,
-        None => phases.push(phase.clone()),
-    }
 }
 
 fn word(result: RolloutResult) -> &'static str {

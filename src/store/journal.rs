@@ -12,7 +12,8 @@ use tokio::sync::oneshot;
 use super::database::{self, Loaded, Unopened};
 use super::fault::{StoreFault, is_damage};
 use super::history::{self, History};
-use crate::core::entry::{Memory, Written};
+use crate::core::entry::Written;
+use crate::core::memory::Memory;
 
 /// How long [`Store::append`] and [`Store::snapshot`] wait for the disk.
 const PATIENCE: Duration = Duration::from_secs(10);

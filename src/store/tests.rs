@@ -7,8 +7,9 @@ use std::process::{Command, Stdio};
 
 use super::*;
 use crate::core::deploy::{Deploy, Scope};
-use crate::core::entry::{Entry, Memory, TargetMemory, Written};
-use crate::core::status::{Casualty, CasualtyKind, PhaseView, RolloutResult, UnitEnd, UnitOutcome};
+use crate::core::entry::{Entry, Written};
+use crate::core::memory::{Memory, TargetMemory};
+use crate::core::status::{Casualty, CasualtyKind, RolloutResult, UnitEnd, UnitOutcome};
 use crate::core::time::{Mono, Wall};
 
 /// A fold that every test can predict: each adopted target becomes one of the memory.
@@ -58,7 +59,6 @@ fn casualty(at: Wall) -> Casualty {
 }
 
 fn rollout(id: &str, at: Wall) -> Vec<Written> {
-    let phase = |finished_at| PhaseView { target: "jobrunner".to_owned(), phase: "drain".to_owned(), started_at: at, finished_at };
     let end = UnitOutcome {
         target: "jobrunner".to_owned(),
         unit: "php8.2-fpm.service".to_owned(),
@@ -72,8 +72,8 @@ fn rollout(id: &str, at: Wall) -> Vec<Written> {
             targets: BTreeSet::new(),
             by: Some("root".to_owned()),
         },
-        Entry::Phase(phase(None)),
-        Entry::Phase(phase(Some(at))),
+        Entry::PhaseBegan { target: "jobrunner".to_owned(), phase: "drain".to_owned() },
+        Entry::PhaseEnded { target: "jobrunner".to_owned(), phase: "drain".to_owned() },
         Entry::Casualty(casualty(at)),
         Entry::UnitEnded(end),
         Entry::RolloutFinished { result: RolloutResult::Converged, why: None },
@@ -190,25 +190,7 @@ async fn history_has_what_the_journal_said() {
 #[tokio::test]
 async fn a_rollout_that_was_under_way_goes_on_in_history() {
     let dir = tempfile::tempdir().unwrap();
-    // As the memory's own fold does it.
-    let remembering = |memory: &mut Memory, written: &Written| {
-        if let Entry::RolloutStarted { id, deploy, targets, .. } = &written.entry {
-            let view = crate::core::status::RolloutView {
-                id: id.clone(),
-                deploy: deploy.id.clone(),
-                started_at: written.at,
-                finished_at: None,
-                result: None,
-                casualties: vec![],
-                phases: vec![],
-                units: vec![],
-                reason: None,
-                by: None,
-                why: None,
-            };
-            memory.rollout = Some(crate::core::entry::Rollout { view, deploy: deploy.clone(), targets: targets.clone() });
-        }
-    };
+    let remembering = |memory: &mut Memory, written: &Written| memory.apply(written);
     let entries = rollout("1", wall_now());
     let (store, _) = Store::open(dir.path(), remembering).unwrap();
     store.append(entries[..1].to_vec()).await.unwrap();

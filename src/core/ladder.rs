@@ -1,0 +1,62 @@
+//! The ladder that every kind of target goes down: drain, then SIGTERM with its grace, then SIGKILL, then "cannot be killed".
+
+use std::time::Duration;
+
+use super::time::Mono;
+
+/// After SIGKILL a process is gone in milliseconds (facts F3.1: 12 ms); one that is still there after this long sits in the kernel.
+pub const KILL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The rungs below the drain, for one unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ladder {
+    /// When StopUnit or RestartUnit was sent: the clock starts there, whatever ExecStop= does (facts F3.7).
+    sent: Mono,
+    term_timeout: Duration,
+    killed: Option<Mono>,
+}
+
+/// What the ladder says now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Rung {
+    /// It has its grace until then.
+    Grace { until: Mono },
+    /// The grace is over: SIGKILL.
+    Kill,
+    /// SIGKILL was sent; look until then.
+    Dying { until: Mono },
+    /// Not even SIGKILL ended it.
+    Unkillable,
+}
+
+impl Ladder {
+    #[must_use]
+    pub fn new(sent: Mono, term_timeout: Duration) -> Ladder {
+        Ladder { sent, term_timeout, killed: None }
+    }
+
+    #[must_use]
+    pub fn sent(&self) -> Mono {
+        self.sent
+    }
+
+    #[must_use]
+    pub fn was_killed(&self) -> bool {
+        self.killed.is_some()
+    }
+
+    /// SIGKILL was sent now.
+    pub fn killed(&mut self, now: Mono) {
+        self.killed.get_or_insert(now);
+    }
+
+    pub fn rung(&self, now: Mono) -> Rung {
+        match self.killed {
+            Some(at) if now >= at.after(KILL_PATIENCE) => Rung::Unkillable,
+            Some(at) => Rung::Dying { until: at.after(KILL_PATIENCE) },
+            None if now >= self.sent.after(self.term_timeout) => Rung::Kill,
+            None => Rung::Grace { until: self.sent.after(self.term_timeout) },
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What is lent to units for the time of a rollout (law 7): drop-ins that make a stop come out right, and a Reload for each batch.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::effect::{Effect, EffectId, Outcome};
+use super::seen::UnitSeen;
+use super::step::{Deadline, Turn};
+use super::time::Mono;
+
+/// After a Lend or Unlend that failed.
+const RETRY: Duration = Duration::from_secs(2);
+/// After so many failed tries in a row whoever waits for the loan is told.
+const TRIES: u32 = 3;
+
+/// Whether a unit has what it needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum Loan {
+    Coming,
+    Here,
+    Failed(String),
+}
+
+#[derive(Debug, Default)]
+pub struct Loans {
+    wanted: BTreeMap<String, String>,
+    /// Lent, and systemd has reloaded since.
+    here: BTreeSet<String>,
+    pending: Option<(EffectId, Vec<String>)>,
+    failed: u32,
+    trouble: Option<String>,
+    next_try: Mono,
+}
+
+impl Loans {
+    /// The unit is to have this drop-in.
+    pub fn want(&mut self, unit: &str, drop_in: &str) {
+        if !self.wanted.contains_key(unit) {
+            self.wanted.insert(unit.to_owned(), drop_in.to_owned());
+        }
+    }
+
+    /// The unit needs it no more.
+    pub fn release(&mut self, unit: &str) {
+        self.wanted.remove(unit);
+    }
+
+    pub fn of(&self, unit: &str) -> Loan {
+        if self.here.contains(unit) {
+            return Loan::Here;
+        }
+        match &self.trouble {
+            Some(trouble) if self.failed >= TRIES => Loan::Failed(trouble.clone()),
+            _ => Loan::Coming,
+        }
+    }
+
+    /// `gathering`: some target has not had its first look, so more may be wanted: one Reload serves all. `stopping`: some unit is
+    /// being stopped and will want to give back soon: one Reload serves those too.
+    pub fn advance(&mut self, turn: &mut Turn<'_>, gathering: bool, stopping: bool) {
+        if self.pending.is_some() || turn.now.mono < self.next_try {
+            return;
+        }
+        let back: Vec<String> = turn.memory.lent.iter().filter(|unit| !self.wanted.contains_key(*unit)).cloned().collect();
+        if !back.is_empty() && !stopping {
+            let id = turn.ask(Effect::Unlend { units: back.clone() });
+            self.pending = Some((id, back));
+            return;
+        }
+        let missing: BTreeMap<String, String> =
+            self.wanted.iter().filter(|(unit, _)| !self.here.contains(*unit)).map(|(unit, text)| (unit.clone(), text.clone())).collect();
+        if !missing.is_empty() && !gathering && turn.journal_good {
+            let units = missing.keys().cloned().collect();
+            let id = turn.ask(Effect::Lend { drop_ins: missing });
+            self.pending = Some((id, units));
+        }
+    }
+
+    pub fn outcome(&mut self, turn: &Turn<'_>, id: EffectId, outcome: &Outcome) -> bool {
+        let Some((_, units)) = self.pending.take_if(|(pending, _)| *pending == id) else { return false };
+        match outcome {
+            Outcome::Done => {
+                self.failed = 0;
+                self.trouble = None;
+                for unit in units {
+                    // Memory has dropped what was given back, and kept what was lent.
+                    if turn.memory.lent.contains(&unit) {
+                        self.here.insert(unit);
+                    } else {
+                        self.here.remove(&unit);
+                    }
+                }
+            }
+            other => {
+                let said = match other {
+                    Outcome::Fault(fault) => fault.to_string(),
+                    _ => "no answer".to_owned(),
+                };
+                self.failed = self.failed.saturating_add(1);
+                self.trouble = Some(format!("cannot write zz-restart-agent.conf and reload systemd: {said}"));
+                self.next_try = turn.now.mono.after(RETRY);
+            }
+        }
+        true
+    }
+
+    #[must_use]
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    #[must_use]
+    pub fn deadline(&self, turn_lent: &BTreeSet<String>) -> Option<Deadline> {
+        let work = self.wanted.keys().any(|unit| !self.here.contains(unit)) || turn_lent.iter().any(|unit| !self.wanted.contains_key(unit));
+        (self.pending.is_none() && work && self.trouble.is_some()).then(|| Deadline::new(self.next_try, "systemd: reload again"))
+    }
+}
+
+/// What a script is lent: a stop by us is no failure, the whole cgroup gets the signal, and systemd's own deadline is later than ours
+/// (facts F1.3). With several ExecStart= the next command must not run in the middle of the stop (facts F1.5, M3).
+#[must_use]
+pub fn script_drop_in(unit: &UnitSeen, term_timeout: Duration) -> String {
+    let mut text = String::from(
+        "# Lent by restart-agent for the time of a rollout.\n[Service]\nSuccessExitStatus=SIGTERM SIGKILL 143 137 75\nKillMode=control-group\n",
+    );
+    let _ = writeln!(text, "TimeoutStopSec={}ms", (term_timeout + Duration::from_secs(5)).as_millis());
+    if unit.exec_starts > 1 {
+        text.push_str("ExecStart=\nExecStart=/bin/true\n");
+    }
+    text
+}
+
+/// What php-fpm is lent: children that ignore SIGTERM do not keep it down (facts 7a, M1), and it is systemd's deadline that is later.
+#[must_use]
+pub fn fpm_drop_in(term_timeout: Duration) -> String {
+    format!(
+        "# Lent by restart-agent for the time of a rollout.\n[Service]\nKillMode=mixed\nTimeoutStopSec={}ms\n",
+        (term_timeout + Duration::from_secs(5)).as_millis()
+    )
+}

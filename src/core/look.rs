@@ -1,0 +1,96 @@
+//! Looking at units: one look under way at a time, again when something hints at a change, and slowly when nothing does (law 4).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::effect::{Effect, EffectId, Looked, Outcome};
+use super::seen::UnitSeen;
+use super::step::Turn;
+use super::time::Mono;
+
+/// After a look that failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// When and what to look at.
+#[derive(Debug, Default)]
+pub struct Looker {
+    pending: Option<(EffectId, Mono)>,
+    due: Option<Mono>,
+    /// When the last look that was answered had begun: what it shows is no older.
+    began: Option<Mono>,
+    exact: bool,
+    trouble: Option<String>,
+}
+
+impl Looker {
+    /// Wants a look at `at`, or earlier if one was wanted earlier.
+    pub fn want(&mut self, at: Mono) {
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// Asks if it is time and none is under way.
+    pub fn ask(&mut self, turn: &mut Turn<'_>, units: &[String], looked: Looked, cgroups: BTreeMap<String, String>) {
+        let due = self.due.is_some_and(|due| due <= turn.now.mono);
+        if !due || self.pending.is_some() || units.is_empty() {
+            return;
+        }
+        self.due = None;
+        self.exact = looked == Looked::Exactly;
+        let id = turn.ask(Effect::Look { units: units.to_vec(), looked, cgroups });
+        self.pending = Some((id, turn.now.mono));
+    }
+
+    /// The answer, if this outcome is one. A look that failed is repeated, and says so in [`Looker::trouble`].
+    pub fn outcome<'o>(&mut self, turn: &Turn<'_>, id: EffectId, outcome: &'o Outcome) -> Option<&'o [UnitSeen]> {
+        let (_, began) = self.pending.take_if(|(pending, _)| *pending == id)?;
+        match outcome {
+            Outcome::Units(units) => {
+                self.began = Some(began);
+                self.trouble = None;
+                Some(units)
+            }
+            other => {
+                let said = match other {
+                    Outcome::Fault(fault) => fault.to_string(),
+                    _ => "no answer".to_owned(),
+                };
+                self.trouble = Some(format!("cannot look at the units: {said}"));
+                self.want(turn.now.mono.after(RETRY));
+                None
+            }
+        }
+    }
+
+    /// The last look was at named units: a unit that it does not show was not asked for.
+    #[must_use]
+    pub fn exact(&self) -> bool {
+        self.exact
+    }
+
+    /// Whether `id` is the look under way.
+    #[must_use]
+    pub fn owns(&self, id: EffectId) -> bool {
+        self.pending.is_some_and(|(pending, _)| pending == id)
+    }
+
+    /// Whether what was seen is from `at` or later.
+    #[must_use]
+    pub fn seen_since(&self, at: Mono) -> bool {
+        self.began.is_some_and(|began| began >= at)
+    }
+
+    /// Forgets what was seen, and any look under way: its answer would be about another question.
+    pub fn reset(&mut self) {
+        *self = Looker::default();
+    }
+
+    #[must_use]
+    pub fn due(&self) -> Option<Mono> {
+        self.due.filter(|_| self.pending.is_none())
+    }
+
+    #[must_use]
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+}

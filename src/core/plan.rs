@@ -1,0 +1,152 @@
+//! What a deploy right now would do: the rules applied to what was just seen. Changes nothing.
+
+use std::collections::BTreeMap;
+
+use super::effect::StatusAsk;
+use super::evidence::{Source, busy_workers};
+use super::memory::Memory;
+use super::policy::{After, FpmRules, Overdue, Policy, ScheduledRules, ServiceRules, TargetRules};
+use super::seen::{Load, PoolAnswers, UnitSeen};
+use super::status::{PlanProcess, PlanRequest, PlanUnit, PlanView};
+use super::target::matches_any;
+use super::time::{Now, Span};
+use super::view::SCHEMA;
+
+/// What was seen for the plan, by target.
+#[derive(Debug, Default)]
+pub struct PlanSeen {
+    pub units: BTreeMap<String, Vec<UnitSeen>>,
+    /// By target: how the pools were asked, and what they said.
+    pub answers: BTreeMap<String, (Source, PoolAnswers)>,
+    /// By target: why nothing could be seen.
+    pub faults: BTreeMap<String, String>,
+}
+
+/// The plan for all targets, in the order of their names.
+#[must_use]
+pub fn plan(policy: &Policy, memory: &Memory, seen: &PlanSeen, now: Now) -> PlanView {
+    let mut units = Vec::new();
+    for (name, rules) in &policy.targets {
+        let seen_units = seen.units.get(name).map_or(&[][..], Vec::as_slice);
+        match rules {
+            TargetRules::PhpFpm(rules) => units.push(fpm(name, rules, policy, seen_units, seen.answers.get(name), now)),
+            TargetRules::Scheduled(rules) => units.extend(seen_units.iter().filter_map(|unit| script(name, rules, unit, now))),
+            TargetRules::Service(rules) => units.extend(seen_units.iter().filter_map(|unit| service(name, rules, unit, now))),
+        }
+    }
+    let mut notes: Vec<String> = seen.faults.iter().map(|(target, why)| format!("{target}: {why}")).collect();
+    if let Some(hold) = &memory.hold {
+        notes.push(format!("held by {} until {}: {}; a deploy waits until then", hold.by, hold.until, hold.reason));
+    }
+    if policy.targets.is_empty() {
+        notes.push("there are no targets: nothing would be done".to_owned());
+    }
+    PlanView { schema: SCHEMA, at: now.wall, note: Some(notes.join("; ")).filter(|note| !note.is_empty()), units }
+}
+
+fn processes(unit: &UnitSeen, now: Now) -> Vec<PlanProcess> {
+    unit.processes
+        .iter()
+        .map(|process| PlanProcess { pid: process.pid, name: process.comm.clone(), started_at: now.wall_of(process.start) })
+        .collect()
+}
+
+fn millis(span: std::time::Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn fpm(target: &str, rules: &FpmRules, policy: &Policy, units: &[UnitSeen], answers: Option<&(Source, PoolAnswers)>, now: Now) -> PlanUnit {
+    let unit = units.iter().find(|unit| unit.unit == rules.unit);
+    let in_flight: Vec<PlanRequest> = answers.and_then(in_flight).unwrap_or_default();
+    let drain = rules.drain_timeout;
+    let longer = in_flight.len();
+    let what = match unit {
+        None => "there is no such unit: nothing would be done".to_owned(),
+        Some(unit) if unit.load != Load::Loaded => "systemd has not loaded it: nothing would be done".to_owned(),
+        Some(unit) if !unit.active.runs() => "it does not run: nothing would be done".to_owned(),
+        Some(_) => {
+            let pools: Vec<&str> = policy.pools.keys().map(String::as_str).collect();
+            let depool = if pools.is_empty() { String::new() } else { format!("out of pool {}, ", pools.join(", ")) };
+            let repool = if pools.is_empty() { "" } else { ", back into the pool" };
+            format!(
+                "php-fpm -t, {depool}drain up to {}, RestartUnit, SIGKILL after {}, proof{repool}",
+                Span(drain),
+                Span(rules.term_timeout)
+            )
+        }
+    };
+    let pool_time: std::time::Duration = policy.pools.values().map(|pool| pool.timeout).max().unwrap_or_default();
+    PlanUnit {
+        target: target.to_owned(),
+        unit: rules.unit.clone(),
+        what,
+        deadline_ms: millis(policy.stamp.settle + pool_time * 2 + drain + rules.term_timeout),
+        processes: unit.map(|unit| processes(unit, now)).unwrap_or_default(),
+        in_flight,
+        casualty_expected: longer > 0 && drain.is_zero(),
+    }
+}
+
+fn in_flight((source, answers): &(Source, PoolAnswers)) -> Option<Vec<PlanRequest>> {
+    let Source::Status { asks, own } = source else { return None };
+    let asks: &[StatusAsk] = asks;
+    let workers = busy_workers(asks, own, answers)?;
+    let request = |worker: super::seen::WorkerSeen| PlanRequest {
+        pid: worker.pid,
+        name: worker.uri.split('?').next().unwrap_or_default().to_owned(),
+        ran: Span(std::time::Duration::from_micros(worker.duration_us)).to_string(),
+    };
+    Some(workers.into_iter().map(request).collect())
+}
+
+fn script(target: &str, rules: &ScheduledRules, unit: &UnitSeen, now: Now) -> Option<PlanUnit> {
+    if !matches_any(&rules.units, &unit.unit) || matches_any(&rules.exclude, &unit.unit) || unit.processes.is_empty() {
+        return None;
+    }
+    let drain = Span(rules.drain_timeout);
+    let both = unit.on_success && unit.on_failure && rules.overdue.is_none();
+    let finish = rules.overdue == Some(Overdue::Finish) || both;
+    let what = if unit.refuse_manual_stop {
+        "it refuses a manual stop: it goes on with old code until it ends".to_owned()
+    } else if unit.load == Load::Masked {
+        "it is masked: it goes on with old code until it ends".to_owned()
+    } else if finish {
+        "it may finish, however long it runs".to_owned()
+    } else {
+        let after = match rules.after {
+            After::Rerun => "runs again at once".to_owned(),
+            After::UntilNext => "stays quiet until its next scheduled run".to_owned(),
+            After::Auto if unit.timers.is_empty() => "runs again at once, since it has no timer".to_owned(),
+            After::Auto => {
+                format!("stays quiet until its next scheduled run if that is within {}, else runs again at once", Span(rules.quiet_within))
+            }
+        };
+        format!("may end by itself in {drain}; then SIGTERM, SIGKILL after {}; {after}", Span(rules.term_timeout))
+    };
+    let stopped = !finish && !unit.refuse_manual_stop && unit.load != Load::Masked;
+    Some(PlanUnit {
+        target: target.to_owned(),
+        unit: unit.unit.clone(),
+        what,
+        deadline_ms: if stopped { millis(rules.drain_timeout + rules.term_timeout) } else { 0 },
+        processes: processes(unit, now),
+        in_flight: Vec::new(),
+        casualty_expected: stopped,
+    })
+}
+
+fn service(target: &str, rules: &ServiceRules, unit: &UnitSeen, now: Now) -> Option<PlanUnit> {
+    if !matches_any(&rules.units, &unit.unit) || matches_any(&rules.exclude, &unit.unit) || unit.processes.is_empty() {
+        return None;
+    }
+    let drain = if rules.drain_timeout.is_zero() { String::new() } else { format!("waits up to {}, ", Span(rules.drain_timeout)) };
+    Some(PlanUnit {
+        target: target.to_owned(),
+        unit: unit.unit.clone(),
+        what: format!("{drain}RestartUnit, SIGKILL after {}", Span(rules.term_timeout)),
+        deadline_ms: millis(rules.drain_timeout + rules.term_timeout),
+        processes: processes(unit, now),
+        in_flight: Vec::new(),
+        casualty_expected: false,
+    })
+}

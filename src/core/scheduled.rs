@@ -1,0 +1,655 @@
+//! `kind = "scheduled"`: timer-activated scripts. A running stale one may end by itself; then it is stopped, and runs again now, or at
+//! its next scheduled run.
+//!
+//! The order of a stop is that of facts F2.3: its timers, the service, then what was lent is given back, then the rerun and the timers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::effect::{Effect, EffectId, JobEnd, Looked, Outcome};
+use super::entry::Entry;
+use super::ladder::{Ladder, Rung};
+use super::loans::{Loan, Loans, script_drop_in};
+use super::look::Looker;
+use super::memory::Want;
+use super::policy::{After, Overdue, ScheduledRules};
+use super::seen::{Active, Exit, Load, TimerSeen, UnitSeen};
+use super::stale::{LOOK_FROM, Stale, stale};
+use super::status::{Casualty, CasualtyKind, TargetState, UnitEnd, UnitView};
+use super::step::{Deadline, Turn, earliest};
+use super::target::{Progress, matches_any};
+use super::time::{Mono, Now, Span};
+
+/// While scripts drain, their end is announced by JobRemoved; this catches what was missed.
+const DRAIN_LOOK: Duration = Duration::from_secs(5);
+/// While one is being stopped.
+const STOP_LOOK: Duration = Duration::from_millis(500);
+/// Stops that end together are looked at together.
+const BATCH: Duration = Duration::from_millis(15);
+/// While nothing is to be done but some are left running.
+const LEFT_LOOK: Duration = Duration::from_secs(30);
+/// For the stop of a timer: it has no processes.
+const TIMER_STOP: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub struct Scheduled {
+    name: String,
+    scripts: BTreeMap<String, Script>,
+    look: Looker,
+    /// The want that is being worked on.
+    working: Option<Want>,
+    began: Mono,
+    progress: Progress,
+}
+
+#[derive(Debug)]
+struct Script {
+    seen: UnitSeen,
+    stale: Stale,
+    step: ScriptStep,
+    /// When `step` was entered.
+    since: Mono,
+    drain_until: Mono,
+    ladder: Option<Ladder>,
+    pending: BTreeMap<EffectId, Ask>,
+    started_again: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum ScriptStep {
+    Draining,
+    /// Its timers are being stopped, so that the end of the script starts no run off schedule (facts F2.2).
+    StoppingTimers,
+    /// Its loan is awaited, and one more look, so that nothing fresh is stopped.
+    Ready,
+    Stopping,
+    /// It is gone; what was lent is given back before anything starts.
+    Stopped,
+    StartingTimers,
+    Deciding,
+    Starting,
+    Done(UnitEnd, String),
+    Left(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Ask {
+    StopTimer,
+    StopScript,
+    Kill,
+    Reset,
+    StartTimer(String),
+    StartScript,
+}
+
+impl Scheduled {
+    #[must_use]
+    pub fn new(name: &str) -> Scheduled {
+        Scheduled {
+            name: name.to_owned(),
+            scripts: BTreeMap::new(),
+            look: Looker::default(),
+            working: None,
+            began: Mono::BOOT,
+            progress: Progress::Idle,
+        }
+    }
+
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Whether the first look for the present want is still to come.
+    #[must_use]
+    pub fn gathering(&self) -> bool {
+        matches!(self.progress, Progress::Working) && !self.look.seen_since(self.began)
+    }
+
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.scripts.values().any(|script| matches!(script.step, ScriptStep::StoppingTimers | ScriptStep::Ready | ScriptStep::Stopping))
+    }
+
+    /// Whether this timer, or this script, is being worked on.
+    #[must_use]
+    pub fn owns(&self, timer: &str, unit: &str) -> bool {
+        let busy = self.scripts.iter().filter(|(_, script)| !script.at_rest());
+        let mut busy = busy.map(|(name, script)| name == unit || script.seen.timers.iter().any(|seen| seen.unit == timer));
+        busy.any(|owned| owned)
+    }
+
+    /// Begins, or begins again, to make this target fresh.
+    pub fn renew(&mut self, turn: &mut Turn<'_>, want: Want) {
+        self.began = turn.now.mono;
+        self.scripts.retain(|_, script| !matches!(script.step, ScriptStep::Done(..) | ScriptStep::Left(_)));
+        if want.forced {
+            for script in self.scripts.values_mut() {
+                script.drain_until = script.drain_until.min(turn.now.mono);
+            }
+        }
+        self.working = Some(want);
+        self.progress = Progress::Working;
+        self.look.reset();
+        self.look.want(turn.now.mono);
+    }
+
+    /// Gives up what has not been touched; what has been goes on to its end.
+    pub fn pause(&mut self, loans: &mut Loans) {
+        self.scripts.retain(|unit, script| {
+            let untouched = matches!(script.step, ScriptStep::Draining);
+            if untouched {
+                loans.release(unit);
+            }
+            !untouched
+        });
+        if self.scripts.values().all(Script::at_rest) {
+            self.progress = Progress::Idle;
+            self.working = None;
+        }
+    }
+
+    pub fn hint(&mut self, now: Mono, unit: Option<&str>) {
+        let ours = unit.is_none_or(|unit| self.scripts.contains_key(unit));
+        if ours && self.working.is_some() {
+            self.look.want(now);
+        }
+    }
+
+    pub fn outcome(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, id: EffectId, outcome: &Outcome) -> bool {
+        if self.look.owns(id) {
+            if let Some(units) = self.look.outcome(turn, id, outcome) {
+                self.seen(turn, rules, loans, units);
+            }
+            return true;
+        }
+        let name = self.name.clone();
+        for (unit, script) in &mut self.scripts {
+            if let Some(ask) = script.pending.remove(&id) {
+                let stopped = ask == Ask::StopScript;
+                script.came_of(turn, &name, unit, ask, outcome);
+                if stopped {
+                    self.look.want(turn.now.mono.after(BATCH));
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    fn seen(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, units: &[UnitSeen]) {
+        let Some(want) = self.working.clone() else { return };
+        let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
+        let mut present = BTreeSet::new();
+        for seen in units {
+            let known = self.scripts.contains_key(&seen.unit);
+            if !known && (!matches_any(&rules.units, &seen.unit) || matches_any(&rules.exclude, &seen.unit)) {
+                continue;
+            }
+            let stale = stale(seen, &want, &memory);
+            if seen.active.runs() || !seen.processes.is_empty() {
+                present.insert(seen.unit.clone());
+            }
+            match self.scripts.get_mut(&seen.unit) {
+                Some(script) => script.look(turn, &self.name, loans, seen, stale, &want),
+                None if !stale.is_empty() => {
+                    let drain_until = if want.forced { turn.now.mono } else { self.began.after(rules.drain_timeout) };
+                    self.scripts.insert(seen.unit.clone(), Script::new(seen.clone(), stale, turn.now.mono, drain_until));
+                }
+                None => {}
+            }
+        }
+        if self.look.exact() {
+            return;
+        }
+        for (unit, script) in &mut self.scripts {
+            if !present.contains(unit) && matches!(script.step, ScriptStep::Draining | ScriptStep::Left(_)) {
+                script.ended_by_itself(turn, &self.name, unit);
+            }
+        }
+    }
+
+    pub fn advance(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
+        if self.working.is_none() {
+            return;
+        }
+        let mut failed: Vec<String> = Vec::new();
+        for (unit, script) in &mut self.scripts {
+            script.advance(turn, rules, loans, &self.name, unit, &self.look);
+            if let ScriptStep::Done(UnitEnd::Failed, why) = &script.step {
+                failed.push(format!("{unit}: {why}"));
+            }
+        }
+        let busy = self.scripts.values().any(|script| !script.at_rest());
+        if !busy {
+            for unit in self.scripts.keys() {
+                loans.release(unit);
+            }
+        }
+        self.look_when_due(turn, rules);
+        let landed = self.working.as_ref().map_or(Mono::BOOT, |want| want.landed);
+        if !matches!(self.progress, Progress::Working) || busy {
+            return;
+        }
+        // The last look is one that nothing can have slipped through: after the blur of the landing, and after the last rerun.
+        let from =
+            self.scripts.values().map(|script| script.since).max().unwrap_or(self.began).max(landed.after(LOOK_FROM)).max(self.began);
+        if self.look.seen_since(from) {
+            self.progress = match failed.first() {
+                None => Progress::Reached,
+                Some(first) => Progress::Failed { why: first.clone(), blocked: false },
+            };
+            self.look_when_due(turn, rules);
+        } else {
+            self.look.want(from.max(turn.now.mono));
+            self.look_when_due(turn, rules);
+        }
+    }
+
+    fn look_when_due(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
+        let now = turn.now.mono;
+        let busy = self.scripts.values().any(|script| !script.at_rest());
+        let left = self.scripts.values().any(|script| matches!(script.step, ScriptStep::Left(_)));
+        if self.scripts.values().any(|script| matches!(script.step, ScriptStep::Stopping)) {
+            self.look.want(now.after(STOP_LOOK));
+        } else if busy {
+            self.look.want(now.after(DRAIN_LOOK));
+        } else if left {
+            self.look.want(now.after(LEFT_LOOK));
+        }
+        // One look serves all that became ready together.
+        let timers_stopping = self.scripts.values().any(|script| matches!(script.step, ScriptStep::StoppingTimers));
+        let unseen = |script: &Script| match script.step {
+            ScriptStep::Ready => !timers_stopping && !self.look.seen_since(script.since),
+            ScriptStep::Deciding => !self.look.seen_since(script.since),
+            _ => false,
+        };
+        if self.scripts.values().any(unseen) {
+            self.look.want(now);
+        }
+        // A unit that is being stopped is asked for by name: one that has ended does not match "running".
+        let named = self.scripts.iter().filter(|(_, script)| script.watched());
+        let cgroups: BTreeMap<String, String> = named.map(|(unit, script)| (unit.clone(), script.seen.cgroup.clone())).collect();
+        if cgroups.is_empty() {
+            self.look.ask(turn, &rules.units, Looked::WithTimers, cgroups);
+        } else {
+            let units: Vec<String> = cgroups.keys().cloned().collect();
+            self.look.ask(turn, &units, Looked::Exactly, cgroups);
+        }
+    }
+
+    #[must_use]
+    pub fn deadline(&self) -> Option<Deadline> {
+        self.working.as_ref()?;
+        let look = self.look.due().map(|at| Deadline::new(at, format!("{}: look at its scripts", self.name)));
+        earliest(self.scripts.iter().map(|(unit, script)| script.deadline(unit)).chain([look]))
+    }
+
+    #[must_use]
+    pub fn views(&self, now: Now) -> Vec<UnitView> {
+        self.scripts.iter().map(|(unit, script)| script.view(unit, now)).collect()
+    }
+
+    #[must_use]
+    pub fn trouble(&self) -> Option<&str> {
+        self.look.trouble()
+    }
+}
+
+impl Script {
+    fn new(seen: UnitSeen, stale: Stale, now: Mono, drain_until: Mono) -> Script {
+        Script {
+            seen,
+            stale,
+            step: ScriptStep::Draining,
+            since: now,
+            drain_until,
+            ladder: None,
+            pending: BTreeMap::new(),
+            started_again: false,
+        }
+    }
+
+    fn at_rest(&self) -> bool {
+        matches!(self.step, ScriptStep::Done(..) | ScriptStep::Left(_))
+    }
+
+    /// Whether it is to be looked at by name: it is being stopped and its stop has been answered or is overdue, or it just was.
+    fn watched(&self) -> bool {
+        match self.step {
+            ScriptStep::Stopping => {
+                !self.pending.values().any(|ask| *ask == Ask::StopScript) || self.ladder.as_ref().is_some_and(Ladder::was_killed)
+            }
+            ScriptStep::StoppingTimers | ScriptStep::Ready | ScriptStep::Deciding => true,
+            _ => false,
+        }
+    }
+
+    fn enter(&mut self, now: Mono, step: ScriptStep) {
+        self.step = step;
+        self.since = now;
+    }
+
+    fn ended_by_itself(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str) {
+        let ran = Span(turn.now.mono.since(self.stale.oldest.unwrap_or(turn.now.mono)));
+        let why = format!("it ended by itself after {ran}");
+        turn.unit_ended(target, unit, UnitEnd::Finished, why.clone());
+        self.stale = Stale::default();
+        self.enter(turn.now.mono, ScriptStep::Done(UnitEnd::Finished, why));
+    }
+
+    fn look(&mut self, turn: &mut Turn<'_>, target: &str, loans: &mut Loans, seen: &UnitSeen, stale: Stale, want: &Want) {
+        match self.step {
+            ScriptStep::Draining | ScriptStep::Left(_) if stale.is_empty() => self.ended_by_itself(turn, target, &seen.unit),
+            ScriptStep::StoppingTimers | ScriptStep::Ready if stale.is_empty() => {
+                // It ended while its timers were being stopped: they are owed their start all the same.
+                self.stale = stale;
+                loans.release(&seen.unit);
+                self.enter(turn.now.mono, ScriptStep::StartingTimers);
+            }
+            ScriptStep::Stopping => {
+                self.stale = stale;
+                let cgroup = std::mem::take(&mut self.seen.cgroup);
+                self.seen = seen.clone();
+                if self.seen.cgroup.is_empty() {
+                    self.seen.cgroup = cgroup;
+                }
+            }
+            ScriptStep::Done(UnitEnd::Renewed, _) if self.started_again => {
+                self.started_again = false;
+                if !seen.invocation.is_empty() && seen.invocation != self.seen.invocation {
+                    let fresh = Entry::Fresh {
+                        target: target.to_owned(),
+                        unit: seen.unit.clone(),
+                        invocation: seen.invocation.clone(),
+                        landed_at: want.landed_at,
+                    };
+                    turn.record(fresh);
+                }
+            }
+            ScriptStep::Done(..) if !stale.is_empty() => {
+                // Somebody's process is older than the landing all the same: begin again with it.
+                *self = Script::new(seen.clone(), stale, turn.now.mono, turn.now.mono);
+            }
+            ScriptStep::Draining | ScriptStep::Left(_) | ScriptStep::StoppingTimers | ScriptStep::Ready => {
+                self.stale = stale;
+                self.seen = seen.clone();
+            }
+            ScriptStep::Stopped | ScriptStep::StartingTimers | ScriptStep::Deciding | ScriptStep::Starting | ScriptStep::Done(..) => {
+                self.seen.timers.clone_from(&seen.timers);
+                self.seen.active = seen.active;
+                self.stale = stale;
+            }
+        }
+    }
+
+    fn advance(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, target: &str, unit: &str, look: &Looker) {
+        let now = turn.now.mono;
+        match self.step.clone() {
+            ScriptStep::Draining => self.drain(turn, rules, loans, target, unit),
+            ScriptStep::StoppingTimers if self.pending.is_empty() => self.enter(now, ScriptStep::Ready),
+            ScriptStep::Ready => {
+                if needs_loan(&self.seen) {
+                    loans.want(unit, &script_drop_in(&self.seen, rules.term_timeout));
+                    match loans.of(unit) {
+                        Loan::Here => {}
+                        Loan::Coming => return,
+                        Loan::Failed(why) => return self.give_up(turn, target, unit, &why),
+                    }
+                }
+                if look.seen_since(self.since) {
+                    self.stop(turn, rules, target, unit);
+                }
+            }
+            ScriptStep::Stopping => self.escalate(turn, target, unit),
+            ScriptStep::Stopped => {
+                loans.release(unit);
+                if !turn.memory.lent.contains(unit) && self.pending.is_empty() {
+                    let rerun_first = turn.memory.reruns.contains_key(unit) && rules.after == After::Rerun;
+                    if rerun_first { self.start(turn, target, unit) } else { self.enter(now, ScriptStep::StartingTimers) }
+                }
+            }
+            ScriptStep::StartingTimers if self.pending.is_empty() => self.start_timers(turn, target, unit, rules),
+            ScriptStep::Deciding if look.seen_since(self.since) => self.decide(turn, rules, target, unit),
+            _ => {}
+        }
+    }
+
+    fn drain(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, target: &str, unit: &str) {
+        if let Some(why) = untouchable(&self.seen, rules.overdue) {
+            turn.unit_ended(target, unit, UnitEnd::Left, why.clone());
+            return self.enter(turn.now.mono, ScriptStep::Left(why));
+        }
+        if self.seen.exec_starts <= 1 && needs_loan(&self.seen) {
+            loans.want(unit, &script_drop_in(&self.seen, rules.term_timeout));
+        }
+        if turn.now.mono < self.drain_until || !turn.journal_good {
+            return;
+        }
+        self.enter(turn.now.mono, ScriptStep::StoppingTimers);
+        for timer in self.seen.timers.clone().iter().filter(|timer| timer.active) {
+            turn.record(Entry::TimerOwed { timer: timer.unit.clone(), persistent: timer.persistent });
+            let id = turn.ask(Effect::Stop { unit: timer.unit.clone(), within: TIMER_STOP });
+            self.pending.insert(id, Ask::StopTimer);
+        }
+        if self.pending.is_empty() {
+            self.enter(turn.now.mono, ScriptStep::Ready);
+        }
+    }
+
+    fn stop(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, target: &str, unit: &str) {
+        if rules.after != After::UntilNext && !self.seen.refuse_manual_start && !self.seen.transient {
+            turn.record(Entry::RerunOwed { unit: unit.to_owned(), target: target.to_owned() });
+        }
+        let id = turn.ask(Effect::Stop { unit: unit.to_owned(), within: rules.term_timeout + Duration::from_secs(30) });
+        self.pending.insert(id, Ask::StopScript);
+        self.ladder = Some(Ladder::new(turn.now.mono, rules.term_timeout));
+        self.enter(turn.now.mono, ScriptStep::Stopping);
+    }
+
+    fn escalate(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str) {
+        let Some(ladder) = &mut self.ladder else { return };
+        let looked = !self.pending.values().any(|ask| *ask == Ask::StopScript);
+        if looked && !self.seen.active.runs() && self.seen.processes.is_empty() && self.stale.is_empty() {
+            return self.gone(turn, target, unit);
+        }
+        match ladder.rung(turn.now.mono) {
+            Rung::Grace { .. } | Rung::Dying { .. } => {}
+            Rung::Kill => {
+                ladder.killed(turn.now.mono);
+                let id = turn.ask(Effect::Kill { unit: unit.to_owned(), cgroup: self.seen.cgroup.clone() });
+                self.pending.insert(id, Ask::Kill);
+            }
+            Rung::Unkillable => {
+                let pids: Vec<String> = self.seen.processes.iter().map(|process| process.pid.to_string()).collect();
+                let why = format!("process {} does not end, not even by SIGKILL: it is stuck in the kernel", pids.join(", "));
+                self.give_up(turn, target, unit, &why);
+            }
+        }
+    }
+
+    /// It has ended. Whether our signal ended it, its exit tells.
+    fn gone(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str) {
+        let Some(ladder) = self.ladder.clone() else { return };
+        let before = self.seen.exit.is_some_and(|exit| exit.at != Mono::BOOT && exit.at < ladder.sent());
+        if !before {
+            let killed = ladder.was_killed() || self.seen.exit.is_some_and(|exit| exit.how == Exit::Killed(9));
+            let started = self.stale.oldest.or(Some(self.seen.main_start).filter(|at| *at != Mono::BOOT)).unwrap_or(self.since);
+            turn.record(Entry::Casualty(Casualty {
+                target: target.to_owned(),
+                unit: unit.to_owned(),
+                what: CasualtyKind::Script,
+                pid: self.seen.main_pid,
+                name: unit.to_owned(),
+                ran: Span(turn.now.mono.since(started)).to_string(),
+                ended_by: if killed { "SIGKILL" } else { "SIGTERM" }.to_owned(),
+                certain: self.seen.exit.is_some(),
+                at: turn.now.wall,
+                request: None,
+            }));
+        }
+        if self.seen.active == Active::Failed {
+            let id = turn.ask(Effect::ResetFailed { unit: unit.to_owned() });
+            self.pending.insert(id, Ask::Reset);
+        }
+        self.enter(turn.now.mono, ScriptStep::Stopped);
+    }
+
+    fn start_timers(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str, rules: &ScheduledRules) {
+        let owed: Vec<TimerSeen> = self.seen.timers.iter().filter(|timer| turn.memory.timers.contains_key(&timer.unit)).cloned().collect();
+        if owed.is_empty() {
+            return self.after_timers(turn, target, unit, rules);
+        }
+        for timer in owed {
+            let id = turn.ask(Effect::Start { unit: timer.unit.clone(), caught_up: timer.persistent });
+            self.pending.insert(id, Ask::StartTimer(timer.unit));
+        }
+    }
+
+    fn after_timers(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str, rules: &ScheduledRules) {
+        let now = turn.now.mono;
+        if self.ladder.is_none() {
+            return self.ended_by_itself(turn, target, unit);
+        }
+        if let ScriptStep::Done(..) = self.step {
+            return;
+        }
+        if self.started_again {
+            return self.done(turn, target, unit, UnitEnd::Renewed, "stopped, and started again with the new code".to_owned());
+        }
+        if rules.after == After::UntilNext || !turn.memory.reruns.contains_key(unit) {
+            self.enter(now, ScriptStep::Deciding);
+        } else if self.seen.timers.is_empty() {
+            self.start(turn, target, unit);
+        } else {
+            self.enter(now, ScriptStep::Deciding);
+        }
+    }
+
+    /// Its timers run again, so their next elapse is real: rerun now, or stay quiet until then.
+    fn decide(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, target: &str, unit: &str) {
+        let next = self.seen.timers.iter().filter(|timer| timer.active).filter_map(|timer| timer.next).min();
+        let within = next.is_some_and(|next| next.since(turn.now.wall) <= rules.quiet_within);
+        let rerun = turn.memory.reruns.contains_key(unit) && rules.after != After::UntilNext;
+        if rerun && !within && !self.seen.active.runs() {
+            return self.start(turn, target, unit);
+        }
+        let why = match next {
+            Some(next) => format!("stopped; its next scheduled run is at {next}"),
+            None if self.seen.active.runs() => "stopped; it runs again".to_owned(),
+            None => "stopped; no timer has a next run for it".to_owned(),
+        };
+        if turn.memory.reruns.contains_key(unit) {
+            turn.record(Entry::RerunSettled { unit: unit.to_owned(), why: why.clone() });
+        }
+        self.done(turn, target, unit, UnitEnd::Quiet, why);
+    }
+
+    fn start(&mut self, turn: &mut Turn<'_>, _target: &str, unit: &str) {
+        let id = turn.ask(Effect::Start { unit: unit.to_owned(), caught_up: false });
+        self.pending.insert(id, Ask::StartScript);
+        self.enter(turn.now.mono, ScriptStep::Starting);
+    }
+
+    fn done(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str, end: UnitEnd, why: String) {
+        turn.unit_ended(target, unit, end, why.clone());
+        self.enter(turn.now.mono, ScriptStep::Done(end, why));
+    }
+
+    fn give_up(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str, why: &str) {
+        self.done(turn, target, unit, UnitEnd::Failed, why.to_owned());
+    }
+
+    fn came_of(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str, ask: Ask, outcome: &Outcome) {
+        match (ask, outcome) {
+            (Ask::StartTimer(timer), Outcome::Queued) => turn.record(Entry::TimerSettled { timer, why: "started again".to_owned() }),
+            (Ask::StartTimer(timer), other) => {
+                self.give_up(turn, target, unit, &format!("its timer {timer} could not be started again: {}", said(other)))
+            }
+            (Ask::StartScript, Outcome::Queued) => {
+                turn.record(Entry::RerunSettled { unit: unit.to_owned(), why: "started again".to_owned() });
+                self.started_again = true;
+                self.enter(turn.now.mono, ScriptStep::StartingTimers);
+            }
+            (Ask::StartScript, other) => {
+                let why = format!("stopped, but it could not be started again: {}", said(other));
+                turn.record(Entry::RerunSettled { unit: unit.to_owned(), why: why.clone() });
+                self.give_up(turn, target, unit, &why);
+            }
+            (Ask::StopScript, Outcome::Fault(fault)) => self.give_up(turn, target, unit, &format!("it could not be stopped: {fault}")),
+            (Ask::StopTimer, Outcome::Fault(fault)) => {
+                self.give_up(turn, target, unit, &format!("its timer could not be stopped: {fault}"))
+            }
+            _ => {}
+        }
+    }
+
+    fn deadline(&self, unit: &str) -> Option<Deadline> {
+        match (&self.step, &self.ladder) {
+            (ScriptStep::Draining, _) => Some(Deadline::new(self.drain_until, format!("{unit}: may end by itself"))),
+            (ScriptStep::Stopping, Some(ladder)) => match ladder.rung(self.since) {
+                Rung::Grace { until } => Some(Deadline::new(until, format!("{unit}: its grace after SIGTERM"))),
+                Rung::Dying { until } => Some(Deadline::new(until, format!("{unit}: SIGKILL"))),
+                Rung::Kill | Rung::Unkillable => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn view(&self, unit: &str, now: Now) -> UnitView {
+        let (state, why, deadline) = match &self.step {
+            ScriptStep::Draining => (TargetState::Draining, "runs old code; may end by itself".to_owned(), Some(self.drain_until)),
+            ScriptStep::StoppingTimers | ScriptStep::Ready => (TargetState::Stopping, "about to be stopped".to_owned(), None),
+            ScriptStep::Stopping => match self.ladder.as_ref().map(|ladder| ladder.rung(now.mono)) {
+                Some(Rung::Grace { until }) => (TargetState::Stopping, "was sent SIGTERM".to_owned(), Some(until)),
+                Some(Rung::Dying { until }) => (TargetState::Killing, "was sent SIGKILL".to_owned(), Some(until)),
+                _ => (TargetState::Killing, "SIGKILL is due".to_owned(), None),
+            },
+            ScriptStep::Stopped | ScriptStep::StartingTimers | ScriptStep::Deciding | ScriptStep::Starting => {
+                (TargetState::Starting, "stopped; its timers, and if its rules say so the script, are being started".to_owned(), None)
+            }
+            ScriptStep::Done(UnitEnd::Failed, why) => (TargetState::Failed, why.clone(), None),
+            ScriptStep::Done(_, why) => (TargetState::Fresh, why.clone(), None),
+            ScriptStep::Left(why) => (TargetState::Left, why.clone(), None),
+        };
+        UnitView {
+            unit: unit.to_owned(),
+            state,
+            stale_processes: self.stale.count(),
+            oldest_start: self.stale.oldest.map(|at| now.wall_of(at)),
+            in_flight: None,
+            why,
+            deadline: deadline.map(|at| now.wall_of(at)),
+        }
+    }
+}
+
+fn said(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Fault(fault) => fault.to_string(),
+        Outcome::Job(JobEnd::Running) => "it took too long".to_owned(),
+        _ => "no answer".to_owned(),
+    }
+}
+
+/// A script that its rules, or systemd, do not let us stop.
+fn untouchable(unit: &UnitSeen, overdue: Option<Overdue>) -> Option<String> {
+    if unit.refuse_manual_stop {
+        return Some("it refuses a manual stop (RefuseManualStop=yes): it goes on with old code until it ends".to_owned());
+    }
+    if unit.load == Load::Masked {
+        return Some("it is masked, so it could not come back: it goes on with old code until it ends".to_owned());
+    }
+    match overdue {
+        Some(Overdue::Finish) => Some("its rules let it finish (overdue = \"finish\")".to_owned()),
+        Some(Overdue::Stop) => None,
+        None if unit.on_success && unit.on_failure => {
+            Some("it has OnSuccess= and OnFailure=, so any stop would start one of them: it may finish".to_owned())
+        }
+        None => None,
+    }
+}
+
+/// A unit with OnSuccess= is given no success that it did not earn (facts M2).
+fn needs_loan(unit: &UnitSeen) -> bool {
+    !unit.on_success
+}

@@ -1,0 +1,243 @@
+//! What status says: the machine seen from outside, in the contract's words.
+
+use super::effect::Effect;
+use super::machine::{Machine, Work};
+use super::policy::TargetRules;
+use super::pool::Goal;
+use super::status::{
+    AgentView, HoldView, PoolView, ReachedView, SlotView, StampView, State, StatusView, TargetState, TargetView, UnitView,
+};
+use super::target::Progress;
+use super::time::Now;
+
+/// The version of the schema of status.json.
+pub const SCHEMA: u32 = 1;
+
+/// What the host waits for, what comes next, and when.
+#[derive(Debug, Default)]
+struct Waiting {
+    waiting_for: Option<String>,
+    next: Option<String>,
+    deadline: Option<super::time::Wall>,
+}
+
+impl Machine {
+    /// Everything there is to say now. Casualties are shown without their request lines.
+    #[must_use]
+    pub fn status(&self, now: Now, agent: AgentView) -> StatusView {
+        let targets = self.target_views(now);
+        let pools: Vec<PoolView> = self.pools.values().map(|pool| pool.view(self.memory.depooled.contains_key(pool.name()))).collect();
+        let state = self.state();
+        let waiting = self.waiting(now, state, &targets);
+        let last = self.memory.rollout.as_ref().map(|rollout| rollout.view.clone()).or_else(|| self.memory.last_rollout.clone());
+        let last_rollout = last.map(|mut view| {
+            for casualty in &mut view.casualties {
+                casualty.request = None;
+            }
+            view
+        });
+        StatusView {
+            schema: SCHEMA,
+            written_at: now.wall,
+            agent,
+            stamp: self.stamp_view(),
+            state,
+            reached: self.memory.reached.as_ref().map(|reached| ReachedView { id: reached.id.clone(), at: reached.at }),
+            waiting_for: waiting.waiting_for,
+            next: waiting.next,
+            deadline: waiting.deadline,
+            hold: self.memory.hold.as_ref().map(|hold| HoldView {
+                reason: hold.reason.clone(),
+                by: hold.by.clone(),
+                until: hold.until,
+                targets: hold.targets.as_ref().map(|targets| targets.iter().cloned().collect()),
+            }),
+            pools,
+            slot: SlotView { state: "none".to_owned(), holders: Vec::new() },
+            targets,
+            last_rollout,
+            problems: self.problems(),
+        }
+    }
+
+    fn stamp_view(&self) -> StampView {
+        let deploy = self.pending.as_ref().map(|pending| &pending.deploy).or(self.memory.stamp.as_ref().map(|stamp| &stamp.deploy));
+        StampView {
+            path: self.policy.stamp.path.clone(),
+            id: deploy.map(|deploy| deploy.id.clone()),
+            landed_at: deploy.map(|deploy| deploy.landed_at),
+            error: self.stamp_fault.as_ref().map(ToString::to_string),
+        }
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems: Vec<String> = Vec::new();
+        problems.extend(self.config_problem.clone());
+        problems.extend(self.journal_problem.clone());
+        problems.extend(self.loans.trouble().map(str::to_owned));
+        problems.extend(self.debts.trouble().map(str::to_owned));
+        problems.extend(self.inplace.trouble().map(str::to_owned));
+        for work in self.works.values() {
+            let trouble = match work {
+                Work::Fpm => None,
+                Work::Scheduled(work) => work.trouble(),
+                Work::Services(work) => work.trouble(),
+            };
+            problems.extend(trouble.map(str::to_owned));
+        }
+        let troubled = |pool: &&super::pool::Pool| pool.goal() != Goal::Rest;
+        problems.extend(self.pools.values().filter(troubled).filter_map(|pool| pool.trouble().map(str::to_owned)));
+        if self.memory.rollout.is_none() && !self.memory.depooled.is_empty() {
+            let pools = self.memory.depooled.keys().cloned().collect::<Vec<_>>().join(", ");
+            let units = self.memory.unproven.keys().cloned().collect::<Vec<_>>().join(", ");
+            let why = if units.is_empty() { "it could not be put back".to_owned() } else { format!("{units} is not proven to serve") };
+            problems.push(format!("this agent took this host out of pool {pools}, and {why}"));
+        }
+        problems.sort();
+        problems.dedup();
+        problems
+    }
+
+    fn state(&self) -> State {
+        let unmet = self.memory.targets.iter().any(|(name, target)| self.works.contains_key(name) && target.unmet().is_some());
+        let stranded = self.memory.rollout.is_none() && !self.memory.depooled.is_empty();
+        let repool_fails = self.pools.values().any(|pool| pool.goal() == Goal::In && pool.trouble().is_some());
+        let committed = self.memory.rollout.is_some() && self.inplace.needs_out();
+        if self.memory.hold.is_some() && !committed {
+            return if stranded || repool_fails { State::Failed } else { State::Held };
+        }
+        if repool_fails || (stranded && !self.memory.unproven.is_empty()) {
+            return State::Failed;
+        }
+        if self.journal_problem.is_some() && (unmet || self.pending.is_some()) {
+            return State::Blocked;
+        }
+        if self.memory.rollout.is_some() || self.pending.is_some() {
+            return State::Converging;
+        }
+        match (&self.retry, unmet) {
+            (Some(retry), true) if retry.tries > 0 && !retry.blocked => State::Failed,
+            (Some(retry), true) if retry.tries > 0 => State::Blocked,
+            (_, true) => State::Converging,
+            (_, false) if self.works.is_empty() || self.memory.targets.values().all(|target| target.want.is_none()) => State::Idle,
+            (_, false) => State::Converged,
+        }
+    }
+
+    fn target_views(&self, now: Now) -> Vec<TargetView> {
+        let mut views = Vec::new();
+        for (name, work) in &self.works {
+            let Some(rules) = self.policy.targets.get(name) else { continue };
+            let units: Vec<UnitView> = match (work, rules) {
+                (Work::Scheduled(work), _) => work.views(now),
+                (Work::Services(work), _) => work.views(now),
+                (Work::Fpm, TargetRules::PhpFpm(rules)) => self.inplace.view(name, rules, now).into_iter().collect(),
+                (Work::Fpm, _) => Vec::new(),
+            };
+            let (state, why) = self.target_state(name, &units);
+            let deadline = units.iter().filter_map(|unit| unit.deadline).max();
+            views.push(TargetView { name: name.clone(), kind: rules.kind().to_owned(), state, why, deadline, units });
+        }
+        views
+    }
+
+    fn target_state(&self, name: &str, units: &[UnitView]) -> (TargetState, String) {
+        let memory = self.memory.targets.get(name).cloned().unwrap_or_default();
+        let Some(want) = &memory.want else {
+            return (TargetState::Adopted, format!("adopted, not renewed since {}", memory.adopted_at));
+        };
+        if self.held(name) && memory.unmet().is_some() && units.iter().all(|unit| unit.state <= TargetState::Left) {
+            let until = self
+                .memory
+                .hold
+                .as_ref()
+                .map(|hold| format!("held by {} until {}: {}", hold.by, hold.until, hold.reason))
+                .unwrap_or_default();
+            return (TargetState::Held, until);
+        }
+        if let Some(worst) = units.iter().max_by_key(|unit| unit.state).filter(|unit| unit.state > TargetState::Adopted) {
+            let others = units.iter().filter(|unit| unit.state == worst.state).count() - 1;
+            let more = if others == 0 { String::new() } else { format!(" (and {others} more)") };
+            return (worst.state, format!("{}: {}{more}", worst.unit, worst.why));
+        }
+        match (self.progress(name), memory.unmet()) {
+            (Progress::Failed { why, .. }, Some(_)) => (TargetState::Failed, why),
+            (_, Some(want)) => (TargetState::Stale, format!("to be renewed for {}", want.id)),
+            (_, None) => (TargetState::Fresh, format!("fresh for {}", want.id)),
+        }
+    }
+
+    fn waiting(&self, now: Now, state: State, targets: &[TargetView]) -> Waiting {
+        if state == State::Held {
+            let hold = self.memory.hold.as_ref();
+            return Waiting {
+                waiting_for: hold.map(|hold| format!("the hold of {}: {}", hold.by, hold.reason)),
+                next: Some("what waits goes on".to_owned()),
+                deadline: hold.map(|hold| hold.until),
+            };
+        }
+        if let Some(pool) = self.pools.values().find(|pool| pool.goal() == Goal::In && self.memory.depooled.contains_key(pool.name())) {
+            let trouble = pool.trouble().map(|trouble| format!(": {trouble}")).unwrap_or_default();
+            let next = pool.deadline().map(|deadline| now.wall_of(deadline.at));
+            let text = format!("pool {} to have this host back{trouble}", pool.name());
+            return Waiting { waiting_for: Some(text), next: Some("try again".to_owned()), deadline: next };
+        }
+        let units = targets.iter().flat_map(|target| target.units.iter());
+        let working =
+            units.filter(|unit| !matches!(unit.state, TargetState::Fresh | TargetState::Left | TargetState::Failed | TargetState::Adopted));
+        // The one that is due first is what the host waits for.
+        if let Some(unit) = working.min_by_key(|unit| (unit.deadline.is_none(), unit.deadline)) {
+            let more = match unit.state {
+                TargetState::Stale if self.pools.values().any(|pool| pool.goal() == Goal::Out) => {
+                    self.pools.values().find_map(|pool| pool.trouble()).map(|trouble| format!(": {trouble}")).unwrap_or_default()
+                }
+                _ => String::new(),
+            };
+            return Waiting {
+                waiting_for: Some(format!("{}: {}{more}", unit.unit, unit.why)),
+                next: Some(next_of(unit.state, self.kind_of(targets, &unit.unit)).to_owned()),
+                deadline: unit.deadline,
+            };
+        }
+        if let Some(deadline) = self.intake_deadline().filter(|_| !matches!(state, State::Idle | State::Converged)) {
+            let why = self.retry.as_ref().filter(|_| self.pending.is_none()).map(|retry| retry.why.clone());
+            let what = why.unwrap_or_else(|| deadline.why.clone());
+            let next = if self.pending.is_some() { "a rollout" } else { "another try" };
+            return Waiting { waiting_for: Some(what), next: Some(next.to_owned()), deadline: Some(now.wall_of(deadline.at)) };
+        }
+        match (state, &self.journal_problem) {
+            (State::Blocked, Some(problem)) => {
+                Waiting { waiting_for: Some(problem.clone()), next: Some("what waits goes on".to_owned()), deadline: None }
+            }
+            (State::Converging, _) => {
+                let act = self.memory.open.values().next().map_or("systemd to answer", describe);
+                Waiting { waiting_for: Some(act.to_owned()), next: None, deadline: None }
+            }
+            _ => Waiting::default(),
+        }
+    }
+
+    fn kind_of<'t>(&self, targets: &'t [TargetView], unit: &str) -> &'t str {
+        targets.iter().find(|target| target.units.iter().any(|seen| seen.unit == unit)).map_or("", |target| target.kind.as_str())
+    }
+}
+
+fn describe(effect: &Effect) -> &'static str {
+    match effect {
+        Effect::Lend { .. } | Effect::Unlend { .. } => "systemd to reload",
+        Effect::Depool { .. } | Effect::Repool { .. } => "the pool command to end",
+        _ => "systemd to answer",
+    }
+}
+
+fn next_of(state: TargetState, kind: &str) -> &'static str {
+    match (state, kind) {
+        (TargetState::Draining, "scheduled") => "SIGTERM",
+        (TargetState::Draining, _) => "RestartUnit",
+        (TargetState::Stopping, _) => "SIGKILL",
+        (TargetState::Killing, _) => "report it as stuck",
+        (TargetState::Verifying, "php-fpm") => "back into the pool",
+        (TargetState::Starting, _) => "its start",
+        _ => "RestartUnit",
+    }
+}

@@ -1,0 +1,324 @@
+//! Processes: those of a cgroup, their start times and parents, and signals to exactly the one that was meant (law 6).
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{SysconfVar, sysconf};
+use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+
+pub use rustix::process::Signal;
+
+use crate::core::effect::WorkerRef;
+use crate::core::seen::ProcessSeen;
+use crate::core::time::Mono;
+
+/// Of a command line that is compared; one longer than this is equal if it begins equal.
+const COMMAND_LINE: u64 = 64 * 1024;
+/// More processes than a host has.
+const MOST_PROCESSES: usize = 1 << 20;
+/// Cgroups in cgroups.
+const DEEPEST: usize = 64;
+/// How often a cgroup is read again while killing what is in it: forks can outrun one reading.
+const ROUNDS: usize = 16;
+
+/// Where cgroups and processes are read.
+#[derive(Debug, Clone)]
+pub struct Processes {
+    cgroups: PathBuf,
+    proc: PathBuf,
+    ticks_per_second: u64,
+}
+
+impl Default for Processes {
+    fn default() -> Self {
+        Processes::at("/sys/fs/cgroup".into(), "/proc".into())
+    }
+}
+
+impl Processes {
+    /// With these mount points of the unified cgroup hierarchy and of procfs.
+    #[must_use]
+    pub fn at(cgroups: PathBuf, proc: PathBuf) -> Processes {
+        let ticks_per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0);
+        Processes { cgroups, proc, ticks_per_second: ticks_per_second.unwrap_or(100) }
+    }
+
+    /// The living processes of a cgroup, given as systemd gives it (`/system.slice/x.service`), and of the cgroups in it. A cgroup that does
+    /// not exist has none, and neither has an empty name.
+    ///
+    /// # Errors
+    /// If they cannot be read. Then it is not known whether there are any (law 5).
+    pub fn of(&self, cgroup: &str) -> io::Result<Vec<ProcessSeen>> {
+        let mut seen: Vec<ProcessSeen> = Vec::new();
+        for pid in self.pids(cgroup)? {
+            if let Some(stat) = self.stat(pid)?
+                && !stat.is_dead
+            {
+                let start = self.since_boot(stat.start_ticks);
+                seen.push(ProcessSeen { pid, ppid: stat.ppid, start, comm: stat.comm, same_command_as_parent: false });
+            }
+        }
+        self.compare_with_parents(&mut seen);
+        Ok(seen)
+    }
+
+    /// A parent outside of the cgroup is systemd, or whoever moved the process there: it carries no code of this unit.
+    fn compare_with_parents(&self, seen: &mut [ProcessSeen]) {
+        let members: Vec<u32> = seen.iter().map(|process| process.pid).collect();
+        let mut lines: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
+        for process in seen {
+            if members.binary_search(&process.ppid).is_ok() {
+                for pid in [process.pid, process.ppid] {
+                    lines.entry(pid).or_insert_with(|| self.command_line(pid));
+                }
+                let (own, parents) = (lines.get(&process.pid), lines.get(&process.ppid));
+                process.same_command_as_parent = own == parents && own.is_some_and(|line| !line.is_empty());
+            }
+        }
+    }
+
+    fn command_line(&self, pid: u32) -> Vec<u8> {
+        let mut line = Vec::new();
+        if let Ok(file) = File::open(self.proc.join(pid.to_string()).join("cmdline")) {
+            let _ = file.take(COMMAND_LINE).read_to_end(&mut line);
+        }
+        line
+    }
+
+    /// Sorted, each once.
+    fn pids(&self, cgroup: &str) -> io::Result<Vec<u32>> {
+        let mut pids = Vec::new();
+        if let Some(directory) = self.directory(cgroup) {
+            collect_pids(&directory, DEEPEST, &mut pids)?;
+        }
+        pids.sort_unstable();
+        pids.dedup();
+        if pids.first() == Some(&0) {
+            return Err(io::Error::other(format!("processes of {cgroup} are not visible from here: is this another PID namespace?")));
+        }
+        Ok(pids)
+    }
+
+    /// `None` for the empty name, for the root, which is no unit's, and for what would lead out of the hierarchy.
+    fn directory(&self, cgroup: &str) -> Option<PathBuf> {
+        let relative = cgroup.strip_prefix('/')?;
+        let is_plain = !relative.is_empty() && relative.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        is_plain.then(|| self.cgroups.join(relative))
+    }
+
+    /// `None` if there is no such process (any more).
+    fn stat(&self, pid: u32) -> io::Result<Option<Stat>> {
+        let text = match read_small(&self.proc.join(pid.to_string()).join("stat")) {
+            Ok(text) => text,
+            Err(error) if is_gone(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        Stat::parse(&text).map(Some).ok_or_else(|| io::Error::new(ErrorKind::InvalidData, format!("/proc/{pid}/stat is not understood")))
+    }
+
+    fn since_boot(&self, ticks: u64) -> Mono {
+        Mono(u64::try_from(u128::from(ticks) * 1_000_000 / u128::from(self.ticks_per_second)).unwrap_or(u64::MAX))
+    }
+
+    /// Sends signals, one after the other, to exactly this worker; false if it has gone. Needs CAP_KILL for the processes of other users
+    /// (facts F7.2).
+    ///
+    /// # Errors
+    /// Above all EPERM.
+    pub fn signal(&self, worker: &WorkerRef, signals: &[Signal]) -> io::Result<bool> {
+        let Some(pidfd) = open(worker.pid)? else { return Ok(false) };
+        // Only now, with the process held: its number cannot be given to another while both are as they should be (traps T11).
+        let is_same = self.stat(worker.pid)?.is_some_and(|stat| self.since_boot(stat.start_ticks) == worker.start && !stat.is_dead)
+            && self.is_in(worker.pid, &worker.cgroup)?;
+        if !is_same {
+            return Ok(false);
+        }
+        for signal in signals {
+            if !send(&pidfd, *signal)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// SIGKILL to everything in a cgroup, again until nothing new turns up; how many were hit.
+    ///
+    /// # Errors
+    /// If it cannot be read, or above all EPERM.
+    pub fn kill_all(&self, cgroup: &str) -> io::Result<usize> {
+        let mut hit = std::collections::BTreeSet::new();
+        for _ in 0..ROUNDS {
+            let mut is_news = false;
+            for pid in self.pids(cgroup)? {
+                if let Some(pidfd) = open(pid)?
+                    && self.is_in(pid, cgroup)?
+                    && send(&pidfd, Signal::KILL)?
+                {
+                    is_news |= hit.insert(pid);
+                }
+            }
+            if !is_news {
+                break;
+            }
+        }
+        Ok(hit.len())
+    }
+
+    /// Whether a process is in this cgroup or in one within it.
+    fn is_in(&self, pid: u32, cgroup: &str) -> io::Result<bool> {
+        match read_small(&self.proc.join(pid.to_string()).join("cgroup")) {
+            Ok(text) => Ok(!cgroup.is_empty() && unified(&text).is_some_and(|path| is_within(path, cgroup))),
+            Err(error) if is_gone(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What is needed of /proc/PID/stat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stat {
+    comm: String,
+    /// It has ended: a zombie, or on its way.
+    is_dead: bool,
+    ppid: u32,
+    /// Field 22, in ticks since boot.
+    start_ticks: u64,
+}
+
+impl Stat {
+    /// The name is whatever the process likes, parentheses, spaces and newlines included: it ends at the last `)`.
+    fn parse(text: &[u8]) -> Option<Stat> {
+        let opened = text.iter().position(|byte| *byte == b'(')?;
+        let closed = text.iter().rposition(|byte| *byte == b')')?;
+        let comm = String::from_utf8_lossy(text.get(opened + 1..closed)?).into_owned();
+        let mut fields = std::str::from_utf8(text.get(closed + 1..)?).ok()?.split_ascii_whitespace();
+        let is_dead = matches!(fields.next()?, "Z" | "X" | "x");
+        let ppid = fields.next()?.parse().ok()?;
+        // State is field 3, the parent field 4, the start field 22.
+        let start_ticks = fields.nth(17)?.parse().ok()?;
+        Some(Stat { comm, is_dead, ppid, start_ticks })
+    }
+}
+
+/// The path in the unified hierarchy, of the text of /proc/PID/cgroup. A cgroup that was removed has ` (deleted)` behind it.
+fn unified(text: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(text).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("0::"))
+}
+
+fn is_within(path: &str, cgroup: &str) -> bool {
+    path.strip_prefix(cgroup).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn collect_pids(directory: &Path, depth: usize, pids: &mut Vec<u32>) -> io::Result<()> {
+    let text = match fs::read_to_string(directory.join("cgroup.procs")) {
+        Ok(text) => text,
+        // A threaded cgroup: its processes are those of the cgroup above.
+        Err(error) if error.kind() == ErrorKind::Unsupported => return Ok(()),
+        Err(error) if is_gone(&error) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    pids.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+    if pids.len() > MOST_PROCESSES || depth == 0 {
+        return Err(io::Error::other(format!("{} holds more than can be looked at", directory.display())));
+    }
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if is_gone(&error) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            collect_pids(&entry.path(), depth - 1, pids)?;
+        }
+    }
+    Ok(())
+}
+
+fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::with_capacity(512);
+    File::open(path)?.take(COMMAND_LINE).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+/// ENOENT before, ENODEV and ESRCH while it is being read.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::NotFound || matches!(error.raw_os_error(), Some(nix::libc::ESRCH | nix::libc::ENODEV))
+}
+
+fn open(pid: u32) -> io::Result<Option<OwnedFd>> {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => Ok(Some(pidfd)),
+        Err(rustix::io::Errno::SRCH) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// False if it has ended.
+fn send(pidfd: &OwnedFd, signal: Signal) -> io::Result<bool> {
+    match pidfd_send_signal(pidfd, signal) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::SRCH) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REST: &str = " 1 812 812 0 -1 4194560 100 0 0 0 1 2 3 4 20 0 1 0 123456 1000 50 18446744073709551615";
+
+    fn stat(comm: &str, state: &str) -> Option<Stat> {
+        Stat::parse(format!("812 ({comm}) {state}{REST}").as_bytes())
+    }
+
+    #[test]
+    fn a_name_may_be_anything() {
+        for comm in ["php-fpm8.2", "a b", ") R 1 2 3", "(", "", "x\n) S 9"] {
+            assert_eq!(stat(comm, "S"), Some(Stat { comm: comm.into(), is_dead: false, ppid: 1, start_ticks: 123_456 }), "{comm:?}");
+        }
+        assert!(stat("x", "Z").unwrap().is_dead);
+    }
+
+    #[test]
+    fn what_is_no_stat_is_not_understood() {
+        for text in ["", "812", "812 (x)", "812 (x) S 1", "812 (x S 1", ")(", "812 (x) S -1 2"] {
+            assert_eq!(Stat::parse(text.as_bytes()), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_cgroup_is_within_itself_and_its_parents_only() {
+        assert_eq!(unified(b"9:name=systemd:/a\n0::/system.slice/x.service\n"), Some("/system.slice/x.service"));
+        assert!(is_within("/system.slice/x.service", "/system.slice/x.service"));
+        assert!(is_within("/system.slice/x.service/sub", "/system.slice/x.service"));
+        assert!(!is_within("/system.slice/x.service2", "/system.slice/x.service"));
+    }
+
+    #[test]
+    fn no_cgroup_name_leads_elsewhere() {
+        let processes = Processes::at("/cg".into(), "/proc".into());
+        assert_eq!(processes.directory("/a/b"), Some("/cg/a/b".into()));
+        for bad in ["", "/", "a", "/../x", "/a/../../b", "//a", "/a/"] {
+            assert_eq!(processes.directory(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_worker_with_another_start_or_cgroup_is_not_signalled() {
+        let processes = Processes::default();
+        let pid = std::process::id();
+        let own = processes.stat(pid).unwrap().unwrap();
+        let start = processes.since_boot(own.start_ticks);
+        let elsewhere = WorkerRef { pid, start, cgroup: "/system.slice/not-this.service".into() };
+        assert!(!processes.signal(&elsewhere, &[Signal::KILL]).unwrap());
+        let another = WorkerRef { pid, start: Mono(start.0 + 10_000), cgroup: "/".into() };
+        assert!(!processes.signal(&another, &[Signal::KILL]).unwrap());
+    }
+}

@@ -1,0 +1,177 @@
+//! Wakes up when something changes near the stamp. A hint and nothing more (law 4): filesystems without inotify events, and
+//! whatever else it misses, are caught by whoever reads the stamp again now and then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags as Flags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::walk::walk;
+
+/// One for each directory on the way, links included, and one for the file.
+const WATCHES_MAX: usize = 64;
+/// So many reads of 4 KiB of events before somebody else gets a turn.
+const BATCHES_MAX: u32 = 64;
+
+/// Only changes of names: what is written into other files beside the stamp wakes nobody.
+const DIRECTORY: Flags = Flags::IN_CREATE
+    .union(Flags::IN_DELETE)
+    .union(Flags::IN_MOVED_FROM)
+    .union(Flags::IN_MOVED_TO)
+    .union(Flags::IN_DELETE_SELF)
+    .union(Flags::IN_MOVE_SELF)
+    .union(Flags::IN_ONLYDIR);
+const FILE: Flags =
+    Flags::IN_MODIFY.union(Flags::IN_ATTRIB).union(Flags::IN_CLOSE_WRITE).union(Flags::IN_DELETE_SELF).union(Flags::IN_MOVE_SELF);
+
+/// Watches every name that the path of the stamp goes through, the targets of symbolic links included, the file itself, and the
+/// mounts of this machine (a mount over any of them is no event to inotify).
+///
+/// What is missing is waited for in the nearest directory that exists. An idle `Watch` costs nothing; a busy directory on the way
+/// costs a wakeup of this process, not of the caller, for what is created, removed or renamed in it.
+#[derive(Debug)]
+pub struct Watch {
+    path: PathBuf,
+    queue: Option<AsyncFd<Queue>>,
+    mounts: Option<AsyncFd<File>>,
+    /// The names of interest in each watched directory; none for the file.
+    watched: BTreeMap<WatchDescriptor, BTreeSet<OsString>>,
+    trouble: Option<String>,
+}
+
+impl Watch {
+    /// Begins to watch an absolute path: whatever changes from now on ends a [`Watch::changed`]. Inside a tokio runtime with I/O only.
+    #[must_use]
+    pub fn new(path: &Path) -> Watch {
+        let queue = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(std::io::Error::from);
+        let queue = queue.and_then(|inotify| register(Queue(inotify), Interest::READABLE));
+        // Of the thread: that is the mount namespace in which paths are resolved.
+        let mounts = File::open("/proc/thread-self/mountinfo").and_then(|file| register(file, Interest::PRIORITY));
+        let trouble = queue.as_ref().err().map(|error| format!("cannot watch the stamp, so it is only polled: {error}"));
+        let mut watch = Watch { path: path.to_owned(), queue: queue.ok(), mounts: mounts.ok(), watched: BTreeMap::new(), trouble };
+        watch.arm();
+        watch
+    }
+
+    /// Returns when the stamp may have changed since the last return, or since [`Watch::new`]; never without a reason, sometimes without
+    /// a change. Many changes at once are one return. Dropping the future loses nothing.
+    pub async fn changed(&mut self) {
+        loop {
+            let near = tokio::select! {
+                near = events(self.queue.as_ref(), &self.watched) => near,
+                () = mounted(self.mounts.as_ref()) => true,
+            };
+            if near {
+                self.arm();
+                return;
+            }
+        }
+    }
+
+    /// Why some changes are noticed by polling only, if that is so.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+
+    /// Puts watches where the path leads now. Each directory is watched before a name is looked up in it, so that no change falls
+    /// between the two.
+    fn arm(&mut self) {
+        let Some(queue) = &self.queue else { return };
+        let inotify = &queue.get_ref().0;
+        let mut watched: BTreeMap<WatchDescriptor, BTreeSet<OsString>> = BTreeMap::new();
+        let mut trouble = None;
+        let mut add = |fd: &OwnedFd, flags: Flags, name: Option<&OsStr>| {
+            if watched.len() >= WATCHES_MAX {
+                trouble = Some(format!("the path of the stamp goes through more than {WATCHES_MAX} directories: some are only polled"));
+                return;
+            }
+            match inotify.add_watch(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str(), flags) {
+                Ok(watch) => watched.entry(watch).or_default().extend(name.map(OsStr::to_owned)),
+                Err(Errno::ENOSPC) => {
+                    trouble = Some("cannot watch the stamp, so it is only polled: fs.inotify.max_user_watches is reached".to_owned())
+                }
+                Err(errno) => {
+                    trouble =
+                        Some(format!("cannot watch {} on the way to the stamp, so it is only polled: {}", display(name), errno.desc()))
+                }
+            }
+        };
+        if let Ok(end) = walk(&self.path, |directory, name| add(directory, DIRECTORY, Some(name)))
+            && super::other_than_file(&end.seen).is_none()
+        {
+            add(&end.fd, FILE, None);
+        }
+        for gone in self.watched.keys().filter(|watch| !watched.contains_key(watch)) {
+            // It is gone by itself if what it watched is.
+            let _ = inotify.rm_watch(*gone);
+        }
+        self.watched = watched;
+        self.trouble = trouble;
+    }
+}
+
+fn display(name: Option<&OsStr>) -> String {
+    name.map_or_else(|| "the file".to_owned(), |name| name.display().to_string())
+}
+
+/// Waits for events; whether one of them is of interest.
+async fn events(queue: Option<&AsyncFd<Queue>>, watched: &BTreeMap<WatchDescriptor, BTreeSet<OsString>>) -> bool {
+    let Some(queue) = queue else { return std::future::pending().await };
+    let Ok(mut ready) = queue.readable().await else { return std::future::pending().await };
+    let mut near = false;
+    for _ in 0..BATCHES_MAX {
+        match ready.get_inner().0.read_events() {
+            Ok(events) => near |= events.iter().any(|event| of_interest(event, watched)),
+            Err(Errno::EINTR) => {}
+            Err(_) => {
+                ready.clear_ready();
+                break;
+            }
+        }
+    }
+    near
+}
+
+fn of_interest(event: &InotifyEvent, watched: &BTreeMap<WatchDescriptor, BTreeSet<OsString>>) -> bool {
+    if event.mask.contains(Flags::IN_Q_OVERFLOW) {
+        return true;
+    }
+    match (watched.get(&event.wd), &event.name) {
+        (Some(names), Some(name)) => names.contains(name),
+        // The file, or the directory as a whole.
+        (Some(_), None) => true,
+        (None, _) => false,
+    }
+}
+
+async fn mounted(mounts: Option<&AsyncFd<File>>) {
+    let Some(mounts) = mounts else { return std::future::pending().await };
+    match mounts.ready(Interest::PRIORITY).await {
+        Ok(mut ready) => ready.clear_ready(),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// What tokio 1.54 offers instead is this same constructor, marked unsafe because a type could give another descriptor at each
+/// call. Those two types own theirs.
+#[allow(deprecated)]
+fn register<T: AsRawFd>(inner: T, interest: Interest) -> std::io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(inner, interest)
+}
+
+/// An [`Inotify`] that tokio can wait for.
+#[derive(Debug)]
+struct Queue(Inotify);
+
+impl AsRawFd for Queue {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}

@@ -1,0 +1,134 @@
+//! What is done to units.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::faults::{fault, is_absent, is_named};
+use super::link::{CallError, Live};
+use super::names::{job_id, unit_path};
+use super::{ACT, READ, Systemd};
+use crate::core::effect::{Fault, JobEnd};
+
+/// Takes the place of jobs that are queued, the start job of a running oneshot among them (facts F1.9).
+const REPLACE: &str = "replace";
+const SIGKILL: i32 = 9;
+
+/// What KillUnit found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Killed {
+    /// systemd sent the signal.
+    Sent,
+    /// systemd knows no such unit, or no process of it: leftovers are to be sought in the cgroup (facts F3.2).
+    Unknown,
+}
+
+impl Systemd {
+    /// StopUnit. Waits until its job is removed, at most `within`.
+    ///
+    /// How the unit ended can be read afterwards, though nothing else keeps it loaded (facts F1.14), until [`Systemd::unsubscribe`].
+    ///
+    /// # Errors
+    /// The fault of the call; one that was cut is made again, since a second stop changes nothing.
+    pub async fn stop(&self, unit: &str, within: Duration) -> Result<JobEnd, Fault> {
+        let deadline = Instant::now() + within;
+        let _listening = self.link.listen(Instant::now() + ACT).await?;
+        let what = format!("stop {unit}");
+        let (stopped, ()) = tokio::join!(
+            biased;
+            self.link.call(&what, ACT, |live| async move { live.manager.stop_unit(unit, REPLACE).await }),
+            self.link.hold(unit, READ),
+        );
+        self.end(stopped?.as_str(), deadline).await
+    }
+
+    /// ResetFailedUnit and StartUnit. Returns as soon as the job is queued: a oneshot's start job lasts as long as its script (facts F1.8).
+    ///
+    /// # Errors
+    /// The fault of StartUnit; that of ResetFailedUnit only if the bus is away.
+    pub async fn start(&self, unit: &str) -> Result<(), Fault> {
+        self.reset_failed(unit).await?;
+        self.link.call(&format!("start {unit}"), ACT, |live| async move { live.manager.start_unit(unit, REPLACE).await }).await?;
+        Ok(())
+    }
+
+    /// ResetFailedUnit, then RestartUnit; `taken` runs as soon as systemd has taken the job. Waits until the job is removed, at most
+    /// `within`.
+    ///
+    /// If the connection broke before the answer, a job that is there counts as ours; if none is there it may be over: [`JobEnd::Lost`],
+    /// for a second restart is none that anybody asked for.
+    ///
+    /// # Errors
+    /// The fault of RestartUnit; that of ResetFailedUnit only if the bus is away.
+    pub async fn restart(&self, unit: &str, within: Duration, taken: impl FnOnce()) -> Result<JobEnd, Fault> {
+        let deadline = Instant::now() + within;
+        let _listening = self.link.listen(Instant::now() + ACT).await?;
+        // Restarts count against StartLimitBurst= (facts F3.5), of a unit that is about to be stopped by us.
+        self.reset_failed(unit).await?;
+        let what = format!("restart {unit}");
+        let asked = self.link.once(&what, Instant::now() + ACT, |live| async move { live.manager.restart_unit(unit, REPLACE).await });
+        match asked.await {
+            Ok(job) => {
+                taken();
+                self.end(job.as_str(), deadline).await
+            }
+            Err(CallError::Cut(_)) => match self.job_of(unit).await? {
+                Some(id) => {
+                    taken();
+                    Ok(self.link.end_of(id, deadline).await)
+                }
+                None => Ok(JobEnd::Lost),
+            },
+            Err(CallError::Answer(error)) => Err(fault(&what, &error)),
+            Err(CallError::Silence(fault)) => Err(fault),
+        }
+    }
+
+    /// KillUnit(all, SIGKILL).
+    ///
+    /// # Errors
+    /// The fault of the call.
+    pub async fn kill(&self, unit: &str) -> Result<Killed, Fault> {
+        let what = format!("kill {unit}");
+        match self.link.answer(&what, ACT, |live| async move { live.manager.kill_unit(unit, "all", SIGKILL).await }).await {
+            Ok(()) => Ok(Killed::Sent),
+            Err(CallError::Answer(error)) if is_absent(&error) || is_named(&error, "NoSuchProcess") => Ok(Killed::Unknown),
+            Err(CallError::Answer(error) | CallError::Cut(error)) => Err(fault(&what, &error)),
+            Err(CallError::Silence(fault)) => Err(fault),
+        }
+    }
+
+    /// ResetFailedUnit. A unit that is not loaded has nothing to reset.
+    ///
+    /// # Errors
+    /// The fault of the call.
+    pub async fn reset_failed(&self, unit: &str) -> Result<(), Fault> {
+        let what = format!("reset the failed state of {unit}");
+        match self.link.answer(&what, ACT, |live| async move { live.manager.reset_failed_unit(unit).await }).await {
+            Ok(()) => Ok(()),
+            Err(CallError::Answer(error)) if is_absent(&error) => Ok(()),
+            Err(CallError::Answer(error) | CallError::Cut(error)) => Err(fault(&what, &error)),
+            Err(CallError::Silence(fault)) => Err(fault),
+        }
+    }
+
+    async fn end(&self, job: &str, deadline: Instant) -> Result<JobEnd, Fault> {
+        let id = job_id(job).ok_or_else(|| Fault::Other(format!("systemd's answer names no job: {job}")))?;
+        Ok(self.link.end_of(id, deadline).await)
+    }
+
+    /// The job that is queued or running for a unit.
+    pub(super) async fn job_of(&self, unit: &str) -> Result<Option<u32>, Fault> {
+        let path = unit_path(unit);
+        let path = path.as_str();
+        let value = self
+            .link
+            .call(&format!("ask for the job of {unit}"), READ, |live: Live| async move {
+                live.properties(path).await?.get("org.freedesktop.systemd1.Unit", "Job").await
+            })
+            .await?;
+        let (id, _) = <(u32, zbus::OwnedObjectPath)>::try_from(value).map_err(|e| Fault::Other(e.to_string()))?;
+        Ok((id != 0).then_some(id))
+    }
+}

@@ -1,0 +1,152 @@
+//! Commands, run by systemd as transient units: the agent executes nothing itself (law 9).
+
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use zbus::{Fd, Variant};
+
+use super::capture::Capture;
+use super::faults::{fault, is_named};
+use super::link::CallError;
+use super::names::job_id;
+use super::properties::SERVICE;
+use super::{ACT, READ, Systemd};
+use crate::core::effect::{CommandEnd, Fault, JobEnd};
+
+/// Of the output of a command that is only to succeed or fail.
+const OUTPUT: usize = 64 * 1024;
+/// Of the output of a command that is run for it.
+const LONG_OUTPUT: usize = 1024 * 1024;
+/// If the agent is gone by then, systemd ends the command this much later than the agent would have.
+const BACKSTOP: Duration = Duration::from_secs(10);
+/// For what a command left running when it ended, from SIGTERM to SIGKILL.
+const STRAGGLERS: Duration = Duration::from_secs(2);
+/// For a unit to be gone after SIGKILL.
+const GONE: Duration = Duration::from_secs(5);
+/// systemd's own exit status for "there is no such program, or it is not executable".
+const EXIT_EXEC: i32 = 203;
+const SIGKILL: i32 = 9;
+
+impl Systemd {
+    /// Runs `argv` and waits for its end, at most `timeout`; then it and all that it started is killed. `purpose` is shown as the unit's
+    /// description: `depool default`. Arguments are taken as they are: no shell, no variables, no specifiers.
+    ///
+    /// # Errors
+    /// [`Fault::Refused`] for an argv without an absolute path first; the fault of starting the unit; [`Fault::Unreachable`] if the bus went
+    /// away and its end is not known.
+    pub async fn run(&self, purpose: &str, argv: &[String], timeout: Duration) -> Result<CommandEnd, Fault> {
+        self.run_keeping(purpose, argv, timeout, OUTPUT).await.map(|(end, _)| end)
+    }
+
+    /// As [`Systemd::run`], with the first MiB of what it printed, standard output and error as they came.
+    ///
+    /// # Errors
+    /// As [`Systemd::run`].
+    pub async fn run_output(&self, purpose: &str, argv: &[String], timeout: Duration) -> Result<(CommandEnd, Vec<u8>), Fault> {
+        self.run_keeping(purpose, argv, timeout, LONG_OUTPUT).await
+    }
+
+    async fn run_keeping(&self, purpose: &str, argv: &[String], timeout: Duration, limit: usize) -> Result<(CommandEnd, Vec<u8>), Fault> {
+        let Some(program) = argv.first().filter(|program| program.starts_with('/')) else {
+            return Err(Fault::Refused(format!("cannot run the command for \"{purpose}\": it does not start with an absolute path")));
+        };
+        let serial = self.hooks.count.fetch_add(1, Ordering::Relaxed);
+        let unit = format!("restart-agent-hook-{}-{serial}.service", self.hooks.name);
+        let _listening = self.link.listen(Instant::now() + ACT).await?;
+        let (mut capture, output) = Capture::new(limit).map_err(|error| Fault::Other(format!("cannot run \"{purpose}\": no pipe: {error}")))?;
+
+        let started = Instant::now();
+        let job = self.start_hook(&unit, purpose, argv, timeout, &output).await?;
+        drop(output);
+        // Its start job ends when it has ended, and with it all that it started: Type=oneshot, KillMode=control-group.
+        let mut end = self.read_until_end(job, started + timeout, &mut capture).await;
+        let timed_out = end == JobEnd::Running;
+        if timed_out {
+            let _ = self.kill_hook(&unit).await;
+            end = self.read_until_end(job, Instant::now() + GONE, &mut capture).await;
+            if end == JobEnd::Running {
+                tracing::warn!(unit, "the command for \"{purpose}\" is still there after SIGKILL");
+            }
+        }
+        capture.finish();
+        let end = if timed_out { Ok(CommandEnd::TimedOut) } else { self.how_it_ended(&unit, purpose, program, &end, &capture).await };
+        self.link.let_go(&unit, READ).await;
+        Ok((end?, capture.into_output()))
+    }
+
+    async fn read_until_end(&self, job: u32, deadline: Instant, capture: &mut Capture) -> JobEnd {
+        tokio::select! {
+            end = self.link.end_of(job, deadline) => end,
+            never = capture.read() => match never {},
+        }
+    }
+
+    async fn start_hook(&self, unit: &str, purpose: &str, argv: &[String], timeout: Duration, output: &impl AsFd) -> Result<u32, Fault> {
+        let exec = Variant::from(vec![(argv[0].as_str(), argv.iter().map(String::as_str).collect::<Vec<_>>(), vec!["no-env-expand"])]);
+        let output = Variant::Fd(Fd::from(output.as_fd()));
+        let at_most = micros(timeout.saturating_add(BACKSTOP));
+        let properties: &[(&str, &Variant<'_>)] = &[
+            ("Description", &Variant::from(format!("restart-agent: {purpose}"))),
+            ("Type", &Variant::from("oneshot")),
+            ("ExecStartEx", &exec),
+            ("StandardOutputFileDescriptor", &output),
+            ("StandardErrorFileDescriptor", &output),
+            ("SyslogIdentifier", &Variant::from("restart-agent-hook")),
+            ("KillMode", &Variant::from("control-group")),
+            ("TimeoutStartUSec", &Variant::from(at_most)),
+            ("TimeoutStopUSec", &Variant::from(micros(STRAGGLERS))),
+            ("CollectMode", &Variant::from("inactive-or-failed")),
+            // Keeps it loaded until its exit status is read; no longer than our connection lives.
+            ("AddRef", &Variant::from(true)),
+        ];
+        let what = format!("run the command for \"{purpose}\"");
+        let asked = self
+            .link
+            .once(&what, Instant::now() + ACT, |live| async move { live.manager.start_transient_unit(unit, "fail", properties, &[]).await })
+            .await;
+        let job = match asked {
+            Ok(job) => job_id(job.as_str()),
+            // Its name is not used twice, so it is ours if it is there.
+            Err(CallError::Cut(_)) => self.job_of(unit).await?,
+            Err(CallError::Answer(error)) if is_named(&error, "UnitExists") => self.job_of(unit).await?,
+            Err(CallError::Answer(error)) => return Err(fault(&what, &error)),
+            Err(CallError::Silence(fault)) => return Err(fault),
+        };
+        let job = job.ok_or_else(|| Fault::Unreachable(format!("cannot {what}: the bus went away; whether it ran is not known")))?;
+        self.link.holds_hook(unit);
+        Ok(job)
+    }
+
+    async fn kill_hook(&self, unit: &str) -> Result<(), Fault> {
+        self.link
+            .call("kill a command that took too long", ACT, |live| async move { live.manager.kill_unit(unit, "all", SIGKILL).await })
+            .await
+    }
+
+    /// Its exit status; while the unit is loaded systemd tells, otherwise the end of its job says whether it was 0.
+    async fn how_it_ended(&self, unit: &str, purpose: &str, program: &str, job: &JobEnd, capture: &Capture) -> Result<CommandEnd, Fault> {
+        let wanted = [(SERVICE, "ExecMainCode"), (SERVICE, "ExecMainStatus"), (SERVICE, "Result")];
+        let values = self.properties(unit, &wanted).await?;
+        let status = i32::try_from(values.small(1)).unwrap_or(i32::MAX);
+        let said = capture.said();
+        match values.number(0) {
+            1 if status == EXIT_EXEC && said.is_empty() => {
+                Ok(CommandEnd::Exited { status, said: format!("{program} is missing or not executable") })
+            }
+            1 => Ok(CommandEnd::Exited { status, said }),
+            2 | 3 if values.text(2) == "timeout" => Ok(CommandEnd::TimedOut),
+            2 | 3 => Ok(CommandEnd::Killed { signal: status }),
+            _ if *job == JobEnd::Done => Ok(CommandEnd::Exited { status: 0, said }),
+            _ if matches!(job, JobEnd::Failed | JobEnd::Timeout | JobEnd::Canceled | JobEnd::Dependency) => {
+                Err(Fault::Other(format!("the command for \"{purpose}\" did not succeed; systemd no longer knows its exit status")))
+            }
+            _ => Err(Fault::Unreachable(format!("the bus went away while the command for \"{purpose}\" ran: its end is not known"))),
+        }
+    }
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,121 @@
+//! The job ledger: how each job that we asked for ended.
+//!
+//! A job's number stays the same over a re-execution of systemd, and its JobRemoved comes to a new connection (facts F5.2, F5.3), so the
+//! ledger knows jobs by their number and outlives connections. A signal that is missed all the same is made up for by asking.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::faults::is_absent;
+use super::link::{CallError, Link};
+use crate::core::effect::JobEnd;
+
+/// Ends that nobody waits for yet are kept: JobRemoved can be handled before the answer that names the job.
+const KEPT: usize = 1024;
+/// When to ask whether a job is still there: first, and then.
+const ASK: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(5));
+/// For one such question.
+const ANSWER: Duration = Duration::from_secs(10);
+/// JobRemoved was sent before systemd said that there is no such job: for it to be handled here.
+const ON_ITS_WAY: Duration = Duration::from_millis(250);
+
+#[derive(Debug, Default)]
+pub(super) struct Ledger(Mutex<Book>);
+
+#[derive(Debug, Default)]
+struct Book {
+    waiting: BTreeMap<u32, Vec<oneshot::Sender<JobEnd>>>,
+    ended: VecDeque<(u32, JobEnd)>,
+}
+
+impl Ledger {
+    /// Enters the end of a job.
+    pub(super) fn removed(&self, id: u32, end: JobEnd) {
+        let mut book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for waiting in book.waiting.remove(&id).unwrap_or_default() {
+            let _ = waiting.send(end.clone());
+        }
+        if book.ended.len() >= KEPT {
+            book.ended.pop_front();
+        }
+        book.ended.push_back((id, end));
+    }
+
+    fn ask(&self, id: u32) -> oneshot::Receiver<JobEnd> {
+        let (tell, told) = oneshot::channel();
+        let mut book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match book.ended.iter().rev().find(|(ended, _)| *ended == id) {
+            Some((_, end)) => {
+                let _ = tell.send(end.clone());
+            }
+            None => {
+                book.waiting.retain(|_, waiting| {
+                    waiting.retain(|tell| !tell.is_closed());
+                    !waiting.is_empty()
+                });
+                book.waiting.entry(id).or_default().push(tell);
+            }
+        }
+        told
+    }
+}
+
+impl Link {
+    /// Waits for the end of a job: [`JobEnd::Running`] if it goes on at `deadline`, [`JobEnd::Lost`] if its end was missed or the bus is
+    /// away. The caller listens ([`Link::listen`]) since before it asked for the job.
+    pub(super) async fn end_of(&self, id: u32, deadline: Instant) -> JobEnd {
+        let mut told = self.ledger.ask(id);
+        let mut next = Instant::now() + ASK.0;
+        loop {
+            tokio::select! {
+                biased;
+                end = &mut told => return end.unwrap_or(JobEnd::Lost),
+                () = tokio::time::sleep_until(deadline) => return if self.is_live() { JobEnd::Running } else { JobEnd::Lost },
+                () = self.change(next) => {}
+            }
+            if self.is_live() && self.is_gone(id, deadline).await {
+                return match timeout_at(deadline.max(Instant::now() + ON_ITS_WAY), timeout(ON_ITS_WAY, &mut told)).await {
+                    Ok(Ok(Ok(end))) => end,
+                    _ => JobEnd::Lost,
+                };
+            }
+            next = Instant::now() + ASK.1;
+        }
+    }
+
+    async fn is_gone(&self, id: u32, deadline: Instant) -> bool {
+        let asked = self.once("ask for a job", deadline.min(Instant::now() + ANSWER), |live| async move { live.manager.get_job(id).await });
+        matches!(asked.await, Err(CallError::Answer(error)) if is_absent(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_known_to_who_asks_before_and_after_it() {
+        let ledger = Ledger::default();
+        let mut before = ledger.ask(7);
+        assert!(before.try_recv().is_err());
+        ledger.removed(7, JobEnd::Canceled);
+        assert_eq!(before.try_recv(), Ok(JobEnd::Canceled));
+        assert_eq!(ledger.ask(7).try_recv(), Ok(JobEnd::Canceled));
+    }
+
+    #[test]
+    fn it_keeps_a_bounded_number_of_ends_and_of_waiters_that_left() {
+        let ledger = Ledger::default();
+        for id in 0..3000 {
+            drop(ledger.ask(id + 10_000));
+            ledger.removed(id, JobEnd::Done);
+        }
+        let book = ledger.0.lock().unwrap();
+        assert_eq!(book.ended.len(), KEPT);
+        assert!(book.waiting.len() <= 1);
+    }
+}

@@ -1,0 +1,354 @@
+//! The connection to systemd: made again whenever it breaks, quiet while nothing is to be heard, and bounded in every wait.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout, timeout_at};
+use zbus::proxy::CacheProperties;
+use zbus::{Connection, connection};
+
+use super::ears::{Ears, Heard, Owner};
+use super::faults::{fault, is_absent, is_transient};
+use super::hints::HintBox;
+use super::jobs::Ledger;
+use super::proxies::{ManagerProxy, PropertiesProxy, SYSTEMD};
+use crate::core::effect::Fault;
+
+/// Pause before another attempt: doubled from the first to the second. A bus that was restarted is back after 60 to 300 ms (facts F5.3).
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// For connecting and for what is set up on a new connection.
+const SETUP: Duration = Duration::from_secs(10);
+/// For the bus itself to answer, when systemd did not.
+const BUS_ALIVE: Duration = Duration::from_secs(3);
+/// Units that are kept loaded at once.
+const MOST_HELD: usize = 4096;
+
+/// A connection that works, as far as is known.
+#[derive(Debug, Clone)]
+pub(super) struct Live {
+    pub conn: Connection,
+    pub manager: ManagerProxy<'static>,
+    /// systemd's signals are coming in.
+    listening: bool,
+}
+
+impl Live {
+    /// The properties of one object. Costs no call.
+    pub(super) async fn properties(&self, path: &str) -> zbus::Result<PropertiesProxy<'static>> {
+        PropertiesProxy::builder(&self.conn).path(path.to_owned()).cache_properties(CacheProperties::No).build().await
+    }
+}
+
+/// What the keeper of the connection shares with those who use it.
+#[derive(Debug)]
+pub(super) struct Link {
+    address: Option<String>,
+    live: watch::Sender<Option<Live>>,
+    /// How many want to hear systemd's signals.
+    listeners: watch::Sender<usize>,
+    /// A call timed out: is the bus still there?
+    doubt: Notify,
+    pub ledger: Ledger,
+    pub hints: Arc<HintBox>,
+    /// Units that this connection keeps loaded, so that how they ended can be read (facts F1.14).
+    held: Mutex<BTreeMap<String, HeldFor>>,
+}
+
+/// Why a unit is kept loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HeldFor {
+    /// It was stopped by us: until the rollout is over.
+    Rollout,
+    /// A hook: until its exit status is read.
+    Hook,
+}
+
+/// While one of these exists, systemd's signals come in.
+#[derive(Debug)]
+pub(super) struct Listening(Arc<Link>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.listeners.send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
+
+impl Link {
+    pub(super) fn new(address: Option<String>) -> Arc<Link> {
+        Arc::new(Link {
+            address,
+            live: watch::Sender::new(None),
+            listeners: watch::Sender::new(0),
+            doubt: Notify::new(),
+            ledger: Ledger::default(),
+            hints: Arc::new(HintBox::default()),
+            held: Mutex::new(BTreeMap::new()),
+        })
+    }
+
+    /// Keeps the connection for ever: connects, serves until it breaks, connects again.
+    pub(super) async fn keep(self: Arc<Self>) {
+        let mut pause = BACKOFF.0;
+        let mut again = false;
+        loop {
+            let since = Instant::now();
+            let error = match timeout(SETUP, self.connect()).await {
+                Ok(Ok(conn)) => self.serve(conn, &mut again).await,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer while connecting".to_owned(),
+            };
+            self.live.send_replace(None);
+            tracing::debug!(error, "no connection to the system bus");
+            if since.elapsed() > BACKOFF.1 {
+                pause = BACKOFF.0;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(BACKOFF.1);
+        }
+    }
+
+    async fn connect(&self) -> zbus::Result<Connection> {
+        let builder = match &self.address {
+            Some(address) => connection::Builder::address(address.as_str()),
+            None => connection::Builder::system(),
+        };
+        builder.build().await
+    }
+
+    /// Serves one connection until it breaks, and says how it broke.
+    async fn serve(&self, conn: Connection, again: &mut bool) -> String {
+        let error = match timeout(SETUP, Owner::watch(&conn)).await {
+            Ok(Ok(owner)) => match self.listen_and_publish(&conn, owner, again).await {
+                Ok(never) => match never {},
+                Err(error) => error,
+            },
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer while setting up".to_owned(),
+        };
+        // Not awaited for long: a broken socket has nothing to say goodbye to.
+        let _ = timeout(BUS_ALIVE, conn.close()).await;
+        error
+    }
+
+    async fn listen_and_publish(&self, conn: &Connection, mut owner: Owner, again: &mut bool) -> Result<std::convert::Infallible, String> {
+        let manager = ManagerProxy::builder(conn).cache_properties(CacheProperties::No).build().await.map_err(|e| e.to_string())?;
+        let mut listeners = self.listeners.subscribe();
+        let mut ears: Option<Ears> = None;
+        let mut look_again = std::mem::replace(again, true);
+        self.hold_again(&manager).await;
+        loop {
+            let wanted = *listeners.borrow_and_update() > 0;
+            if wanted && ears.is_none() && owner.is_known() {
+                ears = Some(timeout(SETUP, Ears::open(conn, &manager)).await.map_err(|_| "no answer to Subscribe")?.map_err(|e| e.to_string())?);
+            } else if !wanted && let Some(ears) = ears.take() {
+                let _ = timeout(SETUP, ears.close(&manager)).await;
+            }
+            self.live.send_replace(Some(Live { conn: conn.clone(), manager: manager.clone(), listening: ears.is_some() }));
+            if std::mem::replace(&mut look_again, false) {
+                self.hints.look_again();
+            }
+            if self.hear(conn, &mut owner, &mut ears, &mut listeners).await? && owner.is_known() {
+                look_again = true;
+                if ears.is_some() {
+                    // The subscription survives a re-execution (facts F5.2); asking again is no harm.
+                    let _ = timeout(SETUP, manager.subscribe()).await;
+                }
+            }
+        }
+    }
+
+    /// Takes in what comes, until something calls for a change of what is listened to; true if systemd left the bus or came back to it.
+    async fn hear(
+        &self,
+        conn: &Connection,
+        owner: &mut Owner,
+        ears: &mut Option<Ears>,
+        listeners: &mut watch::Receiver<usize>,
+    ) -> Result<bool, String> {
+        loop {
+            tokio::select! {
+                // A change of owner came in before the first signal of the new owner: take them in that order.
+                biased;
+                changed = owner.changed() => {
+                    changed?;
+                    return Ok(true);
+                }
+                message = Ears::next(ears) => match owner.understand(&message?) {
+                    Heard::JobRemoved { id, unit, end } => {
+                        self.ledger.removed(id, end);
+                        self.hints.job_removed(&unit);
+                    }
+                    Heard::Reloaded => self.hints.look_again(),
+                    Heard::Nothing => {}
+                },
+                _ = listeners.changed() => return Ok(false),
+                () = self.doubt.notified() => {
+                    let alive = conn.call_method(Some("org.freedesktop.DBus"), "/org/freedesktop/DBus", Some("org.freedesktop.DBus"), "GetId", &());
+                    if !matches!(timeout(BUS_ALIVE, alive).await, Ok(Ok(_))) {
+                        return Err("the bus has stopped answering".to_owned());
+                    }
+                }
+            }
+        }
+    }
+
+    /// A working connection, as soon as there is one.
+    ///
+    /// # Errors
+    /// [`Fault::Unreachable`] if there is none by `deadline`.
+    pub(super) async fn live(&self, deadline: Instant) -> Result<Live, Fault> {
+        self.until(deadline, |_| true).await
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.live.borrow().is_some()
+    }
+
+    /// Hear systemd's signals from now on, for as long as the answer is kept.
+    ///
+    /// # Errors
+    /// [`Fault::Unreachable`] if that cannot be had by `deadline`.
+    pub(super) async fn listen(self: &Arc<Self>, deadline: Instant) -> Result<Listening, Fault> {
+        let listening = self.want();
+        self.until(deadline, |live| live.listening).await?;
+        Ok(listening)
+    }
+
+    /// As [`Link::listen`], without waiting for it.
+    pub(super) fn want(self: &Arc<Self>) -> Listening {
+        self.listeners.send_modify(|count| *count += 1);
+        Listening(Arc::clone(self))
+    }
+
+    async fn until(&self, deadline: Instant, good: impl Fn(&Live) -> bool) -> Result<Live, Fault> {
+        let mut changes = self.live.subscribe();
+        let found = timeout_at(deadline, changes.wait_for(|live| live.as_ref().is_some_and(&good))).await;
+        match found {
+            Ok(Ok(live)) => live.clone().ok_or_else(no_bus),
+            _ => Err(no_bus()),
+        }
+    }
+
+    /// Returns when the connection was lost or made, at the latest at `until`.
+    pub(super) async fn change(&self, until: Instant) {
+        let mut changes = self.live.subscribe();
+        let _ = timeout_at(until, changes.changed()).await;
+    }
+
+    /// One call that can be made twice without harm: tried again while the bus or systemd is away.
+    ///
+    /// # Errors
+    /// The call's fault; [`Fault::Unreachable`] if there is no answer within `within`. `what` completes "cannot …".
+    pub(super) async fn call<T, F>(&self, what: &str, within: Duration, op: impl Fn(Live) -> F) -> Result<T, Fault>
+    where
+        F: Future<Output = zbus::Result<T>>,
+    {
+        self.answer(what, within, op).await.map_err(|error| match error {
+            CallError::Answer(error) | CallError::Cut(error) => fault(what, &error),
+            CallError::Silence(fault) => fault,
+        })
+    }
+
+    /// As [`Link::call`], with the answer as it came.
+    pub(super) async fn answer<T, F>(&self, what: &str, within: Duration, op: impl Fn(Live) -> F) -> Result<T, CallError>
+    where
+        F: Future<Output = zbus::Result<T>>,
+    {
+        let deadline = Instant::now() + within;
+        let mut pause = BACKOFF.0;
+        loop {
+            let error = match self.once(what, deadline, &op).await {
+                Err(CallError::Cut(error)) => error,
+                other => return other,
+            };
+            let next = Instant::now() + pause;
+            if next >= deadline {
+                return Err(CallError::Cut(error));
+            }
+            self.change(next).await;
+            pause = (pause * 2).min(BACKOFF.1);
+        }
+    }
+
+    /// One call, made once: [`CallError::Cut`] means that it may have been carried out.
+    pub(super) async fn once<T, F>(&self, what: &str, deadline: Instant, op: impl Fn(Live) -> F) -> Result<T, CallError>
+    where
+        F: Future<Output = zbus::Result<T>>,
+    {
+        let live = self.live(deadline).await.map_err(CallError::Silence)?;
+        match timeout_at(deadline, op(live)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) if is_transient(&error) => Err(CallError::Cut(error)),
+            Ok(Err(error)) => Err(CallError::Answer(error)),
+            Err(_) => {
+                self.doubt.notify_one();
+                Err(CallError::Silence(Fault::Unreachable(format!("cannot {what}: systemd has not answered in time; it may still do it"))))
+            }
+        }
+    }
+
+    /// Keeps a unit loaded until [`Link::let_go`], also over a new connection. Best effort: what is not loaded has nothing to keep.
+    pub(super) async fn hold(&self, unit: &str, within: Duration) {
+        {
+            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            if held.len() >= MOST_HELD || held.contains_key(unit) {
+                return;
+            }
+            held.insert(unit.to_owned(), HeldFor::Rollout);
+        }
+        let answer = self.answer("keep a unit loaded", within, |live| async move { live.manager.ref_unit(unit).await }).await;
+        if let Err(CallError::Answer(_)) = answer {
+            self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(unit);
+        }
+    }
+
+    /// Records that systemd keeps this hook's unit loaded for us, since it was started so.
+    pub(super) fn holds_hook(&self, unit: &str) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(unit.to_owned(), HeldFor::Hook);
+    }
+
+    /// Lets a unit be unloaded.
+    pub(super) async fn let_go(&self, unit: &str, within: Duration) {
+        if self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(unit).is_some() {
+            let _ = self.once("let go of a unit", Instant::now() + within, |live| async move { live.manager.unref_unit(unit).await }).await;
+        }
+    }
+
+    /// The units that are kept loaded for this reason, or for any.
+    pub(super) fn held(&self, reason: Option<HeldFor>) -> Vec<String> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.iter().filter(|(_, why)| reason.is_none_or(|reason| reason == **why)).map(|(unit, _)| unit.clone()).collect()
+    }
+
+    /// References die with their connection: take those again that can still be had.
+    async fn hold_again(&self, manager: &ManagerProxy<'static>) {
+        let deadline = Instant::now() + SETUP;
+        for unit in self.held(None) {
+            match timeout_at(deadline, manager.ref_unit(&unit)).await {
+                Ok(Err(error)) if is_absent(&error) => {
+                    self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&unit);
+                }
+                Ok(_) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Why a call has no good answer.
+#[derive(Debug)]
+pub(super) enum CallError {
+    /// systemd said no.
+    Answer(zbus::Error),
+    /// The connection broke: it may have been carried out.
+    Cut(zbus::Error),
+    /// No connection, or no answer, in time.
+    Silence(Fault),
+}
+
+fn no_bus() -> Fault {
+    Fault::Unreachable(format!("no connection to {SYSTEMD} on the system bus; the agent keeps trying"))
+}

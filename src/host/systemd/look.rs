@@ -1,0 +1,256 @@
+//! One look at units: with as few questions to systemd as will do, for it answers one after the other.
+//!
+//! Of a unit that runs in the run it was last seen in, nothing needs asking: the list says what state it is in, systemd's exported
+//! InvocationID and the living main process say that it is the same run, and its files have not been loaded again. So a look costs two calls
+//! and some reading in /proc, however many units there are, after the first. Units that can change their main process in a run or have a
+//! StatusText are asked for just that.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::sync::PoisonError;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::time::timeout;
+
+use super::names::{is_unit, pattern};
+use super::properties::{Remembered, Run, SCOPE, SERVICE, Settings, UNIT};
+use super::proxies::UnitRow;
+use super::{AT_ONCE, READ, Systemd};
+use crate::core::effect::{Fault, Looked};
+use crate::core::seen::{Active, Exit, ExitSeen, Load, ProcessSeen, UnitSeen};
+use crate::core::time::{Mono, Now};
+
+/// Reads the processes of a cgroup (`ControlGroup` of a unit), those of the cgroups in it included.
+pub type ReadCgroup<'a> = dyn Fn(&str) -> Result<Vec<ProcessSeen>, Fault> + Send + Sync + 'a;
+
+/// Units in these states have processes. What systemd does not know it does not find.
+const RUNNING: [&str; 5] = ["active", "activating", "deactivating", "reloading", "refreshing"];
+
+/// What all units of one look share.
+struct Look<'a> {
+    looked: Looked,
+    loaded_at: u64,
+    /// From CLOCK_MONOTONIC, which systemd's times are of, to the boot clock.
+    offset: u64,
+    read: &'a ReadCgroup<'a>,
+}
+
+impl Systemd {
+    /// Looks at units, by name, glob, or template (which stands for its instances). A name that is no glob gets its entry under the name
+    /// that was asked for, an alias too. `now` and `offset` (CLOCK_BOOTTIME - CLOCK_MONOTONIC in µs) are the caller's clocks.
+    ///
+    /// # Errors
+    /// [`Fault::Unreachable`] if systemd has not answered all within 10 s; what `read` says. Nothing is half known (law 5).
+    pub async fn look(&self, units: &[String], looked: Looked, now: Now, offset: u64, read: &ReadCgroup<'_>) -> Result<Vec<UnitSeen>, Fault> {
+        timeout(READ, self.look_unbounded(units, looked, now, offset, read))
+            .await
+            .unwrap_or_else(|_| Err(Fault::Unreachable("cannot look at units: systemd has not answered within 10s".to_owned())))
+    }
+
+    async fn look_unbounded(
+        &self,
+        units: &[String],
+        looked: Looked,
+        now: Now,
+        offset: u64,
+        read: &ReadCgroup<'_>,
+    ) -> Result<Vec<UnitSeen>, Fault> {
+        let globs: Vec<String> = units.iter().filter_map(|unit| pattern(unit)).collect();
+        let names: Vec<&str> = units.iter().map(String::as_str).filter(|unit| pattern(unit).is_none()).collect();
+        let (loaded_at, matching, named) = tokio::try_join!(self.loaded_at(), self.matching(&globs, looked), self.named(&names))?;
+        let look = Look { looked, loaded_at, offset, read };
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).is_of(loaded_at);
+
+        let mut rows: BTreeMap<String, UnitRow> = matching.into_iter().map(|row| (row.0.clone(), row)).collect();
+        rows.extend(named);
+        let mut seen: Vec<UnitSeen> = stream::iter(rows)
+            .map(|(name, row)| self.unit(name, row, &look))
+            .buffered(AT_ONCE)
+            .try_filter_map(|unit| async move { Ok(unit) })
+            .try_collect()
+            .await?;
+        let known = |name: &str, seen: &[UnitSeen]| seen.binary_search_by(|unit| unit.unit.as_str().cmp(name)).is_ok();
+        for name in names {
+            if !is_unit(name) && !known(name, &seen) {
+                seen.push(UnitSeen { unit: name.to_owned(), ..UnitSeen::default() });
+                seen.sort_by(|a, b| a.unit.cmp(&b.unit));
+            }
+        }
+        if looked != Looked::Running {
+            self.add_timers(&mut seen, now, offset).await?;
+        }
+        Ok(seen)
+    }
+
+    async fn matching(&self, globs: &[String], looked: Looked) -> Result<Vec<UnitRow>, Fault> {
+        if globs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let globs: Vec<&str> = globs.iter().map(String::as_str).collect();
+        let (states, globs): (&[&str], &[&str]) = if looked == Looked::Exactly { (&[], &globs) } else { (&RUNNING, &globs) };
+        self.link.call("list units", READ, |live| async move { live.manager.list_units_by_patterns(states, globs).await }).await
+    }
+
+    /// Each with the name that was asked for: systemd answers in that order, with the name of what an alias stands for.
+    async fn named(&self, names: &[&str]) -> Result<Vec<(String, UnitRow)>, Fault> {
+        let names: Vec<&str> = names.iter().copied().filter(|name| is_unit(name)).collect();
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names = names.as_slice();
+        let rows = self.link.call("list units", READ, |live| async move { live.manager.list_units_by_names(names).await }).await?;
+        if rows.len() == names.len() {
+            return Ok(names.iter().map(|name| (*name).to_owned()).zip(rows).collect());
+        }
+        Ok(rows.into_iter().map(|row| (row.0.clone(), row)).collect())
+    }
+
+    /// One unit; `None` if it is not of this look, or has gone since it was listed.
+    async fn unit(&self, name: String, row: UnitRow, look: &Look<'_>) -> Result<Option<UnitSeen>, Fault> {
+        let id = row.0.as_str();
+        let mut seen = UnitSeen {
+            unit: name,
+            load: load(&row.2),
+            active: active(&row.3),
+            sub: row.4.clone(),
+            job: row.7 != 0,
+            result: "success".to_owned(),
+            ..UnitSeen::default()
+        };
+        if seen.load == Load::NotFound && !seen.active.runs() {
+            return Ok(Some(UnitSeen { result: String::new(), ..seen }));
+        }
+        if !seen.active.runs() {
+            self.memory.lock().unwrap_or_else(PoisonError::into_inner).forget(id);
+            if look.looked != Looked::Exactly {
+                return Ok(None);
+            }
+        }
+        let remembered = self.memory.lock().unwrap_or_else(PoisonError::into_inner).recall(id);
+        if let Some(Remembered { settings, run: Some(run) }) = &remembered
+            && !settings.notifies
+            && !settings.forks
+            && let Some(processes) = self.same_run(id, run, look)?
+        {
+            apply(&mut seen, settings);
+            seen.main_pid = run.main_pid;
+            seen.main_start = run.main_start;
+            seen.invocation.clone_from(&run.invocation);
+            seen.cgroup.clone_from(&run.cgroup);
+            seen.processes = processes;
+            return Ok(Some(seen));
+        }
+        match self.ask(id, &mut seen, remembered, look).await {
+            Ok(()) => Ok(Some(seen)),
+            Err(Fault::NoSuchUnit(_)) => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// The processes of the run that was last seen, if it is still the same: same InvocationID, same main process.
+    fn same_run(&self, id: &str, run: &Run, look: &Look<'_>) -> Result<Option<Vec<ProcessSeen>>, Fault> {
+        let exported = fs::read_link(self.places.invocations.join(format!("invocation:{id}")));
+        if !exported.is_ok_and(|link| link.as_os_str() == run.invocation.as_str()) {
+            return Ok(None);
+        }
+        let processes = (look.read)(&run.cgroup)?;
+        Ok(processes.iter().any(|process| process.pid == run.main_pid && process.start == run.process_start).then_some(processes))
+    }
+
+    /// Asks systemd for what is not remembered.
+    async fn ask(&self, id: &str, seen: &mut UnitSeen, remembered: Option<Remembered>, look: &Look<'_>) -> Result<(), Fault> {
+        let settings = match remembered {
+            Some(remembered) => remembered.settings,
+            None => self.settings(id).await?,
+        };
+        apply(seen, &settings);
+        let is_service = id.ends_with(".service");
+        let mut wanted = vec![(UNIT, "InvocationID")];
+        if is_service {
+            wanted.extend([(SERVICE, "ControlGroup"), (SERVICE, "MainPID"), (SERVICE, "ExecMainStartTimestampMonotonic")]);
+        } else if id.ends_with(".scope") {
+            wanted.push((SCOPE, "ControlGroup"));
+        }
+        if is_service && (seen.sub != "running" || settings.notifies) {
+            wanted.extend([
+                (SERVICE, "StatusText"),
+                (SERVICE, "Result"),
+                (SERVICE, "ExecMainCode"),
+                (SERVICE, "ExecMainStatus"),
+                (SERVICE, "ExecMainExitTimestampMonotonic"),
+            ]);
+        }
+        let values = self.properties(id, &wanted).await?;
+        seen.invocation = values.hex(0);
+        values.text(1).clone_into(&mut seen.cgroup);
+        seen.main_pid = values.small(2);
+        seen.main_start = boot_clock(values.number(3), look.offset);
+        if wanted.len() > 4 {
+            values.text(4).clone_into(&mut seen.status_text);
+            values.text(5).clone_into(&mut seen.result);
+            let status = i32::try_from(values.small(7)).unwrap_or(i32::MAX);
+            seen.exit = how(values.number(6), status).map(|how| ExitSeen { how, at: boot_clock(values.number(8), look.offset) });
+        }
+        seen.processes = if seen.cgroup.is_empty() { Vec::new() } else { (look.read)(&seen.cgroup)? };
+
+        let main = seen.processes.iter().find(|process| process.pid == seen.main_pid);
+        let run = main.filter(|_| seen.active.runs() && !seen.invocation.is_empty()).map(|main| Run {
+            invocation: seen.invocation.clone(),
+            cgroup: seen.cgroup.clone(),
+            main_pid: seen.main_pid,
+            main_start: seen.main_start,
+            process_start: main.start,
+        });
+        if seen.active.runs() {
+            self.memory.lock().unwrap_or_else(PoisonError::into_inner).remember(id, look.loaded_at, Remembered { settings, run });
+        }
+        Ok(())
+    }
+}
+
+fn apply(seen: &mut UnitSeen, settings: &Settings) {
+    seen.oneshot = settings.oneshot;
+    seen.exec_starts = settings.exec_starts;
+    seen.refuse_manual_start = settings.refuse_manual_start;
+    seen.refuse_manual_stop = settings.refuse_manual_stop;
+    seen.transient = settings.transient;
+    seen.on_success = settings.on_success;
+    seen.on_failure = settings.on_failure;
+    seen.start_limit_burst = settings.start_limit_burst;
+    seen.start_limit_interval_ms = settings.start_limit_interval_ms;
+}
+
+/// A time of systemd's, in µs on CLOCK_MONOTONIC, on the boot clock; 0 is "never".
+fn boot_clock(monotonic: u64, offset: u64) -> Mono {
+    if monotonic == 0 { Mono::BOOT } else { Mono(monotonic.saturating_add(offset)) }
+}
+
+/// `ExecMainCode` is `si_code` of waitid(2): 1 exited, 2 killed, 3 killed with a core dump.
+fn how(code: u64, status: i32) -> Option<Exit> {
+    match code {
+        1 => Some(Exit::Exited(status)),
+        2 | 3 => Some(Exit::Killed(status)),
+        _ => None,
+    }
+}
+
+fn load(state: &str) -> Load {
+    match state {
+        "loaded" => Load::Loaded,
+        "masked" => Load::Masked,
+        "not-found" => Load::NotFound,
+        _ => Load::Bad,
+    }
+}
+
+/// Anything new counts as active: a unit is not taken for dead because its state has a new name (law 5).
+fn active(state: &str) -> Active {
+    match state {
+        "activating" => Active::Activating,
+        "deactivating" => Active::Deactivating,
+        "reloading" | "refreshing" => Active::Reloading,
+        "inactive" | "maintenance" => Active::Inactive,
+        "failed" => Active::Failed,
+        _ => Active::Active,
+    }
+}

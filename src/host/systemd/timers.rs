@@ -1,0 +1,72 @@
+//! The timers that trigger units.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+use super::properties::{TIMER, UNIT};
+use super::{AT_ONCE, Systemd};
+use crate::core::effect::Fault;
+use crate::core::seen::{Load, TimerSeen, UnitSeen};
+use crate::core::time::{Mono, Now, Wall};
+
+impl Systemd {
+    /// Adds to each unit its timers (`TriggeredBy=`).
+    pub(super) async fn add_timers(&self, seen: &mut [UnitSeen], now: Now, offset: u64) -> Result<(), Fault> {
+        let triggers: Vec<Vec<String>> = stream::iter(seen.iter())
+            .map(|unit| async move {
+                if unit.load == Load::NotFound {
+                    return Ok(Vec::new());
+                }
+                let values = self.properties(&unit.unit, &[(UNIT, "TriggeredBy")]).await?;
+                Ok(values.texts(0).into_iter().filter(|name| name.ends_with(".timer")).collect())
+            })
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
+        let names: BTreeSet<&String> = triggers.iter().flatten().collect();
+        let timers: BTreeMap<&String, TimerSeen> = stream::iter(names)
+            .map(|name| async move { Ok::<_, Fault>((name, self.timer(name, now, offset).await?)) })
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
+        for (unit, triggers) in seen.iter_mut().zip(&triggers) {
+            unit.timers = triggers.iter().filter_map(|name| timers.get(name).cloned()).collect();
+        }
+        Ok(())
+    }
+
+    async fn timer(&self, name: &str, now: Now, offset: u64) -> Result<TimerSeen, Fault> {
+        let wanted =
+            [(UNIT, "ActiveState"), (TIMER, "Persistent"), (TIMER, "NextElapseUSecRealtime"), (TIMER, "NextElapseUSecMonotonic")];
+        let values = self.properties(name, &wanted).await?;
+        Ok(TimerSeen {
+            unit: name.to_owned(),
+            active: values.text(0) == "active",
+            persistent: values.flag(1),
+            next: next(values.number(2), values.number(3), now, offset),
+        })
+    }
+}
+
+/// The sooner of both elapses, in µs on their clocks. 0 and 2^64-1 both say that there is none (facts F2.6).
+fn next(realtime: u64, monotonic: u64, now: Now, offset: u64) -> Option<Wall> {
+    let is_set = |elapse: &u64| !matches!(elapse, 0 | &u64::MAX);
+    let by_calendar = Some(realtime).filter(is_set).and_then(|at| i64::try_from(at).ok()).map(Wall);
+    let by_span = Some(monotonic).filter(is_set).map(|at| now.wall_of(Mono(at.saturating_add(offset))));
+    by_calendar.into_iter().chain(by_span).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_elapse_is_the_sooner_one_that_is_set() {
+        let now = Now { mono: Mono(10_000_000), wall: Wall(1_000_000_000_000) };
+        assert_eq!(next(u64::MAX, u64::MAX, now, 0), None);
+        assert_eq!(next(1_000_005_000_000, 0, now, 0), Some(Wall(1_000_005_000_000)));
+        assert_eq!(next(0, 12_000_000, now, 1_000_000), Some(Wall(1_000_003_000_000)));
+        assert_eq!(next(1_000_005_000_000, 12_000_000, now, 0), Some(Wall(1_000_002_000_000)));
+    }
+}

@@ -1,0 +1,128 @@
+//! Units with their processes: where systemd and the kernel are put together.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::core::effect::{Effect, Fault, JobEnd, Looked, Outcome, WorkerRef};
+use crate::core::seen::{ProcessSeen, UnitSeen};
+use super::clock;
+use super::processes::{Processes, Signal};
+use super::systemd::{Hints, Killed, Places, Systemd};
+
+/// Units and their processes: what systemd and the kernel know of them together, and what is done to them.
+#[derive(Debug)]
+pub struct Units {
+    pub systemd: Systemd,
+    processes: Processes,
+}
+
+impl Units {
+    /// Starts to connect to systemd, in the tokio runtime of the caller.
+    #[must_use]
+    pub fn connect(places: Places, processes: Processes) -> (Units, Hints) {
+        let (systemd, hints) = Systemd::connect(places, clock::now());
+        (Units { systemd, processes }, hints)
+    }
+
+    /// Performs one effect on units, within the time that it owes; `None` for the effects of others.
+    pub async fn perform(&self, effect: &Effect) -> Option<Outcome> {
+        Some(match effect {
+            Effect::Look { units, looked, cgroups } => self.look(units, *looked, cgroups).await.map_or_else(Outcome::Fault, Outcome::Units),
+            Effect::Lend { drop_ins } => done(self.systemd.lend(drop_ins).await),
+            Effect::Unlend { units } => done(self.systemd.unlend(units).await),
+            Effect::Stop { unit, within } => job(self.systemd.stop(unit, *within).await),
+            Effect::Start { unit, caught_up } => self.start(unit, *caught_up).await.map_or_else(Outcome::Fault, |()| Outcome::Queued),
+            Effect::Restart { unit, cut, within } => job(self.restart(unit, cut, *within).await),
+            Effect::Kill { unit, cgroup } => done(self.kill(unit, cgroup).await),
+            Effect::ResetFailed { unit } => done(self.systemd.reset_failed(unit).await),
+            Effect::Freeze { workers } => self.freeze(workers).map_or_else(Outcome::Fault, Outcome::Frozen),
+            Effect::Thaw { workers } => done(self.thaw(workers)),
+            _ => return None,
+        })
+    }
+
+    /// Units with their processes.
+    ///
+    /// # Errors
+    /// [`Fault::Unreachable`] if systemd does not answer within 10 s, [`Fault::Other`] if processes cannot be read.
+    pub async fn look(&self, units: &[String], looked: Looked, cgroups: &BTreeMap<String, String>) -> Result<Vec<UnitSeen>, Fault> {
+        let read = |cgroup: &str| -> Result<Vec<ProcessSeen>, Fault> {
+            self.processes.of(cgroup).map_err(|error| Fault::Other(format!("cannot read the processes of {cgroup}: {error}")))
+        };
+        let mut seen = self.systemd.look(units, looked, clock::now(), clock::suspended(), &read).await?;
+        for unit in seen.iter_mut().filter(|unit| unit.cgroup.is_empty()) {
+            if let Some(cgroup) = cgroups.get(&unit.unit).filter(|cgroup| !cgroup.is_empty()) {
+                unit.processes = read(cgroup)?;
+            }
+        }
+        Ok(seen)
+    }
+
+    async fn start(&self, unit: &str, caught_up: bool) -> Result<(), Fault> {
+        if caught_up
+            && unit.ends_with(".timer")
+            && let Err(error) = self.systemd.catch_up(unit)
+        {
+            // One run too early is less harm than a timer that stays stopped.
+            tracing::warn!(unit, %error, "cannot touch the stamp of this timer: starting it may run its service once at once");
+        }
+        self.systemd.start(unit).await
+    }
+
+    async fn restart(&self, unit: &str, cut: &[WorkerRef], within: Duration) -> Result<JobEnd, Fault> {
+        let cut_off = || {
+            for worker in cut {
+                if let Err(error) = self.processes.signal(worker, &[Signal::TERM, Signal::CONT]) {
+                    tracing::warn!(unit, pid = worker.pid, %error, "cannot signal this worker: it ends with its unit");
+                }
+            }
+        };
+        self.systemd.restart(unit, within, cut_off).await
+    }
+
+    /// KillUnit, and by hand what systemd does not know (any more) in the cgroup (facts F3.2).
+    async fn kill(&self, unit: &str, cgroup: &str) -> Result<(), Fault> {
+        if self.systemd.kill(unit).await? == Killed::Sent {
+            return Ok(());
+        }
+        let hit = self.processes.kill_all(cgroup).map_err(|error| Fault::Other(format!("cannot kill what is left in {cgroup}: {error}")))?;
+        if hit > 0 {
+            tracing::info!(unit, cgroup, hit, "killed what systemd had left behind");
+        }
+        Ok(())
+    }
+
+    /// All or none: what was stopped before a failure goes on.
+    fn freeze(&self, workers: &[WorkerRef]) -> Result<Vec<WorkerRef>, Fault> {
+        let mut frozen = Vec::with_capacity(workers.len());
+        for worker in workers {
+            match self.processes.signal(worker, &[Signal::STOP]) {
+                Ok(true) => frozen.push(worker.clone()),
+                Ok(false) => {}
+                Err(error) => {
+                    let _ = self.thaw(&frozen);
+                    return Err(Fault::Other(format!("cannot stop worker {}: {error}", worker.pid)));
+                }
+            }
+        }
+        Ok(frozen)
+    }
+
+    fn thaw(&self, workers: &[WorkerRef]) -> Result<(), Fault> {
+        let mut failed = None;
+        for worker in workers {
+            if let Err(error) = self.processes.signal(worker, &[Signal::CONT]) {
+                failed.get_or_insert(Fault::Other(format!("cannot continue worker {}: {error}", worker.pid)));
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+fn done(result: Result<(), Fault>) -> Outcome {
+    result.map_or_else(Outcome::Fault, |()| Outcome::Done)
+}
+
+fn job(result: Result<JobEnd, Fault>) -> Outcome {
+    result.map_or_else(Outcome::Fault, Outcome::Job)
+}
