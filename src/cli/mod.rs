@@ -7,6 +7,8 @@ mod casualties;
 mod check_config;
 mod daemon;
 mod exit;
+#[cfg(test)]
+mod generated;
 mod history;
 mod hold;
 mod output;

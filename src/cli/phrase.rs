@@ -47,7 +47,8 @@ impl Page {
             text.push_str(line.trim_end());
             text.push('\n');
             if let Some(below) = row.get(beside).filter(|below| !below.is_empty() && !std::ptr::eq(row, &raw const head)) {
-                text.push_str(&format!("    {below}\n"));
+                let blank: usize = row.iter().zip(&widths).take_while(|(cell, _)| cell.is_empty()).map(|(_, width)| width + 2).sum();
+                text.push_str(&format!("{:1$}{below}\n", "", blank + 4));
             }
         }
         text

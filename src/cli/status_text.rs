@@ -158,8 +158,9 @@ fn table(targets: &[&TargetView], whole: bool, page: &Page) -> String {
             rows.push(head(unit.unit.clone(), stale(unit), in_flight(unit)));
             continue;
         }
-        let shown: Vec<&UnitView> =
+        let mut shown: Vec<&UnitView> =
             target.units.iter().filter(|unit| whole || !matches!(unit.state, TargetState::Fresh | TargetState::Adopted)).collect();
+        shown.sort_by_key(|unit| std::cmp::Reverse(unit.state));
         rows.push(head(summary(&target.units), String::new(), String::new()));
         let most = if whole { usize::MAX } else { UNITS_SHOWN };
         for unit in shown.iter().take(most) {
