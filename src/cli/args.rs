@@ -183,4 +183,8 @@ pub struct CheckConfigArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct DaemonArgs {}
+pub struct DaemonArgs {
+    /// Begin nothing; put back, start again and remove what is owed to this host, then end: for the removal of the package
+    #[arg(long, hide = true)]
+    pub settle_debts: bool,
+}

@@ -36,7 +36,7 @@ impl Output {
 
     pub fn page(&self) -> Page {
         let width = self.terminal.then(terminal_size::terminal_size).flatten().map(|(width, _)| width.0);
-        Page { now: now(), zone: TimeZone::system(), width }
+        Page { now: now(), zone: zone(), width }
     }
 
     /// Writes to standard output. A reader that went away (`| head`) is no error.
@@ -97,6 +97,17 @@ impl Output {
     pub fn needs_root(&self, command: &str) -> Exit {
         self.fail(Exit::NeedsRoot, &format!("this needs root: sudo restart-agent {command}"))
     }
+}
+
+/// The reader's time zone. jiff finds a named one by listing all of /usr/share/zoneinfo, which takes longer than the rest of
+/// `status`: so TZ is read here, and jiff reads /etc/localtime.
+fn zone() -> TimeZone {
+    let named = std::env::var("TZ").ok().and_then(|name| {
+        let name = name.trim_start_matches(':');
+        let file = std::path::Path::new("/usr/share/zoneinfo").join(name);
+        if name.is_empty() || !file.is_file() { TimeZone::posix(name).ok() } else { TimeZone::tzif(name, &std::fs::read(file).ok()?).ok() }
+    });
+    named.unwrap_or_else(TimeZone::system)
 }
 
 /// Names and reasons come from outside: none of them may steer the terminal.

@@ -440,6 +440,27 @@ fn the_reference_page_is_up_to_date() {
     );
 }
 
+#[test]
+fn what_the_documents_show_is_right() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut shown = 0;
+    for document in ["README.md", "docs/guide/jobrunner.md", "docs/guide/maintenance.md", "docs/guide/service.md"] {
+        let text = fs::read_to_string(root.join(document)).unwrap();
+        for block in text.split("```toml\n").skip(1) {
+            // A block in a list is indented by three blanks, and TOML does not mind.
+            let block = block.split("```").next().unwrap();
+            let tree = Tree::new(&[("block.toml", block)]);
+            check_files(&[tree.path("block.toml")]).unwrap_or_else(|errors| panic!("{document}: {errors}"));
+            shown += 1;
+        }
+    }
+    assert_eq!(shown, 5);
+    let installed = fs::read_to_string(root.join("packaging/debian/config.toml")).unwrap();
+    assert_eq!(policy_of(&installed), Policy::default(), "the installed configuration does nothing");
+    let example: String = installed.lines().filter_map(|line| line.strip_prefix("#   ")).map(|line| format!("{line}\n")).collect();
+    assert_eq!(policy_of(&example).targets.len(), 1, "and its example does something: {example}");
+}
+
 /// Text that is often TOML, and often a configuration.
 fn texts() -> impl Strategy<Value = String> {
     let word = prop_oneof![

@@ -78,6 +78,22 @@ impl Effect {
     }
 }
 
+impl Effect {
+    /// Whether it gives back what was taken, or ends what was begun: that goes on even while the journal cannot be written.
+    #[must_use]
+    pub fn pays_back(&self) -> bool {
+        matches!(
+            self,
+            Effect::Repool { .. }
+                | Effect::Unlend { .. }
+                | Effect::Start { .. }
+                | Effect::Kill { .. }
+                | Effect::ResetFailed { .. }
+                | Effect::Thaw { .. }
+        )
+    }
+}
+
 /// How much a look reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

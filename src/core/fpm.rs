@@ -45,8 +45,8 @@ pub struct Fpm {
     pub step: FpmStep,
     since: Mono,
     pending: Option<EffectId>,
-    /// A SIGKILL under way, beside the restart that it hurries.
-    killing: Option<EffectId>,
+    /// A SIGKILL under way beside the restart that it hurries, or a SIGCONT after one that did not take place.
+    aside: Option<EffectId>,
     looking: Option<EffectId>,
     look_began: Mono,
     /// When the last answered look of the restart had begun.
@@ -66,6 +66,8 @@ pub struct Fpm {
     last_full_at: Mono,
     frozen: Vec<WorkerRef>,
     frozen_busy: Vec<WorkerSeen>,
+    /// Workers whose answer was on its way have had their moment.
+    thawed: bool,
     ladder: Option<Ladder>,
     warmed: usize,
     /// Its restart was begun before, and it was not proven since.
@@ -125,7 +127,7 @@ impl Fpm {
             step: FpmStep::Testing,
             since: now,
             pending: None,
-            killing: None,
+            aside: None,
             looking: None,
             look_began: Mono::BOOT,
             looked_at: Mono::BOOT,
@@ -140,6 +142,7 @@ impl Fpm {
             last_full_at: Mono::BOOT,
             frozen: Vec::new(),
             frozen_busy: Vec::new(),
+            thawed: false,
             ladder: None,
             warmed: 0,
             unproven: false,
@@ -204,7 +207,7 @@ impl Fpm {
     }
 
     pub fn outcome(&mut self, turn: &mut Turn<'_>, id: EffectId, outcome: &Outcome) -> bool {
-        if self.killing.take_if(|killing| *killing == id).is_some() {
+        if self.aside.take_if(|aside| *aside == id).is_some() {
             return true;
         }
         if self.looking.take_if(|looking| *looking == id).is_some() {
@@ -286,7 +289,8 @@ impl Fpm {
                 self.look(turn);
             }
             FpmStep::Counting | FpmStep::Recounting => self.ask_status(turn, true, STATUS_TIMEOUT),
-            FpmStep::Finishing if now >= self.since.after(FINISHING) => self.enter(now, FpmStep::WaitingForLoan),
+            // Finishing may also be a long shutdown function: whoever is still at it then is cut, and counted again for that.
+            FpmStep::Finishing if now >= self.since.after(FINISHING) => self.enter(now, FpmStep::Counting),
             FpmStep::WaitingForLoan => {
                 if self.may_renew(turn, loans) {
                     self.restart(turn);
@@ -424,6 +428,7 @@ impl Fpm {
             return self.enter(turn.now.mono, FpmStep::WaitingForLoan);
         };
         if busy.is_empty() {
+            self.cut(turn, busy, true);
             return self.enter(turn.now.mono, FpmStep::WaitingForLoan);
         }
         // With a status socket of its own every worker can be stopped, so nothing new begins between the count and the cut.
@@ -448,14 +453,15 @@ impl Fpm {
             self.cut(turn, self.frozen_busy.clone(), false);
             return self.enter(turn.now.mono, FpmStep::WaitingForLoan);
         };
-        let (ending, cut): (Vec<WorkerSeen>, Vec<WorkerSeen>) = busy.into_iter().partition(finishing);
+        let patient = !self.thawed;
+        let (ending, cut): (Vec<WorkerSeen>, Vec<WorkerSeen>) = busy.into_iter().partition(|worker| patient && finishing(worker));
         self.cut(turn, cut, true);
         let thaw: Vec<WorkerRef> =
             self.frozen.iter().filter(|frozen| ending.iter().any(|worker| worker.pid == frozen.pid)).cloned().collect();
         if thaw.is_empty() {
             return self.enter(turn.now.mono, FpmStep::WaitingForLoan);
         }
-        self.frozen.retain(|frozen| !thaw.contains(frozen));
+        self.thawed = true;
         self.pending = Some(turn.ask(Effect::Thaw { workers: thaw }));
         self.enter(turn.now.mono, FpmStep::Thawing);
     }
@@ -481,7 +487,10 @@ impl Fpm {
                 request: Some(format!("{} {}", worker.method, worker.uri)),
             })
             .collect();
-        if !casualties.is_empty() {
+        if casualties.is_empty() {
+            // What an earlier count had found has ended by itself.
+            settle_cut(turn, &self.unit, false, false);
+        } else {
             turn.record(Entry::Cutting { unit: self.unit.clone(), invocation: self.seen.invocation.clone(), casualties });
         }
     }
@@ -506,7 +515,7 @@ impl Fpm {
 
     fn restart(&mut self, turn: &mut Turn<'_>) {
         turn.record(Entry::Unproven { target: self.target.clone(), unit: self.unit.clone() });
-        let cut = std::mem::take(&mut self.frozen);
+        let cut = self.frozen.clone();
         let within = self.rules.term_timeout + START_TIMEOUT;
         self.enter(turn.now.mono, FpmStep::Restarting);
         self.restarted_at = turn.now.wall;
@@ -533,7 +542,7 @@ impl Fpm {
         match ladder.rung(now) {
             Rung::Kill if old_lives => {
                 ladder.killed(now);
-                self.killing = Some(turn.ask(Effect::Kill { unit: self.unit.clone(), cgroup: self.seen.cgroup.clone() }));
+                self.aside = Some(turn.ask(Effect::Kill { unit: self.unit.clone(), cgroup: self.seen.cgroup.clone() }));
             }
             Rung::Unkillable
                 if old_lives && !self.seen.processes.is_empty() && now >= ladder.sent().after(self.rules.term_timeout + START_TIMEOUT) =>
@@ -547,8 +556,12 @@ impl Fpm {
     }
 
     fn restarted(&mut self, turn: &mut Turn<'_>, outcome: &Outcome) {
+        let frozen = std::mem::take(&mut self.frozen);
         if let Outcome::Fault(fault) = outcome {
             let why = format!("systemd would not restart it: {fault}");
+            if !frozen.is_empty() {
+                self.aside = Some(turn.ask(Effect::Thaw { workers: frozen }));
+            }
             turn.record(Entry::Proven { unit: self.unit.clone() });
             if turn.memory.cutting.contains_key(&self.unit) {
                 turn.record(Entry::CutSettled { unit: self.unit.clone(), happened: false });

@@ -104,7 +104,7 @@ impl Machine {
     /// Starts what is due: a deploy, or another try.
     pub(super) fn take_in(&mut self, now: Now, step: &mut Step) {
         // A deploy waits until a hold on everything ends; one on some targets lets the others go on.
-        if self.memory.hold.as_ref().is_some_and(|hold| hold.targets.is_none()) || self.journal_problem.is_some() {
+        if self.settling() || self.memory.hold.as_ref().is_some_and(|hold| hold.targets.is_none()) || self.journal_problem.is_some() {
             return;
         }
         if self.settled_at().is_some_and(|at| at <= now.mono)

@@ -57,6 +57,8 @@ pub struct Machine {
     pub(super) hold_until: Option<Mono>,
     pub(super) config_problem: Option<String>,
     pub(super) journal_problem: Option<String>,
+    /// The package is being removed: nothing is begun, what is owed is paid.
+    settling: bool,
 }
 
 /// When what failed is tried again.
@@ -129,6 +131,7 @@ impl Machine {
             hold_until: memory.hold.as_ref().map(|hold| now.mono.after(hold.until.since(now.wall))),
             config_problem: None,
             journal_problem: None,
+            settling: false,
             policy,
             memory,
         };
@@ -182,7 +185,10 @@ impl Machine {
     /// Makes works, pools and adoptions fit the configuration.
     fn configure(&mut self, now: Now, step: &mut Step) {
         let policy = self.policy.clone();
-        let dropped: Vec<String> = self.memory.targets.keys().filter(|name| !policy.targets.contains_key(*name)).cloned().collect();
+        // Without any configuration, or with one that cannot be read, nothing is forgotten: or it would be adopted anew, and a deploy missed.
+        let unconfigured = policy.targets.is_empty() && policy.stamp.path.is_empty();
+        let dropped = self.memory.targets.keys().filter(|name| !unconfigured && !policy.targets.contains_key(*name));
+        let dropped: Vec<String> = dropped.cloned().collect();
         for target in dropped {
             self.inplace.forget(&target);
             turn!(self, now, step).record(Entry::Dropped { target });
@@ -226,8 +232,48 @@ impl Machine {
         }
     }
 
+    /// From now on nothing is begun; what is owed to the host is paid, whatever state php-fpm is in: nobody will be here to do it later.
+    pub fn settle(&mut self) {
+        self.settling = true;
+        self.pause_all();
+    }
+
+    /// Nothing is owed to the host.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        !self.debts.any(&self.memory) && self.memory.frozen.is_empty()
+    }
+
+    fn pause_all(&mut self) {
+        for work in self.works.values_mut() {
+            match work {
+                Work::Fpm => {}
+                Work::Scheduled(work) => work.pause(&mut self.loans),
+                Work::Services(work) => work.pause(),
+            }
+        }
+        let _ = self.inplace.pause(&mut self.loans);
+    }
+
+    pub(super) fn settling(&self) -> bool {
+        self.settling
+    }
+
+    /// The longest that a rollout may take by the rules of the targets.
+    #[must_use]
+    pub fn longest(&self) -> Duration {
+        let of = |rules: &TargetRules| match rules {
+            TargetRules::PhpFpm(rules) => rules.drain_timeout + rules.term_timeout,
+            TargetRules::Scheduled(rules) => rules.drain_timeout + rules.term_timeout,
+            TargetRules::Service(rules) => rules.drain_timeout + rules.term_timeout,
+        };
+        let targets = self.policy.targets.values().map(of).max().unwrap_or_default();
+        let pools = self.policy.pools.values().map(|rules| rules.timeout * 2 + rules.quiet).max().unwrap_or_default();
+        self.policy.stamp.settle * 5 + self.policy.stamp.min_interval + targets + pools
+    }
+
     pub(super) fn held(&self, target: &str) -> bool {
-        self.memory.hold.as_ref().is_some_and(|hold| hold.targets.as_ref().is_none_or(|targets| targets.contains(target)))
+        self.settling || self.memory.hold.as_ref().is_some_and(|hold| hold.targets.as_ref().is_none_or(|targets| targets.contains(target)))
     }
 
     fn hint(&mut self, now: Now, unit: Option<&str>) {
@@ -347,7 +393,7 @@ impl Machine {
     /// What we took out goes back as soon as nothing needs it out (traps T31, T6), unless php-fpm is not proven to serve; a person who
     /// aborts takes that on.
     fn repool_unless_needed(&mut self, now: Now, step: &mut Step) {
-        let aborted = self.memory.hold.as_ref().is_some_and(|hold| hold.abort);
+        let aborted = self.settling || self.memory.hold.as_ref().is_some_and(|hold| hold.abort);
         let keep_out = self.inplace.needs_out() || (!self.memory.unproven.is_empty() && !aborted);
         if keep_out {
             return;
@@ -371,10 +417,10 @@ impl Machine {
 
     /// Writes down what has been reached, and the end of the rollout when nothing more comes of it.
     fn conclude(&mut self, now: Now, step: &mut Step) {
-        let Some(rollout) = self.memory.rollout.clone() else { return };
+        let Some(targets) = self.memory.rollout.as_ref().map(|rollout| rollout.targets.clone()) else { return };
         let mut failed: Vec<(String, bool)> = Vec::new();
         let mut working = false;
-        for name in rollout.targets.iter().filter(|name| self.works.contains_key(*name)) {
+        for name in targets.iter().filter(|name| self.works.contains_key(*name)) {
             let Some(want) = self.memory.targets.get(name).and_then(|target| target.unmet().cloned()) else { continue };
             match self.progress(name) {
                 Progress::Reached => {

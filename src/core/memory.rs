@@ -309,7 +309,9 @@ impl Memory {
                     self.lent.remove(&unit);
                 }
             }
-            (Effect::Thaw { workers } | Effect::Restart { cut: workers, .. }, _) => self.frozen.retain(|worker| !workers.contains(worker)),
+            (Effect::Thaw { workers }, _) | (Effect::Restart { cut: workers, .. }, Outcome::Job(_)) => {
+                self.frozen.retain(|worker| !workers.contains(worker))
+            }
             _ => {}
         }
     }

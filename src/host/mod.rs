@@ -37,7 +37,12 @@ pub struct Places {
 
 impl Default for Places {
     fn default() -> Self {
-        Places { systemd: systemd::Places::default(), cgroups: "/sys/fs/cgroup".into(), proc: "/proc".into(), run: "/run/restart-agent".into() }
+        Places {
+            systemd: systemd::Places::default(),
+            cgroups: "/sys/fs/cgroup".into(),
+            proc: "/proc".into(),
+            run: "/run/restart-agent".into(),
+        }
     }
 }
 

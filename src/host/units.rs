@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::core::effect::{Effect, Fault, JobEnd, Looked, Outcome, WorkerRef};
-use crate::core::seen::{ProcessSeen, UnitSeen};
 use super::clock;
 use super::processes::{Processes, Signal};
 use super::systemd::{Hints, Killed, Places, Systemd};
+use crate::core::effect::{Effect, Fault, JobEnd, Looked, Outcome, WorkerRef};
+use crate::core::seen::{ProcessSeen, UnitSeen};
 
 /// Units and their processes: what systemd and the kernel know of them together, and what is done to them.
 #[derive(Debug)]
@@ -85,7 +85,8 @@ impl Units {
         if self.systemd.kill(unit).await? == Killed::Sent {
             return Ok(());
         }
-        let hit = self.processes.kill_all(cgroup).map_err(|error| Fault::Other(format!("cannot kill what is left in {cgroup}: {error}")))?;
+        let hit =
+            self.processes.kill_all(cgroup).map_err(|error| Fault::Other(format!("cannot kill what is left in {cgroup}: {error}")))?;
         if hit > 0 {
             tracing::info!(unit, cgroup, hit, "killed what systemd had left behind");
         }

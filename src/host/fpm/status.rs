@@ -67,7 +67,8 @@ fn worker(process: Process) -> WorkerSeen {
     let state = match process.state.as_str() {
         "Idle" => WorkerState::Idle,
         "Reading headers" => WorkerState::ReadingHeaders,
-        "Getting request informations" => WorkerState::GettingInformation,
+        // php 8.2 and 8.4; older sources have a plural.
+        "Getting request information" | "Getting request informations" => WorkerState::GettingInformation,
         "Running" => WorkerState::Running,
         "Finishing" => WorkerState::Finishing,
         "Ending" => WorkerState::Ending,
@@ -146,6 +147,23 @@ mod tests {
         }
         let status = parse(fixture!("status_listen-8.4.full.json"), true).unwrap();
         assert_eq!(status.workers.unwrap()[0].state, WorkerState::Finishing);
+    }
+
+    #[test]
+    fn every_state_that_php_fpm_names() {
+        let status = parse(fixture!("status_listen-8.2.states.full.json"), true).unwrap();
+        let states: Vec<WorkerState> = status.workers.unwrap().into_iter().map(|worker| worker.state).collect();
+        use WorkerState::{Finishing, GettingInformation, Idle, ReadingHeaders, Running};
+        assert_eq!(states, [ReadingHeaders, GettingInformation, Idle, Idle, Running, Finishing]);
+        let other = String::from_utf8_lossy(fixture!("status-8.2.full.json")).replace("\"state\":\"Idle\"", "\"state\":\"Napping\"");
+        let workers = parse(other.as_bytes(), true).unwrap().workers.unwrap();
+        assert_eq!(workers[2].state, WorkerState::Other("Napping".into()));
+    }
+
+    #[test]
+    fn ondemand_is_told() {
+        let page = String::from_utf8_lossy(fixture!("status-8.4.json")).replace("\"static\"", "\"ondemand\"");
+        assert!(parse(page.as_bytes(), false).unwrap().ondemand);
     }
 
     #[test]

@@ -217,6 +217,10 @@ mod real {
         directory: TempDir,
     }
 
+    fn binary() -> &'static str {
+        ["/usr/sbin/php-fpm8.2", "/usr/sbin/php-fpm8.4"].into_iter().find(|path| Path::new(path).exists()).unwrap()
+    }
+
     impl Fpm {
         /// Two static workers; waits until it answers a ping.
         async fn start() -> Fpm {
@@ -230,8 +234,7 @@ mod real {
             std::fs::write(directory.path().join("conf"), conf).unwrap();
             let hold = "<?php for ($end = hrtime(true) + 1e6 * $_GET['ms']; hrtime(true) < $end;); echo json_encode($_SERVER);";
             std::fs::write(directory.path().join("hold.php"), hold).unwrap();
-            let command = ["/usr/sbin/php-fpm8.2", "/usr/sbin/php-fpm8.4"].into_iter().find(|path| Path::new(path).exists()).unwrap();
-            let child = Command::new(command).args(["-n", "-y"]).arg(directory.path().join("conf")).stderr(Stdio::null()).spawn().unwrap();
+            let child = Command::new(binary()).args(["-n", "-y"]).arg(directory.path().join("conf")).stderr(Stdio::null()).spawn().unwrap();
             let fpm = Fpm { child, directory };
             let begun = Instant::now();
             while fpm.ping(SHORT).await.is_err() {
@@ -269,8 +272,11 @@ mod real {
         assert_eq!(fpm.ping(BOUND).await, Ok((200, "pong".into())));
         let status = fpm.ask("status", false).await.unwrap();
         assert_eq!((status.active, status.idle, status.ondemand), (0, 2, false));
-        // The asking worker is one of them (facts 3c).
-        assert_eq!(fpm.ask("main", true).await.unwrap().active, 1);
+        // The status socket leaves the counters of the pool alone; over the main socket the asking worker is active (facts 3c), and
+        // the look itself is an accepted request.
+        assert_eq!(fpm.ask("status", true).await.unwrap().accepted, status.accepted);
+        let seen = fpm.ask("main", true).await.unwrap();
+        assert_eq!((seen.active, seen.accepted), (1, status.accepted + 1));
 
         let hold = |ms: u32| FpmRequest::Script { script: format!("{}?ms={ms}&x=%20", fpm.at("hold.php")) };
         let (code, body) = request(&fpm.at("main"), &hold(0), BOUND).await.unwrap();
@@ -295,5 +301,31 @@ mod real {
         assert_eq!((one.unwrap().0, two.unwrap().0), (200, 200));
         let workers = seen.workers.unwrap();
         assert!(workers.iter().all(|worker| worker.uri.contains("hold.php?ms=1500") && worker.duration_us > 100_000), "{workers:?}");
+    }
+
+    #[test]
+    #[ignore = "needs php-fpm on this machine"]
+    fn the_layout_is_printed_whatever_is_logged_and_leaves_no_trace() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name).display().to_string();
+        let pool = "[www]\nuser = nobody\nlisten = $pool-${GENERATION}.sock\npm = static\npm.max_children = 1\n";
+        std::fs::write(at("conf"), format!("[global]\nlog_level = alert\nerror_log = {}\nsystemd_interval = 1\n{pool}", at("log")))
+            .unwrap();
+        let run = |argv: &[String]| {
+            let output = Command::new(&argv[0]).args(&argv[1..]).env("GENERATION", "g7").output().unwrap();
+            (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        let exec_start = [binary(), "--nodaemonize", "-p", &at("."), "--fpm-config", &at("conf")].map(str::to_owned);
+
+        let inspect = invocation::inspect(&exec_start, &at("wrapper")).unwrap();
+        let (good, plain) = run(&inspect.argv[..inspect.argv.len() - 2]);
+        assert!(good && layout::parse(&plain).is_err(), "{plain}");
+        std::fs::remove_file(at("log")).unwrap();
+        std::fs::write(at("wrapper"), inspect.wrapper.unwrap()).unwrap();
+        let (good, output) = run(&inspect.argv);
+        let layout = layout::parse(&output).unwrap();
+        assert!(good);
+        assert_eq!((layout.pools[0].listen.clone(), layout.systemd_interval_ms), (at("./www-g7.sock"), 1000));
+        assert!(!Path::new(&at("log")).exists());
     }
 }

@@ -91,7 +91,8 @@ impl Systemd {
     /// # Errors
     /// If the stamp cannot be written.
     pub fn catch_up(&self, timer: &str) -> io::Result<()> {
-        let name = timer.strip_suffix(".timer").filter(|_| is_unit(timer)).ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no timer"))?;
+        let name =
+            timer.strip_suffix(".timer").filter(|_| is_unit(timer)).ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no timer"))?;
         let stamp = self.places.timer_stamps.join(format!("stamp-{name}.timer"));
         fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).open(stamp)?.set_modified(SystemTime::now())
     }

@@ -55,7 +55,8 @@ impl Systemd {
         let serial = self.hooks.count.fetch_add(1, Ordering::Relaxed);
         let unit = format!("restart-agent-hook-{}-{serial}.service", self.hooks.name);
         let _listening = self.link.listen(Instant::now() + ACT).await?;
-        let (mut capture, output) = Capture::new(limit).map_err(|error| Fault::Other(format!("cannot run \"{purpose}\": no pipe: {error}")))?;
+        let (mut capture, output) =
+            Capture::new(limit).map_err(|error| Fault::Other(format!("cannot run \"{purpose}\": no pipe: {error}")))?;
 
         let started = Instant::now();
         let job = self.start_hook(&unit, purpose, argv, timeout, &output).await?;

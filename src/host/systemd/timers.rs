@@ -37,8 +37,7 @@ impl Systemd {
     }
 
     async fn timer(&self, name: &str, now: Now, offset: u64) -> Result<TimerSeen, Fault> {
-        let wanted =
-            [(UNIT, "ActiveState"), (TIMER, "Persistent"), (TIMER, "NextElapseUSecRealtime"), (TIMER, "NextElapseUSecMonotonic")];
+        let wanted = [(UNIT, "ActiveState"), (TIMER, "Persistent"), (TIMER, "NextElapseUSecRealtime"), (TIMER, "NextElapseUSecMonotonic")];
         let values = self.properties(name, &wanted).await?;
         Ok(TimerSeen {
             unit: name.to_owned(),

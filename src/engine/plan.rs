@@ -1,0 +1,55 @@
+//! A plan: looks at everything a deploy would touch, touches nothing, and lets core say what would happen.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::World;
+use crate::core::effect::{Effect, Looked, Outcome};
+use crate::core::evidence::Source;
+use crate::core::memory::Memory;
+use crate::core::plan::{PlanSeen, plan};
+use crate::core::policy::{FpmRules, Policy, TargetRules};
+use crate::core::seen::PoolAnswers;
+use crate::core::status::PlanView;
+
+const ASK: Duration = Duration::from_secs(1);
+
+pub(super) async fn make<W: World>(world: Arc<W>, policy: Policy, memory: Memory) -> PlanView {
+    let mut seen = PlanSeen::default();
+    for (name, rules) in &policy.targets {
+        let (units, looked) = match rules {
+            TargetRules::PhpFpm(rules) => (vec![rules.unit.clone()], Looked::Exactly),
+            TargetRules::Scheduled(rules) => (rules.units.clone(), Looked::WithTimers),
+            TargetRules::Service(rules) => (rules.units.clone(), Looked::Running),
+        };
+        match world.perform(Effect::Look { units, looked, cgroups: BTreeMap::new() }).await {
+            Outcome::Units(units) => {
+                seen.units.insert(name.clone(), units);
+            }
+            Outcome::Fault(fault) => {
+                seen.faults.insert(name.clone(), fault.to_string());
+            }
+            _ => {}
+        }
+        if let TargetRules::PhpFpm(rules) = rules
+            && let Some(answers) = ask(&*world, rules).await
+        {
+            seen.answers.insert(name.clone(), answers);
+        }
+    }
+    plan(&policy, &memory, &seen, world.now())
+}
+
+async fn ask<W: World>(world: &W, rules: &FpmRules) -> Option<(Source, PoolAnswers)> {
+    let layout = match world.perform(Effect::Inspect { unit: rules.unit.clone() }).await {
+        Outcome::Layout(layout) => Some(layout),
+        _ => None,
+    };
+    let source = Source::choose(rules, layout.as_ref());
+    let Source::Status { asks, .. } = &source else { return None };
+    match world.perform(Effect::AskPools { asks: asks.clone(), full: true, timeout: ASK }).await {
+        Outcome::Pools(answers) => Some((source, answers)),
+        _ => None,
+    }
+}

@@ -1,0 +1,302 @@
+//! The loop.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::publish::Publisher;
+use super::waiters::Waiters;
+use super::{Request, Stimulus, World, plan};
+use crate::config::{self, Roots};
+use crate::core::effect::{Effect, EffectId, Fault, Outcome};
+use crate::core::entry::Entry;
+use crate::core::event::{Answer, Event};
+use crate::core::machine::Machine;
+use crate::core::status::{AgentView, PlanView, StatusView};
+use crate::core::step::Step;
+use crate::core::time::Wall;
+use crate::host::notify;
+use crate::store::Store;
+
+/// The stamp is read this often even if nothing hints at a change (law 4), and the watchdog is told that the loop turns.
+const SLOW_POLL: Duration = Duration::from_secs(30);
+/// While the journal cannot be written: between two tries.
+const JOURNAL_RETRY: Duration = Duration::from_secs(5);
+/// Entries after which a finished rollout is followed by a snapshot, so that a start stays quick.
+const SNAPSHOT_AFTER: usize = 500;
+
+/// What an engine is made of.
+#[derive(Debug)]
+pub struct Parts<W: World> {
+    pub world: Arc<W>,
+    pub machine: Machine,
+    /// What resuming the machine yielded.
+    pub first: Step,
+    pub store: Store,
+    pub roots: Roots,
+    pub status: PathBuf,
+    pub agent: AgentView,
+    pub stimuli: mpsc::Receiver<Stimulus>,
+    pub view: watch::Sender<Option<Arc<StatusView>>>,
+    /// End as soon as nothing is owed to the host any more.
+    pub settle_only: bool,
+}
+
+type Performing = Pin<Box<dyn Future<Output = (EffectId, Outcome)>>>;
+type Planning = Pin<Box<dyn Future<Output = (PlanView, oneshot::Sender<PlanView>)>>>;
+
+/// The engine of one host.
+pub struct Engine<W: World> {
+    world: Arc<W>,
+    machine: Machine,
+    store: Store,
+    roots: Roots,
+    agent: AgentView,
+    stimuli: mpsc::Receiver<Stimulus>,
+    performing: FuturesUnordered<Performing>,
+    planning: FuturesUnordered<Planning>,
+    waiters: Waiters,
+    publisher: Publisher,
+    /// The ctime of the stamp as it was last read.
+    stamp_read: Option<Wall>,
+    listening: bool,
+    journal_broken: bool,
+    since_snapshot: usize,
+    settle_only: bool,
+}
+
+/// What ended the wait for something to do.
+enum Woken {
+    Outcome(EffectId, Outcome),
+    Stimulus(Option<Stimulus>),
+    Plan(PlanView, oneshot::Sender<PlanView>),
+    Deadline,
+    SlowPoll,
+    Publish,
+}
+
+impl<W: World> Engine<W> {
+    #[must_use]
+    pub fn new(parts: Parts<W>) -> (Engine<W>, Step) {
+        let engine = Engine {
+            world: parts.world,
+            machine: parts.machine,
+            store: parts.store,
+            roots: parts.roots,
+            agent: parts.agent,
+            stimuli: parts.stimuli,
+            performing: FuturesUnordered::new(),
+            planning: FuturesUnordered::new(),
+            waiters: Waiters::default(),
+            publisher: Publisher::new(parts.status, parts.view),
+            stamp_read: None,
+            listening: false,
+            journal_broken: false,
+            since_snapshot: 0,
+            settle_only: parts.settle_only,
+        };
+        (engine, parts.first)
+    }
+
+    /// Runs until it is told to stop, or, with `settle_only`, until nothing is owed. Gives the machine's last status.
+    pub async fn run(mut self, first: Step) -> StatusView {
+        self.world.watch_stamp(&self.machine.policy().stamp.path);
+        self.carry_out(first).await;
+        self.read_stamp().await;
+        notify::ready();
+        let mut slow = Instant::now() + SLOW_POLL;
+        loop {
+            self.listen_if_of_use().await;
+            self.waiters.answer(&self.machine, self.world.now().mono, self.stamp_read);
+            if self.settle_only && self.machine.settled() && self.performing.is_empty() {
+                break;
+            }
+            match self.wake(slow).await {
+                Woken::Outcome(id, outcome) => self.turn(Event::Outcome(id, outcome)).await,
+                Woken::Plan(view, reply) => {
+                    // Who asked may have gone meanwhile.
+                    let _ = reply.send(view);
+                }
+                Woken::Deadline => self.turn(Event::Tick).await,
+                Woken::SlowPoll => {
+                    notify::watchdog();
+                    self.read_stamp().await;
+                    self.try_journal().await;
+                    slow = Instant::now() + if self.journal_broken { JOURNAL_RETRY } else { SLOW_POLL };
+                }
+                Woken::Publish => self.publish(),
+                Woken::Stimulus(None | Some(Stimulus::Stop)) => break,
+                Woken::Stimulus(Some(stimulus)) => self.stimulated(stimulus).await,
+            }
+            if self.journal_broken {
+                slow = slow.min(Instant::now() + JOURNAL_RETRY);
+            }
+        }
+        notify::stopping();
+        let _ = self.store.snapshot(self.machine.memory()).await;
+        self.agent.running = false;
+        self.publish();
+        self.view()
+    }
+
+    async fn wake(&mut self, slow: Instant) -> Woken {
+        let now = self.world.now().mono;
+        let deadlines = [self.machine.next_deadline().map(|deadline| deadline.at), self.waiters.next()];
+        let deadline = deadlines.into_iter().flatten().min().map(|at| Instant::now() + at.since(now));
+        let publish = self.publisher.due();
+        let asleep = |at: Option<Instant>| sleep_until(at.unwrap_or(slow));
+        tokio::select! {
+            biased;
+            Some((id, outcome)) = self.performing.next(), if !self.performing.is_empty() => Woken::Outcome(id, outcome),
+            stimulus = self.stimuli.recv() => Woken::Stimulus(stimulus),
+            Some((view, reply)) = self.planning.next(), if !self.planning.is_empty() => Woken::Plan(view, reply),
+            () = asleep(deadline), if deadline.is_some() => Woken::Deadline,
+            () = sleep_until(slow) => Woken::SlowPoll,
+            () = asleep(publish), if publish.is_some() => Woken::Publish,
+        }
+    }
+
+    async fn stimulated(&mut self, stimulus: Stimulus) {
+        match stimulus {
+            Stimulus::Stamp => self.read_stamp().await,
+            Stimulus::JobRemoved { unit } => self.turn(Event::JobRemoved { unit }).await,
+            Stimulus::LookAgain => self.turn(Event::LookAgain).await,
+            Stimulus::Reload => self.reload().await,
+            Stimulus::Stop => {}
+            Stimulus::Request(Request::Order { by, order, reply }) => {
+                let now = self.world.now();
+                let mut step = self.machine.handle(now, Event::Order { by, order });
+                let answer = step.answer.take();
+                let kept = self.carry_out(step).await;
+                let answer = match (answer, kept) {
+                    (Some(answer), true) => answer,
+                    _ => Answer::Refused("the journal cannot be written, so nothing can be promised".to_owned()),
+                };
+                let _ = reply.send(answer);
+            }
+            Stimulus::Request(Request::Wait { stamp, id, within, reply }) => {
+                // Read first: right after the touch the hint may not be here yet.
+                self.read_stamp().await;
+                let until = self.world.now().mono.after(within);
+                self.waiters.add(stamp, id, until, reply);
+            }
+            Stimulus::Request(Request::Plan { reply }) => {
+                let making = plan::make(Arc::clone(&self.world), self.machine.policy().clone(), self.machine.memory().clone());
+                self.planning.push(Box::pin(async move { (making.await, reply) }));
+            }
+        }
+    }
+
+    async fn turn(&mut self, event: Event) {
+        let step = self.machine.handle(self.world.now(), event);
+        self.carry_out(step).await;
+    }
+
+    /// Writes, then performs (law 2). Says whether the entries are on the disk.
+    async fn carry_out(&mut self, step: Step) -> bool {
+        let finished = step.entries.iter().any(|written| matches!(written.entry, Entry::RolloutFinished { .. }));
+        self.since_snapshot += step.entries.len();
+        let written = if step.entries.is_empty() { Ok(()) } else { self.store.append(step.entries).await };
+        for (id, effect) in step.effects {
+            match &written {
+                Err(fault) if effect.acts() && !effect.pays_back() => {
+                    let fault = Fault::Journal(fault.to_string());
+                    self.performing.push(Box::pin(async move { (id, Outcome::Fault(fault)) }));
+                }
+                _ => self.perform(id, effect),
+            }
+        }
+        self.publisher.touch();
+        match &written {
+            Ok(()) if finished && self.since_snapshot >= SNAPSHOT_AFTER => {
+                self.since_snapshot = 0;
+                if let Err(fault) = self.store.snapshot(self.machine.memory()).await {
+                    tracing::warn!(%fault, "cannot write a snapshot of the journal; the journal itself is whole");
+                }
+            }
+            Ok(()) => {}
+            Err(fault) => self.journal_fails(fault.to_string()).await,
+        }
+        written.is_ok()
+    }
+
+    fn perform(&self, id: EffectId, effect: Effect) {
+        tracing::debug!(id = id.0, ?effect);
+        let world = Arc::clone(&self.world);
+        self.performing.push(Box::pin(async move { (id, world.perform(effect).await) }));
+    }
+
+    async fn journal_fails(&mut self, why: String) {
+        if self.journal_broken {
+            return;
+        }
+        self.journal_broken = true;
+        tracing::error!("{why}");
+        let step = self.machine.handle(self.world.now(), Event::JournalProblem(Some(why)));
+        Box::pin(self.carry_out(step)).await;
+    }
+
+    async fn try_journal(&mut self) {
+        if self.journal_broken && self.store.append(Vec::new()).await.is_ok() {
+            self.journal_broken = false;
+            tracing::info!("the journal can be written again");
+            self.turn(Event::JournalProblem(None)).await;
+        }
+    }
+
+    async fn read_stamp(&mut self) {
+        let path = self.machine.policy().stamp.path.clone();
+        if path.is_empty() {
+            return;
+        }
+        let read = self.world.read_stamp(&path);
+        if let Ok(seen) = &read {
+            self.stamp_read = Some(seen.ctime);
+        }
+        self.turn(Event::Stamp(read)).await;
+    }
+
+    async fn reload(&mut self) {
+        notify::reloading();
+        match config::load(&self.roots) {
+            Ok(loaded) => {
+                tracing::info!(files = loaded.files.len(), "the configuration was read again");
+                let changed = loaded.policy.stamp.path != self.machine.policy().stamp.path;
+                self.turn(Event::Policy(Box::new(loaded.policy))).await;
+                if changed {
+                    self.world.watch_stamp(&self.machine.policy().stamp.path);
+                }
+                self.read_stamp().await;
+            }
+            Err(errors) => {
+                tracing::error!("the configuration was not taken, the old one stays:\n{errors}");
+                let problem = format!("the configuration was not taken, the old one stays: {}", errors.first_line());
+                self.turn(Event::ConfigProblem(Some(problem))).await;
+            }
+        }
+        notify::ready();
+    }
+
+    async fn listen_if_of_use(&mut self) {
+        let active = self.machine.active();
+        if active != self.listening {
+            self.listening = active;
+            self.world.listen(active).await;
+        }
+    }
+
+    fn view(&self) -> StatusView {
+        self.machine.status(self.world.now(), self.agent.clone())
+    }
+
+    fn publish(&mut self) {
+        let view = self.view();
+        self.publisher.publish(view);
+    }
+}

@@ -1,0 +1,105 @@
+//! The world that the engine acts on.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use super::Stimulus;
+use crate::core::deploy::{StampFault, StampSeen};
+use crate::core::effect::{Effect, Outcome};
+use crate::core::time::Now;
+use crate::host::systemd::{Hint, Hints};
+use crate::host::{Host, clock, stamp};
+
+/// Everything outside. The real half is [`RealWorld`]; a simulator is the other.
+pub trait World: 'static {
+    fn now(&self) -> Now;
+
+    /// Performs one effect and owes what its docstring says, within the time that it says.
+    fn perform(&self, effect: Effect) -> impl Future<Output = Outcome>;
+
+    fn read_stamp(&self, path: &str) -> Result<StampSeen, StampFault>;
+
+    /// From now on a change of this stamp is told as [`Stimulus::Stamp`].
+    fn watch_stamp(&self, path: &str);
+
+    /// Whether hints of systemd are of use; if not, nothing of it wakes the agent.
+    fn listen(&self, on: bool) -> impl Future<Output = ()>;
+}
+
+/// The real host.
+#[derive(Debug)]
+pub struct RealWorld {
+    host: Host,
+    stimuli: mpsc::Sender<Stimulus>,
+    watcher: Mutex<Option<AbortHandle>>,
+}
+
+impl RealWorld {
+    /// Begins to pass on the hints of systemd.
+    #[must_use]
+    pub fn new(host: Host, hints: Hints, stimuli: mpsc::Sender<Stimulus>) -> Arc<RealWorld> {
+        tokio::spawn(pass_on(hints, stimuli.clone()));
+        Arc::new(RealWorld { host, stimuli, watcher: Mutex::default() })
+    }
+
+    /// Drop-ins of ours that are there without being in the journal.
+    #[must_use]
+    pub fn leftovers(&self) -> Vec<String> {
+        self.host.leftovers()
+    }
+}
+
+impl World for RealWorld {
+    fn now(&self) -> Now {
+        clock::now()
+    }
+
+    async fn perform(&self, effect: Effect) -> Outcome {
+        self.host.perform(&effect).await
+    }
+
+    fn read_stamp(&self, path: &str) -> Result<StampSeen, StampFault> {
+        stamp::read(std::path::Path::new(path))
+    }
+
+    fn watch_stamp(&self, path: &str) {
+        let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = watcher.take() {
+            old.abort();
+        }
+        if !path.is_empty() {
+            *watcher = Some(tokio::spawn(watch(PathBuf::from(path), self.stimuli.clone())).abort_handle());
+        }
+    }
+
+    async fn listen(&self, on: bool) {
+        if on { self.host.listen() } else { self.host.rest().await }
+    }
+}
+
+async fn watch(path: PathBuf, stimuli: mpsc::Sender<Stimulus>) {
+    let mut watch = stamp::Watch::new(&path);
+    if let Some(trouble) = watch.trouble() {
+        tracing::warn!("{trouble}");
+    }
+    // What changed before the watch was in place is seen by the read that this causes.
+    while stimuli.send(Stimulus::Stamp).await.is_ok() {
+        watch.changed().await;
+    }
+}
+
+async fn pass_on(mut hints: Hints, stimuli: mpsc::Sender<Stimulus>) {
+    loop {
+        let stimulus = match hints.next().await {
+            Hint::JobRemoved { unit } => Stimulus::JobRemoved { unit },
+            Hint::LookAgain => Stimulus::LookAgain,
+        };
+        if stimuli.send(stimulus).await.is_err() {
+            return;
+        }
+    }
+}
