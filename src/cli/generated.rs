@@ -16,10 +16,9 @@ fn man_pages_and_completions_are_what_the_command_line_says() {
     let (man, completions) = (made.path().join("man"), made.path().join("completions"));
     fs::create_dir(&man).unwrap();
     fs::create_dir(&completions).unwrap();
-    let command = Cli::command();
-    clap_mangen::generate_to(command.clone(), &man).unwrap();
+    clap_mangen::generate_to(Cli::command(), &man).unwrap();
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        generate_to(shell, &mut command.clone(), "restart-agent", &completions).unwrap();
+        generate_to(shell, &mut without_hidden(&Cli::command()), "restart-agent", &completions).unwrap();
     }
     for directory in ["man", "completions"] {
         let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/debian").join(directory);
@@ -38,6 +37,19 @@ fn man_pages_and_completions_are_what_the_command_line_says() {
                 "packaging/debian/{directory}/{name} is out of date: UPDATE=1 cargo test --lib cli::generated"
             );
         }
+    }
+}
+
+/// Completions would offer hidden options too.
+fn without_hidden(command: &clap::Command) -> clap::Command {
+    let shown = clap::Command::new(&*command.get_name().to_owned().leak())
+        .about(command.get_about().cloned().unwrap_or_default())
+        .disable_help_subcommand(true)
+        .args(command.get_arguments().filter(|arg| !arg.is_hide_set()))
+        .subcommands(command.get_subcommands().map(without_hidden));
+    match command.get_version() {
+        Some(version) => shown.version(&*version.to_owned().leak()),
+        None => shown,
     }
 }
 

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_restart_agent_global_optspecs
-    string join \n state-dir= run-dir= bus= h/help V/version
+    string join \n h/help V/version
 end
 
 function __fish_restart_agent_needs_command
@@ -24,9 +24,6 @@ function __fish_restart_agent_using_subcommand
     contains -- $cmd[1] $argv
 end
 
-complete -c restart-agent -n "__fish_restart_agent_needs_command" -l state-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_needs_command" -l run-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_needs_command" -l bus -d 'D-Bus address of the bus that the agent is on, instead of the system bus' -r
 complete -c restart-agent -n "__fish_restart_agent_needs_command" -s h -l help -d 'Print help'
 complete -c restart-agent -n "__fish_restart_agent_needs_command" -s V -l version -d 'Print version'
 complete -c restart-agent -n "__fish_restart_agent_needs_command" -f -a "status" -d 'What runs which code, what the agent is doing, what it waits for, until when, what comes next'
@@ -41,66 +38,33 @@ complete -c restart-agent -n "__fish_restart_agent_needs_command" -f -a "casualt
 complete -c restart-agent -n "__fish_restart_agent_needs_command" -f -a "check-config" -d 'Checks the configuration: errors with file, line and caret'
 complete -c restart-agent -n "__fish_restart_agent_needs_command" -f -a "daemon" -d 'Runs the agent: restart-agent.service does it'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand status" -l target -d 'Only this target, with all its units' -r
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand status" -l state-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand status" -l run-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand status" -l bus -d 'D-Bus address of the bus that the agent is on, instead of the system bus' -r
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand status" -l json -d 'The state as JSON'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand status" -l watch -d 'Again at each change, until interrupted'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand status" -s h -l help -d 'Print help'
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand plan" -l state-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand plan" -l run-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand plan" -l bus -d 'D-Bus address of the bus that the agent is on, instead of the system bus' -r
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand plan" -l json -d 'The plan as JSON'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand plan" -s h -l help -d 'Print help'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand wait" -l deploy -d 'Wait for this deploy, or a newer one, instead of the one in the stamp' -r
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand wait" -l timeout -d 'Give up after this long [default: the deadlines of the plan + 60s]' -r
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand wait" -l state-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand wait" -l run-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand wait" -l bus -d 'D-Bus address of the bus that the agent is on, instead of the system bus' -r
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand wait" -s v -l verbose -d 'A line at each change, also where standard error is no terminal'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand wait" -s h -l help -d 'Print help'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand trigger" -l target -d 'Only this target; may be given several times' -r
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand trigger" -l reason -d 'For history and for who looks at status' -r
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand trigger" -l state-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand trigger" -l run-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand trigger" -l bus -d 'D-Bus address of the bus that the agent is on, instead of the system bus' -r
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand trigger" -l force -d 'No slot, no depool, no drain: an emergency'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand trigger" -l override-hold -d 'Also while a hold is in force'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand trigger" -s h -l help -d 'Print help'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand hold" -l reason -d 'Why: shown to everybody who wonders' -r
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand hold" -l for -d 'How long, at most' -r
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand hold" -l target -d 'Only this target; may be given several times' -r
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand hold" -l state-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand hold" -l run-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand hold" -l bus -d 'D-Bus address of the bus that the agent is on, instead of the system bus' -r
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand hold" -s h -l help -d 'Print help'
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand release" -l state-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand release" -l run-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand release" -l bus -d 'D-Bus address of the bus that the agent is on, instead of the system bus' -r
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand release" -s h -l help -d 'Print help'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand abort" -l reason -d 'Why: shown to everybody who wonders' -r
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand abort" -l state-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand abort" -l run-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand abort" -l bus -d 'D-Bus address of the bus that the agent is on, instead of the system bus' -r
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand abort" -s h -l help -d 'Print help'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand history" -s n -d 'How many' -r
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand history" -l state-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand history" -l run-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand history" -l bus -d 'D-Bus address of the bus that the agent is on, instead of the system bus' -r
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand history" -l json -d 'The rollouts as JSON'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand history" -s h -l help -d 'Print help'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand casualties" -l since -d 'Only those of the last D' -r
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand casualties" -l state-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand casualties" -l run-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand casualties" -l bus -d 'D-Bus address of the bus that the agent is on, instead of the system bus' -r
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand casualties" -l json -d 'The casualties as JSON'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand casualties" -l requests -d 'With the full request line, which may hold secrets'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand casualties" -s h -l help -d 'Print help'
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand check-config" -l state-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand check-config" -l run-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand check-config" -l bus -d 'D-Bus address of the bus that the agent is on, instead of the system bus' -r
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand check-config" -s h -l help -d 'Print help'
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand daemon" -l state-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand daemon" -l run-dir -r -F
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand daemon" -l bus -d 'D-Bus address of the bus that the agent is on, instead of the system bus' -r
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand daemon" -s h -l help -d 'Print help'
