@@ -17,7 +17,12 @@ const CASUALTIES_SHOWN: usize = 10;
 
 /// The whole page. `only`: this target, with all its units.
 pub fn page(view: &StatusView, only: Option<&str>, page: &Page) -> String {
-    let mut text = headline(view, page) + "\n";
+    let deploy = match (&view.stamp.id, view.stamp.landed_at) {
+        (Some(id), Some(at)) => format!("deploy {id}, landed {}", page.since(at)),
+        (Some(id), None) => format!("deploy {id}"),
+        (None, _) => "no deploy seen yet".to_owned(),
+    };
+    let mut text = headline(view, &deploy, page) + "\n";
     let facts = facts(view, page);
     let width = facts.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     for (name, line) in facts {
@@ -37,12 +42,13 @@ pub fn page(view: &StatusView, only: Option<&str>, page: &Page) -> String {
 
 /// One line for where lines follow each other: a log, a spinner.
 pub fn one_line(view: &StatusView, page: &Page) -> String {
-    let mut line = headline(view, page);
+    let deploy = view.stamp.id.as_ref().map_or_else(|| "no deploy seen yet".to_owned(), |id| format!("deploy {id}"));
+    let mut line = headline(view, &deploy, page);
     if let Some(waiting_for) = &view.waiting_for {
         let _ = write!(line, "; waiting for {waiting_for}");
     }
     if let Some(deadline) = view.deadline {
-        let _ = write!(line, "; until {}", page.time(deadline));
+        let _ = write!(line, "; until {}", page.until(deadline));
     }
     if let Some(next) = &view.next {
         let _ = write!(line, ", then {next}");
@@ -50,12 +56,7 @@ pub fn one_line(view: &StatusView, page: &Page) -> String {
     line
 }
 
-fn headline(view: &StatusView, page: &Page) -> String {
-    let deploy = match (&view.stamp.id, view.stamp.landed_at) {
-        (Some(id), Some(at)) => format!("deploy {id}, landed {}", page.since(at)),
-        (Some(id), None) => format!("deploy {id}"),
-        (None, _) => "no deploy seen yet".to_owned(),
-    };
+fn headline(view: &StatusView, deploy: &str, page: &Page) -> String {
     let said = match view.state {
         State::Idle if view.targets.is_empty() => "idle: no targets are configured, so nothing is ever restarted".to_owned(),
         State::Idle => "idle: no deploy seen yet".to_owned(),
