@@ -113,7 +113,7 @@ impl<W: World> Engine<W> {
         let mut slow = Instant::now() + SLOW_POLL;
         loop {
             self.listen_if_of_use().await;
-            self.waiters.answer(&self.machine, self.world.now().mono, self.stamp_read);
+            self.answer_waiters();
             if self.settle_only && self.machine.settled() && self.performing.is_empty() {
                 break;
             }
@@ -143,6 +143,16 @@ impl<W: World> Engine<W> {
         self.agent.running = false;
         self.publish();
         self.view()
+    }
+
+    /// Who is told that a deploy has converged must find that in status, too.
+    fn answer_waiters(&mut self) {
+        if self.waiters.any() {
+            if !matches!(self.machine.waited(None), crate::core::Waited::Pending { .. }) {
+                self.publish();
+            }
+            self.waiters.answer(&self.machine, self.world.now().mono, self.stamp_read);
+        }
     }
 
     async fn wake(&mut self, slow: Instant) -> Woken {
