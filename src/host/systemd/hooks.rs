@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use zbus::{Fd, Variant};
 
 use super::capture::Capture;
-use super::faults::{fault, is_named};
+use super::faults::is_named;
 use super::link::CallError;
 use super::names::job_id;
 use super::properties::SERVICE;
@@ -111,8 +111,7 @@ impl Systemd {
             // Its name is not used twice, so it is ours if it is there.
             Err(CallError::Cut(_)) => self.job_of(unit).await?,
             Err(CallError::Answer(error)) if is_named(&error, "UnitExists") => self.job_of(unit).await?,
-            Err(CallError::Answer(error)) => return Err(fault(&what, &error)),
-            Err(CallError::Silence(fault)) => return Err(fault),
+            Err(error) => return Err(error.into_fault(&what)),
         };
         let job = job.ok_or_else(|| Fault::Unreachable(format!("cannot {what}: the bus went away; whether it ran is not known")))?;
         self.link.holds_hook(unit);

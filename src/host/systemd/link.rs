@@ -1,11 +1,12 @@
 //! The connection to systemd: made again whenever it breaks, quiet while nothing is to be heard, and bounded in every wait.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use zbus::proxy::CacheProperties;
 use zbus::{Connection, connection};
@@ -23,6 +24,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 const SETUP: Duration = Duration::from_secs(10);
 /// For the bus itself to answer, when systemd did not.
 const BUS_ALIVE: Duration = Duration::from_secs(3);
+/// Calls in flight. dbus-daemon refuses the 129th of one connection ("maximum number of pending replies").
+const IN_FLIGHT: usize = 64;
 /// Units that are kept loaded at once.
 const MOST_HELD: usize = 4096;
 
@@ -49,6 +52,7 @@ pub(super) struct Link {
     live: watch::Sender<Option<Live>>,
     /// How many want to hear systemd's signals.
     listeners: watch::Sender<usize>,
+    in_flight: Semaphore,
     /// A call timed out: is the bus still there?
     doubt: Notify,
     pub ledger: Ledger,
@@ -82,6 +86,7 @@ impl Link {
             address,
             live: watch::Sender::new(None),
             listeners: watch::Sender::new(0),
+            in_flight: Semaphore::new(IN_FLIGHT),
             doubt: Notify::new(),
             ledger: Ledger::default(),
             hints: Arc::new(HintBox::default()),
@@ -94,52 +99,45 @@ impl Link {
         let mut pause = BACKOFF.0;
         let mut again = false;
         loop {
-            let since = Instant::now();
             let error = match timeout(SETUP, self.connect()).await {
-                Ok(Ok(conn)) => self.serve(conn, &mut again).await,
+                Ok(Ok((conn, owner))) => {
+                    pause = BACKOFF.0;
+                    let Err(error) = self.serve(&conn, owner, &mut again).await;
+                    self.live.send_replace(None);
+                    // Not awaited for long: a broken socket has nothing to say goodbye to.
+                    let _ = timeout(BUS_ALIVE, conn.close()).await;
+                    error
+                }
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "no answer while connecting".to_owned(),
             };
-            self.live.send_replace(None);
             tracing::debug!(error, "no connection to the system bus");
-            if since.elapsed() > BACKOFF.1 {
-                pause = BACKOFF.0;
-            }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(BACKOFF.1);
         }
     }
 
-    async fn connect(&self) -> zbus::Result<Connection> {
+    async fn connect(&self) -> zbus::Result<(Connection, Owner)> {
         let builder = match &self.address {
             Some(address) => connection::Builder::address(address.as_str()),
             None => connection::Builder::system(),
         };
-        builder.build().await
+        let conn = builder.build().await?;
+        let owner = Owner::watch(&conn).await?;
+        Ok((conn, owner))
     }
 
-    /// Serves one connection until it breaks, and says how it broke.
-    async fn serve(&self, conn: Connection, again: &mut bool) -> String {
-        let error = match timeout(SETUP, Owner::watch(&conn)).await {
-            Ok(Ok(owner)) => match self.listen_and_publish(&conn, owner, again).await {
-                Ok(never) => match never {},
-                Err(error) => error,
-            },
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer while setting up".to_owned(),
-        };
-        // Not awaited for long: a broken socket has nothing to say goodbye to.
-        let _ = timeout(BUS_ALIVE, conn.close()).await;
-        error
-    }
-
-    async fn listen_and_publish(&self, conn: &Connection, mut owner: Owner, again: &mut bool) -> Result<std::convert::Infallible, String> {
+    /// Serves one connection until it breaks; the error says how it broke.
+    async fn serve(&self, conn: &Connection, mut owner: Owner, again: &mut bool) -> Result<Infallible, String> {
         let manager = ManagerProxy::builder(conn).cache_properties(CacheProperties::No).build().await.map_err(|e| e.to_string())?;
         let mut listeners = self.listeners.subscribe();
         let mut ears: Option<Ears> = None;
         let mut look_again = std::mem::replace(again, true);
-        self.hold_again(&manager).await;
+        let mut is_new = true;
         loop {
+            if owner.is_known() && std::mem::replace(&mut is_new, false) {
+                self.hold_again(&manager).await;
+            }
             let wanted = *listeners.borrow_and_update() > 0;
             if wanted && ears.is_none() && owner.is_known() {
                 ears = Some(timeout(SETUP, Ears::open(conn, &manager)).await.map_err(|_| "no answer to Subscribe")?.map_err(|e| e.to_string())?);
@@ -246,10 +244,7 @@ impl Link {
     where
         F: Future<Output = zbus::Result<T>>,
     {
-        self.answer(what, within, op).await.map_err(|error| match error {
-            CallError::Answer(error) | CallError::Cut(error) => fault(what, &error),
-            CallError::Silence(fault) => fault,
-        })
+        self.answer(what, within, op).await.map_err(|error| error.into_fault(what))
     }
 
     /// As [`Link::call`], with the answer as it came.
@@ -257,10 +252,18 @@ impl Link {
     where
         F: Future<Output = zbus::Result<T>>,
     {
+        self.answers(1, what, within, op).await
+    }
+
+    /// As [`Link::answer`], where `op` makes that many calls at once.
+    pub(super) async fn answers<T, F>(&self, calls: u32, what: &str, within: Duration, op: impl Fn(Live) -> F) -> Result<T, CallError>
+    where
+        F: Future<Output = zbus::Result<T>>,
+    {
         let deadline = Instant::now() + within;
         let mut pause = BACKOFF.0;
         loop {
-            let error = match self.once(what, deadline, &op).await {
+            let error = match self.attempt(calls, what, deadline, &op).await {
                 Err(CallError::Cut(error)) => error,
                 other => return other,
             };
@@ -278,8 +281,19 @@ impl Link {
     where
         F: Future<Output = zbus::Result<T>>,
     {
+        self.attempt(1, what, deadline, &op).await
+    }
+
+    async fn attempt<T, F>(&self, calls: u32, what: &str, deadline: Instant, op: &impl Fn(Live) -> F) -> Result<T, CallError>
+    where
+        F: Future<Output = zbus::Result<T>>,
+    {
         let live = self.live(deadline).await.map_err(CallError::Silence)?;
-        match timeout_at(deadline, op(live)).await {
+        let answer = timeout_at(deadline, async {
+            let _permit = self.in_flight.acquire_many(calls).await;
+            op(live).await
+        });
+        match answer.await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) if is_transient(&error) => Err(CallError::Cut(error)),
             Ok(Err(error)) => Err(CallError::Answer(error)),
@@ -347,6 +361,16 @@ pub(super) enum CallError {
     Cut(zbus::Error),
     /// No connection, or no answer, in time.
     Silence(Fault),
+}
+
+impl CallError {
+    /// For people. `what` completes "cannot …".
+    pub(super) fn into_fault(self, what: &str) -> Fault {
+        match self {
+            CallError::Answer(error) | CallError::Cut(error) => fault(what, &error),
+            CallError::Silence(fault) => fault,
+        }
+    }
 }
 
 fn no_bus() -> Fault {
