@@ -83,7 +83,8 @@ impl Units {
         if self.systemd.kill(unit).await? == Killed::Sent {
             return Ok(());
         }
-        let hit = self.processes.kill_all(cgroup).map_err(|error| Fault::Other(format!("cannot kill what is left in {cgroup}: {error}")))?;
+        let hit =
+            self.processes.kill_all(cgroup).map_err(|error| Fault::Other(format!("cannot kill what is left in {cgroup}: {error}")))?;
         if hit > 0 {
             tracing::info!(unit, cgroup, hit, "killed what systemd had left behind");
         }

@@ -26,13 +26,8 @@ pub(super) struct Owner {
 
 impl Owner {
     pub(super) async fn watch(conn: &Connection) -> zbus::Result<Owner> {
-        let rule = MatchRule::builder()
-            .msg_type(Type::Signal)
-            .sender(BUS)
-            .interface(BUS)
-            .member("NameOwnerChanged")
-            .add_arg(SYSTEMD)
-            .build()?;
+        let rule =
+            MatchRule::builder().msg_type(Type::Signal).sender(BUS).interface(BUS).member("NameOwnerChanged").add_arg(SYSTEMD).build()?;
         let changes = MessageStream::for_match_rule(rule, conn, Some(SMALL_QUEUE)).await?;
         let name = match conn.call_method(Some(BUS), "/org/freedesktop/DBus", Some(BUS), "GetNameOwner", &SYSTEMD).await {
             Ok(answer) => Some(answer.body().deserialize::<String>()?),
@@ -83,7 +78,11 @@ impl Owner {
 /// One signal, understood.
 #[derive(Debug)]
 pub(super) enum Heard {
-    JobRemoved { id: u32, unit: String, end: JobEnd },
+    JobRemoved {
+        id: u32,
+        unit: String,
+        end: JobEnd,
+    },
     /// systemd has finished a daemon-reload.
     Reloaded,
     Nothing,

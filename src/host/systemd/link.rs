@@ -140,7 +140,9 @@ impl Link {
             }
             let wanted = *listeners.borrow_and_update() > 0;
             if wanted && ears.is_none() && owner.is_known() {
-                ears = Some(timeout(SETUP, Ears::open(conn, &manager)).await.map_err(|_| "no answer to Subscribe")?.map_err(|e| e.to_string())?);
+                ears = Some(
+                    timeout(SETUP, Ears::open(conn, &manager)).await.map_err(|_| "no answer to Subscribe")?.map_err(|e| e.to_string())?,
+                );
             } else if !wanted && let Some(ears) = ears.take() {
                 let _ = timeout(SETUP, ears.close(&manager)).await;
             }

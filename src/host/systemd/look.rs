@@ -41,7 +41,14 @@ impl Systemd {
     ///
     /// # Errors
     /// [`Fault::Unreachable`] if systemd has not answered all within 10 s; what `read` says. Nothing is half known (law 5).
-    pub async fn look(&self, units: &[String], looked: Looked, now: Now, offset: u64, read: &ReadCgroup<'_>) -> Result<Vec<UnitSeen>, Fault> {
+    pub async fn look(
+        &self,
+        units: &[String],
+        looked: Looked,
+        now: Now,
+        offset: u64,
+        read: &ReadCgroup<'_>,
+    ) -> Result<Vec<UnitSeen>, Fault> {
         timeout(READ, self.look_unbounded(units, looked, now, offset, read))
             .await
             .unwrap_or_else(|_| Err(Fault::Unreachable("cannot look at units: systemd has not answered within 10s".to_owned())))

@@ -1,8 +1,7 @@
 //! Names of units: which are safe to put into a path, which are patterns, and what D-Bus calls them.
 
 /// What a unit's name may end with.
-const TYPES: [&str; 11] =
-    ["service", "socket", "target", "device", "mount", "automount", "swap", "timer", "path", "slice", "scope"];
+const TYPES: [&str; 11] = ["service", "socket", "target", "device", "mount", "automount", "swap", "timer", "path", "slice", "scope"];
 
 /// Whether systemd would take this as the name of one unit. Such a name has no `/`, so it can be put into a path.
 pub(super) fn is_unit(name: &str) -> bool {
@@ -51,7 +50,8 @@ mod tests {
         for good in ["php8.2-fpm.service", "a@b.service", "queue-worker@x\\x2dy.service", "x.timer", "session-1.scope"] {
             assert!(is_unit(good), "{good}");
         }
-        for bad in ["", "x", ".service", "../x.service", "a/b.service", "x.conf", "tpl@.service", "@a.service", "a b.service", "é.service"] {
+        for bad in ["", "x", ".service", "../x.service", "a/b.service", "x.conf", "tpl@.service", "@a.service", "a b.service", "é.service"]
+        {
             assert!(!is_unit(bad), "{bad}");
         }
         assert!(!is_unit(&format!("{}.service", "a".repeat(250))));

@@ -152,7 +152,9 @@ impl Values {
 
     pub(super) fn texts(&self, at: usize) -> Vec<String> {
         match self.get(at) {
-            Some(Variant::Array(array)) => array.iter().filter_map(|item| if let Variant::Str(text) = item { Some(text.to_string()) } else { None }).collect(),
+            Some(Variant::Array(array)) => {
+                array.iter().filter_map(|item| if let Variant::Str(text) = item { Some(text.to_string()) } else { None }).collect()
+            }
             _ => Vec::new(),
         }
     }

@@ -14,10 +14,8 @@ use crate::core::time::{Mono, Now, Wall};
 impl Systemd {
     /// Adds to each unit its timers (`TriggeredBy=`). As long as the same timers are loaded, units that run need not be asked again.
     pub(super) async fn add_timers(&self, seen: &mut [UnitSeen], loaded_at: u64, now: Now, offset: u64) -> Result<(), Fault> {
-        let rows = self
-            .link
-            .call("list timers", READ, |live| async move { live.manager.list_units_by_patterns(&[], &["*.timer"]).await })
-            .await?;
+        let rows =
+            self.link.call("list timers", READ, |live| async move { live.manager.list_units_by_patterns(&[], &["*.timer"]).await }).await?;
         let loaded = rows.into_iter().filter(|row| row.2 == "loaded").map(|row| row.0).collect::<BTreeSet<_>>();
         self.memory.lock().unwrap_or_else(PoisonError::into_inner).timers_are(loaded);
 
@@ -54,8 +52,7 @@ impl Systemd {
     }
 
     async fn timer(&self, name: &str, now: Now, offset: u64) -> Result<TimerSeen, Fault> {
-        let wanted =
-            [(UNIT, "ActiveState"), (TIMER, "Persistent"), (TIMER, "NextElapseUSecRealtime"), (TIMER, "NextElapseUSecMonotonic")];
+        let wanted = [(UNIT, "ActiveState"), (TIMER, "Persistent"), (TIMER, "NextElapseUSecRealtime"), (TIMER, "NextElapseUSecMonotonic")];
         let values = self.properties(name, &wanted).await?;
         Ok(TimerSeen {
             unit: name.to_owned(),
