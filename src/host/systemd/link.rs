@@ -1,9 +1,8 @@
 //! The connection to systemd: made again whenever it breaks, quiet while nothing is to be heard, and bounded in every wait.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, watch};
@@ -12,7 +11,8 @@ use zbus::proxy::CacheProperties;
 use zbus::{Connection, connection};
 
 use super::ears::{Ears, Heard, Owner};
-use super::faults::{fault, is_absent, is_transient};
+use super::faults::{fault, is_transient};
+use super::held::Held;
 use super::hints::HintBox;
 use super::jobs::Ledger;
 use super::proxies::{ManagerProxy, PropertiesProxy, SYSTEMD};
@@ -26,8 +26,6 @@ const SETUP: Duration = Duration::from_secs(10);
 const BUS_ALIVE: Duration = Duration::from_secs(3);
 /// Calls in flight. dbus-daemon refuses the 129th of one connection ("maximum number of pending replies").
 const IN_FLIGHT: usize = 64;
-/// Units that are kept loaded at once.
-const MOST_HELD: usize = 4096;
 
 /// A connection that works, as far as is known.
 #[derive(Debug, Clone)]
@@ -57,17 +55,7 @@ pub(super) struct Link {
     doubt: Notify,
     pub ledger: Ledger,
     pub hints: Arc<HintBox>,
-    /// Units that this connection keeps loaded, so that how they ended can be read (facts F1.14).
-    held: Mutex<BTreeMap<String, HeldFor>>,
-}
-
-/// Why a unit is kept loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum HeldFor {
-    /// It was stopped by us: until the rollout is over.
-    Rollout,
-    /// A hook: until its exit status is read.
-    Hook,
+    pub held: Held,
 }
 
 /// While one of these exists, systemd's signals come in.
@@ -90,7 +78,7 @@ impl Link {
             doubt: Notify::new(),
             ledger: Ledger::default(),
             hints: Arc::new(HintBox::default()),
-            held: Mutex::new(BTreeMap::new()),
+            held: Held::default(),
         })
     }
 
@@ -302,53 +290,6 @@ impl Link {
             Err(_) => {
                 self.doubt.notify_one();
                 Err(CallError::Silence(Fault::Unreachable(format!("cannot {what}: systemd has not answered in time; it may still do it"))))
-            }
-        }
-    }
-
-    /// Keeps a unit loaded until [`Link::let_go`], also over a new connection. Best effort: what is not loaded has nothing to keep.
-    pub(super) async fn hold(&self, unit: &str, within: Duration) {
-        {
-            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-            if held.len() >= MOST_HELD || held.contains_key(unit) {
-                return;
-            }
-            held.insert(unit.to_owned(), HeldFor::Rollout);
-        }
-        let answer = self.answer("keep a unit loaded", within, |live| async move { live.manager.ref_unit(unit).await }).await;
-        if let Err(CallError::Answer(_)) = answer {
-            self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(unit);
-        }
-    }
-
-    /// Records that systemd keeps this hook's unit loaded for us, since it was started so.
-    pub(super) fn holds_hook(&self, unit: &str) {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(unit.to_owned(), HeldFor::Hook);
-    }
-
-    /// Lets a unit be unloaded.
-    pub(super) async fn let_go(&self, unit: &str, within: Duration) {
-        if self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(unit).is_some() {
-            let _ = self.once("let go of a unit", Instant::now() + within, |live| async move { live.manager.unref_unit(unit).await }).await;
-        }
-    }
-
-    /// The units that are kept loaded for this reason, or for any.
-    pub(super) fn held(&self, reason: Option<HeldFor>) -> Vec<String> {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.iter().filter(|(_, why)| reason.is_none_or(|reason| reason == **why)).map(|(unit, _)| unit.clone()).collect()
-    }
-
-    /// References die with their connection: take those again that can still be had.
-    async fn hold_again(&self, manager: &ManagerProxy<'static>) {
-        let deadline = Instant::now() + SETUP;
-        for unit in self.held(None) {
-            match timeout_at(deadline, manager.ref_unit(&unit)).await {
-                Ok(Err(error)) if is_absent(&error) => {
-                    self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&unit);
-                }
-                Ok(_) => {}
-                Err(_) => return,
             }
         }
     }
