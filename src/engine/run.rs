@@ -256,7 +256,7 @@ impl<W: World> Engine<W> {
     }
 
     async fn try_journal(&mut self) {
-        if self.journal_broken && self.store.append(Vec::new()).await.is_ok() {
+        if self.journal_broken && self.store.snapshot(self.machine.memory()).await.is_ok() {
             self.journal_broken = false;
             tracing::info!("the journal can be written again");
             self.turn(Event::JournalProblem(None)).await;
