@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::faults::{fault, is_absent, is_named};
+use super::faults::{is_absent, is_named};
 use super::link::{CallError, Live};
 use super::names::{job_id, unit_path};
 use super::{ACT, READ, Systemd};
@@ -80,8 +80,7 @@ impl Systemd {
                 }
                 None => Ok(JobEnd::Lost),
             },
-            Err(CallError::Answer(error)) => Err(fault(&what, &error)),
-            Err(CallError::Silence(fault)) => Err(fault),
+            Err(error) => Err(error.into_fault(&what)),
         }
     }
 
@@ -94,8 +93,7 @@ impl Systemd {
         match self.link.answer(&what, ACT, |live| async move { live.manager.kill_unit(unit, "all", SIGKILL).await }).await {
             Ok(()) => Ok(Killed::Sent),
             Err(CallError::Answer(error)) if is_absent(&error) || is_named(&error, "NoSuchProcess") => Ok(Killed::Unknown),
-            Err(CallError::Answer(error) | CallError::Cut(error)) => Err(fault(&what, &error)),
-            Err(CallError::Silence(fault)) => Err(fault),
+            Err(error) => Err(error.into_fault(&what)),
         }
     }
 
@@ -108,8 +106,7 @@ impl Systemd {
         match self.link.answer(&what, ACT, |live| async move { live.manager.reset_failed_unit(unit).await }).await {
             Ok(()) => Ok(()),
             Err(CallError::Answer(error)) if is_absent(&error) => Ok(()),
-            Err(CallError::Answer(error) | CallError::Cut(error)) => Err(fault(&what, &error)),
-            Err(CallError::Silence(fault)) => Err(fault),
+            Err(error) => Err(error.into_fault(&what)),
         }
     }
 

@@ -84,7 +84,7 @@ impl Systemd {
             }
         }
         if looked != Looked::Running {
-            self.add_timers(&mut seen, now, offset).await?;
+            self.add_timers(&mut seen, loaded_at, now, offset).await?;
         }
         Ok(seen)
     }
@@ -134,7 +134,7 @@ impl Systemd {
             }
         }
         let remembered = self.memory.lock().unwrap_or_else(PoisonError::into_inner).recall(id);
-        if let Some(Remembered { settings, run: Some(run) }) = &remembered
+        if let Some(Remembered { settings, run: Some(run), .. }) = &remembered
             && !settings.notifies
             && !settings.forks
             && let Some(processes) = self.same_run(id, run, look)?
@@ -209,7 +209,7 @@ impl Systemd {
             process_start: main.start,
         });
         if seen.active.runs() {
-            self.memory.lock().unwrap_or_else(PoisonError::into_inner).remember(id, look.loaded_at, Remembered { settings, run });
+            self.memory.lock().unwrap_or_else(PoisonError::into_inner).remember(id, look.loaded_at, settings, run);
         }
         Ok(())
     }
