@@ -148,6 +148,17 @@ impl Machine {
         (machine, step)
     }
 
+    /// Drop-ins of ours were found that the journal does not know, since it was rebuilt or a hand was quicker: they are taken back.
+    #[must_use]
+    pub fn left_behind(&mut self, now: Now, units: Vec<String>) -> Step {
+        let mut step = Step::default();
+        for unit in units.into_iter().filter(|unit| !self.memory.lent.contains(unit)).collect::<Vec<_>>() {
+            turn!(self, now, &mut step).record(Entry::LeftBehind { unit });
+        }
+        self.advance(now, &mut step);
+        step
+    }
+
     /// Decides. What it returns is to be written and performed in order; a second call with nothing new asks for nothing.
     #[must_use]
     pub fn handle(&mut self, now: Now, event: Event) -> Step {

@@ -43,6 +43,7 @@ pub(super) fn tell(written: &Written) {
         Entry::PoolSettled { pool, why } => tracing::info!(pool, "pool {pool}: {why}"),
         Entry::RerunSettled { unit, why } => tracing::info!(unit, "{unit}: {why}"),
         Entry::TimerSettled { timer, why } => tracing::info!(unit = timer, "{timer}: {why}"),
+        Entry::LeftBehind { unit } => tracing::warn!(unit, "{unit} has a drop-in of ours that was left: taking it back"),
         Entry::Started { .. }
         | Entry::Stamp { .. }
         | Entry::Reached { .. }
