@@ -162,7 +162,9 @@ fn table(targets: &[&TargetView], whole: bool, page: &Page) -> String {
         let mut shown: Vec<&UnitView> =
             target.units.iter().filter(|unit| whole || !matches!(unit.state, TargetState::Fresh | TargetState::Adopted)).collect();
         shown.sort_by_key(|unit| std::cmp::Reverse(unit.state));
-        rows.push(head(summary(&target.units), String::new(), String::new()));
+        // What is only adopted has not been looked at.
+        let units = if target.units.is_empty() && target.state == TargetState::Adopted { String::new() } else { summary(&target.units) };
+        rows.push(head(units, String::new(), String::new()));
         let most = if whole { usize::MAX } else { UNITS_SHOWN };
         for unit in shown.iter().take(most) {
             rows.push(vec![

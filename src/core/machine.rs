@@ -140,12 +140,6 @@ impl Machine {
         turn.record(Entry::Started { boot: boot.to_owned(), version: version.to_owned() });
         machine.configure(now, &mut step);
         machine.debts.at_start(&mut turn!(machine, now, &mut step));
-        for pool in machine.pools.values_mut() {
-            let mut turn = turn!(machine, now, &mut step);
-            if !turn.memory.depooled.contains_key(pool.name()) {
-                pool.want(&mut turn, Goal::Know);
-            }
-        }
         if machine.memory.rollout.is_some() {
             machine.renew_unmet(now, &mut step);
         } else if machine.memory.targets.values().any(|target| target.unmet().is_some()) {
@@ -214,8 +208,17 @@ impl Machine {
             }
         }
         self.works.retain(|name, _| policy.targets.contains_key(name));
-        for name in policy.pools.keys().chain(self.memory.depooled.keys()) {
-            self.pools.entry(name.clone()).or_insert_with(|| Pool::new(name));
+        let pools: Vec<String> = policy.pools.keys().chain(self.memory.depooled.keys()).cloned().collect();
+        for name in pools {
+            if self.pools.contains_key(&name) {
+                continue;
+            }
+            let mut pool = Pool::new(&name);
+            // What we owe is put back by itself; of the others status says from the start how they are.
+            if !self.memory.depooled.contains_key(&name) {
+                pool.want(&mut turn!(self, now, step), Goal::Know);
+            }
+            self.pools.insert(name, pool);
         }
         let memory = &self.memory;
         self.pools.retain(|name, _| policy.pools.contains_key(name) || memory.depooled.contains_key(name));
