@@ -1,0 +1,5 @@
+//! Scenarios on simulated hosts, and random ones with every fault there is.
+
+mod fpm;
+mod given;
+mod scheduled;
