@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod check;
+pub mod explore;
 pub mod host;
+pub mod random;
 pub mod rng;
 pub mod world;

@@ -441,6 +441,19 @@ impl World {
         }
     }
 
+    /// What a person does with systemctl.
+    ///
+    /// # Errors
+    /// As systemd refuses it.
+    pub fn person(&mut self, verb: &str, name: &str, by: By) -> Result<u64, Fault> {
+        self.say(|| format!("== a person does systemctl {verb} {name}"));
+        match verb {
+            "start" => self.start_unit(name, by),
+            "stop" => self.stop_unit(name, by),
+            _ => self.restart_unit(name, by),
+        }
+    }
+
     pub(crate) fn comes_back(&mut self, name: &str) {
         if self.units.get(name).is_some_and(|unit| unit.active == Active::Failed && unit.job.is_none()) {
             let _ = self.start_unit(name, By::Systemd);

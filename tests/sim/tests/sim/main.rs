@@ -2,4 +2,5 @@
 
 mod fpm;
 mod given;
+mod random;
 mod scheduled;
