@@ -9,7 +9,7 @@ use super::entry::Entry;
 use super::fpm::settle_cut;
 use super::memory::Memory;
 use super::policy::{After, TargetRules};
-use super::seen::UnitSeen;
+use super::seen::{Active, UnitSeen};
 use super::step::{Deadline, Turn};
 use super::time::Mono;
 
@@ -102,7 +102,12 @@ impl Debts {
     }
 
     fn rerun(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen) {
-        settle_cut(turn, &seen.unit, false, false);
+        let cut = turn.memory.cutting.get(&seen.unit).map(|cutting| cutting.invocation == seen.invocation);
+        if seen.active == Active::Deactivating && cut == Some(true) {
+            self.trouble = Some(format!("{} is still ending; it is to run again", seen.unit));
+            return;
+        }
+        settle_cut(turn, &seen.unit, !(seen.active.runs() && cut == Some(true)), false);
         let Some(target) = turn.memory.reruns.get(&seen.unit).cloned() else { return };
         let settle = |turn: &mut Turn<'_>, why: &str| turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: why.to_owned() });
         if seen.active.runs() {

@@ -41,6 +41,12 @@ impl Ladder {
         self.sent
     }
 
+    /// When SIGKILL is due.
+    #[must_use]
+    pub fn due(&self) -> Mono {
+        self.sent.after(self.term_timeout)
+    }
+
     #[must_use]
     pub fn was_killed(&self) -> bool {
         self.killed.is_some()
@@ -55,8 +61,8 @@ impl Ladder {
         match self.killed {
             Some(at) if now >= at.after(KILL_PATIENCE) => Rung::Unkillable,
             Some(at) => Rung::Dying { until: at.after(KILL_PATIENCE) },
-            None if now >= self.sent.after(self.term_timeout) => Rung::Kill,
-            None => Rung::Grace { until: self.sent.after(self.term_timeout) },
+            None if now >= self.due() => Rung::Kill,
+            None => Rung::Grace { until: self.due() },
         }
     }
 }

@@ -8,17 +8,18 @@ use std::time::Duration;
 
 use super::effect::{Effect, EffectId, JobEnd, Looked, Outcome};
 use super::entry::Entry;
+use super::fpm::settle_cut;
 use super::ladder::{Ladder, Rung};
 use super::loans::{Loan, Loans, script_drop_in};
 use super::look::Looker;
-use super::memory::Want;
+use super::memory::{Cutting, Want};
 use super::policy::{After, Overdue, ScheduledRules};
 use super::seen::{Active, Exit, Load, TimerSeen, UnitSeen};
 use super::stale::{LOOK_FROM, Stale, stale};
 use super::status::{Casualty, CasualtyKind, TargetState, UnitEnd, UnitView};
 use super::step::{Deadline, Turn, earliest};
 use super::target::{Progress, matches_any};
-use super::time::{Mono, Now, Span};
+use super::time::{Mono, Now, Span, Wall};
 
 /// While scripts drain, their end is announced by JobRemoved; this catches what was missed.
 const DRAIN_LOOK: Duration = Duration::from_secs(5);
@@ -52,9 +53,12 @@ struct Script {
     drain_until: Mono,
     ladder: Option<Ladder>,
     pending: BTreeMap<EffectId, Ask>,
-    started_again: bool,
-    /// Its main process when it was stopped: gone by the time that it is a casualty.
-    stopped_pid: u32,
+    /// It was started again: when what it is fresh for landed. A newer deploy may have come since.
+    started_for: Option<Wall>,
+    /// What is known of it as a casualty since it was stopped, and the invocation that it was: gone by the time that it is one.
+    cut: Option<(Casualty, String)>,
+    /// When the oldest of its stale processes had begun, as it was stopped.
+    oldest: Option<Mono>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +121,8 @@ impl Scheduled {
     pub fn owns(&self, timer: &str, unit: &str) -> bool {
         let busy = self.scripts.iter().filter(|(_, script)| !script.at_rest());
         let mut busy = busy.map(|(name, script)| name == unit || script.seen.timers.iter().any(|seen| seen.unit == timer));
-        busy.any(|owned| owned)
+        // Before the first look nobody knows: after a crash a script may still be ending.
+        self.gathering() || busy.any(|owned| owned)
     }
 
     /// Begins, or begins again, to make this target fresh.
@@ -194,7 +199,9 @@ impl Scheduled {
             match self.scripts.get_mut(&seen.unit) {
                 Some(script) => script.look(turn, &self.name, loans, seen, stale, &want),
                 None if !stale.is_empty() => {
-                    let drain_until = if want.forced { turn.now.mono } else { self.began.after(rules.drain_timeout) };
+                    // One that an earlier run of the agent was stopping has had its drain.
+                    let begun = turn.memory.cutting.contains_key(&seen.unit);
+                    let drain_until = if want.forced || begun { turn.now.mono } else { self.began.after(rules.drain_timeout) };
                     self.scripts.insert(seen.unit.clone(), Script::new(seen.clone(), stale, turn.now.mono, drain_until));
                 }
                 None => {}
@@ -203,10 +210,24 @@ impl Scheduled {
         if self.look.exact() {
             return;
         }
+        self.settle_cuts(turn, units);
         for (unit, script) in &mut self.scripts {
             if !present.contains(unit) && matches!(script.step, ScriptStep::Draining | ScriptStep::Left(_)) {
                 script.ended_by_itself(turn, &self.name, unit);
             }
+        }
+    }
+
+    /// What an earlier run of the agent was stopping, and what has ended since, was cut by it.
+    fn settle_cuts(&self, turn: &mut Turn<'_>, units: &[UnitSeen]) {
+        let ours = |cutting: &Cutting| cutting.casualties.iter().any(|casualty| casualty.target == self.name);
+        let left = turn.memory.cutting.iter().filter(|(unit, cutting)| ours(cutting) && !self.scripts.contains_key(*unit));
+        let goes_on = |unit: &String, cutting: &Cutting| {
+            units.iter().any(|seen| seen.unit == *unit && seen.active.runs() && seen.invocation == cutting.invocation)
+        };
+        let over: Vec<String> = left.filter(|(unit, cutting)| !goes_on(unit, cutting)).map(|(unit, _)| unit.clone()).collect();
+        for unit in over {
+            settle_cut(turn, &unit, true, false);
         }
     }
 
@@ -307,8 +328,9 @@ impl Script {
             drain_until,
             ladder: None,
             pending: BTreeMap::new(),
-            started_again: false,
-            stopped_pid: 0,
+            started_for: None,
+            cut: None,
+            oldest: None,
         }
     }
 
@@ -332,9 +354,13 @@ impl Script {
         self.since = now;
     }
 
+    /// For how long it has run with old code.
+    fn ran(&self, now: Mono) -> Span {
+        Span(now.since(self.stale.oldest.or(self.oldest).unwrap_or(now)))
+    }
+
     fn ended_by_itself(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str) {
-        let ran = Span(turn.now.mono.since(self.stale.oldest.unwrap_or(turn.now.mono)));
-        let why = format!("it ended by itself after {ran}");
+        let why = format!("it ended by itself after {}", self.ran(turn.now.mono));
         turn.unit_ended(target, unit, UnitEnd::Finished, why.clone());
         self.stale = Stale::default();
         self.enter(turn.now.mono, ScriptStep::Done(UnitEnd::Finished, why));
@@ -350,6 +376,11 @@ impl Script {
                 self.enter(turn.now.mono, ScriptStep::StartingTimers);
             }
             ScriptStep::Stopping => {
+                let another = self.cut.as_ref().is_some_and(|(_, cut)| !seen.invocation.is_empty() && seen.invocation != *cut);
+                if another && seen.active.runs() && stale.is_empty() {
+                    // It has ended, and somebody has started it anew.
+                    return self.gone(turn, &seen.unit);
+                }
                 self.stale = stale;
                 let cgroup = std::mem::take(&mut self.seen.cgroup);
                 self.seen = seen.clone();
@@ -357,16 +388,14 @@ impl Script {
                     self.seen.cgroup = cgroup;
                 }
             }
-            ScriptStep::Done(UnitEnd::Renewed, _) if self.started_again => {
-                self.started_again = false;
+            ScriptStep::Done(UnitEnd::Renewed, _) if self.started_for.is_some() => {
+                let Some(landed_at) = self.started_for.take() else { return };
                 if !seen.invocation.is_empty() && seen.invocation != self.seen.invocation {
-                    let fresh = Entry::Fresh {
-                        target: target.to_owned(),
-                        unit: seen.unit.clone(),
-                        invocation: seen.invocation.clone(),
-                        landed_at: want.landed_at,
-                    };
-                    turn.record(fresh);
+                    let (target, unit, invocation) = (target.to_owned(), seen.unit.clone(), seen.invocation.clone());
+                    turn.record(Entry::Fresh { target, unit, invocation, landed_at });
+                }
+                if landed_at < want.landed_at && !stale.is_empty() {
+                    *self = Script::new(seen.clone(), stale, turn.now.mono, turn.now.mono);
                 }
             }
             ScriptStep::Done(..) if !stale.is_empty() => {
@@ -403,7 +432,13 @@ impl Script {
                     self.stop(turn, rules, target, unit);
                 }
             }
-            ScriptStep::Stopping => self.escalate(turn, target, unit),
+            ScriptStep::Stopping => {
+                self.escalate(turn, target, unit);
+                if self.step == ScriptStep::Stopped {
+                    // At once: the last one to end takes all back with one Reload.
+                    loans.release(unit);
+                }
+            }
             ScriptStep::Stopped => {
                 loans.release(unit);
                 if !turn.memory.lent.contains(unit) && self.pending.is_empty() {
@@ -443,10 +478,25 @@ impl Script {
         if rules.after != After::UntilNext && !self.seen.refuse_manual_start && !self.seen.transient {
             turn.record(Entry::RerunOwed { unit: unit.to_owned(), target: target.to_owned() });
         }
+        let casualty = Casualty {
+            target: target.to_owned(),
+            unit: unit.to_owned(),
+            what: CasualtyKind::Script,
+            pid: self.seen.main_pid,
+            name: unit.to_owned(),
+            ran: self.ran(turn.now.mono).to_string(),
+            ended_by: "SIGTERM".to_owned(),
+            certain: false,
+            at: turn.now.wall,
+            request: None,
+        };
+        let invocation = self.seen.invocation.clone();
+        turn.record(Entry::Cutting { unit: unit.to_owned(), invocation: invocation.clone(), casualties: vec![casualty.clone()] });
+        self.cut = Some((casualty, invocation));
+        self.oldest = self.stale.oldest;
         let id = turn.ask(Effect::Stop { unit: unit.to_owned(), within: rules.term_timeout + Duration::from_secs(30) });
         self.pending.insert(id, Ask::StopScript);
         self.ladder = Some(Ladder::new(turn.now.mono, rules.term_timeout));
-        self.stopped_pid = self.seen.main_pid;
         self.enter(turn.now.mono, ScriptStep::Stopping);
     }
 
@@ -454,7 +504,7 @@ impl Script {
         let Some(ladder) = &mut self.ladder else { return };
         let looked = !self.pending.values().any(|ask| *ask == Ask::StopScript);
         if looked && !self.seen.active.runs() && self.seen.processes.is_empty() && self.stale.is_empty() {
-            return self.gone(turn, target, unit);
+            return self.gone(turn, unit);
         }
         match ladder.rung(turn.now.mono) {
             Rung::Grace { .. } | Rung::Dying { .. } => {}
@@ -472,25 +522,21 @@ impl Script {
     }
 
     /// It has ended. Whether our signal ended it, its exit tells.
-    fn gone(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str) {
+    fn gone(&mut self, turn: &mut Turn<'_>, unit: &str) {
         let Some(ladder) = self.ladder.clone() else { return };
         let before = self.seen.exit.is_some_and(|exit| exit.at != Mono::BOOT && exit.at < ladder.sent());
-        if !before {
+        if before {
+            turn.record(Entry::RerunSettled { unit: unit.to_owned(), why: "it had ended by itself".to_owned() });
+            self.ladder = None;
+        } else if let Some((mut casualty, _)) = self.cut.take() {
             let killed = ladder.was_killed() || self.seen.exit.is_some_and(|exit| exit.how == Exit::Killed(9));
-            let started = self.stale.oldest.or(Some(self.seen.main_start).filter(|at| *at != Mono::BOOT)).unwrap_or(self.since);
-            turn.record(Entry::Casualty(Casualty {
-                target: target.to_owned(),
-                unit: unit.to_owned(),
-                what: CasualtyKind::Script,
-                pid: self.stopped_pid,
-                name: unit.to_owned(),
-                ran: Span(turn.now.mono.since(started)).to_string(),
-                ended_by: if killed { "SIGKILL" } else { "SIGTERM" }.to_owned(),
-                certain: self.seen.exit.is_some(),
-                at: turn.now.wall,
-                request: None,
-            }));
+            casualty.ended_by = if killed { "SIGKILL" } else { "SIGTERM" }.to_owned();
+            casualty.ran = self.ran(turn.now.mono).to_string();
+            casualty.certain = self.seen.exit.is_some();
+            casualty.at = turn.now.wall;
+            turn.record(Entry::Casualty(casualty));
         }
+        turn.record(Entry::CutSettled { unit: unit.to_owned(), happened: !before });
         if self.seen.active == Active::Failed {
             let id = turn.ask(Effect::ResetFailed { unit: unit.to_owned() });
             self.pending.insert(id, Ask::Reset);
@@ -517,7 +563,7 @@ impl Script {
         if let ScriptStep::Done(..) = self.step {
             return;
         }
-        if self.started_again {
+        if self.started_for.is_some() {
             return self.done(turn, target, unit, UnitEnd::Renewed, "stopped, and started again with the new code".to_owned());
         }
         if rules.after == After::UntilNext || !turn.memory.reruns.contains_key(unit) {
@@ -548,7 +594,9 @@ impl Script {
         self.done(turn, target, unit, UnitEnd::Quiet, why);
     }
 
-    fn start(&mut self, turn: &mut Turn<'_>, _target: &str, unit: &str) {
+    fn start(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str) {
+        let want = turn.memory.targets.get(target).and_then(|memory| memory.want.as_ref());
+        self.started_for = Some(want.map_or(turn.now.wall, |want| want.landed_at));
         let id = turn.ask(Effect::Start { unit: unit.to_owned(), caught_up: false });
         self.pending.insert(id, Ask::StartScript);
         self.enter(turn.now.mono, ScriptStep::Starting);
@@ -571,7 +619,6 @@ impl Script {
             }
             (Ask::StartScript, Outcome::Queued) => {
                 turn.record(Entry::RerunSettled { unit: unit.to_owned(), why: "started again".to_owned() });
-                self.started_again = true;
                 self.enter(turn.now.mono, ScriptStep::StartingTimers);
             }
             (Ask::StartScript, other) => {
