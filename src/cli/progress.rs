@@ -10,7 +10,6 @@ use super::output::Output;
 use super::watch::Seen;
 use super::{status, status_text};
 use crate::core::status::StatusView;
-use crate::core::time::Wall;
 
 /// How often the state is looked at.
 const POLL: Duration = Duration::from_millis(250);
@@ -24,9 +23,9 @@ pub struct Progress<'a> {
     told: Option<Told>,
 }
 
-/// What makes a new line worth its place.
+/// What makes a new line worth its place. Not the deadline: told in wall time it moves by microseconds from look to look.
 #[derive(Debug, PartialEq, Eq)]
-struct Told(crate::core::status::State, Option<String>, Option<String>, Option<Wall>, bool);
+struct Told(crate::core::status::State, Option<String>, Option<String>, bool);
 
 impl<'a> Progress<'a> {
     pub fn new(run_dir: &Path, verbose: bool, out: &'a Output) -> Self {
@@ -64,8 +63,8 @@ impl<'a> Progress<'a> {
     fn look(&mut self) {
         if let Some(line) = &self.line {
             let said = match status::look(&self.run_dir) {
-                Ok(view) => status_text::one_line(&view, &self.out.page()),
-                Err(_) => super::bus::NOT_RUNNING.to_owned(),
+                Ok(view) if view.agent.running => status_text::one_line(&view, &self.out.page()),
+                _ => super::bus::NOT_RUNNING.to_owned(),
             };
             line.set_message(said.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>());
             line.tick();
@@ -88,5 +87,5 @@ impl<'a> Progress<'a> {
 }
 
 fn told(view: &StatusView) -> Told {
-    Told(view.state, view.waiting_for.clone(), view.next.clone(), view.deadline, view.agent.running)
+    Told(view.state, view.waiting_for.clone(), view.next.clone(), view.agent.running)
 }

@@ -53,6 +53,8 @@ struct Script {
     ladder: Option<Ladder>,
     pending: BTreeMap<EffectId, Ask>,
     started_again: bool,
+    /// Its main process when it was stopped: gone by the time that it is a casualty.
+    stopped_pid: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -306,6 +308,7 @@ impl Script {
             ladder: None,
             pending: BTreeMap::new(),
             started_again: false,
+            stopped_pid: 0,
         }
     }
 
@@ -443,6 +446,7 @@ impl Script {
         let id = turn.ask(Effect::Stop { unit: unit.to_owned(), within: rules.term_timeout + Duration::from_secs(30) });
         self.pending.insert(id, Ask::StopScript);
         self.ladder = Some(Ladder::new(turn.now.mono, rules.term_timeout));
+        self.stopped_pid = self.seen.main_pid;
         self.enter(turn.now.mono, ScriptStep::Stopping);
     }
 
@@ -478,7 +482,7 @@ impl Script {
                 target: target.to_owned(),
                 unit: unit.to_owned(),
                 what: CasualtyKind::Script,
-                pid: self.seen.main_pid,
+                pid: self.stopped_pid,
                 name: unit.to_owned(),
                 ran: Span(turn.now.mono.since(started)).to_string(),
                 ended_by: if killed { "SIGKILL" } else { "SIGTERM" }.to_owned(),

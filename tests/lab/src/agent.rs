@@ -1,6 +1,6 @@
 //! The agent on a host: installed from its package, configured, told of deploys, asked for its status.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -47,7 +47,15 @@ impl<'h> Agent<'h> {
     /// # Errors
     /// The installation fails, or the agent is not up within 20 s.
     pub fn install(host: &'h Host) -> Result<Agent<'h>> {
-        host.install_deb(&package()?)?;
+        Agent::install_package(host, &package()?)
+    }
+
+    /// [`Agent::install`] of this package file.
+    ///
+    /// # Errors
+    /// As [`Agent::install`].
+    pub fn install_package(host: &'h Host, package: &Path) -> Result<Agent<'h>> {
+        host.install_deb(package)?;
         if let Some(binary) = std::env::var_os("RESTART_AGENT_BINARY") {
             host.copy_in(binary.as_ref(), "/usr/bin/restart-agent.new")?;
             host.sh_ok("chmod 755 /usr/bin/restart-agent.new && mv /usr/bin/restart-agent.new /usr/bin/restart-agent && systemctl restart restart-agent")?;
