@@ -8,6 +8,7 @@ use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 use zbus::{Connection, fdo};
 
+use super::allowed::allowed;
 use super::client::{NAME, PATH, WaitAnswer, WaitResult};
 use crate::core::Waited;
 use crate::core::deploy::printable;
@@ -109,7 +110,8 @@ struct Agent {
 
 #[zbus::interface(name = "org.wikimedia.RestartAgent1")]
 impl Agent {
-    async fn plan(&self) -> Result<String, OrderError> {
+    async fn plan(&self, #[zbus(header)] header: Header<'_>, #[zbus(connection)] connection: &Connection) -> Result<String, OrderError> {
+        permit(&header, connection).await?;
         let (reply, answer) = oneshot::channel();
         let plan = self.ask(Request::Plan { reply }, answer, PLAN_TIMEOUT).await?;
         serde_json::to_string(&plan).map_err(|error| OrderError::Refused(error.to_string()))
@@ -230,6 +232,7 @@ impl Agent {
     }
 
     async fn order(&self, header: &Header<'_>, connection: &Connection, order: Order) -> Result<String, OrderError> {
+        permit(header, connection).await?;
         let by = caller(header, connection).await;
         let (reply, answer) = oneshot::channel();
         match self.ask(Request::Order { by, order, reply }, answer, ORDER_TIMEOUT).await? {
@@ -237,6 +240,13 @@ impl Agent {
             Answer::Refused(why) => Err(OrderError::Refused(why)),
         }
     }
+}
+
+async fn permit(header: &Header<'_>, connection: &Connection) -> Result<(), OrderError> {
+    if allowed(header, connection).await {
+        return Ok(());
+    }
+    Err(OrderError::ZBus(zbus::Error::from(fdo::Error::AccessDenied("this is root's: use sudo".to_owned()))))
 }
 
 /// Who calls, as the bus knows it: user and process.

@@ -52,7 +52,7 @@ impl From<zbus::Error> for CallFault {
                 }
                 _ => CallFault::Other(error.to_string()),
             },
-            zbus::Error::InputOutput(_) | zbus::Error::Handshake(_) | zbus::Error::Address(_) => CallFault::NotRunning,
+            zbus::Error::InputOutput(_) | zbus::Error::Connection(..) | zbus::Error::Handshake(_) => CallFault::NotRunning,
             _ => CallFault::Other(error.to_string()),
         }
     }

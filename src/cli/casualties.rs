@@ -36,25 +36,28 @@ pub fn text(casualties: &[Casualty], since: Option<Span>, requests: bool, page: 
             None => "Nothing was ever cut, as far as history goes back.\n".to_owned(),
         };
     }
-    let mut head = vec!["AT", "WHAT", "NAME", "UNIT", "PID", "RAN", "ENDED BY", "CERTAIN"];
+    let mut head = vec!["AT", "WHAT", "UNIT", "PID", "RAN", "ENDED BY", "CERTAIN", "NAME"];
     if requests {
         head.push("REQUEST");
     }
-    let rows = casualties.iter().map(|casualty| {
-        let mut row = vec![
-            page.time(casualty.at),
-            kind_word(casualty.what).to_owned(),
-            casualty.name.clone(),
-            casualty.unit.clone(),
-            casualty.pid.to_string(),
-            casualty.ran.clone(),
-            casualty.ended_by.clone(),
-            if casualty.certain { "yes" } else { "no" }.to_owned(),
-        ];
-        if requests {
-            row.push(casualty.request.clone().unwrap_or_default());
-        }
-        row
-    });
-    page.table(&head, rows.collect())
+    let rows: Vec<Vec<String>> = casualties
+        .iter()
+        .map(|casualty| {
+            let mut row = vec![
+                page.time(casualty.at),
+                kind_word(casualty.what).to_owned(),
+                casualty.unit.clone(),
+                casualty.pid.to_string(),
+                casualty.ran.clone(),
+                casualty.ended_by.clone(),
+                if casualty.certain { "yes" } else { "no" }.to_owned(),
+                casualty.name.clone(),
+            ];
+            if requests {
+                row.push(casualty.request.clone().unwrap_or_default());
+            }
+            row
+        })
+        .collect();
+    page.table(&head, &rows)
 }

@@ -39,7 +39,8 @@ pub fn run(args: &DaemonArgs, places: &Places, out: &Output) -> Exit {
         Ok(view) if args.settle_debts && view.problems.is_empty() => Exit::Done,
         Ok(view) if args.settle_debts => out.fail(Exit::Failed, &view.problems.join("\n")),
         Ok(_) => Exit::Done,
-        Err(error) => out.fail(Exit::Failed, &format!("{error:#}")),
+        // The unit is not started again on this status.
+        Err(error) => out.fail(Exit::BadConfig, &format!("{error:#}")),
     }
 }
 

@@ -36,19 +36,22 @@ pub fn page(rollouts: &[RolloutView], page: &Page) -> String {
     if rollouts.is_empty() {
         return "No rollout is recorded: a deploy, or restart-agent trigger, makes the first.\n".to_owned();
     }
-    let rows = rollouts.iter().map(|rollout| {
-        let took = rollout.finished_at.map(|at| took(at.since(rollout.started_at)).to_string());
-        let why = [rollout.why.clone(), rollout.by.as_ref().map(|by| format!("asked for by {by}")), rollout.reason.clone()];
-        vec![
-            page.time(rollout.started_at),
-            rollout.id.clone(),
-            rollout.deploy.clone(),
-            rollout.result.map_or("under way", result_word).to_owned(),
-            took.unwrap_or_default(),
-            ends(rollout),
-            rollout.casualties.len().to_string(),
-            why.into_iter().flatten().collect::<Vec<_>>().join("; "),
-        ]
-    });
-    page.table(&["STARTED", "ROLLOUT", "DEPLOY", "RESULT", "TOOK", "UNITS", "CUT", "WHY"], rows.collect())
+    let rows: Vec<Vec<String>> = rollouts
+        .iter()
+        .map(|rollout| {
+            let took = rollout.finished_at.map(|at| took(at.since(rollout.started_at)).to_string());
+            let why = [rollout.why.clone(), rollout.by.as_ref().map(|by| format!("asked for by {by}")), rollout.reason.clone()];
+            vec![
+                page.time(rollout.started_at),
+                rollout.id.clone(),
+                rollout.deploy.clone(),
+                rollout.result.map_or("under way", result_word).to_owned(),
+                took.unwrap_or_default(),
+                ends(rollout),
+                rollout.casualties.len().to_string(),
+                why.into_iter().flatten().collect::<Vec<_>>().join("; "),
+            ]
+        })
+        .collect();
+    page.table(&["STARTED", "ROLLOUT", "DEPLOY", "RESULT", "TOOK", "UNITS", "CUT", "WHY"], &rows)
 }

@@ -7,6 +7,8 @@ mod casualties;
 mod check_config;
 mod daemon;
 mod exit;
+#[cfg(test)]
+mod generated;
 mod history;
 mod hold;
 mod output;
@@ -19,6 +21,11 @@ mod status_text;
 mod trigger;
 mod wait;
 mod watch;
+
+#[cfg(test)]
+mod bus_tests;
+#[cfg(test)]
+mod tests;
 
 pub use args::Cli;
 pub use exit::Exit;

@@ -20,16 +20,23 @@ pub struct Page {
 #[derive(Debug)]
 pub struct Output {
     pub terminal: bool,
+    /// In a test: what was written, standard error with a `! ` before each line.
+    #[cfg(test)]
+    pub kept: Option<std::cell::RefCell<String>>,
 }
 
 impl Output {
     pub fn of_process() -> Output {
-        Output { terminal: std::io::stdout().is_terminal() }
+        Output {
+            terminal: std::io::stdout().is_terminal(),
+            #[cfg(test)]
+            kept: None,
+        }
     }
 
     pub fn page(&self) -> Page {
         let width = self.terminal.then(terminal_size::terminal_size).flatten().map(|(width, _)| width.0);
-        Page { now: now(), zone: TimeZone::system(), width }
+        Page { now: now(), zone: zone(), width }
     }
 
     /// Writes to standard output. A reader that went away (`| head`) is no error.
@@ -47,6 +54,11 @@ impl Output {
         if !bytes.ends_with('\n') {
             bytes.push('\n');
         }
+        #[cfg(test)]
+        if let Some(kept) = &self.kept {
+            kept.borrow_mut().push_str(&bytes);
+            return;
+        }
         let mut stdout = std::io::stdout().lock();
         if stdout.write_all(bytes.as_bytes()).and_then(|()| stdout.flush()).is_err() {
             // Also `--watch` has nobody to watch for then.
@@ -56,6 +68,11 @@ impl Output {
 
     /// Writes to standard error.
     pub fn complain(&self, text: &str) {
+        #[cfg(test)]
+        if let Some(kept) = &self.kept {
+            kept.borrow_mut().push_str(&safe(text.trim_end()).lines().map(|line| format!("! {line}\n")).collect::<String>());
+            return;
+        }
         let _ = writeln!(std::io::stderr().lock(), "{}", safe(text.trim_end()));
     }
 
@@ -80,6 +97,17 @@ impl Output {
     pub fn needs_root(&self, command: &str) -> Exit {
         self.fail(Exit::NeedsRoot, &format!("this needs root: sudo restart-agent {command}"))
     }
+}
+
+/// The reader's time zone. jiff finds a named one by listing all of /usr/share/zoneinfo, which takes longer than the rest of
+/// `status`: so TZ is read here, and jiff reads /etc/localtime.
+fn zone() -> TimeZone {
+    let named = std::env::var("TZ").ok().and_then(|name| {
+        let name = name.trim_start_matches(':');
+        let file = std::path::Path::new("/usr/share/zoneinfo").join(name);
+        if name.is_empty() || !file.is_file() { TimeZone::posix(name).ok() } else { TimeZone::tzif(name, &std::fs::read(file).ok()?).ok() }
+    });
+    named.unwrap_or_else(TimeZone::system)
 }
 
 /// Names and reasons come from outside: none of them may steer the terminal.

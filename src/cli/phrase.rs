@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use comfy_table::{ContentArrangement, Table, presets};
-
 use super::output::Page;
 use crate::core::time::{Span, Wall};
 
@@ -32,17 +30,28 @@ impl Page {
         }
     }
 
-    /// Columns without lines around them, wrapped into the terminal.
-    pub fn table(&self, head: &[&str], rows: Vec<Vec<String>>) -> String {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING).set_header(head.to_vec()).add_rows(rows);
-        if let Some(width) = self.width {
-            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    /// Aligned columns. Where the terminal is too narrow for the last one, it goes below its row: names stay whole, so that they
+    /// can be copied.
+    pub fn table(&self, head: &[&str], rows: &[Vec<String>]) -> String {
+        let head: Vec<String> = head.iter().map(|&name| name.to_owned()).collect();
+        let width_of = |column: usize| {
+            std::iter::once(&head).chain(rows).filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..head.len()).map(width_of).collect();
+        let narrow = self.width.is_some_and(|width| widths.iter().sum::<usize>() + 2 * head.len().saturating_sub(1) > usize::from(width));
+        let beside = if narrow { head.len().saturating_sub(1) } else { head.len() };
+        let mut text = String::new();
+        for row in std::iter::once(&head).chain(rows) {
+            let cells = row.iter().zip(&widths).take(beside);
+            let line: String = cells.map(|(cell, width)| format!("{cell:width$}  ")).collect();
+            text.push_str(line.trim_end());
+            text.push('\n');
+            if let Some(below) = row.get(beside).filter(|below| !below.is_empty() && !std::ptr::eq(row, &raw const head)) {
+                let blank: usize = row.iter().zip(&widths).take_while(|(cell, _)| cell.is_empty()).map(|(_, width)| width + 2).sum();
+                text.push_str(&format!("{:1$}{below}\n", "", blank + 4));
+            }
         }
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
-        }
-        table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+        text
     }
 }
 

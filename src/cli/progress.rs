@@ -64,8 +64,8 @@ impl<'a> Progress<'a> {
     fn look(&mut self) {
         if let Some(line) = &self.line {
             let said = match status::look(&self.run_dir) {
-                Ok(view) => status_text::one_line(&view, &self.out.page()),
-                Err(_) => super::bus::NOT_RUNNING.to_owned(),
+                Ok(view) if view.agent.running => status_text::one_line(&view, &self.out.page()),
+                _ => super::bus::NOT_RUNNING.to_owned(),
             };
             line.set_message(said.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>());
             line.tick();

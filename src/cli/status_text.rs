@@ -17,9 +17,16 @@ const CASUALTIES_SHOWN: usize = 10;
 
 /// The whole page. `only`: this target, with all its units.
 pub fn page(view: &StatusView, only: Option<&str>, page: &Page) -> String {
-    let mut text = headline(view, page) + "\n";
-    for (name, line) in facts(view, page) {
-        let _ = writeln!(text, "  {name:<12} {line}");
+    let deploy = match (&view.stamp.id, view.stamp.landed_at) {
+        (Some(id), Some(at)) => format!("deploy {id}, landed {}", page.since(at)),
+        (Some(id), None) => format!("deploy {id}"),
+        (None, _) => "no deploy seen yet".to_owned(),
+    };
+    let mut text = headline(view, &deploy, page) + "\n";
+    let facts = facts(view, page);
+    let width = facts.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    for (name, line) in facts {
+        let _ = writeln!(text, "  {name:width$}  {line}");
     }
     let targets: Vec<&TargetView> = view.targets.iter().filter(|target| only.is_none_or(|only| target.name == only)).collect();
     if !targets.is_empty() {
@@ -35,12 +42,13 @@ pub fn page(view: &StatusView, only: Option<&str>, page: &Page) -> String {
 
 /// One line for where lines follow each other: a log, a spinner.
 pub fn one_line(view: &StatusView, page: &Page) -> String {
-    let mut line = headline(view, page);
+    let deploy = view.stamp.id.as_ref().map_or_else(|| "no deploy seen yet".to_owned(), |id| format!("deploy {id}"));
+    let mut line = headline(view, &deploy, page);
     if let Some(waiting_for) = &view.waiting_for {
         let _ = write!(line, "; waiting for {waiting_for}");
     }
     if let Some(deadline) = view.deadline {
-        let _ = write!(line, "; until {}", page.time(deadline));
+        let _ = write!(line, "; until {}", page.until(deadline));
     }
     if let Some(next) = &view.next {
         let _ = write!(line, ", then {next}");
@@ -48,12 +56,7 @@ pub fn one_line(view: &StatusView, page: &Page) -> String {
     line
 }
 
-fn headline(view: &StatusView, page: &Page) -> String {
-    let deploy = match (&view.stamp.id, view.stamp.landed_at) {
-        (Some(id), Some(at)) => format!("deploy {id}, landed {}", page.since(at)),
-        (Some(id), None) => format!("deploy {id}"),
-        (None, _) => "no deploy seen yet".to_owned(),
-    };
+fn headline(view: &StatusView, deploy: &str, page: &Page) -> String {
     let said = match view.state {
         State::Idle if view.targets.is_empty() => "idle: no targets are configured, so nothing is ever restarted".to_owned(),
         State::Idle => "idle: no deploy seen yet".to_owned(),
@@ -94,7 +97,7 @@ fn facts(view: &StatusView, page: &Page) -> Vec<(String, String)> {
         say("until", page.until(deadline));
     }
     if let Some(next) = &view.next {
-        say("then", next.clone());
+        say("next", next.clone());
     }
     if let Some(reached) =
         view.reached.as_ref().filter(|reached| view.state != State::Converged || Some(&reached.id) != view.stamp.id.as_ref())
@@ -118,7 +121,7 @@ fn facts(view: &StatusView, page: &Page) -> Vec<(String, String)> {
         say(&format!("pool {}", pool.name), state);
     }
     if view.slot.state != "none" {
-        let holders = if view.slot.holders.is_empty() { String::new() } else { format!("; held by {}", view.slot.holders.join(", ")) };
+        let holders = if view.slot.holders.is_empty() { String::new() } else { format!(", holders: {}", view.slot.holders.join(", ")) };
         say("slot", format!("{}{holders}", view.slot.state));
     }
     match view.state {
@@ -156,9 +159,12 @@ fn table(targets: &[&TargetView], whole: bool, page: &Page) -> String {
             rows.push(head(unit.unit.clone(), stale(unit), in_flight(unit)));
             continue;
         }
-        let shown: Vec<&UnitView> =
+        let mut shown: Vec<&UnitView> =
             target.units.iter().filter(|unit| whole || !matches!(unit.state, TargetState::Fresh | TargetState::Adopted)).collect();
-        rows.push(head(summary(&target.units), String::new(), String::new()));
+        shown.sort_by_key(|unit| std::cmp::Reverse(unit.state));
+        // What is only adopted has not been looked at.
+        let units = if target.units.is_empty() && target.state == TargetState::Adopted { String::new() } else { summary(&target.units) };
+        rows.push(head(units, String::new(), String::new()));
         let most = if whole { usize::MAX } else { UNITS_SHOWN };
         for unit in shown.iter().take(most) {
             rows.push(vec![
@@ -178,7 +184,7 @@ fn table(targets: &[&TargetView], whole: bool, page: &Page) -> String {
             rows.push(more);
         }
     }
-    page.table(&["TARGET", "KIND", "STATE", "UNIT", "STALE", "IN FLIGHT", "UNTIL", "WHY"], rows)
+    page.table(&["TARGET", "KIND", "STATE", "UNIT", "STALE", "IN FLIGHT", "UNTIL", "WHY"], &rows)
 }
 
 fn stale(unit: &UnitView) -> String {

@@ -125,8 +125,8 @@ impl<'a> Waiting<'a> {
                         return End::Fault(CallFault::NotRunning);
                     }
                 }
-                // A busy host, or an agent that its watchdog is about to restart.
-                Err(CallFault::Silent) => {
+                // A busy host, an agent that is ending, or one that its watchdog is about to restart.
+                Err(CallFault::Silent | CallFault::Refused(_)) => {
                     self.agent = None;
                     self.gone_since = None;
                 }

@@ -30,6 +30,10 @@ pub enum Entry {
         deploy: Deploy,
         adopted: bool,
     },
+    /// This unit has a drop-in of ours that nobody remembers: it is to be taken back.
+    LeftBehind {
+        unit: String,
+    },
     /// The target was first seen; the stamp on disk, if any, counts as reached for it.
     Adopted {
         target: String,

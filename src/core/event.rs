@@ -58,6 +58,20 @@ pub enum Order {
     },
 }
 
+impl Order {
+    /// Its command.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Order::Trigger { force: true, .. } => "trigger --force",
+            Order::Trigger { .. } => "trigger",
+            Order::Hold { .. } => "hold",
+            Order::Release => "release",
+            Order::Abort { .. } => "abort",
+        }
+    }
+}
+
 /// What the machine says to an [`Order`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

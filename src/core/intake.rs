@@ -118,6 +118,7 @@ impl Machine {
         }
         if self.retry.as_ref().is_some_and(|retry| retry.at <= now.mono)
             && self.memory.rollout.is_none()
+            && self.pending.is_none()
             && let Some(deploy) = self.memory.last_deploy.clone()
         {
             let why = self.retry.as_ref().map(|retry| retry.why.clone()).unwrap_or_default();
@@ -258,6 +259,9 @@ impl Machine {
         let unmet = self.memory.targets.iter().any(|(name, target)| self.works.contains_key(name) && target.unmet().is_some());
         if self.memory.rollout.is_some() {
             return Waited::Pending { why: "a rollout is under way".to_owned() };
+        }
+        if let Some(hold) = self.memory.hold.as_ref().filter(|hold| hold.abort && unmet) {
+            return Waited::Blocked { id: newest, why: format!("{} by {}; held until {}", hold.reason, hold.by, hold.until) };
         }
         match (&self.retry, unmet) {
             (Some(retry), true) if retry.blocked && retry.tries > 0 => Waited::Blocked { id: newest, why: retry.why.clone() },

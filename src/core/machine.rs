@@ -140,18 +140,23 @@ impl Machine {
         turn.record(Entry::Started { boot: boot.to_owned(), version: version.to_owned() });
         machine.configure(now, &mut step);
         machine.debts.at_start(&mut turn!(machine, now, &mut step));
-        for pool in machine.pools.values_mut() {
-            let mut turn = turn!(machine, now, &mut step);
-            if !turn.memory.depooled.contains_key(pool.name()) {
-                pool.want(&mut turn, Goal::Know);
-            }
-        }
         if machine.memory.rollout.is_some() {
             machine.renew_unmet(now, &mut step);
         } else if machine.memory.targets.values().any(|target| target.unmet().is_some()) {
             machine.retry = Some(Retry { at: now.mono, tries: 0, why: "the agent was restarted".to_owned(), blocked: true });
         }
         (machine, step)
+    }
+
+    /// Drop-ins of ours were found that the journal does not know, since it was rebuilt or a hand was quicker: they are taken back.
+    #[must_use]
+    pub fn left_behind(&mut self, now: Now, units: Vec<String>) -> Step {
+        let mut step = Step::default();
+        for unit in units.into_iter().filter(|unit| !self.memory.lent.contains(unit)).collect::<Vec<_>>() {
+            turn!(self, now, &mut step).record(Entry::LeftBehind { unit });
+        }
+        self.advance(now, &mut step);
+        step
     }
 
     /// Decides. What it returns is to be written and performed in order; a second call with nothing new asks for nothing.
@@ -203,8 +208,17 @@ impl Machine {
             }
         }
         self.works.retain(|name, _| policy.targets.contains_key(name));
-        for name in policy.pools.keys().chain(self.memory.depooled.keys()) {
-            self.pools.entry(name.clone()).or_insert_with(|| Pool::new(name));
+        let pools: Vec<String> = policy.pools.keys().chain(self.memory.depooled.keys()).cloned().collect();
+        for name in pools {
+            if self.pools.contains_key(&name) {
+                continue;
+            }
+            let mut pool = Pool::new(&name);
+            // What we owe is put back by itself; of the others status says from the start how they are.
+            if !self.memory.depooled.contains_key(&name) {
+                pool.want(&mut turn!(self, now, step), Goal::Know);
+            }
+            self.pools.insert(name, pool);
         }
         let memory = &self.memory;
         self.pools.retain(|name, _| policy.pools.contains_key(name) || memory.depooled.contains_key(name));

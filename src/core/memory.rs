@@ -160,6 +160,9 @@ impl Memory {
                     self.reached = Some(Reached { id: deploy.id.clone(), at });
                 }
             }
+            Entry::LeftBehind { unit } => {
+                self.lent.insert(unit.clone());
+            }
             Entry::Adopted { target, id } => {
                 self.targets.insert(target.clone(), TargetMemory { adopted_at: at, adopted_id: id.clone(), ..TargetMemory::default() });
             }

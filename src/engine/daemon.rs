@@ -52,13 +52,9 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(options: Options, besi
     let (host, hints) = Host::connect(options.host.clone());
     let world = RealWorld::new(host, hints, stimuli.clone());
 
-    let mut memory = loaded.memory;
-    for unit in world.leftovers() {
-        // Not in the journal, if that was rebuilt: ours all the same, and to be taken back.
-        memory.lent.insert(unit);
-    }
     let boot = clock::boot_id();
-    let (mut machine, mut first) = Machine::resume(memory, policy, &boot, env!("CARGO_PKG_VERSION"), now);
+    let (mut machine, mut first) = Machine::resume(loaded.memory, policy, &boot, env!("CARGO_PKG_VERSION"), now);
+    merge(&mut first, machine.left_behind(now, world.leftovers()));
     let mut problems: Vec<String> = Vec::new();
     problems.extend(config_problem);
     problems.extend(loaded.problem);

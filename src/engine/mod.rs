@@ -4,6 +4,7 @@
 //! [`daemon`].
 
 pub mod daemon;
+mod log;
 mod plan;
 mod publish;
 mod run;

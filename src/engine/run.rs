@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::publish::Publisher;
 use super::waiters::Waiters;
-use super::{Request, Stimulus, World, plan};
+use super::{Request, Stimulus, World, log, plan};
 use crate::config::{self, Roots};
 use crate::core::effect::{Effect, EffectId, Fault, Outcome};
 use crate::core::entry::Entry;
@@ -113,7 +113,7 @@ impl<W: World> Engine<W> {
         let mut slow = Instant::now() + SLOW_POLL;
         loop {
             self.listen_if_of_use().await;
-            self.waiters.answer(&self.machine, self.world.now().mono, self.stamp_read);
+            self.answer_waiters();
             if self.settle_only && self.machine.settled() && self.performing.is_empty() {
                 break;
             }
@@ -145,6 +145,16 @@ impl<W: World> Engine<W> {
         self.view()
     }
 
+    /// Who is told that a deploy has converged must find that in status, too.
+    fn answer_waiters(&mut self) {
+        if self.waiters.any() {
+            if !matches!(self.machine.waited(None), crate::core::Waited::Pending { .. }) {
+                self.publish();
+            }
+            self.waiters.answer(&self.machine, self.world.now().mono, self.stamp_read);
+        }
+    }
+
     async fn wake(&mut self, slow: Instant) -> Woken {
         let now = self.world.now().mono;
         let deadlines = [self.machine.next_deadline().map(|deadline| deadline.at), self.waiters.next()];
@@ -152,13 +162,15 @@ impl<W: World> Engine<W> {
         let publish = self.publisher.due();
         let asleep = |at: Option<Instant>| sleep_until(at.unwrap_or(slow));
         tokio::select! {
+            // What is rate-limited comes first, so that a flood of the rest starves neither the watchdog nor the status. Deadlines come
+            // last: every turn looks at them anyway.
             biased;
+            () = sleep_until(slow) => Woken::SlowPoll,
+            () = asleep(publish), if publish.is_some() => Woken::Publish,
             Some((id, outcome)) = self.performing.next(), if !self.performing.is_empty() => Woken::Outcome(id, outcome),
             stimulus = self.stimuli.recv() => Woken::Stimulus(stimulus),
             Some((view, reply)) = self.planning.next(), if !self.planning.is_empty() => Woken::Plan(view, reply),
             () = asleep(deadline), if deadline.is_some() => Woken::Deadline,
-            () = sleep_until(slow) => Woken::SlowPoll,
-            () = asleep(publish), if publish.is_some() => Woken::Publish,
         }
     }
 
@@ -202,6 +214,7 @@ impl<W: World> Engine<W> {
     async fn carry_out(&mut self, step: Step) -> bool {
         let finished = step.entries.iter().any(|written| matches!(written.entry, Entry::RolloutFinished { .. }));
         self.since_snapshot += step.entries.len();
+        step.entries.iter().for_each(log::tell);
         let written = if step.entries.is_empty() { Ok(()) } else { self.store.append(step.entries).await };
         for (id, effect) in step.effects {
             match &written {
@@ -243,7 +256,7 @@ impl<W: World> Engine<W> {
     }
 
     async fn try_journal(&mut self) {
-        if self.journal_broken && self.store.append(Vec::new()).await.is_ok() {
+        if self.journal_broken && self.store.snapshot(self.machine.memory()).await.is_ok() {
             self.journal_broken = false;
             tracing::info!("the journal can be written again");
             self.turn(Event::JournalProblem(None)).await;

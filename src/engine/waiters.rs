@@ -39,9 +39,6 @@ impl Waiters {
 
     /// Answers all whose wait is over. `newest`: the ctime of the stamp as it was last read.
     pub fn answer(&mut self, machine: &Machine, now: Mono, newest: Option<Wall>) {
-        if self.0.is_empty() {
-            return;
-        }
         let default_timeout = machine.longest() + Duration::from_secs(60);
         for waiter in std::mem::take(&mut self.0) {
             let unseen = waiter.stamp.is_some_and(|stamp| newest.is_none_or(|newest| newest < stamp));
@@ -61,6 +58,10 @@ impl Waiters {
                 let _ = waiter.reply.send(WaitEnd { how, default_timeout });
             }
         }
+    }
+
+    pub fn any(&self) -> bool {
+        !self.0.is_empty()
     }
 
     pub fn next(&self) -> Option<Mono> {

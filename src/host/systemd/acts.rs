@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::faults::{fault, is_absent, is_named};
+use super::faults::{is_absent, is_named};
 use super::link::{CallError, Live};
 use super::names::{job_id, unit_path};
 use super::{ACT, READ, Systemd};
@@ -60,15 +60,19 @@ impl Systemd {
     /// for a second restart is none that anybody asked for.
     ///
     /// # Errors
-    /// The fault of RestartUnit; that of ResetFailedUnit only if the bus is away.
+    /// The fault of RestartUnit.
     pub async fn restart(&self, unit: &str, within: Duration, taken: impl FnOnce()) -> Result<JobEnd, Fault> {
         let deadline = Instant::now() + within;
         let _listening = self.link.listen(Instant::now() + ACT).await?;
-        // Restarts count against StartLimitBurst= (facts F3.5), of a unit that is about to be stopped by us.
-        self.reset_failed(unit).await?;
         let what = format!("restart {unit}");
         let asked = self.link.once(&what, Instant::now() + ACT, |live| async move { live.manager.restart_unit(unit, REPLACE).await });
-        match asked.await {
+        // Restarts count against StartLimitBurst= (facts F3.5), of a unit that is about to be stopped by us. Both are sent at once: systemd
+        // takes the calls of one connection in their order.
+        let (reset, asked) = tokio::join!(self.reset_failed(unit), asked);
+        if let Err(fault) = reset {
+            tracing::warn!(unit, %fault, "the restart counts against the unit's start limit");
+        }
+        match asked {
             Ok(job) => {
                 taken();
                 self.end(job.as_str(), deadline).await
@@ -80,8 +84,7 @@ impl Systemd {
                 }
                 None => Ok(JobEnd::Lost),
             },
-            Err(CallError::Answer(error)) => Err(fault(&what, &error)),
-            Err(CallError::Silence(fault)) => Err(fault),
+            Err(error) => Err(error.into_fault(&what)),
         }
     }
 
@@ -94,8 +97,7 @@ impl Systemd {
         match self.link.answer(&what, ACT, |live| async move { live.manager.kill_unit(unit, "all", SIGKILL).await }).await {
             Ok(()) => Ok(Killed::Sent),
             Err(CallError::Answer(error)) if is_absent(&error) || is_named(&error, "NoSuchProcess") => Ok(Killed::Unknown),
-            Err(CallError::Answer(error) | CallError::Cut(error)) => Err(fault(&what, &error)),
-            Err(CallError::Silence(fault)) => Err(fault),
+            Err(error) => Err(error.into_fault(&what)),
         }
     }
 
@@ -108,8 +110,7 @@ impl Systemd {
         match self.link.answer(&what, ACT, |live| async move { live.manager.reset_failed_unit(unit).await }).await {
             Ok(()) => Ok(()),
             Err(CallError::Answer(error)) if is_absent(&error) => Ok(()),
-            Err(CallError::Answer(error) | CallError::Cut(error)) => Err(fault(&what, &error)),
-            Err(CallError::Silence(fault)) => Err(fault),
+            Err(error) => Err(error.into_fault(&what)),
         }
     }
 

@@ -139,3 +139,80 @@ fn gone(result: io::Result<()>) -> io::Result<()> {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Places;
+    use super::*;
+    use crate::core::time::Now;
+
+    /// Without a bus: what is done to files needs none.
+    fn systemd(directory: &Path) -> Systemd {
+        let places = Places {
+            bus: Some("unix:path=/nonexistent/bus".into()),
+            drop_ins: directory.join("system"),
+            timer_stamps: directory.into(),
+            invocations: directory.into(),
+        };
+        Systemd::connect(places, Now::default()).0
+    }
+
+    #[tokio::test]
+    async fn a_drop_in_comes_and_goes_without_a_trace() {
+        let directory = tempfile::tempdir().unwrap();
+        let systemd = systemd(directory.path());
+        assert_eq!(systemd.sweep().unwrap(), Vec::<String>::new());
+        systemd.write_drop_in("a.service", "[Service]\n").unwrap();
+        systemd.write_drop_in("b@x.service", "[Service]\n").unwrap();
+        fs::write(directory.path().join("system/b@x.service.d/local.conf"), "").unwrap();
+        assert_eq!(systemd.sweep().unwrap(), ["a.service", "b@x.service"]);
+        for unit in ["a.service", "a.service", "b@x.service", "never.service"] {
+            systemd.remove_drop_in(unit).unwrap();
+        }
+        assert_eq!(systemd.sweep().unwrap(), Vec::<String>::new());
+        assert!(!directory.path().join("system/a.service.d").exists());
+        assert!(directory.path().join("system/b@x.service.d/local.conf").exists());
+    }
+
+    #[tokio::test]
+    async fn no_name_leads_out_of_the_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let systemd = systemd(directory.path());
+        for bad in ["../x.service", "a/b.service", "", "x.conf"] {
+            assert!(systemd.write_drop_in(bad, "").is_err(), "{bad}");
+            assert!(systemd.remove_drop_in(bad).is_err(), "{bad}");
+        }
+        assert!(systemd.catch_up("../x.timer").is_err());
+        assert!(systemd.catch_up("x.service").is_err());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_be_written_takes_back_the_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let systemd = systemd(directory.path());
+        let drop_ins = BTreeMap::from([("a.service".to_owned(), String::new()), ("x/y.service".to_owned(), String::new())]);
+        assert!(matches!(systemd.lend(&drop_ins).await, Err(Fault::Other(_))));
+        assert_eq!(systemd.sweep().unwrap(), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn the_stamp_of_a_timer_becomes_new() {
+        let directory = tempfile::tempdir().unwrap();
+        let systemd = systemd(directory.path());
+        let stamp = directory.path().join("stamp-job.timer");
+        fs::write(&stamp, "").unwrap();
+        fs::File::open(&stamp).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        systemd.catch_up("job.timer").unwrap();
+        assert!(fs::metadata(&stamp).unwrap().modified().unwrap() > SystemTime::UNIX_EPOCH);
+    }
+
+    #[tokio::test]
+    async fn without_a_bus_everything_ends_in_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let systemd = systemd(directory.path());
+        assert!(!systemd.is_connected());
+        assert!(matches!(systemd.connected(Duration::from_millis(20)).await, Err(Fault::Unreachable(_))));
+        assert!(matches!(systemd.run("x", &["/bin/true".to_owned()], Duration::from_millis(20)).await, Err(Fault::Unreachable(_))));
+    }
+}

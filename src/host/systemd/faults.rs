@@ -19,6 +19,8 @@ pub(super) fn is_transient(error: &zbus::Error) -> bool {
                 | fdo::Error::Timeout(_)
                 | fdo::Error::TimedOut(_)
                 | fdo::Error::IOError(_)
+                // Too many calls in flight: the bus has not even passed it on.
+                | fdo::Error::LimitsExceeded(_)
         ),
         zbus::Error::MethodError(name, ..) => name.as_str().starts_with("org.freedesktop.DBus.Error.Spawn."),
         _ => false,
@@ -84,6 +86,7 @@ fn is_refusal(name: &str) -> bool {
 fn said(error: &zbus::Error) -> String {
     match error {
         zbus::Error::MethodError(_, Some(text), _) => text.clone(),
+        zbus::Error::FDO(error) => zbus::DBusError::description(&**error).map_or_else(|| error.to_string(), str::to_owned),
         other => other.to_string(),
     }
 }

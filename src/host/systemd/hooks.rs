@@ -4,15 +4,15 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use zbus::{Fd, Variant};
 
 use super::capture::Capture;
-use super::faults::{fault, is_named};
+use super::faults::is_named;
 use super::link::CallError;
 use super::names::job_id;
 use super::properties::SERVICE;
-use super::{ACT, READ, Systemd};
+use super::{ACT, Systemd};
 use crate::core::effect::{CommandEnd, Fault, JobEnd};
 
 /// Of the output of a command that is only to succeed or fail.
@@ -23,15 +23,17 @@ const LONG_OUTPUT: usize = 1024 * 1024;
 const BACKSTOP: Duration = Duration::from_secs(10);
 /// For what a command left running when it ended, from SIGTERM to SIGKILL.
 const STRAGGLERS: Duration = Duration::from_secs(2);
-/// For a unit to be gone after SIGKILL.
-const GONE: Duration = Duration::from_secs(5);
+/// For a command that took too long: to send SIGKILL, and then for its unit to be gone.
+const KILLED: Duration = Duration::from_secs(2);
+/// For what remains to be asked of a command that has ended.
+const LAST: Duration = Duration::from_secs(2);
 /// systemd's own exit status for "there is no such program, or it is not executable".
 const EXIT_EXEC: i32 = 203;
 const SIGKILL: i32 = 9;
 
 impl Systemd {
-    /// Runs `argv` and waits for its end, at most `timeout`; then it and all that it started is killed. `purpose` is shown as the unit's
-    /// description: `depool default`. Arguments are taken as they are: no shell, no variables, no specifiers.
+    /// Runs `argv` and waits for its end, at most `timeout`; then it and all that it started is killed, which takes at most 5 s more. `purpose` is shown as the unit's
+    /// description: `depool default`. What a command leaves running when it ends is ended with it. Arguments are taken as they are: no shell, no variables, no specifiers.
     ///
     /// # Errors
     /// [`Fault::Refused`] for an argv without an absolute path first; the fault of starting the unit; [`Fault::Unreachable`] if the bus went
@@ -54,26 +56,27 @@ impl Systemd {
         };
         let serial = self.hooks.count.fetch_add(1, Ordering::Relaxed);
         let unit = format!("restart-agent-hook-{}-{serial}.service", self.hooks.name);
-        let _listening = self.link.listen(Instant::now() + ACT).await?;
+        let deadline = Instant::now() + timeout;
+        let _listening = self.link.listen(deadline).await?;
         let (mut capture, output) =
             Capture::new(limit).map_err(|error| Fault::Other(format!("cannot run \"{purpose}\": no pipe: {error}")))?;
 
-        let started = Instant::now();
         let job = self.start_hook(&unit, purpose, argv, timeout, &output).await?;
         drop(output);
         // Its start job ends when it has ended, and with it all that it started: Type=oneshot, KillMode=control-group.
-        let mut end = self.read_until_end(job, started + timeout, &mut capture).await;
-        let timed_out = end == JobEnd::Running;
+        let mut end = self.read_until_end(job, deadline, &mut capture).await;
+        // Without the bus it is not known to go on; systemd ends it then (`BACKSTOP`).
+        let timed_out = matches!(end, JobEnd::Running | JobEnd::Lost) && Instant::now() >= deadline;
         if timed_out {
             let _ = self.kill_hook(&unit).await;
-            end = self.read_until_end(job, Instant::now() + GONE, &mut capture).await;
-            if end == JobEnd::Running {
-                tracing::warn!(unit, "the command for \"{purpose}\" is still there after SIGKILL");
+            end = self.read_until_end(job, Instant::now() + KILLED, &mut capture).await;
+            if matches!(end, JobEnd::Running | JobEnd::Lost) {
+                tracing::warn!(unit, "the command for \"{purpose}\" may still be there after SIGKILL");
             }
         }
         capture.finish();
         let end = if timed_out { Ok(CommandEnd::TimedOut) } else { self.how_it_ended(&unit, purpose, program, &end, &capture).await };
-        self.link.let_go(&unit, READ).await;
+        self.link.let_go(&unit, LAST).await;
         Ok((end?, capture.into_output()))
     }
 
@@ -105,15 +108,16 @@ impl Systemd {
         let what = format!("run the command for \"{purpose}\"");
         let asked = self
             .link
-            .once(&what, Instant::now() + ACT, |live| async move { live.manager.start_transient_unit(unit, "fail", properties, &[]).await })
+            .once(&what, Instant::now() + timeout.min(ACT), |live| async move {
+                live.manager.start_transient_unit(unit, "fail", properties, &[]).await
+            })
             .await;
         let job = match asked {
             Ok(job) => job_id(job.as_str()),
             // Its name is not used twice, so it is ours if it is there.
             Err(CallError::Cut(_)) => self.job_of(unit).await?,
             Err(CallError::Answer(error)) if is_named(&error, "UnitExists") => self.job_of(unit).await?,
-            Err(CallError::Answer(error)) => return Err(fault(&what, &error)),
-            Err(CallError::Silence(fault)) => return Err(fault),
+            Err(error) => return Err(error.into_fault(&what)),
         };
         let job = job.ok_or_else(|| Fault::Unreachable(format!("cannot {what}: the bus went away; whether it ran is not known")))?;
         self.link.holds_hook(unit);
@@ -122,14 +126,15 @@ impl Systemd {
 
     async fn kill_hook(&self, unit: &str) -> Result<(), Fault> {
         self.link
-            .call("kill a command that took too long", ACT, |live| async move { live.manager.kill_unit(unit, "all", SIGKILL).await })
+            .call("kill a command that took too long", KILLED, |live| async move { live.manager.kill_unit(unit, "all", SIGKILL).await })
             .await
     }
 
     /// Its exit status; while the unit is loaded systemd tells, otherwise the end of its job says whether it was 0.
     async fn how_it_ended(&self, unit: &str, purpose: &str, program: &str, job: &JobEnd, capture: &Capture) -> Result<CommandEnd, Fault> {
         let wanted = [(SERVICE, "ExecMainCode"), (SERVICE, "ExecMainStatus"), (SERVICE, "Result")];
-        let values = self.properties(unit, &wanted).await?;
+        let unknown = || Fault::Unreachable(format!("the bus went away while the command for \"{purpose}\" ran: its end is not known"));
+        let values = timeout(LAST, self.properties(unit, &wanted)).await.map_err(|_| unknown())??;
         let status = i32::try_from(values.small(1)).unwrap_or(i32::MAX);
         let said = capture.said();
         match values.number(0) {
@@ -143,7 +148,7 @@ impl Systemd {
             _ if matches!(job, JobEnd::Failed | JobEnd::Timeout | JobEnd::Canceled | JobEnd::Dependency) => {
                 Err(Fault::Other(format!("the command for \"{purpose}\" did not succeed; systemd no longer knows its exit status")))
             }
-            _ => Err(Fault::Unreachable(format!("the bus went away while the command for \"{purpose}\" ran: its end is not known"))),
+            _ => Err(unknown()),
         }
     }
 }

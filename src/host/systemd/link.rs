@@ -1,17 +1,18 @@
 //! The connection to systemd: made again whenever it breaks, quiet while nothing is to be heard, and bounded in every wait.
 
-use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use zbus::proxy::CacheProperties;
 use zbus::{Connection, connection};
 
 use super::ears::{Ears, Heard, Owner};
-use super::faults::{fault, is_absent, is_transient};
+use super::faults::{fault, is_transient};
+use super::held::Held;
 use super::hints::HintBox;
 use super::jobs::Ledger;
 use super::proxies::{ManagerProxy, PropertiesProxy, SYSTEMD};
@@ -23,8 +24,8 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 const SETUP: Duration = Duration::from_secs(10);
 /// For the bus itself to answer, when systemd did not.
 const BUS_ALIVE: Duration = Duration::from_secs(3);
-/// Units that are kept loaded at once.
-const MOST_HELD: usize = 4096;
+/// Calls in flight. dbus-daemon refuses the 129th of one connection ("maximum number of pending replies").
+const IN_FLIGHT: usize = 64;
 
 /// A connection that works, as far as is known.
 #[derive(Debug, Clone)]
@@ -49,21 +50,12 @@ pub(super) struct Link {
     live: watch::Sender<Option<Live>>,
     /// How many want to hear systemd's signals.
     listeners: watch::Sender<usize>,
+    in_flight: Semaphore,
     /// A call timed out: is the bus still there?
     doubt: Notify,
     pub ledger: Ledger,
     pub hints: Arc<HintBox>,
-    /// Units that this connection keeps loaded, so that how they ended can be read (facts F1.14).
-    held: Mutex<BTreeMap<String, HeldFor>>,
-}
-
-/// Why a unit is kept loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum HeldFor {
-    /// It was stopped by us: until the rollout is over.
-    Rollout,
-    /// A hook: until its exit status is read.
-    Hook,
+    pub held: Held,
 }
 
 /// While one of these exists, systemd's signals come in.
@@ -82,10 +74,11 @@ impl Link {
             address,
             live: watch::Sender::new(None),
             listeners: watch::Sender::new(0),
+            in_flight: Semaphore::new(IN_FLIGHT),
             doubt: Notify::new(),
             ledger: Ledger::default(),
             hints: Arc::new(HintBox::default()),
-            held: Mutex::new(BTreeMap::new()),
+            held: Held::default(),
         })
     }
 
@@ -94,52 +87,45 @@ impl Link {
         let mut pause = BACKOFF.0;
         let mut again = false;
         loop {
-            let since = Instant::now();
             let error = match timeout(SETUP, self.connect()).await {
-                Ok(Ok(conn)) => self.serve(conn, &mut again).await,
+                Ok(Ok((conn, owner))) => {
+                    pause = BACKOFF.0;
+                    let Err(error) = self.serve(&conn, owner, &mut again).await;
+                    self.live.send_replace(None);
+                    // Not awaited for long: a broken socket has nothing to say goodbye to.
+                    let _ = timeout(BUS_ALIVE, conn.close()).await;
+                    error
+                }
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "no answer while connecting".to_owned(),
             };
-            self.live.send_replace(None);
             tracing::debug!(error, "no connection to the system bus");
-            if since.elapsed() > BACKOFF.1 {
-                pause = BACKOFF.0;
-            }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(BACKOFF.1);
         }
     }
 
-    async fn connect(&self) -> zbus::Result<Connection> {
+    async fn connect(&self) -> zbus::Result<(Connection, Owner)> {
         let builder = match &self.address {
             Some(address) => connection::Builder::address(address.as_str()),
             None => connection::Builder::system(),
         };
-        builder.build().await
+        let conn = builder.build().await?;
+        let owner = Owner::watch(&conn).await?;
+        Ok((conn, owner))
     }
 
-    /// Serves one connection until it breaks, and says how it broke.
-    async fn serve(&self, conn: Connection, again: &mut bool) -> String {
-        let error = match timeout(SETUP, Owner::watch(&conn)).await {
-            Ok(Ok(owner)) => match self.listen_and_publish(&conn, owner, again).await {
-                Ok(never) => match never {},
-                Err(error) => error,
-            },
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer while setting up".to_owned(),
-        };
-        // Not awaited for long: a broken socket has nothing to say goodbye to.
-        let _ = timeout(BUS_ALIVE, conn.close()).await;
-        error
-    }
-
-    async fn listen_and_publish(&self, conn: &Connection, mut owner: Owner, again: &mut bool) -> Result<std::convert::Infallible, String> {
+    /// Serves one connection until it breaks; the error says how it broke.
+    async fn serve(&self, conn: &Connection, mut owner: Owner, again: &mut bool) -> Result<Infallible, String> {
         let manager = ManagerProxy::builder(conn).cache_properties(CacheProperties::No).build().await.map_err(|e| e.to_string())?;
         let mut listeners = self.listeners.subscribe();
         let mut ears: Option<Ears> = None;
         let mut look_again = std::mem::replace(again, true);
-        self.hold_again(&manager).await;
+        let mut is_new = true;
         loop {
+            if owner.is_known() && std::mem::replace(&mut is_new, false) {
+                self.hold_again(&manager).await;
+            }
             let wanted = *listeners.borrow_and_update() > 0;
             if wanted && ears.is_none() && owner.is_known() {
                 ears = Some(
@@ -248,10 +234,7 @@ impl Link {
     where
         F: Future<Output = zbus::Result<T>>,
     {
-        self.answer(what, within, op).await.map_err(|error| match error {
-            CallError::Answer(error) | CallError::Cut(error) => fault(what, &error),
-            CallError::Silence(fault) => fault,
-        })
+        self.answer(what, within, op).await.map_err(|error| error.into_fault(what))
     }
 
     /// As [`Link::call`], with the answer as it came.
@@ -259,10 +242,18 @@ impl Link {
     where
         F: Future<Output = zbus::Result<T>>,
     {
+        self.answers(1, what, within, op).await
+    }
+
+    /// As [`Link::answer`], where `op` makes that many calls at once.
+    pub(super) async fn answers<T, F>(&self, calls: u32, what: &str, within: Duration, op: impl Fn(Live) -> F) -> Result<T, CallError>
+    where
+        F: Future<Output = zbus::Result<T>>,
+    {
         let deadline = Instant::now() + within;
         let mut pause = BACKOFF.0;
         loop {
-            let error = match self.once(what, deadline, &op).await {
+            let error = match self.attempt(calls, what, deadline, &op).await {
                 Err(CallError::Cut(error)) => error,
                 other => return other,
             };
@@ -280,61 +271,25 @@ impl Link {
     where
         F: Future<Output = zbus::Result<T>>,
     {
+        self.attempt(1, what, deadline, &op).await
+    }
+
+    async fn attempt<T, F>(&self, calls: u32, what: &str, deadline: Instant, op: &impl Fn(Live) -> F) -> Result<T, CallError>
+    where
+        F: Future<Output = zbus::Result<T>>,
+    {
         let live = self.live(deadline).await.map_err(CallError::Silence)?;
-        match timeout_at(deadline, op(live)).await {
+        let answer = timeout_at(deadline, async {
+            let _permit = self.in_flight.acquire_many(calls).await;
+            op(live).await
+        });
+        match answer.await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) if is_transient(&error) => Err(CallError::Cut(error)),
             Ok(Err(error)) => Err(CallError::Answer(error)),
             Err(_) => {
                 self.doubt.notify_one();
                 Err(CallError::Silence(Fault::Unreachable(format!("cannot {what}: systemd has not answered in time; it may still do it"))))
-            }
-        }
-    }
-
-    /// Keeps a unit loaded until [`Link::let_go`], also over a new connection. Best effort: what is not loaded has nothing to keep.
-    pub(super) async fn hold(&self, unit: &str, within: Duration) {
-        {
-            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-            if held.len() >= MOST_HELD || held.contains_key(unit) {
-                return;
-            }
-            held.insert(unit.to_owned(), HeldFor::Rollout);
-        }
-        let answer = self.answer("keep a unit loaded", within, |live| async move { live.manager.ref_unit(unit).await }).await;
-        if let Err(CallError::Answer(_)) = answer {
-            self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(unit);
-        }
-    }
-
-    /// Records that systemd keeps this hook's unit loaded for us, since it was started so.
-    pub(super) fn holds_hook(&self, unit: &str) {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(unit.to_owned(), HeldFor::Hook);
-    }
-
-    /// Lets a unit be unloaded.
-    pub(super) async fn let_go(&self, unit: &str, within: Duration) {
-        if self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(unit).is_some() {
-            let _ = self.once("let go of a unit", Instant::now() + within, |live| async move { live.manager.unref_unit(unit).await }).await;
-        }
-    }
-
-    /// The units that are kept loaded for this reason, or for any.
-    pub(super) fn held(&self, reason: Option<HeldFor>) -> Vec<String> {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.iter().filter(|(_, why)| reason.is_none_or(|reason| reason == **why)).map(|(unit, _)| unit.clone()).collect()
-    }
-
-    /// References die with their connection: take those again that can still be had.
-    async fn hold_again(&self, manager: &ManagerProxy<'static>) {
-        let deadline = Instant::now() + SETUP;
-        for unit in self.held(None) {
-            match timeout_at(deadline, manager.ref_unit(&unit)).await {
-                Ok(Err(error)) if is_absent(&error) => {
-                    self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&unit);
-                }
-                Ok(_) => {}
-                Err(_) => return,
             }
         }
     }
@@ -349,6 +304,16 @@ pub(super) enum CallError {
     Cut(zbus::Error),
     /// No connection, or no answer, in time.
     Silence(Fault),
+}
+
+impl CallError {
+    /// For people. `what` completes "cannot …".
+    pub(super) fn into_fault(self, what: &str) -> Fault {
+        match self {
+            CallError::Answer(error) | CallError::Cut(error) => fault(what, &error),
+            CallError::Silence(fault) => fault,
+        }
+    }
 }
 
 fn no_bus() -> Fault {

@@ -9,6 +9,7 @@ mod command_line;
 mod dropins;
 mod ears;
 mod faults;
+mod held;
 mod hints;
 mod hooks;
 mod jobs;
@@ -35,7 +36,8 @@ pub use look::ReadCgroup;
 
 use crate::core::effect::Fault;
 use crate::core::time::Now;
-use link::{HeldFor, Link, Listening};
+use held::HeldFor;
+use link::{Link, Listening};
 use properties::Memory;
 
 /// For a call that changes something.

@@ -1,11 +1,10 @@
 //! Properties of units: what is read of them, and what is remembered so that it need not be read again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
 use zbus::{OwnedVariant, Variant};
 
-use super::faults::fault;
 use super::link::{CallError, Live};
 use super::names::unit_path;
 use super::proxies::{MANAGER, MANAGER_PATH};
@@ -54,6 +53,17 @@ pub(super) struct Run {
 pub(super) struct Remembered {
     pub settings: Settings,
     pub run: Option<Run>,
+    /// `TriggeredBy=`, as far as timers go, if it was asked for.
+    pub timers: Option<Vec<String>>,
+}
+
+/// What a look that wants no more needs to know: whether systemd lets the unit be restarted, and where its processes are.
+#[derive(Debug, Clone)]
+pub(super) struct Bare {
+    pub refuse_manual_start: bool,
+    pub refuse_manual_stop: bool,
+    pub transient: bool,
+    pub cgroup: String,
 }
 
 /// What is known of units since systemd last loaded their files.
@@ -61,14 +71,28 @@ pub(super) struct Remembered {
 pub(super) struct Memory {
     /// `UnitsLoadTimestampMonotonic` of systemd's Manager: a daemon-reload changes it.
     loaded_at: u64,
+    bare: BTreeMap<String, Bare>,
     units: BTreeMap<String, Remembered>,
+    /// The timers that were loaded when [`Remembered::timers`] were asked for: one more or less can change them without a daemon-reload.
+    timers: BTreeSet<String>,
 }
 
 impl Memory {
     pub(super) fn is_of(&mut self, loaded_at: u64) {
         if loaded_at == 0 || self.loaded_at != loaded_at || self.units.len() > MOST_REMEMBERED {
             self.units.clear();
+            self.bare.clear();
             self.loaded_at = loaded_at;
+        }
+    }
+
+    pub(super) fn recall_bare(&self, unit: &str) -> Option<Bare> {
+        self.bare.get(unit).cloned()
+    }
+
+    pub(super) fn remember_bare(&mut self, unit: &str, loaded_at: u64, what: Bare) {
+        if self.loaded_at == loaded_at && self.bare.len() < MOST_REMEMBERED {
+            self.bare.insert(unit.to_owned(), what);
         }
     }
 
@@ -76,9 +100,28 @@ impl Memory {
         self.units.get(unit).cloned()
     }
 
-    pub(super) fn remember(&mut self, unit: &str, loaded_at: u64, what: Remembered) {
+    pub(super) fn remember(&mut self, unit: &str, loaded_at: u64, settings: Settings, run: Option<Run>) {
         if self.loaded_at == loaded_at {
-            self.units.insert(unit.to_owned(), what);
+            let timers = self.units.remove(unit).and_then(|known| known.timers);
+            self.units.insert(unit.to_owned(), Remembered { settings, run, timers });
+        }
+    }
+
+    /// These timers are loaded now.
+    pub(super) fn timers_are(&mut self, timers: BTreeSet<String>) {
+        if self.timers != timers {
+            self.timers = timers;
+            for unit in self.units.values_mut() {
+                unit.timers = None;
+            }
+        }
+    }
+
+    pub(super) fn remember_timers(&mut self, unit: &str, loaded_at: u64, timers: &[String]) {
+        if self.loaded_at == loaded_at
+            && let Some(unit) = self.units.get_mut(unit)
+        {
+            unit.timers = Some(timers.to_vec());
         }
     }
 
@@ -165,8 +208,9 @@ impl Systemd {
         let path = unit_path(unit);
         let path = path.as_str();
         let what = format!("look at {unit}");
+        let calls = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
         self.link
-            .call(&what, READ, |live: Live| async move {
+            .answers(calls, &what, READ, |live: Live| async move {
                 let proxy = live.properties(path).await?;
                 let answers = join_all(wanted.iter().map(|(interface, property)| proxy.get(interface, property))).await;
                 let mut values = Vec::with_capacity(answers.len());
@@ -180,6 +224,7 @@ impl Systemd {
                 Ok(Values(values))
             })
             .await
+            .map_err(|error| error.into_fault(&what))
     }
 
     /// What a unit's files say.
@@ -224,8 +269,7 @@ impl Systemd {
             Ok(value) => Ok(Values(vec![Some(value)]).number(0)),
             // Without it nothing is remembered from one look to the next.
             Err(CallError::Answer(error)) if is_unknown_property(&error) => Ok(0),
-            Err(CallError::Answer(error) | CallError::Cut(error)) => Err(fault("look at systemd", &error)),
-            Err(CallError::Silence(fault)) => Err(fault),
+            Err(error) => Err(error.into_fault("look at systemd")),
         }
     }
 }

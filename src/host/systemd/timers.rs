@@ -1,29 +1,26 @@
 //! The timers that trigger units.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::properties::{TIMER, UNIT};
-use super::{AT_ONCE, Systemd};
+use super::{AT_ONCE, READ, Systemd};
 use crate::core::effect::Fault;
 use crate::core::seen::{Load, TimerSeen, UnitSeen};
 use crate::core::time::{Mono, Now, Wall};
 
 impl Systemd {
-    /// Adds to each unit its timers (`TriggeredBy=`).
-    pub(super) async fn add_timers(&self, seen: &mut [UnitSeen], now: Now, offset: u64) -> Result<(), Fault> {
-        let triggers: Vec<Vec<String>> = stream::iter(seen.iter())
-            .map(|unit| async move {
-                if unit.load == Load::NotFound {
-                    return Ok(Vec::new());
-                }
-                let values = self.properties(&unit.unit, &[(UNIT, "TriggeredBy")]).await?;
-                Ok(values.texts(0).into_iter().filter(|name| name.ends_with(".timer")).collect())
-            })
-            .buffered(AT_ONCE)
-            .try_collect()
-            .await?;
+    /// Adds to each unit its timers (`TriggeredBy=`). As long as the same timers are loaded, units that run need not be asked again.
+    pub(super) async fn add_timers(&self, seen: &mut [UnitSeen], loaded_at: u64, now: Now, offset: u64) -> Result<(), Fault> {
+        let rows =
+            self.link.call("list timers", READ, |live| async move { live.manager.list_units_by_patterns(&[], &["*.timer"]).await }).await?;
+        let loaded = rows.into_iter().filter(|row| row.2 == "loaded").map(|row| row.0).collect::<BTreeSet<_>>();
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).timers_are(loaded);
+
+        let triggers: Vec<Vec<String>> =
+            stream::iter(seen.iter()).map(|unit| self.triggers(unit, loaded_at)).buffered(AT_ONCE).try_collect().await?;
         let names: BTreeSet<&String> = triggers.iter().flatten().collect();
         let timers: BTreeMap<&String, TimerSeen> = stream::iter(names)
             .map(|name| async move { Ok::<_, Fault>((name, self.timer(name, now, offset).await?)) })
@@ -34,6 +31,24 @@ impl Systemd {
             unit.timers = triggers.iter().filter_map(|name| timers.get(name).cloned()).collect();
         }
         Ok(())
+    }
+
+    async fn triggers(&self, unit: &UnitSeen, loaded_at: u64) -> Result<Vec<String>, Fault> {
+        if unit.load == Load::NotFound {
+            return Ok(Vec::new());
+        }
+        let known = self.memory.lock().unwrap_or_else(PoisonError::into_inner).recall(&unit.unit).and_then(|known| known.timers);
+        if let Some(timers) = known {
+            return Ok(timers);
+        }
+        let mut timers = match self.properties(&unit.unit, &[(UNIT, "TriggeredBy")]).await {
+            Ok(values) => values.texts(0),
+            Err(Fault::NoSuchUnit(_)) => Vec::new(),
+            Err(fault) => return Err(fault),
+        };
+        timers.retain(|name| name.ends_with(".timer"));
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).remember_timers(&unit.unit, loaded_at, &timers);
+        Ok(timers)
     }
 
     async fn timer(&self, name: &str, now: Now, offset: u64) -> Result<TimerSeen, Fault> {

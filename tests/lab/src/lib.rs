@@ -39,6 +39,7 @@
 //!
 //! The cache may be deleted whenever no test runs.
 
+pub mod agent;
 mod apt;
 mod cache;
 mod cgroup;
