@@ -17,7 +17,7 @@ use super::intake::Pending;
 use super::loans::Loans;
 use super::memory::Memory;
 use super::policy::{Policy, TargetRules};
-use super::pool::{Goal, Pool};
+use super::pool::{Goal, Pool, Verdict};
 use super::scheduled::Scheduled;
 use super::service::Services;
 use super::status::RolloutResult;
@@ -446,6 +446,9 @@ impl Machine {
         }
         // The host is not done while it is out of the pool by us.
         let out = self.memory.depooled.keys().any(|pool| self.pools.contains_key(pool)) && self.memory.unproven.is_empty();
+        // Whoever waits for a rollout that failed is told when the host is back, or cannot be put back for now.
+        let returning = |pool: &Pool| pool.goal() == Goal::In && pool.verdict() == Verdict::Pending && pool.trouble().is_none();
+        let returning = self.pools.values().any(|pool| self.memory.depooled.contains_key(pool.name()) && returning(pool));
         let lent = !self.memory.lent.is_empty() || !self.memory.timers.is_empty() || !self.memory.reruns.is_empty();
         let aborting = self.memory.hold.as_ref().is_some_and(|hold| hold.abort);
         if aborting && !out && self.all_paused() {
@@ -454,6 +457,7 @@ impl Machine {
         }
         if working
             || (out && failed.is_empty())
+            || returning
             || (lent && self.journal_problem.is_none() && self.loans.trouble().is_none() && !self.debts.stuck())
         {
             return;
