@@ -176,7 +176,7 @@ mod tests {
             forced: Scope::All,
             reason: None,
         };
-        let identity = StampIdentity { mtime: i128::MAX, digest: "0".to_owned() };
+        let identity = StampIdentity { mtime: i64::MAX, digest: "0".to_owned() };
         let worker = WorkerRef { pid: 1, start: Mono(2), cgroup: "/a".to_owned() };
         let pool = PoolStatus {
             pool: "www".to_owned(),

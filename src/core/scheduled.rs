@@ -150,7 +150,8 @@ impl Scheduled {
 
     /// A stop that an earlier agent sent goes on where it was: its grace is counted from there.
     pub fn take_up(&mut self, now: Mono, unit: &str, cutting: &Cutting, want: Want, rules: &ScheduledRules) {
-        let seen = UnitSeen { unit: unit.to_owned(), invocation: cutting.invocation.clone(), active: Active::Deactivating, ..UnitSeen::default() };
+        let seen =
+            UnitSeen { unit: unit.to_owned(), invocation: cutting.invocation.clone(), active: Active::Deactivating, ..UnitSeen::default() };
         let mut script = Script::new(seen, Stale::default(), now, now);
         script.seen_at = Mono::BOOT;
         script.answered = Some(now);
@@ -361,9 +362,7 @@ impl Script {
     /// Whether it is to be looked at by name: it is being stopped and its stop has been answered or is overdue, or it just was.
     fn watched(&self) -> bool {
         match self.step {
-            ScriptStep::Stopping => {
-                self.answered.is_some() || self.ladder.as_ref().is_some_and(Ladder::was_killed)
-            }
+            ScriptStep::Stopping => self.answered.is_some() || self.ladder.as_ref().is_some_and(Ladder::was_killed),
             ScriptStep::StoppingTimers | ScriptStep::Ready | ScriptStep::Deciding => true,
             _ => false,
         }
