@@ -61,9 +61,24 @@ impl From<Option<BTreeSet<String>>> for Scope {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StampIdentity {
     /// Nanoseconds since 1970.
+    #[serde(with = "as_text")]
     pub mtime: i128,
     /// SHA-256 of the content, in hex.
     pub digest: String,
+}
+
+/// A number of 128 bits as text: an entry of the journal is tagged within, and serde reads no such number out of one.
+mod as_text {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub fn serialize<S: Serializer>(number: &i128, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(number)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i128, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
 }
 
 /// The stamp as the host read it.

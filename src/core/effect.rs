@@ -98,9 +98,12 @@ impl Effect {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Looked {
-    /// Only units that are not inactive or failed, filtered by systemd (facts F4.4), with processes.
+    /// Only units that are not inactive or failed, filtered by systemd (facts F4.4): their run, their processes, and whether systemd lets
+    /// them be restarted; the main process and the other settings are not asked for, which is most of what a look costs.
     Running,
-    /// As [`Looked::Running`], and the timers of each.
+    /// As much as [`Looked::Running`], of these units in whatever state.
+    Bare,
+    /// Only units that run, with all there is to know, and their timers.
     WithTimers,
     /// These units in whatever state, with processes and timers.
     Exactly,

@@ -35,7 +35,7 @@ impl Looker {
             return;
         }
         self.due = None;
-        self.exact = looked == Looked::Exactly;
+        self.exact = matches!(looked, Looked::Exactly | Looked::Bare);
         let id = turn.ask(Effect::Look { units: units.to_vec(), looked, cgroups });
         self.pending = Some((id, turn.now.mono));
     }

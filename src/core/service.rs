@@ -214,7 +214,7 @@ impl Services {
         let cgroups: BTreeMap<String, String> = named.map(|(name, unit)| (name.clone(), unit.seen.cgroup.clone())).collect();
         if !cgroups.is_empty() {
             let units: Vec<String> = cgroups.keys().cloned().collect();
-            self.look.ask(turn, &units, Looked::Exactly, BTreeMap::new());
+            self.look.ask(turn, &units, Looked::Bare, BTreeMap::new());
         } else if !restarting {
             self.look.ask(turn, &rules.units, Looked::Running, BTreeMap::new());
         }

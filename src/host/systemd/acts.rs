@@ -60,15 +60,19 @@ impl Systemd {
     /// for a second restart is none that anybody asked for.
     ///
     /// # Errors
-    /// The fault of RestartUnit; that of ResetFailedUnit only if the bus is away.
+    /// The fault of RestartUnit.
     pub async fn restart(&self, unit: &str, within: Duration, taken: impl FnOnce()) -> Result<JobEnd, Fault> {
         let deadline = Instant::now() + within;
         let _listening = self.link.listen(Instant::now() + ACT).await?;
-        // Restarts count against StartLimitBurst= (facts F3.5), of a unit that is about to be stopped by us.
-        self.reset_failed(unit).await?;
         let what = format!("restart {unit}");
         let asked = self.link.once(&what, Instant::now() + ACT, |live| async move { live.manager.restart_unit(unit, REPLACE).await });
-        match asked.await {
+        // Restarts count against StartLimitBurst= (facts F3.5), of a unit that is about to be stopped by us. Both are sent at once: systemd
+        // takes the calls of one connection in their order.
+        let (reset, asked) = tokio::join!(self.reset_failed(unit), asked);
+        if let Err(fault) = reset {
+            tracing::warn!(unit, %fault, "the restart counts against the unit's start limit");
+        }
+        match asked {
             Ok(job) => {
                 taken();
                 self.end(job.as_str(), deadline).await

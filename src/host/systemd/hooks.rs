@@ -146,7 +146,10 @@ impl Systemd {
             2 | 3 => Ok(CommandEnd::Killed { signal: status }),
             _ if *job == JobEnd::Done => Ok(CommandEnd::Exited { status: 0, said }),
             _ if matches!(job, JobEnd::Failed | JobEnd::Timeout | JobEnd::Canceled | JobEnd::Dependency) => {
-                Err(Fault::Other(format!("the command for \"{purpose}\" did not succeed; systemd no longer knows its exit status")))
+                let result = values.text(2);
+                Err(Fault::Other(format!(
+                    "the command for \"{purpose}\" did not succeed; systemd does not know its exit status (job {job:?}, Result={result})"
+                )))
             }
             _ => Err(unknown()),
         }

@@ -13,7 +13,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::timeout;
 
 use super::names::{is_unit, pattern};
-use super::properties::{Remembered, Run, SCOPE, SERVICE, Settings, UNIT};
+use super::properties::{Bare, Remembered, Run, SCOPE, SERVICE, Settings, UNIT};
 use super::proxies::UnitRow;
 use super::{AT_ONCE, READ, Systemd};
 use crate::core::effect::{Fault, Looked};
@@ -83,7 +83,7 @@ impl Systemd {
                 seen.sort_by(|a, b| a.unit.cmp(&b.unit));
             }
         }
-        if looked != Looked::Running {
+        if matches!(looked, Looked::WithTimers | Looked::Exactly) {
             self.add_timers(&mut seen, loaded_at, now, offset).await?;
         }
         Ok(seen)
@@ -94,7 +94,8 @@ impl Systemd {
             return Ok(Vec::new());
         }
         let globs: Vec<&str> = globs.iter().map(String::as_str).collect();
-        let (states, globs): (&[&str], &[&str]) = if looked == Looked::Exactly { (&[], &globs) } else { (&RUNNING, &globs) };
+        let (states, globs): (&[&str], &[&str]) =
+            if matches!(looked, Looked::Exactly | Looked::Bare) { (&[], &globs) } else { (&RUNNING, &globs) };
         self.link.call("list units", READ, |live| async move { live.manager.list_units_by_patterns(states, globs).await }).await
     }
 
@@ -129,9 +130,15 @@ impl Systemd {
         }
         if !seen.active.runs() {
             self.memory.lock().unwrap_or_else(PoisonError::into_inner).forget(id);
-            if look.looked != Looked::Exactly {
+            if matches!(look.looked, Looked::Running | Looked::WithTimers) {
                 return Ok(None);
             }
+        } else if matches!(look.looked, Looked::Running | Looked::Bare) {
+            return match self.bare(id, &mut seen, look).await {
+                Ok(()) => Ok(Some(seen)),
+                Err(Fault::NoSuchUnit(_)) => Ok(None),
+                Err(fault) => Err(fault),
+            };
         }
         let remembered = self.memory.lock().unwrap_or_else(PoisonError::into_inner).recall(id);
         if let Some(Remembered { settings, run: Some(run), .. }) = &remembered
@@ -152,6 +159,40 @@ impl Systemd {
             Err(Fault::NoSuchUnit(_)) => Ok(None),
             Err(fault) => Err(fault),
         }
+    }
+
+    /// A running unit's run and processes. systemd exports the InvocationID, and a unit keeps its cgroup's path from run to run.
+    async fn bare(&self, id: &str, seen: &mut UnitSeen, look: &Look<'_>) -> Result<(), Fault> {
+        let known = self.memory.lock().unwrap_or_else(PoisonError::into_inner).recall_bare(id);
+        let bare = match known {
+            Some(bare) => bare,
+            None => {
+                let group = if id.ends_with(".scope") { SCOPE } else { SERVICE };
+                let wanted = [(UNIT, "RefuseManualStart"), (UNIT, "RefuseManualStop"), (UNIT, "Transient"), (group, "ControlGroup")];
+                let values = self.properties(id, &wanted).await?;
+                let bare = Bare {
+                    refuse_manual_start: values.flag(0),
+                    refuse_manual_stop: values.flag(1),
+                    transient: values.flag(2),
+                    cgroup: values.text(3).to_owned(),
+                };
+                if !bare.cgroup.is_empty() {
+                    self.memory.lock().unwrap_or_else(PoisonError::into_inner).remember_bare(id, look.loaded_at, bare.clone());
+                }
+                bare
+            }
+        };
+        seen.refuse_manual_start = bare.refuse_manual_start;
+        seen.refuse_manual_stop = bare.refuse_manual_stop;
+        seen.transient = bare.transient;
+        let exported = fs::read_link(self.places.invocations.join(format!("invocation:{id}")));
+        seen.invocation = match exported.ok().and_then(|link| link.to_str().map(str::to_owned)) {
+            Some(invocation) => invocation,
+            None => self.properties(id, &[(UNIT, "InvocationID")]).await?.hex(0),
+        };
+        seen.processes = if bare.cgroup.is_empty() { Vec::new() } else { (look.read)(&bare.cgroup)? };
+        seen.cgroup = bare.cgroup;
+        Ok(())
     }
 
     /// The processes of the run that was last seen, if it is still the same: same InvocationID, same main process.

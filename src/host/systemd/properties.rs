@@ -57,11 +57,21 @@ pub(super) struct Remembered {
     pub timers: Option<Vec<String>>,
 }
 
+/// What a look that wants no more needs to know: whether systemd lets the unit be restarted, and where its processes are.
+#[derive(Debug, Clone)]
+pub(super) struct Bare {
+    pub refuse_manual_start: bool,
+    pub refuse_manual_stop: bool,
+    pub transient: bool,
+    pub cgroup: String,
+}
+
 /// What is known of units since systemd last loaded their files.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     /// `UnitsLoadTimestampMonotonic` of systemd's Manager: a daemon-reload changes it.
     loaded_at: u64,
+    bare: BTreeMap<String, Bare>,
     units: BTreeMap<String, Remembered>,
     /// The timers that were loaded when [`Remembered::timers`] were asked for: one more or less can change them without a daemon-reload.
     timers: BTreeSet<String>,
@@ -71,7 +81,18 @@ impl Memory {
     pub(super) fn is_of(&mut self, loaded_at: u64) {
         if loaded_at == 0 || self.loaded_at != loaded_at || self.units.len() > MOST_REMEMBERED {
             self.units.clear();
+            self.bare.clear();
             self.loaded_at = loaded_at;
+        }
+    }
+
+    pub(super) fn recall_bare(&self, unit: &str) -> Option<Bare> {
+        self.bare.get(unit).cloned()
+    }
+
+    pub(super) fn remember_bare(&mut self, unit: &str, loaded_at: u64, what: Bare) {
+        if self.loaded_at == loaded_at && self.bare.len() < MOST_REMEMBERED {
+            self.bare.insert(unit.to_owned(), what);
         }
     }
 

@@ -107,7 +107,9 @@ fn demo(package: &std::path::Path) -> Result<bool> {
     for unit in long_runs {
         start_script(&host, unit)?;
     }
-    story.quote(&host.ok(&["systemctl", "list-timers", "--no-pager", "--legend=no", "mediawiki_job_*"]).map(|text| timers(&text, &long_runs))?);
+    story.quote(
+        &host.ok(&["systemctl", "list-timers", "--no-pager", "--legend=no", "mediawiki_job_*"]).map(|text| timers(&text, &long_runs))?,
+    );
     story.tell("100 requests a second through HAProxy, from now to the end");
     let load = Load::builder(&host).rate(100.0).start()?;
 
@@ -150,7 +152,10 @@ fn demo(package: &std::path::Path) -> Result<bool> {
             Err(seen) => println!("  BROKEN  {promise}: {seen}"),
         }
     }
-    println!("\n{:.0} s in all. The host is thrown away; on a real one: README.md, \"On a real host\".", story.begun.elapsed().as_secs_f64());
+    println!(
+        "\n{:.0} s in all. The host is thrown away; on a real one: README.md, \"On a real host\".",
+        story.begun.elapsed().as_secs_f64()
+    );
     Ok(kept)
 }
 
@@ -238,7 +243,14 @@ fn is_draining(status: &Value) -> bool {
 
 /// `restart-agent status` as it looks on a terminal of this demo's width.
 fn page(host: &Host) -> Result<String> {
-    let text = host.ok(&["script", "--quiet", "--return", "--command", &format!("stty rows 50 cols {COLUMNS}; restart-agent status"), "/dev/null"])?;
+    let text = host.ok(&[
+        "script",
+        "--quiet",
+        "--return",
+        "--command",
+        &format!("stty rows 50 cols {COLUMNS}; restart-agent status"),
+        "/dev/null",
+    ])?;
     Ok(text.replace('\r', ""))
 }
 
@@ -264,7 +276,8 @@ fn install_timers(host: &Host, rerun: &str) -> Result<()> {
     let units: BTreeSet<&str> = [rerun, FINISHES, HOURLY].into_iter().chain(AT_REST).collect();
     let mut names = Vec::new();
     for unit in units {
-        let row: Vec<&str> = TIMERS.lines().map(|line| line.split('\t').collect::<Vec<_>>()).find(|row| row[0] == unit).with_context(|| unit.to_owned())?;
+        let row: Vec<&str> =
+            TIMERS.lines().map(|line| line.split('\t').collect::<Vec<_>>()).find(|row| row[0] == unit).with_context(|| unit.to_owned())?;
         let (calendar, user, command) = (row[1], row[2], row[9]);
         let name = unit.trim_end_matches(".service");
         // As the farm's Puppet writes them; only the command is a stand-in.

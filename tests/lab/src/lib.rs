@@ -48,6 +48,7 @@ mod host;
 mod image;
 pub mod load;
 mod permit;
+pub mod pool;
 mod release;
 pub mod requirements;
 mod suite;

@@ -1,0 +1,310 @@
+//! What must never happen, checked while things happen: the rules as the contract has them, against what is true in the world.
+
+use restart_agent::core::policy::{After, FpmRules, Overdue, ScheduledRules, TargetRules};
+use restart_agent::core::seen::{Active, Exit, Load};
+
+use crate::world::{By, Cut, MS, OnTerm, Process, S, Unit, Us, World};
+
+/// A start within this after the landing counts as before it (facts F4.6).
+const BLUR: Us = 50 * MS;
+
+pub fn us(span: std::time::Duration) -> Us {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    pattern == name || pattern.split_once('*').is_some_and(|(head, tail)| name.starts_with(head) && name.ends_with(tail))
+}
+
+fn covers(units: &[String], exclude: &[String], name: &str) -> bool {
+    units.iter().any(|pattern| matches(pattern, name)) && !exclude.iter().any(|pattern| matches(pattern, name))
+}
+
+impl World {
+    /// The target that a unit belongs to.
+    #[must_use]
+    pub fn target_of(&self, unit: &str) -> Option<(String, TargetRules)> {
+        let found = self.policy.targets.iter().find(|(_, rules)| match rules {
+            TargetRules::PhpFpm(rules) => rules.unit == unit,
+            TargetRules::Scheduled(rules) => covers(&rules.units, &rules.exclude, unit),
+            TargetRules::Service(rules) => covers(&rules.units, &rules.exclude, unit),
+        });
+        found.map(|(name, rules)| (name.clone(), rules.clone()))
+    }
+
+    fn scheduled_rules(&self, unit: &str) -> Option<(String, ScheduledRules)> {
+        match self.target_of(unit)? {
+            (name, TargetRules::Scheduled(rules)) => Some((name, rules)),
+            _ => None,
+        }
+    }
+
+    fn fpm_rules(&self, unit: &str) -> Option<(String, FpmRules)> {
+        match self.target_of(unit)? {
+            (name, TargetRules::PhpFpm(rules)) => Some((name, rules)),
+            _ => None,
+        }
+    }
+
+    fn term_timeout(&self, unit: &str) -> Option<Us> {
+        Some(us(match self.target_of(unit)?.1 {
+            TargetRules::PhpFpm(rules) => rules.term_timeout,
+            TargetRules::Scheduled(rules) => rules.term_timeout,
+            TargetRules::Service(rules) => rules.term_timeout,
+        }))
+    }
+
+    /// Whether this script may not be stopped by its rules.
+    #[must_use]
+    pub fn protected(unit: &Unit, rules: &ScheduledRules) -> bool {
+        let both = unit.on_success && unit.on_failure && rules.overdue.is_none();
+        unit.refuse_stop || unit.load == Load::Masked || both || rules.overdue == Some(Overdue::Finish)
+    }
+
+    /// The first deploy that made something started then stale, and whether any since is forced.
+    fn made_stale(&self, target: &str, started: Us) -> Option<(Us, bool)> {
+        let mut all = self
+            .wanted
+            .iter()
+            .filter(|wanted| wanted.targets.as_ref().is_none_or(|names| names.iter().any(|name| name == target)))
+            .filter(|wanted| started < wanted.at + BLUR + 34 * MS);
+        let first = all.next()?;
+        let forced = first.forced || all.any(|wanted| wanted.forced);
+        Some((first.at, forced))
+    }
+
+    pub(crate) fn agent_may_stop(&mut self, name: &str) {
+        let now = self.now;
+        let Some((target, rules)) = self.scheduled_rules(name) else {
+            return self.violates(format!("the agent stops {name}, which is no target's"));
+        };
+        let Some(unit) = self.units.get(name) else { return };
+        if Self::protected(unit, &rules) {
+            return self.violates(format!("the agent stops {name}, which its rules protect"));
+        }
+        let Some(oldest) = unit.processes.values().map(|process| process.start).min() else { return };
+        match self.made_stale(&target, oldest) {
+            None => self.violates(format!("the agent stops {name}, which runs new code")),
+            Some((at, false)) if now < at + us(rules.drain_timeout) => {
+                self.violates(format!("the agent stops {name} {:.3} s after the deploy, before its drain is over", (now - at) as f64 / 1e6));
+            }
+            Some(_) => {}
+        }
+    }
+
+    pub(crate) fn agent_may_start(&mut self, name: &str) {
+        let now = self.now;
+        let Some((_, rules)) = self.scheduled_rules(name) else { return };
+        let Some(unit) = self.units.get(name) else { return };
+        if unit.active.runs() {
+            return;
+        }
+        let stopped_by_us = unit.last_stop_by_agent.is_some();
+        let soon = self
+            .timers
+            .values()
+            .filter(|timer| timer.unit == name && (timer.active || timer.stopped_by_agent))
+            .any(|timer| timer.slot_after(now) - now <= us(rules.quiet_within));
+        if !stopped_by_us {
+            self.violates(format!("the agent starts {name}, which it did not stop"));
+        } else if rules.after == After::UntilNext || (rules.after == After::Auto && soon) {
+            self.violates(format!("the agent starts {name}, which by its rules is to stay quiet"));
+        }
+    }
+
+    /// When requests of this unit may be cut.
+    fn threshold(&self, name: &str) -> Option<Us> {
+        let (target, rules) = self.fpm_rules(name)?;
+        let unit = self.units.get(name)?;
+        let (landed, forced) = self.made_stale(&target, unit.main_start)?;
+        if forced {
+            return Some(0);
+        }
+        let from = if self.balancers.is_empty() { Some(landed) } else { self.out_since() };
+        Some(from.map_or(Us::MAX, |from| from + us(rules.drain_timeout)))
+    }
+
+    fn may_be_cut(&mut self, name: &str, what: &str, only: Option<u32>) {
+        let now = self.now;
+        let Some(unit) = self.units.get(name) else { return };
+        let Some(fpm) = unit.as_fpm() else { return };
+        // What has just come in could not be known.
+        let unknowable = if fpm.load.strays_every > 0 { 8 * S } else { 300 * MS };
+        let Some((_, request)) = fpm.requests.iter().find(|(_, request)| {
+            only.is_none_or(|pid| request.pid == pid) && now - request.began > unknowable
+        }) else {
+            return;
+        };
+        let line = request.uri.clone();
+        match self.threshold(name) {
+            None => self.violates(format!("{what} for {name}, which runs new code, with {line} in flight")),
+            Some(at) if now < at => {
+                let early = (at.min(now + 3600 * S) - now) as f64 / 1e6;
+                self.violates(format!("{what} for {name} with {line} in flight, {early:.3} s before the threshold"));
+            }
+            Some(_) => {}
+        }
+    }
+
+    pub(crate) fn agent_may_signal_worker(&mut self, name: &str, pid: u32, what: &str) {
+        self.may_be_cut(name, what, Some(pid));
+    }
+
+    pub(crate) fn agent_may_restart(&mut self, name: &str) {
+        let now = self.now;
+        let Some((target, rules)) = self.target_of(name) else {
+            return self.violates(format!("the agent restarts {name}, which is no target's"));
+        };
+        let Some(unit) = self.units.get(name) else { return };
+        if unit.active == Active::Active {
+            match self.made_stale(&target, unit.main_start) {
+                None => {
+                    let at = unit.main_start;
+                    // An unproven php-fpm that does not answer may be restarted.
+                    if unit.as_fpm().is_none_or(|fpm| fpm.pings) && now - at > S {
+                        self.violates(format!("the agent restarts {name}, which runs new code"));
+                    }
+                }
+                Some((at, false)) => {
+                    if let TargetRules::Service(rules) = &rules
+                        && now < at + us(rules.drain_timeout)
+                    {
+                        self.violates(format!("the agent restarts {name} before its drain is over"));
+                    }
+                    let honest = self.balancers.values().all(|balancer| balancer.check != crate::world::Hook::Lies);
+                    let Some(unit) = self.units.get(name) else { return };
+                    if unit.as_fpm().is_some() && honest && !self.balancers.is_empty() && self.out_since().is_none() {
+                        self.violates(format!("the agent restarts {name} while the host is in the pool"));
+                    }
+                }
+                Some((_, true)) => {}
+            }
+            self.may_be_cut(name, "RestartUnit", None);
+        }
+    }
+
+    pub(crate) fn agent_may_kill(&mut self, name: &str) {
+        let now = self.now;
+        let Some(term_timeout) = self.term_timeout(name) else {
+            return self.violates(format!("the agent kills {name}, which is no target's"));
+        };
+        let Some(sent) = self.sent.get(name).copied() else {
+            return self.violates(format!("the agent kills {name} without having asked it to end"));
+        };
+        if now < sent + term_timeout {
+            return self.violates(format!("SIGKILL to {name} {:.3} s after SIGTERM", (now - sent) as f64 / 1e6));
+        }
+        let Some(unit) = self.units.get(name) else { return };
+        if !unit.processes.is_empty() && unit.processes.values().all(|process| process.start > sent + 20 * MS) && unit.stop.is_none() {
+            self.violates(format!("SIGKILL to {name}, which was started anew"));
+        }
+    }
+
+    /// A main process of a script has ended. Was that our doing?
+    pub(crate) fn script_cut(&mut self, name: &str, process: &Process, how: Exit) {
+        let now = self.now;
+        let about_to = self.sent.get(name).is_some_and(|at| now - at < 100 * MS);
+        let cut = match (process.signalled, how) {
+            (Some(_), Exit::Killed(_)) => Some(false),
+            (Some(at), Exit::Exited(_)) => match process.on_term {
+                OnTerm::Exits { after, .. } => Some(now < at + after),
+                OnTerm::Dies | OnTerm::Ignores => Some(true),
+            },
+            (None, _) if about_to => Some(true),
+            (None, _) => None,
+        };
+        if let Some(doubtful) = cut {
+            self.cuts.push(Cut { unit: name.to_owned(), pid: process.pid, request: None, at: now, doubtful });
+        }
+    }
+
+    /// A script that the agent stopped is in state `failed`.
+    pub(crate) fn oneshot_failed(&mut self, name: &str) {
+        let Some(unit) = self.units.get(name) else { return };
+        let preventable = unit.result == "timeout"
+            || matches!(unit.exit.map(|exit| exit.how), Some(Exit::Killed(9 | 15) | Exit::Exited(143 | 75)));
+        let away = self.faults.systemd_away_until > self.now || self.agent_was_away;
+        if preventable && !unit.on_success && !away {
+            let result = unit.result;
+            self.violates(format!("{name}, stopped by the agent, has failed with Result={result}"));
+        }
+    }
+
+    pub(crate) fn repooled_by_person_is_known(&mut self, pool: &str) {
+        let now = self.now;
+        let Some(balancer) = self.balancers.get_mut(pool) else { return };
+        if balancer.out && balancer.by_person {
+            if now - balancer.out_since < S {
+                // Whose it is then, nobody can tell.
+                balancer.by_person = false;
+            } else {
+                self.violates(format!("pool {pool}: the agent depools what a person has taken out"));
+            }
+        }
+    }
+
+    /// Every unit of a target with a process that is older than the newest deploy, and is not allowed to be.
+    #[must_use]
+    pub fn stale_units(&self, since: impl Fn(&str) -> Us) -> Vec<String> {
+        let mut stale = Vec::new();
+        for unit in self.units.values() {
+            let Some((target, rules)) = self.target_of(&unit.name) else { continue };
+            let Some(want) = self.newest_want(&target).filter(|want| want.at > since(&target)) else { continue };
+            let old = |process: &Process| process.start < want.at;
+            if !unit.processes.values().any(old) {
+                continue;
+            }
+            let allowed = matches!(&rules, TargetRules::Scheduled(rules) if Self::protected(unit, rules));
+            if !allowed {
+                stale.push(unit.name.clone());
+            }
+        }
+        stale
+    }
+
+    /// Nothing of the agent is left on the host: no drop-in, no stopped timer, no frozen worker, no depool.
+    #[must_use]
+    pub fn left_over(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        for unit in self.units.values() {
+            if unit.drop_in.is_some() || unit.in_force.is_some() {
+                left.push(format!("{} still has what was lent to it", unit.name));
+            }
+            for process in unit.processes.values().filter(|process| process.frozen) {
+                left.push(format!("{}: process {} is still frozen", unit.name, process.pid));
+            }
+        }
+        for timer in self.timers.values().filter(|timer| timer.stopped_by_agent && !timer.active) {
+            left.push(format!("{} was stopped and never started again", timer.name));
+        }
+        for balancer in self.balancers.values().filter(|balancer| balancer.out && !balancer.by_person) {
+            left.push(format!("the host is still out of pool {}", balancer.name));
+        }
+        left
+    }
+
+    /// A unit of the host, for those who prepare one.
+    pub fn add(&mut self, unit: Unit, runs_for: Us) {
+        let name = unit.name.clone();
+        self.units.insert(name.clone(), unit);
+        if runs_for > 0 {
+            let now = self.now;
+            self.now = now - runs_for;
+            let _ = self.start_unit(&name, By::Systemd);
+            // What is already running has been started long ago; its services are ready.
+            let pending: Vec<_> = self.ready_now(&name);
+            for (invocation, well) in pending {
+                self.started(&name, &invocation, well);
+            }
+            self.now = now;
+        }
+    }
+
+    fn ready_now(&self, name: &str) -> Vec<(String, bool)> {
+        self.units
+            .get(name)
+            .filter(|unit| !unit.oneshot() && unit.active == Active::Activating)
+            .map(|unit| vec![(unit.invocation.clone(), true)])
+            .unwrap_or_default()
+    }
+}

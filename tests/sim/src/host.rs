@@ -1,0 +1,635 @@
+//! One simulated host with its agent: a miniature engine that writes what the core says, then performs it, and that can die at
+//! any point and go on from the journal.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use restart_agent::core::Waited;
+use restart_agent::core::deploy::StampFault;
+use restart_agent::core::effect::{Effect, EffectId, Fault, Outcome};
+use restart_agent::core::entry::{Entry, Written};
+use restart_agent::core::event::{Answer, Event, Order};
+use restart_agent::core::machine::Machine;
+use restart_agent::core::memory::Memory;
+use restart_agent::core::policy::Policy;
+use restart_agent::core::status::{AgentView, Casualty, State, StatusView};
+use restart_agent::core::step::Step;
+use restart_agent::core::time::Mono;
+
+use crate::world::{By, Cut, Happening, MINUTE, MS, S, Us, World};
+
+/// As the engine's: the stamp is read this often whatever is hinted.
+const SLOW_POLL: Us = 30 * S;
+/// More ticks than this in a second of virtual time is a loop that burns a core.
+const TICKS_A_SECOND: u32 = 120;
+
+/// What people do, and what befalls the host.
+pub enum Deed {
+    Touch(String),
+    SpoilStamp(StampFault),
+    Order(Order),
+    Policy(Box<Policy>),
+    ConfigProblem(Option<String>),
+    DiskFull,
+    DiskGood,
+    /// The agent dies, and is back after so long.
+    KillAgent(Us),
+    StartAgent,
+    BusRestarts,
+    SlowPoll(u64),
+    World(&'static str, Box<dyn FnOnce(&mut World)>),
+}
+
+impl fmt::Debug for Deed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Deed::Touch(content) => write!(f, "touch {content:?}"),
+            Deed::SpoilStamp(fault) => write!(f, "spoil the stamp: {fault}"),
+            Deed::Order(order) => write!(f, "{order:?}"),
+            Deed::Policy(_) => write!(f, "the configuration is reloaded"),
+            Deed::ConfigProblem(problem) => write!(f, "the configuration is {}", if problem.is_some() { "broken" } else { "mended" }),
+            Deed::DiskFull => write!(f, "the disk is full"),
+            Deed::DiskGood => write!(f, "the disk has room again"),
+            Deed::KillAgent(down) => write!(f, "the agent is killed, for {:.1} s", *down as f64 / 1e6),
+            Deed::StartAgent => write!(f, "the agent starts"),
+            Deed::BusRestarts => write!(f, "the bus is restarted"),
+            Deed::SlowPoll(_) => write!(f, "the stamp is read"),
+            Deed::World(what, _) => write!(f, "{what}"),
+        }
+    }
+}
+
+/// Where the agent dies, counted over all points at which it can: before the entries of a step are written, after that, and after
+/// each thing that an effect did to the host.
+#[derive(Debug, Clone, Copy)]
+pub struct Crash {
+    pub at: u64,
+    pub down: Us,
+}
+
+pub struct Host {
+    pub world: World,
+    pub policy: Policy,
+    /// What is on the disk.
+    pub journal: Vec<Written>,
+    /// What it adds up to.
+    durable: Memory,
+    /// Entries that wait for the disk, and what all adds up to with them.
+    queued: Vec<Written>,
+    with_queued: Memory,
+    disk_full: bool,
+    journal_told: bool,
+    machine: Option<Machine>,
+    outstanding: BTreeMap<EffectId, Effect>,
+    boot: String,
+    pub crash: Option<Crash>,
+    /// Points at which the agent could have died, so far.
+    pub points: u64,
+    pub crashes: u64,
+    dead_now: bool,
+    pub handled: u64,
+    ticks: (Us, u32),
+    pub answers: Vec<Answer>,
+    /// When each target was first in the configuration.
+    since: BTreeMap<String, Us>,
+    stamp_told: bool,
+    pub effects: u64,
+}
+
+impl Host {
+    #[must_use]
+    pub fn new(world: World, policy: Policy) -> Host {
+        let mut world = world;
+        world.policy = policy.clone();
+        let since = policy.targets.keys().map(|name| (name.clone(), world.now)).collect();
+        Host {
+            world,
+            policy,
+            journal: Vec::new(),
+            durable: Memory::default(),
+            queued: Vec::new(),
+            with_queued: Memory::default(),
+            disk_full: false,
+            journal_told: true,
+            machine: None,
+            outstanding: BTreeMap::new(),
+            boot: "boot-1".to_owned(),
+            crash: None,
+            points: 0,
+            crashes: 0,
+            dead_now: false,
+            handled: 0,
+            ticks: (0, 0),
+            answers: Vec::new(),
+            since,
+            stamp_told: false,
+            effects: 0,
+        }
+    }
+
+    /// The agent, if it lives.
+    #[must_use]
+    pub fn machine(&self) -> Option<&Machine> {
+        self.machine.as_ref()
+    }
+
+    #[must_use]
+    pub fn memory(&self) -> &Memory {
+        self.machine.as_ref().map_or(&self.durable, Machine::memory)
+    }
+
+    #[must_use]
+    pub fn status(&self) -> StatusView {
+        let now = self.world.clock();
+        let agent = AgentView { version: "sim".to_owned(), running: true, pid: 1, since: now.wall };
+        self.machine.as_ref().expect("the agent does not run").status(now, agent)
+    }
+
+    #[must_use]
+    pub fn state(&self) -> Option<State> {
+        self.machine.as_ref().map(|_| self.status().state)
+    }
+
+    #[must_use]
+    pub fn waited(&self, id: Option<&str>) -> Option<Waited> {
+        self.machine.as_ref().map(|machine| machine.waited(id))
+    }
+
+    /// Something is to happen so long from now.
+    pub fn later(&mut self, after: Us, deed: Deed) {
+        self.world.after(after, Happening::Deed(deed));
+    }
+
+    pub fn start_agent(&mut self) {
+        if self.machine.is_some() {
+            return;
+        }
+        self.world.say(|| "== the agent starts".to_owned());
+        self.world.epoch += 1;
+        self.dead_now = false;
+        self.outstanding.clear();
+        self.ticks = (0, 0);
+        self.journal_told = true;
+        let (machine, step) = Machine::resume(self.durable.clone(), self.policy.clone(), &self.boot, "sim", self.world.clock());
+        self.machine = Some(machine);
+        self.take(step);
+        let read = self.world.stamp.clone();
+        self.feed(Event::Stamp(read));
+        let epoch = self.world.epoch;
+        self.later(SLOW_POLL, Deed::SlowPoll(epoch));
+    }
+
+    /// The agent dies now; what was not written is gone.
+    pub fn kill_agent(&mut self) {
+        if self.machine.take().is_some() {
+            self.world.say(|| "== the agent dies".to_owned());
+        }
+        self.world.epoch += 1;
+        self.world.agent_was_away = true;
+        self.outstanding.clear();
+        self.queued.clear();
+        self.with_queued = self.durable.clone();
+        self.crashes += 1;
+    }
+
+    /// A point at which the agent can die. Says whether it did.
+    fn point(&mut self) -> bool {
+        let here = self.points;
+        self.points += 1;
+        if self.dead_now {
+            return true;
+        }
+        let Some(crash) = self.crash.filter(|crash| crash.at == here) else { return false };
+        self.crash = None;
+        self.dead_now = true;
+        self.kill_agent();
+        self.later(crash.down, Deed::StartAgent);
+        true
+    }
+
+    pub fn feed(&mut self, event: Event) {
+        let now = self.world.clock();
+        let stamp = matches!(event, Event::Stamp(_));
+        self.world.say(|| match &event {
+            Event::Tick => String::new(),
+            other => format!("   <- {other:?}"),
+        });
+        let Some(machine) = &mut self.machine else { return };
+        let step = machine.handle(now, event);
+        self.handled += 1;
+        if stamp {
+            self.stamp_told = true;
+        }
+        let reached = step.entries.iter().any(|written| matches!(written.entry, Entry::Reached { .. } | Entry::RolloutFinished { .. }));
+        self.take(step);
+        self.check_now(stamp || reached);
+    }
+
+    /// Writes the entries, then performs the effects (law 2).
+    fn take(&mut self, step: Step) {
+        let Step { entries, effects, answer } = step;
+        if !entries.is_empty() && self.point() {
+            return;
+        }
+        for written in &entries {
+            self.world.say(|| format!("   .. {:?}", written.entry));
+        }
+        let tried = !entries.is_empty();
+        for written in entries {
+            self.with_queued.apply(&written);
+            if self.disk_full {
+                self.queued.push(written);
+            } else {
+                self.durable.apply(&written);
+                self.journal.push(written);
+            }
+        }
+        self.world.agent_owes = self.with_queued.depooled.keys().cloned().collect();
+        if let Some(machine) = &self.machine
+            && self.with_queued != *machine.memory()
+        {
+            let difference = difference(&self.with_queued, machine.memory());
+            self.world.violates(format!("the journal adds up to another memory than the machine's: {difference}"));
+        }
+        let failed = tried && self.disk_full;
+        self.answers.extend(answer.map(|answer| match answer {
+            Answer::Accepted(_) if failed => Answer::Refused("the journal cannot be written".to_owned()),
+            answer => answer,
+        }));
+        if !effects.is_empty() && self.point() {
+            return;
+        }
+        for (id, effect) in effects {
+            self.effects += 1;
+            self.outstanding.insert(id, effect.clone());
+            if failed && effect.acts() && !effect.pays_back() {
+                let fault = Outcome::Fault(Fault::Journal("no space left on device".to_owned()));
+                let epoch = self.world.epoch;
+                self.world.after(0, Happening::Answer { epoch, id, outcome: fault });
+            } else {
+                self.world.perform(id, effect);
+            }
+        }
+        if failed && self.journal_told {
+            self.journal_told = false;
+            self.feed(Event::JournalProblem(Some("no space left on device".to_owned())));
+        }
+    }
+
+    fn disk_good(&mut self) {
+        self.disk_full = false;
+        for written in std::mem::take(&mut self.queued) {
+            self.durable.apply(&written);
+            self.journal.push(written);
+        }
+        if !self.journal_told {
+            self.journal_told = true;
+            self.feed(Event::JournalProblem(None));
+        }
+    }
+
+    fn deed(&mut self, deed: Deed) {
+        if !matches!(deed, Deed::SlowPoll(_)) {
+            self.world.say(|| format!("== {deed:?}"));
+        }
+        match deed {
+            Deed::Touch(content) => {
+                self.stamp_told = false;
+                self.world.touch(&content);
+            }
+            Deed::SpoilStamp(fault) => {
+                self.world.stamp = Err(fault);
+                let read = self.world.stamp.clone();
+                self.feed(Event::Stamp(read));
+            }
+            Deed::Order(order) => self.order(order),
+            Deed::Policy(policy) => {
+                let now = self.world.now;
+                self.since.retain(|name, _| policy.targets.contains_key(name));
+                for name in policy.targets.keys() {
+                    self.since.entry(name.clone()).or_insert(now);
+                }
+                self.policy = (*policy).clone();
+                self.world.policy = (*policy).clone();
+                self.feed(Event::Policy(policy));
+            }
+            Deed::ConfigProblem(problem) => self.feed(Event::ConfigProblem(problem)),
+            Deed::DiskFull => self.disk_full = true,
+            Deed::DiskGood => self.disk_good(),
+            Deed::KillAgent(down) => {
+                if self.machine.is_some() {
+                    self.kill_agent();
+                    self.later(down, Deed::StartAgent);
+                }
+            }
+            Deed::StartAgent => self.start_agent(),
+            Deed::BusRestarts => self.world.bus_restarts(),
+            Deed::SlowPoll(epoch) => {
+                if epoch == self.world.epoch {
+                    let read = self.world.stamp.clone();
+                    self.feed(Event::Stamp(read));
+                    self.later(SLOW_POLL, Deed::SlowPoll(epoch));
+                }
+            }
+            Deed::World(_, act) => act(&mut self.world),
+        }
+    }
+
+    /// An order through the bus, at once.
+    pub fn order(&mut self, order: Order) {
+        if let Order::Trigger { targets, force, .. } = &order {
+            let before = self.answers.len();
+            let at = self.world.now;
+            let targets = targets.as_ref().map(|names| names.iter().cloned().collect::<Vec<_>>());
+            let forced = *force;
+            let id = self.memory().stamp.as_ref().map(|stamp| stamp.deploy.id.clone()).unwrap_or_default();
+            // It is a deploy for the world from the moment at which it is accepted; what is checked in between may know of it.
+            self.world.wanted.push(crate::world::Wanted { at, forced, targets, id });
+            let kept = self.world.wanted.len();
+            self.feed(Event::Order { by: "root".to_owned(), order });
+            if !matches!(self.answers.get(before), Some(Answer::Accepted(_))) && self.world.wanted.len() == kept {
+                self.world.wanted.pop();
+            }
+            return;
+        }
+        self.feed(Event::Order { by: "root".to_owned(), order });
+    }
+
+    /// Lets time pass.
+    pub fn run(&mut self, span: Us) {
+        let until = self.world.now + span;
+        self.run_while(until, |_| true);
+    }
+
+    /// Lets time pass until something holds, at most so long. Says whether it did.
+    pub fn run_until(&mut self, span: Us, holds: impl Fn(&Host) -> bool) -> bool {
+        let until = self.world.now + span;
+        self.run_while(until, |host| !holds(host));
+        holds(self)
+    }
+
+    fn run_while(&mut self, until: Us, goes_on: impl Fn(&Host) -> bool) {
+        while goes_on(self) && self.world.wrong.is_empty() {
+            self.dead_now = false;
+            let tick = self.machine.as_ref().and_then(Machine::next_deadline).map(|deadline| deadline.at.0);
+            let happening = self.world.next();
+            match (happening, tick) {
+                (Some(at), tick) if at <= until && tick.is_none_or(|tick| at <= tick) => {
+                    let what = self.world.pop().unwrap();
+                    self.happen(what);
+                }
+                (_, Some(tick)) if tick <= until => {
+                    self.world.now = self.world.now.max(tick);
+                    self.count_tick();
+                    self.feed(Event::Tick);
+                }
+                _ => break,
+            }
+        }
+        self.world.now = self.world.now.max(until.min(self.world.next().unwrap_or(until)));
+        if goes_on(self) && self.world.wrong.is_empty() {
+            self.world.now = self.world.now.max(until);
+        }
+    }
+
+    fn happen(&mut self, what: Happening) {
+        match what {
+            Happening::Act { epoch, id, effect, stage } => {
+                if epoch == self.world.epoch && self.world.act(epoch, id, effect, stage) {
+                    self.point();
+                }
+            }
+            Happening::Answer { epoch, id, outcome } => {
+                if epoch == self.world.epoch && self.machine.is_some() {
+                    self.outstanding.remove(&id);
+                    self.feed(Event::Outcome(id, outcome));
+                }
+            }
+            Happening::Patience { epoch, id } => self.world.patience(epoch, id),
+            Happening::Tell(event) => {
+                let event = if matches!(event, Event::Stamp(_)) { Event::Stamp(self.world.stamp.clone()) } else { event };
+                self.feed(event);
+            }
+            Happening::Deed(deed) => self.deed(deed),
+            other => self.world.happen(other),
+        }
+    }
+
+    fn count_tick(&mut self) {
+        let second = self.world.now / S;
+        if self.ticks.0 != second {
+            self.ticks = (second, 0);
+        }
+        self.ticks.1 += 1;
+        if self.ticks.1 > TICKS_A_SECOND {
+            let why = self.machine.as_ref().and_then(Machine::next_deadline).map(|deadline| deadline.why).unwrap_or_default();
+            self.world.violates(format!("more than {TICKS_A_SECOND} ticks in a second: {why}"));
+        }
+    }
+
+    /// What holds after every turn.
+    fn check_now(&mut self, thorough: bool) {
+        let Some(machine) = &self.machine else { return };
+        let memory = machine.memory();
+        let held = memory.hold.as_ref().is_some_and(|hold| hold.targets.is_none());
+        let pending = memory.rollout.is_some()
+            || !memory.depooled.is_empty()
+            || !memory.lent.is_empty()
+            || !memory.timers.is_empty()
+            || !memory.reruns.is_empty()
+            || !memory.frozen.is_empty()
+            || (matches!(machine.waited(None), Waited::Pending { .. }) && !held);
+        if pending && self.outstanding.is_empty() && machine.next_deadline().is_none() && self.journal_told {
+            self.world.violates("something is to be done, no effect is under way, and there is no deadline".to_owned());
+        }
+        let Some(machine) = &self.machine else { return };
+        if thorough && self.stamp_told && matches!(machine.waited(None), Waited::Converged { .. }) {
+            let since = self.since.clone();
+            let stale = self.world.stale_units(|target| since.get(target).copied().unwrap_or(Us::MAX));
+            if !stale.is_empty() {
+                self.world.violates(format!("wait says converged, and {} runs old code", stale.join(", ")));
+            }
+        }
+        if thorough && self.machine.is_some() {
+            let status = self.status();
+            if status.state == State::Converged && status.pools.iter().any(|pool| pool.depooled_by == Some(restart_agent::core::status::DepooledBy::Agent)) {
+                self.world.violates("status says converged, and the agent still owes the pool this host".to_owned());
+            }
+        }
+    }
+
+    /// What holds when all is said and done and nothing stands in the way any more.
+    pub fn check_at_rest(&mut self) {
+        if !self.world.wrong.is_empty() {
+            return;
+        }
+        for left in self.world.left_over() {
+            self.world.violates(left);
+        }
+        let since = self.since.clone();
+        let stale = self.world.stale_units(|target| since.get(target).copied().unwrap_or(Us::MAX));
+        if !stale.is_empty() {
+            self.world.violates(format!("{} runs old code, with nothing in the way", stale.join(", ")));
+        }
+        let Some(machine) = &self.machine else { return self.world.violates("the agent is dead".to_owned()) };
+        let memory = machine.memory().clone();
+        let waited = machine.waited(None);
+        if !matches!(waited, Waited::Converged { .. }) {
+            self.world.violates(format!("with nothing in the way, wait says {waited:?}"));
+        }
+        let owed: Vec<String> = [
+            (memory.rollout.is_some(), "a rollout"),
+            (!memory.depooled.is_empty(), "depooled"),
+            (!memory.lent.is_empty(), "lent"),
+            (!memory.timers.is_empty(), "timers"),
+            (!memory.reruns.is_empty(), "reruns"),
+            (!memory.frozen.is_empty(), "frozen"),
+            (!memory.unproven.is_empty(), "unproven"),
+            (!memory.cutting.is_empty(), "cutting"),
+            (!memory.open.is_empty(), "open acts"),
+        ]
+        .iter()
+        .filter(|(owed, _)| *owed)
+        .map(|(_, what)| (*what).to_owned())
+        .collect();
+        if !owed.is_empty() {
+            self.world.violates(format!("at rest the memory still holds: {}", owed.join(", ")));
+        }
+        self.check_casualties();
+    }
+
+    /// The casualties in the journal are those of the world, exactly.
+    pub fn check_casualties(&mut self) {
+        let recorded = self.casualties();
+        let mut left: Vec<Cut> = self.world.cuts.clone();
+        let mut phantoms = Vec::new();
+        for casualty in &recorded {
+            let same = |cut: &Cut| cut.unit == casualty.unit && cut.request == casualty.request && (cut.pid == casualty.pid || casualty.pid == 0);
+            match left.iter().position(same) {
+                Some(at) => {
+                    left.remove(at);
+                }
+                None if casualty.certain => phantoms.push(format!("{} {:?}", casualty.unit, casualty.request)),
+                None => {}
+            }
+        }
+        left.retain(|cut| !cut.doubtful);
+        if !left.is_empty() {
+            self.world.violates(format!("cut and not recorded: {left:?}"));
+        }
+        if !phantoms.is_empty() {
+            self.world.violates(format!("recorded and not cut: {}", phantoms.join(", ")));
+        }
+    }
+
+    #[must_use]
+    pub fn casualties(&self) -> Vec<Casualty> {
+        let casualty = |written: &Written| if let Entry::Casualty(casualty) = &written.entry { Some(casualty.clone()) } else { None };
+        self.journal.iter().filter_map(casualty).collect()
+    }
+
+    /// Nothing that people or fate did stands in the way any more.
+    pub fn heal(&mut self) {
+        self.world.say(|| "== everything is mended".to_owned());
+        self.disk_good();
+        self.world.heal();
+        if self.machine.is_none() {
+            self.start_agent();
+        }
+        self.order(Order::Release);
+    }
+
+    /// Mends everything, waits longer than any retry, and checks what must then hold.
+    pub fn settle(&mut self) {
+        self.crash = None;
+        self.heal();
+        self.run_until(50 * MINUTE, |host| host.quiet());
+        self.run(2 * S);
+        self.check_at_rest();
+    }
+
+    #[must_use]
+    pub fn quiet(&self) -> bool {
+        let memory = self.memory();
+        self.machine.is_some()
+            && self.outstanding.is_empty()
+            && memory.rollout.is_none()
+            && memory.depooled.is_empty()
+            && memory.lent.is_empty()
+            && memory.timers.is_empty()
+            && memory.reruns.is_empty()
+            && memory.frozen.is_empty()
+            && memory.cutting.is_empty()
+            && self.stamp_told
+            && matches!(self.waited(None), Some(Waited::Converged { .. }))
+    }
+
+    /// Fails the test, with the story, if something that must not happen has.
+    pub fn must_be_right(&self) {
+        if !self.world.wrong.is_empty() {
+            println!("{}", self.world.story.lines.join("\n"));
+            panic!("{}", self.world.wrong.join("\n"));
+        }
+    }
+}
+
+fn difference(journal: &Memory, machine: &Memory) -> String {
+    let one = format!("{journal:#?}");
+    let two = format!("{machine:#?}");
+    let odd = one.lines().zip(two.lines()).find(|(one, two)| one != two);
+    odd.map(|(one, two)| format!("{} / {}", one.trim(), two.trim())).unwrap_or_default()
+}
+
+impl World {
+    /// Everything that was broken works again; whatever people took out of a pool, they put back.
+    pub fn heal(&mut self) {
+        use crate::world::{Answers, FpmStart, Hook};
+        self.faults = crate::world::Faults::default();
+        for balancer in self.balancers.values_mut() {
+            balancer.depool = Hook::Works(50 * MS);
+            balancer.repool = Hook::Works(50 * MS);
+            balancer.check = Hook::Works(20 * MS);
+            balancer.delay = 0;
+        }
+        let mut dead = Vec::new();
+        for unit in self.units.values_mut() {
+            for process in unit.processes.values_mut() {
+                process.unkillable_until = 0;
+            }
+            if let Some(fpm) = unit.as_fpm_mut() {
+                fpm.config_good = true;
+                fpm.pings = true;
+                fpm.status = Answers::Well;
+                if fpm.start != FpmStart::Well(60 * MS) {
+                    fpm.start = FpmStart::Well(60 * MS);
+                }
+                dead.push(unit.name.clone());
+            }
+        }
+        for name in dead {
+            if self.units.get(&name).is_some_and(|unit| !unit.active.runs() && unit.job.is_none()) {
+                self.reset_failed(&name);
+                let _ = self.start_unit(&name, By::Person);
+            }
+        }
+    }
+}
+
+/// For whom the time of a contract is written.
+#[must_use]
+pub fn span(us: Us) -> Duration {
+    Duration::from_micros(us)
+}
+
+/// The boot clock's moment, for tests that look into the core.
+#[must_use]
+pub fn mono(us: Us) -> Mono {
+    Mono(us)
+}
+
+/// Names, for rules that want a set of them.
+#[must_use]
+pub fn names(of: &[&str]) -> BTreeSet<String> {
+    of.iter().map(|name| (*name).to_owned()).collect()
+}

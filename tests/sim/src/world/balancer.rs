@@ -1,0 +1,150 @@
+//! A load balancer with this host in one pool, and the commands that work it.
+
+use restart_agent::core::effect::CommandEnd;
+
+use super::{Happening, MS, Us, World};
+
+/// How one of the commands behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// Done after so long.
+    Works(Us),
+    /// Exits with this, and nothing has changed.
+    Exits(i32),
+    Hangs,
+    /// Says that it is done, and nothing has changed.
+    Lies,
+    /// It fails, and yet the change is made.
+    WorksAndFails,
+}
+
+#[derive(Debug, Clone)]
+pub struct Balancer {
+    pub name: String,
+    pub out: bool,
+    /// It was a person who took the host out.
+    pub by_person: bool,
+    /// Since when it has been out, as the balancer has it.
+    pub out_since: Us,
+    pub depool: Hook,
+    pub repool: Hook,
+    pub check: Hook,
+    /// Between the end of a command and the time at which the balancer does it.
+    pub delay: Us,
+    /// Depools and repools of the agent that took place.
+    pub by_agent: (u32, u32),
+}
+
+impl Balancer {
+    #[must_use]
+    pub fn new(name: &str) -> Balancer {
+        Balancer {
+            name: name.to_owned(),
+            out: false,
+            by_person: false,
+            out_since: 0,
+            depool: Hook::Works(80 * MS),
+            repool: Hook::Works(80 * MS),
+            check: Hook::Works(30 * MS),
+            delay: 0,
+            by_agent: (0, 0),
+        }
+    }
+}
+
+/// What the agent runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Command {
+    Check,
+    Depool,
+    Repool,
+}
+
+impl World {
+    /// Whether requests for this unit come through: all pools have this host, or there is none.
+    #[must_use]
+    pub fn takes_traffic(&self, _unit: &str) -> bool {
+        self.balancers.values().all(|balancer| !balancer.out)
+    }
+
+    /// Starts a command: how it ends, and when.
+    pub(super) fn pool_command(&mut self, pool: &str, command: Command, timeout: Us) -> (CommandEnd, Us) {
+        let jitter = self.rng.between(0, 20 * MS);
+        let Some(balancer) = self.balancers.get_mut(pool) else {
+            return (CommandEnd::Exited { status: 127, said: "no such pool".to_owned() }, jitter);
+        };
+        let hook = match command {
+            Command::Check => balancer.check,
+            Command::Depool => balancer.depool,
+            Command::Repool => balancer.repool,
+        };
+        let delay = balancer.delay;
+        let exited = |status: i32| CommandEnd::Exited { status, said: String::new() };
+        let (end, takes, changes) = match hook {
+            Hook::Works(takes) if takes + jitter >= timeout => (CommandEnd::TimedOut, timeout, false),
+            Hook::Works(takes) => (exited(0), takes + jitter, true),
+            Hook::Exits(status) => (exited(status), 20 * MS + jitter, false),
+            Hook::Hangs => (CommandEnd::TimedOut, timeout, false),
+            Hook::Lies => (exited(0), 20 * MS + jitter, false),
+            Hook::WorksAndFails => (exited(1), 20 * MS + jitter, true),
+        };
+        let pool = pool.to_owned();
+        self.say(|| format!("pool {pool}: the agent's {command:?} begins"));
+        match command {
+            Command::Check => {
+                let out = self.balancers[&pool].out;
+                let answered = match &end {
+                    CommandEnd::Exited { status: 0, .. } => exited(i32::from(out && hook != Hook::Lies)),
+                    other => other.clone(),
+                };
+                (answered, takes)
+            }
+            Command::Depool | Command::Repool => {
+                if changes {
+                    self.after(takes + delay, Happening::PoolTurns { pool, out: command == Command::Depool });
+                }
+                (end, takes)
+            }
+        }
+    }
+
+    /// What the agent's command set going arrives at the balancer.
+    pub(crate) fn pool_turns(&mut self, pool: &str, out: bool) {
+        let now = self.now;
+        let Some(balancer) = self.balancers.get_mut(pool) else { return };
+        if balancer.out == out {
+            return;
+        }
+        if !out && balancer.by_person {
+            balancer.out = false;
+            return self.violates(format!("pool {pool}: the agent puts back what a person took out"));
+        }
+        balancer.out = out;
+        balancer.out_since = now;
+        if out { balancer.by_agent.0 += 1 } else { balancer.by_agent.1 += 1 }
+        self.say(|| format!("pool {pool}: the host is {}, by the agent", if out { "out" } else { "in" }));
+    }
+
+    /// A person turns the host out or in.
+    pub fn person_turns(&mut self, pool: &str, out: bool) {
+        let now = self.now;
+        self.say(|| format!("== a person turns the host {} in pool {pool}", if out { "out" } else { "in" }));
+        let Some(balancer) = self.balancers.get_mut(pool) else { return };
+        if out && !balancer.out {
+            // While the agent owes the pool this host, nobody can tell whose depool it is.
+            balancer.by_person = !self.agent_owes.contains(pool);
+            balancer.out_since = now;
+        }
+        if !out {
+            balancer.by_person = false;
+        }
+        balancer.out = out;
+    }
+
+    /// The moment from which no request is to come in, if the host is out of all pools.
+    #[must_use]
+    pub fn out_since(&self) -> Option<Us> {
+        let all = self.balancers.values().all(|balancer| balancer.out);
+        all.then(|| self.balancers.values().map(|balancer| balancer.out_since).max()).flatten()
+    }
+}

@@ -1,0 +1,335 @@
+//! The agent's hands: what each effect does to the host, after how long, and what comes back.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use restart_agent::core::effect::{Effect, EffectId, Fault, FpmRequest, JobEnd, Looked, Outcome, WorkerRef};
+use restart_agent::core::seen::{Active, Load, ProcessSeen, UnitSeen};
+use restart_agent::core::time::Mono;
+
+use super::balancer::Command;
+use super::fpm::Answers;
+use super::unit::{By, Unit};
+use super::{Happening, MS, S, Us, World};
+
+fn us(span: Duration) -> Us {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl World {
+    /// Begins an effect of the agent. It is done a little later, if the agent still lives then.
+    pub(crate) fn perform(&mut self, id: EffectId, effect: Effect) {
+        let epoch = self.epoch;
+        if let Effect::Stop { unit, .. } | Effect::Restart { unit, .. } = &effect {
+            self.sent.insert(unit.clone(), self.now);
+        }
+        self.say(|| format!("   -> {} {effect:?}", id.0));
+        let latency = self.latency();
+        self.after(latency, Happening::Act { epoch, id, effect, stage: 0 });
+    }
+
+    fn latency(&mut self) -> Us {
+        self.rng.between(300, 3 * MS) * (1 + self.faults.slowness)
+    }
+
+    fn answer(&mut self, epoch: u64, id: EffectId, after: Us, outcome: Outcome) {
+        let latency = self.latency();
+        self.after(after + latency, Happening::Answer { epoch, id, outcome });
+    }
+
+    fn then(&mut self, epoch: u64, id: EffectId, after: Us, effect: Effect, stage: u8) {
+        self.after(after, Happening::Act { epoch, id, effect, stage });
+    }
+
+    /// One part of an effect. Says whether it changed anything.
+    pub(crate) fn act(&mut self, epoch: u64, id: EffectId, effect: Effect, stage: u8) -> bool {
+        let over_the_bus = !matches!(
+            effect,
+            Effect::AskPools { .. } | Effect::Request { .. } | Effect::Freeze { .. } | Effect::Thaw { .. }
+        );
+        if over_the_bus && self.now < self.faults.systemd_away_until {
+            self.answer(epoch, id, 0, Outcome::Fault(Fault::Unreachable("the bus does not answer".to_owned())));
+            return false;
+        }
+        let acts = effect.acts();
+        match effect {
+            Effect::Look { units, looked, .. } => {
+                let seen = self.look(&units, looked);
+                self.answer(epoch, id, 0, Outcome::Units(seen));
+            }
+            Effect::Inspect { unit } => {
+                let outcome = match self.units.get(&unit).and_then(Unit::as_fpm) {
+                    Some(fpm) => Outcome::Layout(fpm.layout(&unit)),
+                    None => Outcome::Fault(Fault::NoSuchUnit(unit)),
+                };
+                self.answer(epoch, id, 40 * MS, outcome);
+            }
+            Effect::TestConfig { unit } => {
+                let good = self.units.get(&unit).and_then(Unit::as_fpm).is_some_and(|fpm| fpm.config_good);
+                let output = if good { "test is successful" } else { "unknown directive 'pm.max_chidren'" };
+                self.answer(epoch, id, 60 * MS, Outcome::Tested { ok: good, output: output.to_owned() });
+            }
+            Effect::AskPools { asks, full, timeout } => self.ask_pools(epoch, id, &asks, full, us(timeout)),
+            Effect::Request { socket, request, timeout } => self.agent_request(epoch, id, &socket, &request, us(timeout)),
+            Effect::CheckPool { pool, timeout, .. } => self.command(epoch, id, &pool, Command::Check, us(timeout)),
+            Effect::Depool { pool, timeout, .. } => {
+                self.repooled_by_person_is_known(&pool);
+                self.command(epoch, id, &pool, Command::Depool, us(timeout));
+            }
+            Effect::Repool { pool, timeout, .. } => self.command(epoch, id, &pool, Command::Repool, us(timeout)),
+            Effect::Lend { drop_ins } if stage == 0 => {
+                for (unit, text) in &drop_ins {
+                    if let Some(unit) = self.units.get_mut(unit) {
+                        unit.drop_in = Some(text.clone());
+                    }
+                }
+                self.then(epoch, id, 5 * MS, Effect::Lend { drop_ins }, 1);
+            }
+            Effect::Unlend { units } if stage == 0 => {
+                for unit in &units {
+                    if let Some(unit) = self.units.get_mut(unit) {
+                        unit.drop_in = None;
+                    }
+                }
+                self.then(epoch, id, 5 * MS, Effect::Unlend { units }, 1);
+            }
+            Effect::Lend { .. } | Effect::Unlend { .. } => {
+                if self.now < self.faults.reload_fails_until {
+                    self.answer(epoch, id, 20 * MS, Outcome::Fault(Fault::Other("Reload: Access denied".to_owned())));
+                } else {
+                    self.reload();
+                    self.answer(epoch, id, 200 * MS, Outcome::Done);
+                }
+            }
+            Effect::Stop { unit, within } => {
+                if self.timers.contains_key(&unit) {
+                    self.stop_timer(&unit, By::Agent);
+                    self.answer(epoch, id, 3 * MS, Outcome::Job(JobEnd::Done));
+                } else {
+                    self.agent_may_stop(&unit);
+                    let job = self.stop_unit(&unit, By::Agent);
+                    self.wait_for(epoch, id, &unit, job, us(within));
+                }
+            }
+            Effect::Start { unit, caught_up } => self.act_start(epoch, id, unit, caught_up, stage),
+            Effect::Restart { unit, cut, within } if stage == 0 => {
+                self.agent_may_restart(&unit);
+                self.reset_failed(&unit);
+                let job = self.restart_unit(&unit, By::Agent);
+                let taken = job.is_ok();
+                self.wait_for(epoch, id, &unit, job, us(within));
+                if taken && !cut.is_empty() {
+                    self.then(epoch, id, MS, Effect::Restart { unit, cut, within }, 1);
+                }
+            }
+            Effect::Restart { unit, cut, .. } => {
+                for worker in &cut {
+                    if self.is_there(&unit, worker) {
+                        self.term(&unit, worker.pid, true);
+                        self.cont(&unit, worker.pid);
+                    }
+                }
+            }
+            Effect::Kill { unit, .. } => {
+                self.agent_may_kill(&unit);
+                self.kill_unit(&unit, By::Agent);
+                self.answer(epoch, id, 0, Outcome::Done);
+            }
+            Effect::ResetFailed { unit } => {
+                self.reset_failed(&unit);
+                self.answer(epoch, id, 0, Outcome::Done);
+            }
+            Effect::Freeze { workers } => {
+                let mut frozen = Vec::new();
+                for worker in workers {
+                    let name = worker.cgroup.rsplit('/').next().unwrap_or_default().to_owned();
+                    if self.is_there(&name, &worker) {
+                        self.agent_may_signal_worker(&name, worker.pid, "SIGSTOP");
+                        if self.freeze(&name, worker.pid) {
+                            frozen.push(worker);
+                        }
+                    }
+                }
+                self.answer(epoch, id, 0, Outcome::Frozen(frozen));
+            }
+            Effect::Thaw { workers } => {
+                for worker in &workers {
+                    let name = worker.cgroup.rsplit('/').next().unwrap_or_default().to_owned();
+                    if self.is_there(&name, worker) {
+                        self.cont(&name, worker.pid);
+                    }
+                }
+                self.answer(epoch, id, 0, Outcome::Done);
+            }
+        }
+        acts
+    }
+
+    fn act_start(&mut self, epoch: u64, id: EffectId, unit: String, caught_up: bool, stage: u8) {
+        if let Some(timer) = self.timers.get_mut(&unit) {
+            if stage == 0 {
+                if caught_up {
+                    timer.last_trigger = self.now;
+                }
+                return self.then(epoch, id, MS, Effect::Start { unit, caught_up }, 1);
+            }
+            self.start_timer(&unit, false, By::Agent);
+            return self.answer(epoch, id, 0, Outcome::Queued);
+        }
+        self.agent_may_start(&unit);
+        self.reset_failed(&unit);
+        let outcome = match self.start_unit(&unit, By::Agent) {
+            Ok(_) => Outcome::Queued,
+            Err(fault) => Outcome::Fault(fault),
+        };
+        self.answer(epoch, id, 0, outcome);
+    }
+
+    fn is_there(&self, unit: &str, worker: &WorkerRef) -> bool {
+        let process = self.units.get(unit).and_then(|unit| unit.processes.get(&worker.pid));
+        process.is_some_and(|process| process.start - process.blur == worker.start.0)
+    }
+
+    fn wait_for(&mut self, epoch: u64, id: EffectId, unit: &str, job: Result<u64, Fault>, within: Us) {
+        match job {
+            Err(fault) => self.answer(epoch, id, 0, Outcome::Fault(fault)),
+            Ok(job) if self.units.get(unit).and_then(|unit| unit.job).is_some_and(|now| now.id == job) => {
+                self.waiting.insert(id, (epoch, job));
+                self.after(within, Happening::Patience { epoch, id });
+            }
+            Ok(_) => self.answer(epoch, id, 2 * MS, Outcome::Job(JobEnd::Done)),
+        }
+    }
+
+    /// Nobody waits for ever for a job.
+    pub(crate) fn patience(&mut self, epoch: u64, id: EffectId) {
+        if self.waiting.remove(&id).is_some() {
+            self.answer(epoch, id, 0, Outcome::Job(JobEnd::Running));
+        }
+    }
+
+    /// The bus has gone away and come back: whoever waits for a job will not hear of it.
+    pub fn bus_restarts(&mut self) {
+        self.say(|| "== the bus is restarted".to_owned());
+        let waiting = std::mem::take(&mut self.waiting);
+        for (id, (epoch, _)) in waiting {
+            self.answer(epoch, id, 0, Outcome::Job(JobEnd::Lost));
+        }
+        self.hint(restart_agent::core::event::Event::LookAgain);
+    }
+
+    fn command(&mut self, epoch: u64, id: EffectId, pool: &str, command: Command, timeout: Us) {
+        let (end, takes) = self.pool_command(pool, command, timeout);
+        self.answer(epoch, id, takes, Outcome::Command(end));
+    }
+
+    fn ask_pools(&mut self, epoch: u64, id: EffectId, asks: &[restart_agent::core::effect::StatusAsk], full: bool, timeout: Us) {
+        let mut answers = BTreeMap::new();
+        let mut takes = 0;
+        for ask in asks {
+            let unit = self.units.keys().find(|name| ask.socket.contains(name.as_str())).cloned().unwrap_or_default();
+            let page = self.status_page(&unit, &ask.socket, full);
+            let status = self.units.get(&unit).and_then(Unit::as_fpm).map(|fpm| fpm.status);
+            let late = page.as_ref().is_err_and(|why| why.starts_with("no answer"));
+            let page = match status {
+                Some(Answers::Slowly(after)) if after < timeout => {
+                    takes = takes.max(after);
+                    let fpm = self.units.get_mut(&unit).unwrap().as_fpm_mut().unwrap();
+                    fpm.status = Answers::Well;
+                    let page = self.status_page(&unit, &ask.socket, full);
+                    self.units.get_mut(&unit).unwrap().as_fpm_mut().unwrap().status = Answers::Slowly(after);
+                    page
+                }
+                _ => {
+                    takes = takes.max(if late { timeout } else { 0 });
+                    page
+                }
+            };
+            answers.insert(ask.pool.clone(), page);
+        }
+        self.answer(epoch, id, takes, Outcome::Pools(answers));
+    }
+
+    fn agent_request(&mut self, epoch: u64, id: EffectId, socket: &str, request: &FpmRequest, timeout: Us) {
+        let unit = self.units.keys().find(|name| socket.contains(name.as_str())).cloned().unwrap_or_default();
+        if !self.answers_ping(&unit) {
+            let after = if self.units.get(&unit).is_some_and(|unit| unit.active == Active::Active) { timeout } else { MS };
+            return self.answer(epoch, id, after, Outcome::Fault(Fault::Other("no answer in time".to_owned())));
+        }
+        if let Some(fpm) = self.units.get_mut(&unit).unwrap().as_fpm_mut() {
+            fpm.accepted += 1;
+        }
+        let body = match request {
+            FpmRequest::Ping { .. } => "pong".to_owned(),
+            FpmRequest::Script { .. } => format!("serves {}", self.serves(&unit)),
+        };
+        self.answer(epoch, id, 5 * MS, Outcome::Answered { status: 200, body });
+    }
+
+    fn look(&self, names: &[String], looked: Looked) -> Vec<UnitSeen> {
+        let mut seen = Vec::new();
+        let matches = |pattern: &String, name: &str| {
+            pattern == name || pattern.split_once('*').is_some_and(|(head, tail)| name.starts_with(head) && name.ends_with(tail))
+        };
+        for unit in self.units.values().filter(|unit| names.iter().any(|pattern| matches(pattern, &unit.name))) {
+            if looked == Looked::Exactly || unit.active.runs() {
+                seen.push(self.unit_seen(unit, looked != Looked::Running));
+            }
+        }
+        for name in names.iter().filter(|name| !name.contains('*') && !self.units.contains_key(*name)) {
+            seen.push(UnitSeen { unit: name.clone(), load: Load::NotFound, ..UnitSeen::default() });
+        }
+        seen
+    }
+
+    #[must_use]
+    pub fn unit_seen(&self, unit: &Unit, timers: bool) -> UnitSeen {
+        let command = |process: &super::Process| process.comm;
+        let same = |process: &super::Process| unit.processes.get(&process.ppid).is_some_and(|parent| command(parent) == command(process));
+        UnitSeen {
+            unit: unit.name.clone(),
+            load: unit.load,
+            active: unit.active,
+            sub: String::new(),
+            result: unit.result.to_owned(),
+            job: unit.job.is_some(),
+            main_pid: unit.main_pid,
+            main_start: Mono(unit.main_start),
+            exit: unit.exit,
+            invocation: unit.invocation.clone(),
+            cgroup: if unit.active.runs() { unit.cgroup() } else { String::new() },
+            processes: unit
+                .processes
+                .values()
+                .map(|process| ProcessSeen {
+                    pid: process.pid,
+                    ppid: process.ppid,
+                    start: Mono(process.start - process.blur),
+                    comm: process.comm.to_owned(),
+                    same_command_as_parent: same(process),
+                })
+                .collect(),
+            oneshot: unit.oneshot(),
+            exec_starts: unit.steps(),
+            refuse_manual_start: unit.refuse_start,
+            refuse_manual_stop: unit.refuse_stop,
+            transient: unit.transient,
+            on_success: unit.on_success,
+            on_failure: unit.on_failure,
+            start_limit_burst: unit.start_limit.0,
+            start_limit_interval_ms: unit.start_limit.1 / MS,
+            status_text: String::new(),
+            timers: if timers {
+                self.timers.values().filter(|timer| timer.unit == unit.name).map(|timer| self.timer_seen(timer)).collect()
+            } else {
+                Vec::new()
+            },
+        }
+    }
+
+    /// How long after its signal a process of the agent's doing may take at most, for those who wait in tests.
+    #[must_use]
+    pub fn patience_of_tests() -> Us {
+        60 * S
+    }
+}

@@ -1,0 +1,430 @@
+//! php-fpm: a master, workers with requests in flight, a status page that answers or not.
+
+use std::collections::BTreeMap;
+
+use restart_agent::core::seen::{Exit, FpmLayout, PoolLayout, PoolStatus, WorkerSeen, WorkerState};
+
+use super::unit::{OnTerm, Process, Role};
+use super::{Cut, Happening, MS, S, Us, World};
+
+/// How the status page answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answers {
+    Well,
+    /// Never: the question times out.
+    Not,
+    /// After so long, or not at all if that is too late.
+    Slowly(Us),
+    /// Of a hundred questions so many get no answer.
+    Sometimes(u64),
+    Garbage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FpmStart {
+    Well(Us),
+    Fails,
+    NeverReady,
+}
+
+/// The requests that come in.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Load {
+    /// Between two requests while the host is in the pool, on average; 0: none.
+    pub every: Us,
+    /// Between two that come although it is out of the pool; 0: none.
+    pub strays_every: Us,
+    pub short: (Us, Us),
+    /// Of a hundred requests so many are long.
+    pub long_percent: u64,
+    pub long: (Us, Us),
+    /// No request comes in after this.
+    pub until: Us,
+}
+
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub pid: u32,
+    pub began: Us,
+    pub uri: String,
+    remaining: Us,
+    resumed: Us,
+    generation: u64,
+    finishing: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Fpm {
+    pub workers: u32,
+    /// pm.status_listen; else the main socket is asked, and a worker of the pool answers.
+    pub status_listen: bool,
+    pub has_status: bool,
+    pub status: Answers,
+    /// `php-fpm -t`.
+    pub config_good: bool,
+    pub start: FpmStart,
+    /// It is ready, and answers no ping.
+    pub pings: bool,
+    pub load: Load,
+    /// A child of a request that ignores SIGTERM.
+    pub stubborn_child: bool,
+    /// Connections without a request, that are kept open.
+    pub held: u32,
+    pub accepted: u64,
+    pub start_time: i64,
+    pub started: Us,
+    pub requests: BTreeMap<u64, Request>,
+    pub generation: u64,
+    pub served: u64,
+}
+
+impl Default for Fpm {
+    fn default() -> Self {
+        Fpm {
+            workers: 4,
+            status_listen: true,
+            has_status: true,
+            status: Answers::Well,
+            config_good: true,
+            start: FpmStart::Well(60 * MS),
+            pings: true,
+            load: Load::default(),
+            stubborn_child: false,
+            held: 0,
+            accepted: 0,
+            start_time: 0,
+            started: 0,
+            requests: BTreeMap::new(),
+            generation: 0,
+            served: 0,
+        }
+    }
+}
+
+pub(super) fn listen(unit: &str) -> String {
+    format!("/run/php/{unit}.sock")
+}
+
+pub(super) fn status_socket(unit: &str) -> String {
+    format!("/run/php/{unit}.status.sock")
+}
+
+impl Fpm {
+    #[must_use]
+    pub fn layout(&self, unit: &str) -> FpmLayout {
+        FpmLayout {
+            pools: vec![PoolLayout {
+                name: "www".to_owned(),
+                listen: listen(unit),
+                status_listen: self.status_listen.then(|| status_socket(unit)),
+                status_path: self.has_status.then(|| "/fpm-status".to_owned()),
+                ping_path: Some("/ping".to_owned()),
+                ping_response: "pong".to_owned(),
+            }],
+            systemd_interval_ms: 0,
+            file_update_protection_ms: 2000,
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn fpm_starts(&mut self, name: &str, _master: u32) {
+        let started = self.now;
+        let seconds = self.wall(self.now).seconds();
+        let generation = self.name();
+        let fpm = self.units.get_mut(name).unwrap().as_fpm_mut().unwrap();
+        fpm.start_time = seconds;
+        fpm.started = started;
+        fpm.accepted = 0;
+        fpm.generation = generation;
+        fpm.requests.clear();
+    }
+
+    pub(crate) fn fpm_ready(&mut self, name: &str) {
+        let Some(unit) = self.units.get(name) else { return };
+        let Some(fpm) = unit.as_fpm() else { return };
+        let (workers, listen, stubborn) = (fpm.workers, fpm.status_listen, fpm.stubborn_child);
+        let master = unit.main_pid;
+        for _ in 0..workers {
+            self.spawn(name, master, Role::Worker, "php-fpm8.2", OnTerm::Dies, 0);
+        }
+        if listen {
+            self.spawn(name, master, Role::StatusWorker, "php-fpm8.2", OnTerm::Dies, 0);
+        }
+        if stubborn {
+            self.spawn(name, master, Role::Child, "ffmpeg", OnTerm::Ignores, 0);
+        }
+        self.next_arrival(name);
+    }
+
+    fn next_arrival(&mut self, name: &str) {
+        let out = !self.takes_traffic(name);
+        let Some(fpm) = self.units.get(name).and_then(|unit| unit.as_fpm()) else { return };
+        let every = if out { fpm.load.strays_every } else { fpm.load.every };
+        let generation = fpm.generation;
+        if fpm.load.until <= self.now || (fpm.load.every == 0 && fpm.load.strays_every == 0) {
+            return;
+        }
+        // While nothing comes in, see now and then whether that has changed.
+        let wait = if every == 0 { 50 * MS } else { self.rng.between(every / 4, every * 7 / 4) };
+        self.after(wait.max(1), Happening::Arrival { unit: name.to_owned(), generation });
+    }
+
+    pub(crate) fn arrival(&mut self, name: &str, generation: u64) {
+        let out = !self.takes_traffic(name);
+        let Some(unit) = self.units.get(name) else { return };
+        let Some(fpm) = unit.as_fpm() else { return };
+        if fpm.generation != generation {
+            return;
+        }
+        let load = fpm.load;
+        if (if out { load.strays_every } else { load.every }) > 0 {
+            let long = self.rng.chance(load.long_percent);
+            let (low, high) = if long { load.long } else { load.short };
+            let lasts = self.rng.between(low, high);
+            self.begin_request(name, lasts);
+        }
+        self.next_arrival(name);
+    }
+
+    /// A request, if a worker is idle; else it is refused before it began.
+    pub fn begin_request(&mut self, name: &str, lasts: Us) -> bool {
+        let now = self.now;
+        let id = self.name();
+        let Some(unit) = self.units.get_mut(name) else { return false };
+        let busy: Vec<u32> = unit.as_fpm().map(|fpm| fpm.requests.values().map(|request| request.pid).collect()).unwrap_or_default();
+        let ending = unit.stop.is_some();
+        let idle = unit.processes.values().find(|process| {
+            process.role == Role::Worker && !process.frozen && !process.kill_pending && process.signalled.is_none() && !busy.contains(&process.pid)
+        });
+        let Some(pid) = idle.map(|process| process.pid).filter(|_| !ending) else { return false };
+        let fpm = unit.as_fpm_mut().unwrap();
+        fpm.accepted += 1;
+        let uri = format!("/w/index.php?request={id}");
+        fpm.requests.insert(id, Request { pid, began: now, uri, remaining: lasts, resumed: now, generation: 0, finishing: false });
+        self.after(lasts, Happening::Finishing { unit: name.to_owned(), request: id, generation: 0 });
+        true
+    }
+
+    pub(crate) fn request_finishing(&mut self, name: &str, id: u64, generation: u64) {
+        let latency = self.rng.between(200, 3 * MS);
+        let Some(request) = self.request(name, id, generation) else { return };
+        request.finishing = true;
+        request.remaining = latency;
+        self.after(latency, Happening::Finished { unit: name.to_owned(), request: id, generation });
+    }
+
+    pub(crate) fn request_finished(&mut self, name: &str, id: u64, generation: u64) {
+        if self.request(name, id, generation).is_some()
+            && let Some(fpm) = self.units.get_mut(name).and_then(|unit| unit.as_fpm_mut())
+        {
+            fpm.requests.remove(&id);
+            fpm.served += 1;
+        }
+    }
+
+    fn request(&mut self, name: &str, id: u64, generation: u64) -> Option<&mut Request> {
+        let fpm = self.units.get_mut(name)?.as_fpm_mut()?;
+        fpm.requests.get_mut(&id).filter(|request| request.generation == generation)
+    }
+
+    /// SIGSTOP to a worker. Says whether it was there.
+    pub(crate) fn freeze(&mut self, name: &str, pid: u32) -> bool {
+        let now = self.now;
+        let generation = self.name();
+        let Some(unit) = self.units.get_mut(name) else { return false };
+        let Some(process) = unit.processes.get_mut(&pid) else { return false };
+        if process.frozen {
+            return true;
+        }
+        process.frozen = true;
+        if let Some(fpm) = unit.as_fpm_mut()
+            && let Some(request) = fpm.requests.values_mut().find(|request| request.pid == pid)
+        {
+            request.remaining = request.remaining.saturating_sub(now - request.resumed);
+            request.generation = generation;
+        }
+        true
+    }
+
+    pub(crate) fn request_goes_on(&mut self, name: &str, pid: u32) {
+        let now = self.now;
+        let generation = self.name();
+        let Some(fpm) = self.units.get_mut(name).and_then(|unit| unit.as_fpm_mut()) else { return };
+        let Some((id, request)) = fpm.requests.iter_mut().find(|(_, request)| request.pid == pid) else { return };
+        request.resumed = now;
+        request.generation = generation;
+        let (id, remaining, finishing) = (*id, request.remaining, request.finishing);
+        let unit = name.to_owned();
+        let what = if finishing {
+            Happening::Finished { unit, request: id, generation }
+        } else {
+            Happening::Finishing { unit, request: id, generation }
+        };
+        self.after(remaining, what);
+    }
+
+    /// The master forwards SIGTERM to its workers at once (facts 1a).
+    pub(crate) fn master_told_to_end(&mut self, name: &str, by_agent: bool) {
+        let unit = self.units.get_mut(name).unwrap();
+        let master = unit.main_pid;
+        if let Some(process) = unit.processes.get_mut(&master) {
+            process.term_pending = true;
+        }
+        let workers: Vec<u32> = unit
+            .processes
+            .values()
+            .filter(|process| matches!(process.role, Role::Worker | Role::StatusWorker))
+            .map(|process| process.pid)
+            .collect();
+        for pid in workers {
+            self.term(name, pid, by_agent);
+        }
+        self.master_follows(name);
+    }
+
+    /// A master that was told to end does so when its workers have.
+    pub(crate) fn master_follows(&mut self, name: &str) {
+        let Some(unit) = self.units.get(name) else { return };
+        if unit.as_fpm().is_none() {
+            return;
+        }
+        let master = unit.main_pid;
+        let told = unit.processes.get(&master).is_some_and(|process| process.term_pending);
+        let workers = unit.processes.values().any(|process| matches!(process.role, Role::Worker | Role::StatusWorker));
+        if told && !workers {
+            self.after(2 * MS, Happening::ProcessEnds { unit: name.to_owned(), pid: master, how: Exit::Exited(0) });
+        }
+    }
+
+    /// A worker has died: what it was at is cut.
+    pub(crate) fn worker_gone(&mut self, name: &str, process: &Process) {
+        let now = self.now;
+        let unit = self.units.get_mut(name).unwrap();
+        let stopping = unit.stop.is_some();
+        let master = unit.main_pid;
+        let fpm = unit.as_fpm_mut().unwrap();
+        let at = fpm.requests.iter().find(|(_, request)| request.pid == process.pid).map(|(id, _)| *id);
+        let request = at.and_then(|id| fpm.requests.remove(&id));
+        if let Some(request) = request
+            && process.signalled.is_some()
+        {
+            let uri = request.uri.clone();
+            if request.finishing {
+                self.say(|| format!("{name}: {uri} had its answer on the way"));
+            } else {
+                self.say(|| format!("{name}: {uri} is cut after {:.3} s", (now - request.began) as f64 / 1e6));
+            }
+            let request_line = Some(format!("GET {}", request.uri));
+            self.cuts.push(Cut { unit: name.to_owned(), pid: process.pid, request: request_line, at: now, doubtful: request.finishing });
+        }
+        if !stopping && self.units[name].processes.contains_key(&master) {
+            // The master starts another.
+            self.spawn(name, master, process.role, "php-fpm8.2", OnTerm::Dies, 0);
+        }
+    }
+
+    /// The status page, as asked at one moment; `None`: no answer.
+    pub(crate) fn status_page(&mut self, name: &str, socket: &str, full: bool) -> Result<PoolStatus, String> {
+        let refused = || Err("connection refused".to_owned());
+        let now = self.now;
+        let chance = self.rng.between(0, 99);
+        let Some(unit) = self.units.get_mut(name) else { return refused() };
+        let ready = unit.processes.values().any(|process| process.role == Role::Worker);
+        let main = socket == listen(name);
+        let workers: Vec<(u32, bool, Us)> = unit
+            .processes
+            .values()
+            .filter(|process| process.role == Role::Worker)
+            .map(|process| (process.pid, process.frozen || process.term_pending || process.kill_pending, process.start))
+            .collect();
+        let status_worker = unit.processes.values().any(|process| process.role == Role::StatusWorker && !process.frozen);
+        let Some(fpm) = unit.as_fpm_mut() else { return refused() };
+        if !ready || (!main && (!fpm.status_listen || !status_worker)) {
+            return refused();
+        }
+        match fpm.status {
+            Answers::Not | Answers::Slowly(_) => return Err("no answer in time".to_owned()),
+            Answers::Sometimes(percent) if chance < percent => return Err("no answer in time".to_owned()),
+            Answers::Garbage => return Err("not JSON".to_owned()),
+            Answers::Well | Answers::Sometimes(_) => {}
+        }
+        let busy: Vec<u32> = fpm.requests.values().map(|request| request.pid).collect();
+        let own = workers.iter().find(|(pid, frozen, _)| !frozen && !busy.contains(pid)).map(|(pid, ..)| *pid);
+        if main && own.is_none() {
+            return Err("no answer in time".to_owned());
+        }
+        let own = own.filter(|_| main);
+        if main {
+            fpm.accepted += 1;
+        }
+        let idle_seen = |pid: u32, held: bool| WorkerSeen {
+            pid,
+            state: if held { WorkerState::ReadingHeaders } else { WorkerState::Idle },
+            duration_us: 0,
+            method: "-".to_owned(),
+            uri: String::new(),
+            script: "-".to_owned(),
+        };
+        let mut held_left = fpm.held;
+        let mut seen = Vec::new();
+        let mut active = 0;
+        for (pid, _, _) in &workers {
+            if let Some(request) = fpm.requests.values().find(|request| request.pid == *pid) {
+                active += 1;
+                seen.push(WorkerSeen {
+                    pid: *pid,
+                    state: if request.finishing { WorkerState::Finishing } else { WorkerState::Running },
+                    duration_us: now - request.began,
+                    method: "GET".to_owned(),
+                    uri: request.uri.clone(),
+                    script: "/srv/w/index.php".to_owned(),
+                });
+            } else if own == Some(*pid) {
+                active += 1;
+                seen.push(WorkerSeen { uri: "/fpm-status?json".to_owned(), state: WorkerState::Running, ..idle_seen(*pid, false) });
+            } else {
+                let held = held_left > 0;
+                if held {
+                    held_left -= 1;
+                    active += 1;
+                }
+                seen.push(idle_seen(*pid, held));
+            }
+        }
+        let total = u32::try_from(workers.len()).unwrap();
+        Ok(PoolStatus {
+            pool: "www".to_owned(),
+            ondemand: false,
+            start_time: fpm.start_time,
+            accepted: fpm.accepted,
+            active,
+            idle: total - active,
+            workers: full.then_some(seen),
+        })
+    }
+
+    /// One request of the agent's own over the main socket: when it is answered, and whether.
+    pub(crate) fn answers_ping(&self, name: &str) -> bool {
+        let Some(unit) = self.units.get(name) else { return false };
+        let Some(fpm) = unit.as_fpm() else { return false };
+        let busy: Vec<u32> = fpm.requests.values().map(|request| request.pid).collect();
+        let idle = unit
+            .processes
+            .values()
+            .any(|process| process.role == Role::Worker && !process.frozen && process.signalled.is_none() && !busy.contains(&process.pid));
+        fpm.pings && idle && unit.stop.is_none()
+    }
+
+    /// Which deploy's code the master has loaded.
+    pub(crate) fn serves(&self, name: &str) -> String {
+        let started = self.units.get(name).and_then(|unit| unit.as_fpm()).map_or(0, |fpm| fpm.started);
+        self.wanted.iter().rev().find(|wanted| wanted.at <= started).map(|wanted| wanted.id.clone()).unwrap_or_default()
+    }
+}
+
+/// For tests that want a steady load of short requests and some long ones.
+#[must_use]
+pub fn some_load(until: Us) -> Load {
+    Load { every: 40 * MS, strays_every: 0, short: (5 * MS, 30 * MS), long_percent: 5, long: (500 * MS, 4 * S), until }
+}

@@ -1,0 +1,270 @@
+//! A simulated host: everything on it but the agent.
+
+mod balancer;
+mod effects;
+mod fpm;
+mod systemd;
+mod timer;
+mod unit;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use restart_agent::core::deploy::{StampFault, StampIdentity, StampSeen};
+use restart_agent::core::effect::{Effect, EffectId, Outcome};
+use restart_agent::core::event::Event;
+use restart_agent::core::policy::Policy;
+use restart_agent::core::seen::Exit;
+use restart_agent::core::time::{Mono, Now, Wall};
+
+use crate::host::Deed;
+use crate::rng::Rng;
+
+pub use balancer::{Balancer, Hook};
+pub use fpm::{Answers, Fpm, FpmStart, Load, some_load};
+pub use timer::Timer;
+pub use unit::{Body, By, Daemon, Job, JobKind, OnTerm, Process, Role, Script, Starts, Stop, Unit};
+
+/// Microseconds since the host booted.
+pub type Us = u64;
+pub const MS: Us = 1_000;
+pub const S: Us = 1_000_000;
+pub const MINUTE: Us = 60 * S;
+pub const HOUR: Us = 60 * MINUTE;
+
+/// When stories begin.
+pub const START: Us = 100 * HOUR;
+
+/// 2026-11-22T22:15:20Z less an hour: the wall clock at boot.
+const BOOTED_AT: i64 = 1_795_382_120_000_000;
+
+#[derive(Debug)]
+pub(crate) enum Happening {
+    /// The agent's host does the next part of an effect: nothing, if that agent is dead.
+    Act { epoch: u64, id: EffectId, effect: Effect, stage: u8 },
+    Answer { epoch: u64, id: EffectId, outcome: Outcome },
+    /// A hint for whichever agent runs.
+    Tell(Event),
+    Patience { epoch: u64, id: EffectId },
+    ProcessEnds { unit: String, pid: u32, how: Exit },
+    StopTimeout { unit: String, generation: u64 },
+    Started { unit: String, invocation: String, well: bool },
+    ComesBack { unit: String },
+    TimerElapses { timer: String, generation: u64 },
+    TimerFires { timer: String, generation: u64 },
+    Arrival { unit: String, generation: u64 },
+    Finishing { unit: String, request: u64, generation: u64 },
+    Finished { unit: String, request: u64, generation: u64 },
+    PoolTurns { pool: String, out: bool },
+    Deed(Deed),
+}
+
+/// What the host does badly at the moment.
+#[derive(Debug, Clone, Default)]
+pub struct Faults {
+    /// systemd answers nobody until then.
+    pub systemd_away_until: Us,
+    /// Reload fails until then.
+    pub reload_fails_until: Us,
+    /// Of a hundred hints so many are lost.
+    pub lost_hints: u64,
+    /// Effects take up to so many times longer.
+    pub slowness: u64,
+}
+
+/// Somebody's work that was ended by a signal of the agent's doing.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cut {
+    pub unit: String,
+    pub pid: u32,
+    /// The request's line; `None` for a script.
+    pub request: Option<String>,
+    pub at: Us,
+    /// Whether it was cut or had just ended is a matter of milliseconds.
+    pub doubtful: bool,
+}
+
+/// A deploy, or a trigger, as the world saw it: what is older than `at` is stale.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    pub at: Us,
+    pub forced: bool,
+    pub targets: Option<Vec<String>>,
+    pub id: String,
+}
+
+#[derive(Debug)]
+pub struct World {
+    pub now: Us,
+    pub wall_offset: i64,
+    pub rng: Rng,
+    queue: BTreeMap<(Us, u64), Happening>,
+    seq: u64,
+    pub units: BTreeMap<String, Unit>,
+    pub timers: BTreeMap<String, Timer>,
+    pub balancers: BTreeMap<String, Balancer>,
+    pub stamp: Result<StampSeen, StampFault>,
+    pub faults: Faults,
+    /// The rules, for what is checked while things happen.
+    pub policy: Policy,
+    pub wanted: Vec<Wanted>,
+    pub cuts: Vec<Cut>,
+    pub wrong: Vec<String>,
+    pub story: Story,
+    /// Effects that wait for a job to be removed.
+    waiting: BTreeMap<EffectId, (u64, u64)>,
+    pub epoch: u64,
+    /// StopUnit or RestartUnit that the agent sent, by unit, newest last.
+    pub sent: BTreeMap<String, Us>,
+    /// Pools that the agent may have taken the host out of.
+    pub agent_owes: std::collections::BTreeSet<String>,
+    /// The agent has died at least once: what systemd did meanwhile is not its doing.
+    pub agent_was_away: bool,
+    next_pid: u32,
+    next_name: u64,
+}
+
+/// The timeline, if somebody wants to read it.
+#[derive(Debug, Default)]
+pub struct Story {
+    pub told: bool,
+    pub lines: Vec<String>,
+}
+
+impl World {
+    #[must_use]
+    pub fn new(seed: u64) -> World {
+        World {
+            now: START,
+            wall_offset: BOOTED_AT,
+            rng: Rng::new(seed),
+            queue: BTreeMap::new(),
+            seq: 0,
+            units: BTreeMap::new(),
+            timers: BTreeMap::new(),
+            balancers: BTreeMap::new(),
+            stamp: Err(StampFault::Missing { path: "/srv/deploy/stamp".to_owned() }),
+            faults: Faults::default(),
+            policy: Policy::default(),
+            wanted: Vec::new(),
+            cuts: Vec::new(),
+            wrong: Vec::new(),
+            story: Story::default(),
+            waiting: BTreeMap::new(),
+            epoch: 0,
+            sent: BTreeMap::new(),
+            agent_owes: std::collections::BTreeSet::new(),
+            agent_was_away: false,
+            next_pid: 1000,
+            next_name: 1,
+        }
+    }
+
+    #[must_use]
+    pub fn wall(&self, at: Us) -> Wall {
+        Wall(self.wall_offset.saturating_add(i64::try_from(at).unwrap_or(i64::MAX)))
+    }
+
+    #[must_use]
+    pub fn clock(&self) -> Now {
+        Now { mono: Mono(self.now), wall: self.wall(self.now) }
+    }
+
+    pub fn say(&mut self, text: impl FnOnce() -> String) {
+        if self.story.told {
+            let mut line = String::new();
+            let _ = write!(line, "{:>12.3}  {}", (self.now as f64 - START as f64) / 1e6, text());
+            self.story.lines.push(line);
+        }
+    }
+
+    /// Something happened that must not happen.
+    pub fn violates(&mut self, what: String) {
+        self.say(|| format!("!! {what}"));
+        self.wrong.push(format!("at {:.3} s: {what}", (self.now as f64 - START as f64) / 1e6));
+    }
+
+    pub(crate) fn at(&mut self, at: Us, what: Happening) {
+        self.seq += 1;
+        self.queue.insert((at.max(self.now), self.seq), what);
+    }
+
+    pub(crate) fn after(&mut self, span: Us, what: Happening) {
+        self.at(self.now + span, what);
+    }
+
+    /// When the next thing happens by itself.
+    #[must_use]
+    pub fn next(&self) -> Option<Us> {
+        self.queue.keys().next().map(|(at, _)| *at)
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Happening> {
+        let ((at, _), what) = self.queue.pop_first()?;
+        self.now = self.now.max(at);
+        Some(what)
+    }
+
+    pub(crate) fn pid(&mut self) -> u32 {
+        self.next_pid += 1;
+        self.next_pid
+    }
+
+    pub(crate) fn name(&mut self) -> u64 {
+        self.next_name += 1;
+        self.next_name
+    }
+
+    /// Lets the world's own happenings happen.
+    pub(crate) fn happen(&mut self, what: Happening) {
+        match what {
+            Happening::ProcessEnds { unit, pid, how } => self.process_ended(&unit, pid, how),
+            Happening::StopTimeout { unit, generation } => self.stop_timeout(&unit, generation),
+            Happening::Started { unit, invocation, well } => self.started(&unit, &invocation, well),
+            Happening::ComesBack { unit } => self.comes_back(&unit),
+            Happening::TimerElapses { timer, generation } => self.timer_elapses(&timer, generation),
+            Happening::TimerFires { timer, generation } => self.timer_fires(&timer, generation),
+            Happening::Arrival { unit, generation } => self.arrival(&unit, generation),
+            Happening::Finishing { unit, request, generation } => self.request_finishing(&unit, request, generation),
+            Happening::Finished { unit, request, generation } => self.request_finished(&unit, request, generation),
+            Happening::PoolTurns { pool, out } => self.pool_turns(&pool, out),
+            Happening::Act { .. } | Happening::Answer { .. } | Happening::Tell(_) | Happening::Patience { .. } | Happening::Deed(_) => {}
+        }
+    }
+
+    /// A hint, if it is not lost.
+    pub(crate) fn hint(&mut self, event: Event) {
+        if self.rng.chance(self.faults.lost_hints) {
+            return;
+        }
+        let latency = self.rng.between(MS, 9 * MS);
+        self.after(latency, Happening::Tell(event));
+    }
+
+    /// The deploy hook touches the stamp.
+    pub fn touch(&mut self, content: &str) {
+        let n = self.name();
+        let ctime = self.wall(self.now);
+        let identity = StampIdentity { mtime: i128::from(ctime.0) * 1000, digest: format!("{content}-{n}") };
+        let seen = StampSeen { identity, ctime, content: content.to_owned() };
+        let deploy = restart_agent::core::deploy::Deploy::read(&seen, self.clock());
+        self.say(|| format!("== the stamp is touched: {content:?}"));
+        if let Ok(deploy) = deploy {
+            let of = |scope: &restart_agent::core::deploy::Scope| match scope {
+                restart_agent::core::deploy::Scope::All => None,
+                restart_agent::core::deploy::Scope::Only(names) => Some(names.iter().cloned().collect::<Vec<_>>()),
+            };
+            let forced = of(&deploy.forced).is_none_or(|names| !names.is_empty());
+            self.wanted.push(Wanted { at: self.now, forced, targets: of(&deploy.targets), id: deploy.id });
+        }
+        self.stamp = Ok(seen);
+        let told = Event::Stamp(self.stamp.clone());
+        self.hint(told);
+    }
+
+    /// The newest moment that a target is to be fresh for.
+    #[must_use]
+    pub fn newest_want(&self, target: &str) -> Option<&Wanted> {
+        self.wanted.iter().rev().find(|wanted| wanted.targets.as_ref().is_none_or(|names| names.iter().any(|name| name == target)))
+    }
+}

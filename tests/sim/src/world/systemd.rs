@@ -1,0 +1,480 @@
+//! systemd: jobs, stops, starts, kills and reloads, as facts/systemd.md measured them.
+
+use restart_agent::core::effect::{Fault, JobEnd};
+use restart_agent::core::event::Event;
+use restart_agent::core::seen::{Active, Exit, ExitSeen, Load};
+use restart_agent::core::time::Mono;
+
+use super::fpm::FpmStart;
+use super::unit::{Body, By, Job, JobKind, OnTerm, Process, Role, Starts, Stop};
+use super::{Happening, MS, S, Us, World};
+
+impl World {
+    fn new_job(&mut self, unit: &str, kind: JobKind) -> u64 {
+        let id = self.name();
+        let old = self.units.get(unit).and_then(|unit| unit.job);
+        if let Some(old) = old {
+            self.job_removed(unit, old.id, JobEnd::Canceled);
+        }
+        if let Some(unit) = self.units.get_mut(unit) {
+            unit.job = Some(Job { id, kind, starting: kind == JobKind::Start });
+        }
+        id
+    }
+
+    pub(crate) fn job_removed(&mut self, unit: &str, id: u64, end: JobEnd) {
+        if let Some(unit) = self.units.get_mut(unit)
+            && unit.job.is_some_and(|job| job.id == id)
+        {
+            unit.job = None;
+        }
+        let waiting: Vec<_> = self.waiting.iter().filter(|(_, (_, job))| *job == id).map(|(effect, (epoch, _))| (*effect, *epoch)).collect();
+        for (effect, epoch) in waiting {
+            self.waiting.remove(&effect);
+            let latency = self.rng.between(2 * MS, 9 * MS);
+            let outcome = restart_agent::core::effect::Outcome::Job(end.clone());
+            self.after(latency, Happening::Answer { epoch, id: effect, outcome });
+        }
+        self.hint(Event::JobRemoved { unit: unit.to_owned() });
+    }
+
+    /// StartUnit, mode replace.
+    pub(crate) fn start_unit(&mut self, name: &str, by: By) -> Result<u64, Fault> {
+        let Some(unit) = self.units.get(name) else { return Err(Fault::NoSuchUnit(format!("Unit {name} not found."))) };
+        if unit.load == Load::Masked {
+            return Err(Fault::Refused(format!("Unit {name} is masked.")));
+        }
+        if unit.refuse_start && by != By::Timer {
+            return Err(Fault::Refused(format!("{name} may be started only by dependency.")));
+        }
+        if let Some(job) = unit.job
+            && job.kind == JobKind::Start
+        {
+            return Ok(job.id);
+        }
+        match unit.active {
+            Active::Active | Active::Reloading | Active::Activating => Ok(self.name()),
+            Active::Deactivating => {
+                // It waits for the stop to end.
+                let id = self.new_job(name, JobKind::Start);
+                self.units.get_mut(name).unwrap().job.as_mut().unwrap().starting = false;
+                Ok(id)
+            }
+            Active::Inactive | Active::Failed => {
+                let id = self.new_job(name, JobKind::Start);
+                self.begin_start(name, by);
+                Ok(id)
+            }
+        }
+    }
+
+    /// StopUnit, mode replace.
+    pub(crate) fn stop_unit(&mut self, name: &str, by: By) -> Result<u64, Fault> {
+        let Some(unit) = self.units.get(name) else { return Err(Fault::NoSuchUnit(format!("Unit {name} not loaded."))) };
+        if unit.refuse_stop {
+            return Err(Fault::Refused(format!("{name} may be stopped only by dependency.")));
+        }
+        if let Some(job) = unit.job
+            && job.kind == JobKind::Stop
+        {
+            return Ok(job.id);
+        }
+        let id = self.new_job(name, JobKind::Stop);
+        self.begin_stop(name, by);
+        Ok(id)
+    }
+
+    /// RestartUnit, mode replace.
+    pub(crate) fn restart_unit(&mut self, name: &str, by: By) -> Result<u64, Fault> {
+        let Some(unit) = self.units.get(name) else { return Err(Fault::NoSuchUnit(format!("Unit {name} not found."))) };
+        if unit.load == Load::Masked {
+            return Err(Fault::Refused(format!("Unit {name} is masked.")));
+        }
+        if unit.refuse_stop || unit.refuse_start {
+            return Err(Fault::Refused(format!("{name} may be restarted only by dependency.")));
+        }
+        if let Some(job) = unit.job
+            && job.kind == JobKind::Restart
+            && !job.starting
+        {
+            return Ok(job.id);
+        }
+        let id = self.new_job(name, JobKind::Restart);
+        self.begin_stop(name, by);
+        Ok(id)
+    }
+
+    fn begin_stop(&mut self, name: &str, by: By) {
+        let now = self.now;
+        let generation = self.name();
+        let unit = self.units.get_mut(name).unwrap();
+        if unit.processes.is_empty() && !unit.active.runs() {
+            return self.stopped(name, by);
+        }
+        if by == By::Agent {
+            unit.last_stop_by_agent = Some(now);
+        }
+        if unit.stop.is_some() {
+            return;
+        }
+        unit.active = Active::Deactivating;
+        unit.stop = Some(Stop { since: now, by, generation, timed_out: false });
+        let timeout = unit.stop_timeout();
+        let mixed = unit.lent_mixed();
+        let pids: Vec<u32> =
+            unit.processes.values().filter(|process| !mixed || process.role == Role::Main).map(|process| process.pid).collect();
+        self.say(|| format!("{name}: SIGTERM, by {by:?}"));
+        self.after(timeout, Happening::StopTimeout { unit: name.to_owned(), generation });
+        if pids.is_empty() {
+            return self.run_over(name);
+        }
+        for pid in pids {
+            self.term(name, pid, by == By::Agent);
+        }
+    }
+
+    /// SIGTERM to one process.
+    pub(crate) fn term(&mut self, name: &str, pid: u32, by_agent: bool) {
+        let now = self.now;
+        let Some(unit) = self.units.get_mut(name) else { return };
+        let fpm_master = matches!(unit.body, Body::Fpm(_));
+        let Some(process) = unit.processes.get_mut(&pid) else { return };
+        if by_agent {
+            process.signalled.get_or_insert(now);
+        }
+        if process.frozen {
+            process.term_pending = true;
+            return;
+        }
+        let (role, on_term, unkillable) = (process.role, process.on_term, process.unkillable_until);
+        if role == Role::Main && fpm_master {
+            // The master forwards it to its workers, and ends when they have (facts 1a).
+            return self.master_told_to_end(name, by_agent);
+        }
+        let latency = self.rng.between(MS, 4 * MS);
+        let (after, how) = match on_term {
+            OnTerm::Dies => (latency, Exit::Killed(15)),
+            OnTerm::Exits { status, after } => (after, Exit::Exited(status)),
+            OnTerm::Ignores => return,
+        };
+        let at = (now + after).max(unkillable);
+        self.at(at, Happening::ProcessEnds { unit: name.to_owned(), pid, how });
+    }
+
+    /// SIGCONT to one process.
+    pub(crate) fn cont(&mut self, name: &str, pid: u32) {
+        let Some(process) = self.units.get_mut(name).and_then(|unit| unit.processes.get_mut(&pid)) else { return };
+        if !process.frozen {
+            return;
+        }
+        process.frozen = false;
+        let pending = std::mem::take(&mut process.term_pending);
+        let by_agent = process.signalled.is_some();
+        self.request_goes_on(name, pid);
+        if pending {
+            self.term(name, pid, by_agent);
+        }
+    }
+
+    fn kill_process(&mut self, name: &str, pid: u32, by_agent: bool) {
+        let now = self.now;
+        let latency = self.rng.between(MS, 4 * MS);
+        let Some(process) = self.units.get_mut(name).and_then(|unit| unit.processes.get_mut(&pid)) else { return };
+        if by_agent {
+            process.signalled.get_or_insert(now);
+        }
+        process.kill_pending = true;
+        let at = (now + latency).max(process.unkillable_until);
+        self.at(at, Happening::ProcessEnds { unit: name.to_owned(), pid, how: Exit::Killed(9) });
+    }
+
+    /// KillUnit(all, SIGKILL).
+    pub(crate) fn kill_unit(&mut self, name: &str, by: By) {
+        let pids: Vec<u32> = self.units.get(name).map(|unit| unit.processes.keys().copied().collect()).unwrap_or_default();
+        self.say(|| format!("{name}: SIGKILL to {} processes, by {by:?}", pids.len()));
+        for pid in pids {
+            self.kill_process(name, pid, by == By::Agent);
+        }
+    }
+
+    pub(crate) fn stop_timeout(&mut self, name: &str, generation: u64) {
+        let Some(unit) = self.units.get_mut(name) else { return };
+        let Some(stop) = unit.stop.as_mut().filter(|stop| stop.generation == generation) else { return };
+        stop.timed_out = true;
+        let by = stop.by;
+        self.say(|| format!("{name}: systemd's own TimeoutStopSec= has passed: SIGKILL"));
+        let pids: Vec<u32> = self.units[name].processes.keys().copied().collect();
+        for pid in pids {
+            self.kill_process(name, pid, by == By::Agent);
+        }
+    }
+
+    pub(crate) fn process_ended(&mut self, name: &str, pid: u32, how: Exit) {
+        let now = self.now;
+        let Some(unit) = self.units.get_mut(name) else { return };
+        let Some(process) = unit.processes.get(&pid) else { return };
+        if process.frozen && how != Exit::Killed(9) {
+            return;
+        }
+        let process = unit.processes.remove(&pid).unwrap();
+        let oneshot = unit.oneshot();
+        if process.role == Role::Main {
+            unit.exit = Some(ExitSeen { how, at: Mono(now) });
+        }
+        self.say(|| format!("{name}: process {pid} ends: {how:?}"));
+        match process.role {
+            Role::Worker => self.worker_gone(name, &process),
+            Role::Main if oneshot => self.script_cut(name, &process, how),
+            _ => {}
+        }
+        let unit = self.units.get_mut(name).unwrap();
+        if unit.processes.is_empty() {
+            return self.run_over(name);
+        }
+        if process.role == Role::Main {
+            let rest: Vec<u32> = unit.processes.keys().copied().collect();
+            let mixed = unit.lent_mixed();
+            match &unit.stop {
+                Some(stop) if mixed => {
+                    let by_agent = stop.by == By::Agent;
+                    for pid in rest {
+                        self.kill_process(name, pid, by_agent);
+                    }
+                }
+                Some(_) => {}
+                None => {
+                    // final-sigterm: what the main process left behind.
+                    self.begin_stop(name, By::Systemd);
+                }
+            }
+        }
+        self.master_follows(name);
+    }
+
+    /// No process is left.
+    fn run_over(&mut self, name: &str) {
+        let unit = self.units.get_mut(name).unwrap();
+        let exit = unit.exit.map(|exit| exit.how);
+        let timed_out = unit.stop.as_ref().is_some_and(|stop| stop.timed_out);
+        let oneshot = unit.oneshot();
+        let clean = match exit {
+            None | Some(Exit::Exited(0)) => true,
+            Some(Exit::Killed(15)) => !oneshot || unit.lent_success(),
+            Some(Exit::Killed(9) | Exit::Exited(143 | 75)) => unit.lent_success(),
+            Some(_) => false,
+        };
+        if oneshot && clean && !timed_out && unit.step + 1 < unit.steps() && !unit.exec_reset() {
+            // The next command runs, also in the middle of a stop; then no TimeoutStopSec= fires any more (facts F1.5).
+            unit.step += 1;
+            if let Some(stop) = &mut unit.stop {
+                stop.generation = 0;
+            }
+            return self.run_script(name);
+        }
+        let stop = unit.stop.take();
+        let by_agent = stop.as_ref().is_some_and(|stop| stop.by == By::Agent);
+        (unit.active, unit.result) = match (timed_out, clean, exit) {
+            (true, _, _) => (Active::Failed, "timeout"),
+            (_, true, _) => (Active::Inactive, "success"),
+            (_, _, Some(Exit::Killed(_))) => (Active::Failed, "signal"),
+            _ => (Active::Failed, "exit-code"),
+        };
+        if unit.active == Active::Failed { unit.fired.1 += 1 } else { unit.fired.0 += 1 }
+        let (active, result) = (unit.active, unit.result);
+        unit.main_pid = 0;
+        let restarts_itself = unit.restarts_itself && stop.is_none() && active == Active::Failed;
+        self.say(|| format!("{name}: {active:?}, Result={result}"));
+        if oneshot && by_agent && active == Active::Failed {
+            self.oneshot_failed(name);
+        }
+        self.stopped(name, stop.map_or(By::Systemd, |stop| stop.by));
+        if restarts_itself {
+            self.after(100 * MS, Happening::ComesBack { unit: name.to_owned() });
+        }
+    }
+
+    /// The stop half of whatever job there is, is over.
+    fn stopped(&mut self, name: &str, by: By) {
+        let unit = self.units.get_mut(name).unwrap();
+        unit.stop = None;
+        let failed = unit.active == Active::Failed;
+        match unit.job {
+            Some(Job { id, kind: JobKind::Stop, .. }) => self.job_removed(name, id, JobEnd::Done),
+            Some(Job { id, starting: true, .. }) => self.job_removed(name, id, if failed { JobEnd::Failed } else { JobEnd::Done }),
+            Some(_) => return self.begin_start(name, by),
+            None => {}
+        }
+        self.timers_rearm(name, by == By::Agent);
+    }
+
+    fn begin_start(&mut self, name: &str, by: By) {
+        let now = self.now;
+        let invocation = format!("{:032x}", self.name());
+        let unit = self.units.get_mut(name).unwrap();
+        let (burst, interval) = unit.start_limit;
+        unit.starts.retain(|at| now - *at < interval);
+        if burst > 0 && unit.starts.len() >= usize::try_from(burst).unwrap() {
+            unit.active = Active::Failed;
+            unit.result = "start-limit-hit";
+            self.violates_if_agent(name, by);
+            if let Some(job) = self.units[name].job {
+                self.job_removed(name, job.id, JobEnd::Failed);
+            }
+            return;
+        }
+        if let Some(job) = &mut unit.job {
+            job.starting = true;
+        }
+        unit.starts.push(now);
+        unit.runs.push((now, by));
+        unit.invocation.clone_from(&invocation);
+        unit.active = Active::Activating;
+        unit.result = "success";
+        unit.exit = None;
+        unit.step = 0;
+        unit.main_start = now;
+        unit.last_stop_by_agent = None;
+        self.say(|| format!("{name}: starts, by {by:?}"));
+        match self.units[name].body.clone() {
+            Body::Script(_) => self.run_script(name),
+            Body::Daemon(daemon) => {
+                let (after, well) = match daemon.starts {
+                    Starts::Well(after) => (after, true),
+                    Starts::NeverReady => (90 * S, false),
+                    Starts::Fails(n) => {
+                        if let Body::Daemon(daemon) = &mut self.units.get_mut(name).unwrap().body {
+                            daemon.starts = if n > 1 { Starts::Fails(n - 1) } else { Starts::Well(20 * MS) };
+                        }
+                        (10 * MS, false)
+                    }
+                };
+                let pid = self.spawn(name, 1, Role::Main, "worker", daemon.on_term, daemon.unkillable_for);
+                self.units.get_mut(name).unwrap().main_pid = pid;
+                self.after(after, Happening::Started { unit: name.to_owned(), invocation, well });
+            }
+            Body::Fpm(fpm) => {
+                let pid = self.spawn(name, 1, Role::Main, "php-fpm8.2", OnTerm::Dies, 0);
+                self.units.get_mut(name).unwrap().main_pid = pid;
+                self.fpm_starts(name, pid);
+                let (after, well) = match fpm.start {
+                    FpmStart::Well(after) => (after, true),
+                    FpmStart::Fails => (40 * MS, false),
+                    FpmStart::NeverReady => (90 * S, false),
+                };
+                self.after(after, Happening::Started { unit: name.to_owned(), invocation, well });
+            }
+        }
+    }
+
+    fn violates_if_agent(&mut self, name: &str, by: By) {
+        if by == By::Agent {
+            self.violates(format!("{name}: the agent's restart has run into systemd's start limit"));
+        }
+    }
+
+    pub(crate) fn spawn(&mut self, name: &str, ppid: u32, role: Role, comm: &'static str, on_term: OnTerm, unkillable_for: Us) -> u32 {
+        let pid = self.pid();
+        let now = self.now;
+        let blur = self.rng.between(0, 34 * MS);
+        let unkillable_until = if unkillable_for > 0 { now + unkillable_for } else { 0 };
+        let process = Process {
+            pid,
+            ppid,
+            start: now,
+            blur,
+            comm,
+            role,
+            on_term,
+            unkillable_until,
+            frozen: false,
+            term_pending: false,
+            kill_pending: false,
+            signalled: None,
+        };
+        self.units.get_mut(name).unwrap().processes.insert(pid, process);
+        pid
+    }
+
+    fn run_script(&mut self, name: &str) {
+        let unit = self.units.get_mut(name).unwrap();
+        let Body::Script(script) = &mut unit.body else { return };
+        let lasts = script.next_runs.pop_front().unwrap_or(script.lasts);
+        let script = script.clone();
+        let pid = self.spawn(name, 1, Role::Main, "php", script.on_term, script.unkillable_for);
+        self.units.get_mut(name).unwrap().main_pid = pid;
+        if script.stubborn_child {
+            self.spawn(name, pid, Role::Child, "ffmpeg", OnTerm::Ignores, 0);
+        }
+        self.after(lasts, Happening::ProcessEnds { unit: name.to_owned(), pid, how: Exit::Exited(script.exits) });
+    }
+
+    /// A service is ready, or its start has failed.
+    pub(crate) fn started(&mut self, name: &str, invocation: &str, well: bool) {
+        let Some(unit) = self.units.get_mut(name) else { return };
+        if unit.invocation != *invocation || unit.active != Active::Activating {
+            return;
+        }
+        if well {
+            unit.active = Active::Active;
+            let job = unit.job;
+            self.say(|| format!("{name}: ready"));
+            self.fpm_ready(name);
+            if let Some(job) = job {
+                self.job_removed(name, job.id, JobEnd::Done);
+            }
+            return;
+        }
+        unit.active = Active::Failed;
+        unit.result = "exit-code";
+        unit.fired.1 += 1;
+        unit.exit = Some(ExitSeen { how: Exit::Exited(78), at: Mono(self.now) });
+        unit.processes.clear();
+        unit.main_pid = 0;
+        let job = unit.job;
+        let restarts_itself = unit.restarts_itself;
+        self.say(|| format!("{name}: its start has failed"));
+        if let Some(job) = job {
+            self.job_removed(name, job.id, JobEnd::Failed);
+        }
+        if restarts_itself {
+            self.after(100 * MS, Happening::ComesBack { unit: name.to_owned() });
+        }
+    }
+
+    /// What a person does with systemctl.
+    ///
+    /// # Errors
+    /// As systemd refuses it.
+    pub fn person(&mut self, verb: &str, name: &str, by: By) -> Result<u64, Fault> {
+        self.say(|| format!("== a person does systemctl {verb} {name}"));
+        match verb {
+            "start" => self.start_unit(name, by),
+            "stop" => self.stop_unit(name, by),
+            _ => self.restart_unit(name, by),
+        }
+    }
+
+    pub(crate) fn comes_back(&mut self, name: &str) {
+        if self.units.get(name).is_some_and(|unit| unit.active == Active::Failed && unit.job.is_none()) {
+            let _ = self.start_unit(name, By::Systemd);
+        }
+    }
+
+    pub(crate) fn reload(&mut self) {
+        self.say(|| "systemd reloads".to_owned());
+        for unit in self.units.values_mut() {
+            unit.in_force.clone_from(&unit.drop_in);
+        }
+        self.hint(Event::LookAgain);
+    }
+
+    pub(crate) fn reset_failed(&mut self, name: &str) {
+        if let Some(unit) = self.units.get_mut(name) {
+            unit.starts.clear();
+            if unit.active == Active::Failed {
+                unit.active = Active::Inactive;
+                unit.result = "success";
+            }
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! What a simulated unit is made of.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use restart_agent::core::seen::{Active, ExitSeen, Load};
+
+use super::fpm::Fpm;
+use super::{S, Us};
+
+/// What a process does with SIGTERM. SIGKILL ends all of them, [`Process::unkillable_until`] apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnTerm {
+    Dies,
+    /// A trap: it cleans up for so long and exits with that status.
+    Exits { status: i32, after: Us },
+    Ignores,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Main,
+    Child,
+    /// A php-fpm worker of the pool.
+    Worker,
+    /// The worker that answers pm.status_listen.
+    StatusWorker,
+}
+
+#[derive(Debug, Clone)]
+pub struct Process {
+    pub pid: u32,
+    pub ppid: u32,
+    pub start: Us,
+    /// How much too early /proc says that it started (facts F4.6).
+    pub blur: Us,
+    pub comm: &'static str,
+    pub role: Role,
+    pub on_term: OnTerm,
+    /// It sits in the kernel until then.
+    pub unkillable_until: Us,
+    pub frozen: bool,
+    pub term_pending: bool,
+    pub kill_pending: bool,
+    /// It was sent SIGTERM or SIGKILL by the agent's doing, then.
+    pub signalled: Option<Us>,
+}
+
+/// A timer-activated script.
+#[derive(Debug, Clone)]
+pub struct Script {
+    /// How long the next runs last; after these, `lasts`.
+    pub next_runs: VecDeque<Us>,
+    pub lasts: Us,
+    pub exits: i32,
+    pub on_term: OnTerm,
+    /// How many `ExecStart=`.
+    pub steps: u32,
+    pub unkillable_for: Us,
+    /// A child that ignores SIGTERM.
+    pub stubborn_child: bool,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Script {
+            next_runs: VecDeque::new(),
+            lasts: 3600 * S,
+            exits: 0,
+            on_term: OnTerm::Dies,
+            steps: 1,
+            unkillable_for: 0,
+            stubborn_child: false,
+        }
+    }
+}
+
+/// A long-running service.
+#[derive(Debug, Clone)]
+pub struct Daemon {
+    pub on_term: OnTerm,
+    pub starts: Starts,
+    pub unkillable_for: Us,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Starts {
+    /// Ready after so long.
+    Well(Us),
+    /// The next so many starts fail at once.
+    Fails(u32),
+    /// It stays `activating` until systemd's TimeoutStartSec= of 90 s.
+    NeverReady,
+}
+
+#[derive(Debug, Clone)]
+pub enum Body {
+    Script(Script),
+    Daemon(Daemon),
+    Fpm(Box<Fpm>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobKind {
+    Start,
+    Stop,
+    Restart,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Job {
+    pub id: u64,
+    pub kind: JobKind,
+    /// For a restart: the stop is over.
+    pub starting: bool,
+}
+
+/// Who does something to the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    Agent,
+    Person,
+    Timer,
+    Systemd,
+}
+
+#[derive(Debug, Clone)]
+pub struct Stop {
+    pub since: Us,
+    pub by: By,
+    pub generation: u64,
+    /// systemd's own deadline has passed.
+    pub timed_out: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Unit {
+    pub name: String,
+    pub body: Body,
+    pub load: Load,
+    pub active: Active,
+    pub result: &'static str,
+    pub job: Option<Job>,
+    pub invocation: String,
+    pub main_pid: u32,
+    pub main_start: Us,
+    pub exit: Option<ExitSeen>,
+    pub processes: BTreeMap<u32, Process>,
+    /// Which `ExecStart=` runs.
+    pub step: u32,
+    pub refuse_start: bool,
+    pub refuse_stop: bool,
+    pub transient: bool,
+    pub on_success: bool,
+    pub on_failure: bool,
+    /// How often OnSuccess= and OnFailure= units were started.
+    pub fired: (u32, u32),
+    /// zz-restart-agent.conf on the disk, and as of the last Reload.
+    pub drop_in: Option<String>,
+    pub in_force: Option<String>,
+    /// `TimeoutStopSec=` of the unit itself.
+    pub timeout_stop: Us,
+    pub start_limit: (u32, Us),
+    pub starts: Vec<Us>,
+    pub stop: Option<Stop>,
+    /// The stop of the last invocation was ours, and when it was begun.
+    pub last_stop_by_agent: Option<Us>,
+    /// How often each way of starting it has happened: by timer, by the agent.
+    pub runs: Vec<(Us, By)>,
+    /// Restart=on-failure.
+    pub restarts_itself: bool,
+}
+
+impl Unit {
+    #[must_use]
+    pub fn new(name: &str, body: Body) -> Unit {
+        Unit {
+            name: name.to_owned(),
+            body,
+            load: Load::Loaded,
+            active: Active::Inactive,
+            result: "success",
+            job: None,
+            invocation: String::new(),
+            main_pid: 0,
+            main_start: 0,
+            exit: None,
+            processes: BTreeMap::new(),
+            step: 0,
+            refuse_start: false,
+            refuse_stop: false,
+            transient: false,
+            on_success: false,
+            on_failure: false,
+            fired: (0, 0),
+            drop_in: None,
+            in_force: None,
+            timeout_stop: 90 * S,
+            start_limit: (5, 10 * S),
+            starts: Vec::new(),
+            stop: None,
+            last_stop_by_agent: None,
+            runs: Vec::new(),
+            restarts_itself: false,
+        }
+    }
+
+    #[must_use]
+    pub fn script(name: &str, script: Script) -> Unit {
+        Unit::new(name, Body::Script(script))
+    }
+
+    #[must_use]
+    pub fn daemon(name: &str) -> Unit {
+        Unit::new(name, Body::Daemon(Daemon { on_term: OnTerm::Dies, starts: Starts::Well(20_000), unkillable_for: 0 }))
+    }
+
+    #[must_use]
+    pub fn fpm(name: &str, fpm: Fpm) -> Unit {
+        Unit::new(name, Body::Fpm(Box::new(fpm)))
+    }
+
+    #[must_use]
+    pub fn oneshot(&self) -> bool {
+        matches!(self.body, Body::Script(_))
+    }
+
+    #[must_use]
+    pub fn as_fpm(&self) -> Option<&Fpm> {
+        if let Body::Fpm(fpm) = &self.body { Some(fpm) } else { None }
+    }
+
+    #[must_use]
+    pub fn as_fpm_mut(&mut self) -> Option<&mut Fpm> {
+        if let Body::Fpm(fpm) = &mut self.body { Some(fpm) } else { None }
+    }
+
+    pub fn as_script_mut(&mut self) -> Option<&mut Script> {
+        if let Body::Script(script) = &mut self.body { Some(script) } else { None }
+    }
+
+    #[must_use]
+    pub fn cgroup(&self) -> String {
+        format!("/system.slice/{}", self.name)
+    }
+
+    fn lent(&self, what: &str) -> bool {
+        self.in_force.as_ref().is_some_and(|text| text.contains(what))
+    }
+
+    #[must_use]
+    pub fn lent_success(&self) -> bool {
+        self.lent("SuccessExitStatus=SIGTERM SIGKILL 143 137 75")
+    }
+
+    #[must_use]
+    pub fn lent_mixed(&self) -> bool {
+        self.lent("KillMode=mixed")
+    }
+
+    /// `ExecStart=` with `ExecStart=/bin/true`: nothing follows the command that runs (facts M3).
+    #[must_use]
+    pub fn exec_reset(&self) -> bool {
+        self.lent("ExecStart=\nExecStart=/bin/true")
+    }
+
+    /// TimeoutStopSec= in force.
+    #[must_use]
+    pub fn stop_timeout(&self) -> Us {
+        let lent = self.in_force.as_ref().and_then(|text| {
+            let rest = &text[text.find("TimeoutStopSec=")? + "TimeoutStopSec=".len()..];
+            let ms: u64 = rest[..rest.find("ms")?].parse().ok()?;
+            Some(ms * 1000)
+        });
+        lent.unwrap_or(self.timeout_stop)
+    }
+
+    #[must_use]
+    pub fn steps(&self) -> u32 {
+        if let Body::Script(script) = &self.body { script.steps } else { 1 }
+    }
+}

@@ -1,0 +1,6 @@
+//! Scenarios on simulated hosts, and random ones with every fault there is.
+
+mod fpm;
+mod given;
+mod random;
+mod scheduled;
