@@ -271,7 +271,7 @@ fn removal(release: Release) -> Result<()> {
 
 fn removal_that_cannot(release: Release) -> Result<()> {
     let host = Host::boot(release, "removal-that-cannot")?;
-    let web = Web::install(&host, &web::Options::default())?;
+    let _web = Web::install(&host, &web::Options::default())?;
     let agent = Agent::install_package(&host, &under_test()?)?;
     agent.deploy("v0")?;
     agent.configure(&config(&format!("{POOL}{}", fpm(release, "60s"))))?;
