@@ -6,20 +6,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::effect::{Effect, EffectId, JobEnd, Looked, Outcome};
+use super::cut::{settle_cut, settle_script};
+use super::effect::{Effect, EffectId, Fault, JobEnd, Looked, Outcome};
 use super::entry::Entry;
-use super::fpm::settle_cut;
 use super::ladder::{Ladder, Rung};
 use super::loans::{Loan, Loans, script_drop_in};
 use super::look::Looker;
 use super::memory::{Cutting, Want};
 use super::policy::{After, Overdue, ScheduledRules};
-use super::seen::{Active, Exit, Load, TimerSeen, UnitSeen};
+use super::seen::{Active, Load, TimerSeen, UnitSeen};
 use super::stale::{LOOK_FROM, Stale, stale};
 use super::status::{Casualty, CasualtyKind, TargetState, UnitEnd, UnitView};
 use super::step::{Deadline, Turn, earliest};
 use super::target::{Progress, matches_any};
-use super::time::{Mono, Now, Span, Wall};
+use super::time::{Mono, Now, Span};
 
 /// While scripts drain, their end is announced by JobRemoved; this catches what was missed.
 const DRAIN_LOOK: Duration = Duration::from_secs(5);
@@ -31,6 +31,8 @@ const BATCH: Duration = Duration::from_millis(15);
 const LEFT_LOOK: Duration = Duration::from_secs(30);
 /// For the stop of a timer: it has no processes.
 const TIMER_STOP: Duration = Duration::from_secs(10);
+/// A stop whose fate is not known, since systemd does not answer, is sent so often.
+const STOP_TRIES: u32 = 3;
 
 #[derive(Debug)]
 pub struct Scheduled {
@@ -39,7 +41,10 @@ pub struct Scheduled {
     look: Looker,
     /// The want that is being worked on.
     working: Option<Want>,
+    /// The start of the rollout: drains are counted from there.
     began: Mono,
+    /// What was seen before this was seen for something else.
+    renewed: Mono,
     progress: Progress,
 }
 
@@ -54,11 +59,14 @@ struct Script {
     ladder: Option<Ladder>,
     pending: BTreeMap<EffectId, Ask>,
     /// It was started again: when what it is fresh for landed. A newer deploy may have come since.
-    started_for: Option<Wall>,
-    /// What is known of it as a casualty since it was stopped, and the invocation that it was: gone by the time that it is one.
-    cut: Option<(Casualty, String)>,
-    /// When the oldest of its stale processes had begun, as it was stopped.
-    oldest: Option<Mono>,
+    started_for: Option<Mono>,
+    /// The run that is being stopped.
+    invocation: String,
+    /// When the look had begun that it was last seen in.
+    seen_at: Mono,
+    /// When its stop was answered, or taken up.
+    answered: Option<Mono>,
+    tries: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,6 +105,7 @@ impl Scheduled {
             look: Looker::default(),
             working: None,
             began: Mono::BOOT,
+            renewed: Mono::BOOT,
             progress: Progress::Idle,
         }
     }
@@ -108,7 +117,7 @@ impl Scheduled {
     /// Whether the first look for the present want is still to come.
     #[must_use]
     pub fn gathering(&self) -> bool {
-        matches!(self.progress, Progress::Working) && !self.look.seen_since(self.began)
+        matches!(self.progress, Progress::Working) && !self.look.seen_since(self.renewed)
     }
 
     #[must_use]
@@ -121,13 +130,13 @@ impl Scheduled {
     pub fn owns(&self, timer: &str, unit: &str) -> bool {
         let busy = self.scripts.iter().filter(|(_, script)| !script.at_rest());
         let mut busy = busy.map(|(name, script)| name == unit || script.seen.timers.iter().any(|seen| seen.unit == timer));
-        // Before the first look nobody knows: after a crash a script may still be ending.
-        self.gathering() || busy.any(|owned| owned)
+        busy.any(|owned| owned)
     }
 
     /// Begins, or begins again, to make this target fresh.
-    pub fn renew(&mut self, turn: &mut Turn<'_>, want: Want) {
-        self.began = turn.now.mono;
+    pub fn renew(&mut self, turn: &mut Turn<'_>, want: Want, began: Mono) {
+        self.began = began;
+        self.renewed = turn.now.mono;
         self.scripts.retain(|_, script| !matches!(script.step, ScriptStep::Done(..) | ScriptStep::Left(_)));
         if want.forced {
             for script in self.scripts.values_mut() {
@@ -138,6 +147,29 @@ impl Scheduled {
         self.progress = Progress::Working;
         self.look.reset();
         self.look.want(turn.now.mono);
+    }
+
+    /// A stop that an earlier agent sent goes on where it was: its grace is counted from there.
+    pub fn take_up(&mut self, now: Mono, unit: &str, cutting: &Cutting, want: Want, rules: &ScheduledRules) {
+        let seen =
+            UnitSeen { unit: unit.to_owned(), invocation: cutting.invocation.clone(), active: Active::Deactivating, ..UnitSeen::default() };
+        let mut script = Script::new(seen, Stale::default(), now, now);
+        script.seen_at = Mono::BOOT;
+        script.answered = Some(now);
+        script.step = ScriptStep::Stopping;
+        script.invocation.clone_from(&cutting.invocation);
+        script.ladder = Some(Ladder::new(cutting.asked, rules.term_timeout));
+        self.scripts.insert(unit.to_owned(), script);
+        self.working.get_or_insert(want);
+        self.progress = Progress::Working;
+        self.look.want(now);
+    }
+
+    /// The target is no longer in the configuration.
+    pub fn release(&self, loans: &mut Loans) {
+        for unit in self.scripts.keys() {
+            loans.release(unit);
+        }
     }
 
     /// Gives up what has not been touched; what has been goes on to its end.
@@ -173,7 +205,7 @@ impl Scheduled {
         for (unit, script) in &mut self.scripts {
             if let Some(ask) = script.pending.remove(&id) {
                 let stopped = ask == Ask::StopScript;
-                script.came_of(turn, &name, unit, ask, outcome);
+                script.came_of(turn, &name, unit, ask, outcome, loans);
                 if stopped {
                     self.look.want(turn.now.mono.after(BATCH));
                 }
@@ -197,11 +229,13 @@ impl Scheduled {
                 present.insert(seen.unit.clone());
             }
             match self.scripts.get_mut(&seen.unit) {
-                Some(script) => script.look(turn, &self.name, loans, seen, stale, &want),
-                None if !stale.is_empty() => {
-                    // One that an earlier run of the agent was stopping has had its drain.
-                    let begun = turn.memory.cutting.contains_key(&seen.unit);
-                    let drain_until = if want.forced || begun { turn.now.mono } else { self.began.after(rules.drain_timeout) };
+                Some(script) => {
+                    script.seen_at = self.look.began().unwrap_or(script.seen_at);
+                    script.look(turn, &self.name, loans, seen, stale, &want);
+                }
+                // A change of the rules alone stops nothing.
+                None if !stale.is_empty() && self.progress == Progress::Working => {
+                    let drain_until = if want.forced { turn.now.mono } else { self.began.after(rules.drain_timeout) };
                     self.scripts.insert(seen.unit.clone(), Script::new(seen.clone(), stale, turn.now.mono, drain_until));
                 }
                 None => {}
@@ -210,24 +244,10 @@ impl Scheduled {
         if self.look.exact() {
             return;
         }
-        self.settle_cuts(turn, units);
         for (unit, script) in &mut self.scripts {
             if !present.contains(unit) && matches!(script.step, ScriptStep::Draining | ScriptStep::Left(_)) {
                 script.ended_by_itself(turn, &self.name, unit);
             }
-        }
-    }
-
-    /// What an earlier run of the agent was stopping, and what has ended since, was cut by it.
-    fn settle_cuts(&self, turn: &mut Turn<'_>, units: &[UnitSeen]) {
-        let ours = |cutting: &Cutting| cutting.casualties.iter().any(|casualty| casualty.target == self.name);
-        let left = turn.memory.cutting.iter().filter(|(unit, cutting)| ours(cutting) && !self.scripts.contains_key(*unit));
-        let goes_on = |unit: &String, cutting: &Cutting| {
-            units.iter().any(|seen| seen.unit == *unit && seen.active.runs() && seen.invocation == cutting.invocation)
-        };
-        let over: Vec<String> = left.filter(|(unit, cutting)| !goes_on(unit, cutting)).map(|(unit, _)| unit.clone()).collect();
-        for unit in over {
-            settle_cut(turn, &unit, true, false);
         }
     }
 
@@ -254,8 +274,8 @@ impl Scheduled {
             return;
         }
         // The last look is one that nothing can have slipped through: after the blur of the landing, and after the last rerun.
-        let from =
-            self.scripts.values().map(|script| script.since).max().unwrap_or(self.began).max(landed.after(LOOK_FROM)).max(self.began);
+        let since = self.scripts.values().map(|script| script.since).max().unwrap_or(self.renewed);
+        let from = since.max(self.renewed).max(landed.after(LOOK_FROM));
         if self.look.seen_since(from) {
             self.progress = match failed.first() {
                 None => Progress::Reached,
@@ -329,8 +349,10 @@ impl Script {
             ladder: None,
             pending: BTreeMap::new(),
             started_for: None,
-            cut: None,
-            oldest: None,
+            invocation: String::new(),
+            seen_at: now,
+            answered: None,
+            tries: 0,
         }
     }
 
@@ -341,9 +363,7 @@ impl Script {
     /// Whether it is to be looked at by name: it is being stopped and its stop has been answered or is overdue, or it just was.
     fn watched(&self) -> bool {
         match self.step {
-            ScriptStep::Stopping => {
-                !self.pending.values().any(|ask| *ask == Ask::StopScript) || self.ladder.as_ref().is_some_and(Ladder::was_killed)
-            }
+            ScriptStep::Stopping => self.answered.is_some() || self.ladder.as_ref().is_some_and(Ladder::was_killed),
             ScriptStep::StoppingTimers | ScriptStep::Ready | ScriptStep::Deciding => true,
             _ => false,
         }
@@ -354,13 +374,9 @@ impl Script {
         self.since = now;
     }
 
-    /// For how long it has run with old code.
-    fn ran(&self, now: Mono) -> Span {
-        Span(now.since(self.stale.oldest.or(self.oldest).unwrap_or(now)))
-    }
-
     fn ended_by_itself(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str) {
-        let why = format!("it ended by itself after {}", self.ran(turn.now.mono));
+        let ran = Span(turn.now.mono.since(self.stale.oldest.unwrap_or(turn.now.mono)));
+        let why = format!("it ended by itself after {ran}");
         turn.unit_ended(target, unit, UnitEnd::Finished, why.clone());
         self.stale = Stale::default();
         self.enter(turn.now.mono, ScriptStep::Done(UnitEnd::Finished, why));
@@ -369,18 +385,35 @@ impl Script {
     fn look(&mut self, turn: &mut Turn<'_>, target: &str, loans: &mut Loans, seen: &UnitSeen, stale: Stale, want: &Want) {
         match self.step {
             ScriptStep::Draining | ScriptStep::Left(_) if stale.is_empty() => self.ended_by_itself(turn, target, &seen.unit),
-            ScriptStep::StoppingTimers | ScriptStep::Ready if stale.is_empty() => {
+            ScriptStep::StoppingTimers | ScriptStep::Ready if stale.is_empty() && !turn.memory.cutting.contains_key(&seen.unit) => {
                 // It ended while its timers were being stopped: they are owed their start all the same.
                 self.stale = stale;
                 loans.release(&seen.unit);
-                self.enter(turn.now.mono, ScriptStep::StartingTimers);
+                self.enter(turn.now.mono, ScriptStep::Stopped);
+            }
+            ScriptStep::Ready if stale.is_empty() => {
+                // The stop of which nobody knew what became has taken place.
+                self.stale = stale;
+                self.seen = seen.clone();
+                self.enter(turn.now.mono, ScriptStep::Stopping);
+            }
+            ScriptStep::Stopping if self.not_stopped(seen) => {
+                // The stop was lost, with the bus or with an earlier agent: begin again.
+                settle_cut(turn, &seen.unit, false, false);
+                if turn.memory.reruns.contains_key(&seen.unit) {
+                    turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it was not stopped".to_owned() });
+                }
+                self.tries += 1;
+                if self.tries >= STOP_TRIES {
+                    return self.give_up(turn, target, &seen.unit, "systemd takes its stop and does not do it");
+                }
+                self.stale = stale;
+                self.seen = seen.clone();
+                self.ladder = None;
+                self.drain_until = turn.now.mono;
+                self.enter(turn.now.mono, ScriptStep::Draining);
             }
             ScriptStep::Stopping => {
-                let another = self.cut.as_ref().is_some_and(|(_, cut)| !seen.invocation.is_empty() && seen.invocation != *cut);
-                if another && seen.active.runs() && stale.is_empty() {
-                    // It has ended, and somebody has started it anew.
-                    return self.gone(turn, &seen.unit);
-                }
                 self.stale = stale;
                 let cgroup = std::mem::take(&mut self.seen.cgroup);
                 self.seen = seen.clone();
@@ -389,12 +422,12 @@ impl Script {
                 }
             }
             ScriptStep::Done(UnitEnd::Renewed, _) if self.started_for.is_some() => {
-                let Some(landed_at) = self.started_for.take() else { return };
+                let Some(landed) = self.started_for.take() else { return };
                 if !seen.invocation.is_empty() && seen.invocation != self.seen.invocation {
                     let (target, unit, invocation) = (target.to_owned(), seen.unit.clone(), seen.invocation.clone());
-                    turn.record(Entry::Fresh { target, unit, invocation, landed_at });
+                    turn.record(Entry::Fresh { target, unit, invocation, landed });
                 }
-                if landed_at < want.landed_at && !stale.is_empty() {
+                if landed < want.landed && !stale.is_empty() {
                     *self = Script::new(seen.clone(), stale, turn.now.mono, turn.now.mono);
                 }
             }
@@ -412,6 +445,11 @@ impl Script {
                 self.stale = stale;
             }
         }
+    }
+
+    fn not_stopped(&self, seen: &UnitSeen) -> bool {
+        let looked = self.answered.is_some_and(|answered| self.seen_at >= answered);
+        looked && seen.invocation == self.invocation && matches!(seen.active, Active::Active | Active::Activating)
     }
 
     fn advance(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, target: &str, unit: &str, look: &Looker) {
@@ -433,9 +471,9 @@ impl Script {
                 }
             }
             ScriptStep::Stopping => {
-                self.escalate(turn, target, unit);
+                self.escalate(turn, rules, target, unit);
                 if self.step == ScriptStep::Stopped {
-                    // At once: the last one to end takes all back with one Reload.
+                    // At once, so that the last one to end takes all back with one Reload.
                     loans.release(unit);
                 }
             }
@@ -478,37 +516,45 @@ impl Script {
         if rules.after != After::UntilNext && !self.seen.refuse_manual_start && !self.seen.transient {
             turn.record(Entry::RerunOwed { unit: unit.to_owned(), target: target.to_owned() });
         }
-        let casualty = Casualty {
+        self.invocation.clone_from(&self.seen.invocation);
+        let (invocation, asked) = (self.invocation.clone(), turn.now.mono);
+        turn.record(Entry::Cutting { unit: unit.to_owned(), invocation, asked, casualties: vec![self.casualty(turn, target, unit)] });
+        let id = turn.ask(Effect::Stop { unit: unit.to_owned(), within: rules.term_timeout + Duration::from_secs(30) });
+        self.pending.insert(id, Ask::StopScript);
+        self.answered = None;
+        self.ladder = Some(Ladder::new(turn.now.mono, rules.term_timeout));
+        self.enter(turn.now.mono, ScriptStep::Stopping);
+    }
+
+    /// What is lost if the stop cuts it; how it ended is added when that is known.
+    fn casualty(&self, turn: &Turn<'_>, target: &str, unit: &str) -> Casualty {
+        let started = self.stale.oldest.unwrap_or(self.seen.main_start);
+        Casualty {
             target: target.to_owned(),
             unit: unit.to_owned(),
             what: CasualtyKind::Script,
             pid: self.seen.main_pid,
             name: unit.to_owned(),
-            ran: self.ran(turn.now.mono).to_string(),
+            ran: Span(turn.now.mono.since(started)).to_string(),
             ended_by: "SIGTERM".to_owned(),
             certain: false,
             at: turn.now.wall,
             request: None,
-        };
-        let invocation = self.seen.invocation.clone();
-        turn.record(Entry::Cutting { unit: unit.to_owned(), invocation: invocation.clone(), casualties: vec![casualty.clone()] });
-        self.cut = Some((casualty, invocation));
-        self.oldest = self.stale.oldest;
-        let id = turn.ask(Effect::Stop { unit: unit.to_owned(), within: rules.term_timeout + Duration::from_secs(30) });
-        self.pending.insert(id, Ask::StopScript);
-        self.ladder = Some(Ladder::new(turn.now.mono, rules.term_timeout));
-        self.enter(turn.now.mono, ScriptStep::Stopping);
+        }
     }
 
-    fn escalate(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str) {
+    fn escalate(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, target: &str, unit: &str) {
         let Some(ladder) = &mut self.ladder else { return };
-        let looked = !self.pending.values().any(|ask| *ask == Ask::StopScript);
-        if looked && !self.seen.active.runs() && self.seen.processes.is_empty() && self.stale.is_empty() {
+        let ended = !self.seen.active.runs() && self.seen.processes.is_empty();
+        // Another run is not to be stopped for this one.
+        let runs_anew = self.seen.invocation != self.invocation && self.stale.is_empty();
+        if self.answered.is_some() && self.seen_at >= self.since && (ended || runs_anew) {
             return self.gone(turn, unit);
         }
+        // Only on the word of a look that began after the grace.
+        let looked = self.seen_at >= ladder.sent().after(rules.term_timeout);
         match ladder.rung(turn.now.mono) {
-            Rung::Grace { .. } | Rung::Dying { .. } => {}
-            Rung::Kill => {
+            Rung::Kill if looked && !ended && !runs_anew => {
                 ladder.killed(turn.now.mono);
                 let id = turn.ask(Effect::Kill { unit: unit.to_owned(), cgroup: self.seen.cgroup.clone() });
                 self.pending.insert(id, Ask::Kill);
@@ -516,27 +562,23 @@ impl Script {
             Rung::Unkillable => {
                 let pids: Vec<String> = self.seen.processes.iter().map(|process| process.pid.to_string()).collect();
                 let why = format!("process {} does not end, not even by SIGKILL: it is stuck in the kernel", pids.join(", "));
+                settle_cut(turn, unit, true, true);
                 self.give_up(turn, target, unit, &why);
             }
+            Rung::Kill | Rung::Grace { .. } | Rung::Dying { .. } => {}
         }
     }
 
     /// It has ended. Whether our signal ended it, its exit tells.
     fn gone(&mut self, turn: &mut Turn<'_>, unit: &str) {
-        let Some(ladder) = self.ladder.clone() else { return };
-        let before = self.seen.exit.is_some_and(|exit| exit.at != Mono::BOOT && exit.at < ladder.sent());
-        if before {
-            turn.record(Entry::RerunSettled { unit: unit.to_owned(), why: "it had ended by itself".to_owned() });
+        let killed = self.ladder.as_ref().is_some_and(Ladder::was_killed);
+        if !settle_script(turn, &self.seen, killed) {
+            // It was done before it was asked.
             self.ladder = None;
-        } else if let Some((mut casualty, _)) = self.cut.take() {
-            let killed = ladder.was_killed() || self.seen.exit.is_some_and(|exit| exit.how == Exit::Killed(9));
-            casualty.ended_by = if killed { "SIGKILL" } else { "SIGTERM" }.to_owned();
-            casualty.ran = self.ran(turn.now.mono).to_string();
-            casualty.certain = self.seen.exit.is_some();
-            casualty.at = turn.now.wall;
-            turn.record(Entry::Casualty(casualty));
+            if turn.memory.reruns.contains_key(unit) {
+                turn.record(Entry::RerunSettled { unit: unit.to_owned(), why: "it had ended by itself".to_owned() });
+            }
         }
-        turn.record(Entry::CutSettled { unit: unit.to_owned(), happened: !before });
         if self.seen.active == Active::Failed {
             let id = turn.ask(Effect::ResetFailed { unit: unit.to_owned() });
             self.pending.insert(id, Ask::Reset);
@@ -596,7 +638,7 @@ impl Script {
 
     fn start(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str) {
         let want = turn.memory.targets.get(target).and_then(|memory| memory.want.as_ref());
-        self.started_for = Some(want.map_or(turn.now.wall, |want| want.landed_at));
+        self.started_for = Some(want.map_or(turn.now.mono, |want| want.landed));
         let id = turn.ask(Effect::Start { unit: unit.to_owned(), caught_up: false });
         self.pending.insert(id, Ask::StartScript);
         self.enter(turn.now.mono, ScriptStep::Starting);
@@ -611,8 +653,14 @@ impl Script {
         self.done(turn, target, unit, UnitEnd::Failed, why.to_owned());
     }
 
-    fn came_of(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str, ask: Ask, outcome: &Outcome) {
+    fn came_of(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str, ask: Ask, outcome: &Outcome, loans: &mut Loans) {
         match (ask, outcome) {
+            (Ask::StopScript, Outcome::Job(_)) => self.answered = Some(turn.now.mono),
+            (Ask::Kill, Outcome::Fault(_)) => {
+                if let Some(ladder) = &mut self.ladder {
+                    ladder.kill_failed(turn.now.mono);
+                }
+            }
             (Ask::StartTimer(timer), Outcome::Queued) => turn.record(Entry::TimerSettled { timer, why: "started again".to_owned() }),
             (Ask::StartTimer(timer), other) => {
                 self.give_up(turn, target, unit, &format!("its timer {timer} could not be started again: {}", said(other)))
@@ -626,7 +674,16 @@ impl Script {
                 turn.record(Entry::RerunSettled { unit: unit.to_owned(), why: why.clone() });
                 self.give_up(turn, target, unit, &why);
             }
-            (Ask::StopScript, Outcome::Fault(fault)) => self.give_up(turn, target, unit, &format!("it could not be stopped: {fault}")),
+            (Ask::StopScript, Outcome::Fault(fault)) => {
+                self.tries += 1;
+                if matches!(fault, Fault::Unreachable(_) | Fault::Other(_)) && self.tries < STOP_TRIES {
+                    // Whether it was taken is not known; a second one does no harm.
+                    return self.enter(turn.now.mono, ScriptStep::Ready);
+                }
+                settle_cut(turn, unit, false, false);
+                loans.release(unit);
+                self.give_up(turn, target, unit, &format!("it could not be stopped: {fault}"));
+            }
             (Ask::StopTimer, Outcome::Fault(fault)) => {
                 self.give_up(turn, target, unit, &format!("its timer could not be stopped: {fault}"))
             }

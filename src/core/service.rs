@@ -14,7 +14,7 @@ use super::stale::{LOOK_FROM, Stale, stale};
 use super::status::{TargetState, UnitEnd, UnitView};
 use super::step::{Deadline, Turn, earliest};
 use super::target::{Progress, matches_any};
-use super::time::{Mono, Now, Wall};
+use super::time::{Mono, Now};
 
 /// RestartUnit jobs under way at once: four in flight have all the gain of pipelining (docs/performance), more only delay the first unit.
 const WINDOW: usize = 16;
@@ -34,7 +34,10 @@ pub struct Services {
     units: BTreeMap<String, Service>,
     look: Looker,
     working: Option<Want>,
+    /// The start of the rollout: drains are counted from there.
     began: Mono,
+    /// What was seen before this was seen for something else.
+    renewed: Mono,
     progress: Progress,
 }
 
@@ -50,7 +53,9 @@ struct Service {
     /// The invocation that was stale.
     before: String,
     /// When what it was last restarted for landed. A newer deploy may have come since.
-    restarted_for: Wall,
+    restarted_for: Option<Mono>,
+    /// When the look had begun that it was last seen in.
+    seen_at: Mono,
     tries: u32,
 }
 
@@ -78,6 +83,7 @@ impl Services {
             look: Looker::default(),
             working: None,
             began: Mono::BOOT,
+            renewed: Mono::BOOT,
             progress: Progress::Idle,
         }
     }
@@ -88,11 +94,12 @@ impl Services {
 
     #[must_use]
     pub fn gathering(&self) -> bool {
-        matches!(self.progress, Progress::Working) && !self.look.seen_since(self.began)
+        matches!(self.progress, Progress::Working) && !self.look.seen_since(self.renewed)
     }
 
-    pub fn renew(&mut self, turn: &mut Turn<'_>, want: Want) {
-        self.began = turn.now.mono;
+    pub fn renew(&mut self, turn: &mut Turn<'_>, want: Want, began: Mono) {
+        self.began = began;
+        self.renewed = turn.now.mono;
         self.units.retain(|_, unit| !unit.at_rest());
         // What did not come up the last time is not found among what runs, and is ours to bring up.
         let views = turn.memory.rollout.iter().map(|rollout| &rollout.view).chain(&turn.memory.last_rollout);
@@ -138,6 +145,9 @@ impl Services {
         let now = turn.now.mono;
         for (name, unit) in &mut self.units {
             if unit.killing.take_if(|killing| *killing == id).is_some() {
+                if let (Outcome::Fault(_), Some(ladder)) = (outcome, &mut unit.ladder) {
+                    ladder.kill_failed(now);
+                }
                 self.look.want(now.after(BATCH));
                 return true;
             }
@@ -189,14 +199,15 @@ impl Services {
         let mut under_way = self.units.values().filter(|unit| matches!(unit.step, Step::Restarting)).count();
         let mut failed = None;
         for (name, unit) in &mut self.units {
-            unit.advance(turn, rules, &self.name, name, &mut under_way, (&want, &self.look));
+            unit.advance(turn, rules, &self.name, name, &mut under_way, &want);
             if let Step::Done(UnitEnd::Failed, why) = &unit.step {
                 failed.get_or_insert(format!("{name}: {why}"));
             }
         }
         let busy = self.units.values().any(|unit| !unit.at_rest());
         if matches!(self.progress, Progress::Working) && !busy {
-            let from = self.units.values().map(|unit| unit.since).max().unwrap_or(self.began).max(want.landed.after(LOOK_FROM));
+            let since = self.units.values().map(|unit| unit.since).max().unwrap_or(self.renewed);
+            let from = since.max(self.renewed).max(want.landed.after(LOOK_FROM));
             if self.look.seen_since(from) {
                 self.progress = match failed {
                     None => Progress::Reached,
@@ -217,12 +228,8 @@ impl Services {
         } else if self.units.values().any(|unit| !unit.at_rest()) {
             self.look.want(now.after(DRAIN_LOOK));
         }
-        let to_kill = |unit: &Service| {
-            let due = unit.ladder.as_ref().map(Ladder::due).filter(|_| unit.step == Step::Restarting);
-            due.is_some_and(|due| now >= due && !self.look.seen_since(due))
-        };
-        let drained = |unit: &Service| matches!(unit.step, Step::Draining { until } if now >= until && !self.look.seen_since(until));
-        if self.units.values().any(|unit| to_kill(unit) || drained(unit)) {
+        let unseen = |unit: &Service| matches!(unit.step, Step::Draining { until } if now >= until && unit.seen_at < until);
+        if self.units.values().any(unseen) {
             self.look.want(now);
         }
         let overdue = |unit: &Service| matches!(unit.step, Step::Restarting) && now >= unit.since.after(RESTART_LOOK);
@@ -231,7 +238,10 @@ impl Services {
         if !cgroups.is_empty() {
             let units: Vec<String> = cgroups.keys().cloned().collect();
             self.look.ask(turn, &units, Looked::Bare, BTreeMap::new());
-        } else if !restarting {
+        } else if restarting {
+            // Nothing is late yet.
+            self.look.put_off(now);
+        } else {
             self.look.ask(turn, &rules.units, Looked::Running, BTreeMap::new());
         }
     }
@@ -258,7 +268,7 @@ impl Service {
     fn new(seen: UnitSeen, stale: Stale, now: Mono, until: Mono) -> Service {
         let before = seen.invocation.clone();
         let step = Step::Draining { until };
-        Service { seen, stale, step, since: now, ladder: None, pending: None, killing: None, before, restarted_for: Wall(0), tries: 0 }
+        Service { seen, stale, step, since: now, ladder: None, pending: None, killing: None, before, restarted_for: None, seen_at: now, tries: 0 }
     }
 
     /// One that may be down since it was restarted: to be looked at, and started again if it is.
@@ -289,6 +299,7 @@ impl Service {
     }
 
     fn look(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale, want: &Want, look: &Looker) {
+        self.seen_at = look.began().unwrap_or(self.seen_at);
         match self.step {
             Step::Draining { .. } | Step::Left(_) if stale.is_empty() => {
                 self.done(turn, target, &seen.unit, UnitEnd::Renewed, "somebody else has restarted it");
@@ -318,21 +329,18 @@ impl Service {
         // One that waits for systemd to start it once more has no job.
         let up = matches!(seen.active, Active::Active | Active::Reloading) || (seen.active == Active::Activating && seen.job);
         if renewed && up {
-            let fresh = Entry::Fresh {
-                target: target.to_owned(),
-                unit: seen.unit.clone(),
-                invocation: seen.invocation.clone(),
-                landed_at: self.restarted_for,
-            };
-            turn.record(fresh);
-            if self.restarted_for < want.landed_at && !stale.is_empty() {
+            if let Some(landed) = self.restarted_for {
+                let (target, unit, invocation) = (target.to_owned(), seen.unit.clone(), seen.invocation.clone());
+                turn.record(Entry::Fresh { target, unit, invocation, landed });
+            }
+            if self.restarted_for.is_none_or(|landed| landed < want.landed) && !stale.is_empty() {
                 *self = Service::new(seen.clone(), stale, turn.now.mono, turn.now.mono);
                 return;
             }
             self.seen = seen.clone();
             return self.done(turn, target, &seen.unit, UnitEnd::Renewed, "restarted");
         }
-        if self.restarted_for == Wall(0) && seen.active == Active::Inactive {
+        if self.restarted_for.is_none() && seen.active == Active::Inactive {
             return self.done(turn, target, &seen.unit, UnitEnd::Finished, "somebody has stopped it");
         }
         self.stale = stale;
@@ -345,15 +353,7 @@ impl Service {
         self.enter(turn.now.mono, Step::Pausing { until: turn.now.mono.after(START_PAUSE) });
     }
 
-    fn advance(
-        &mut self,
-        turn: &mut Turn<'_>,
-        rules: &ServiceRules,
-        target: &str,
-        name: &str,
-        under_way: &mut usize,
-        (want, look): (&Want, &Looker),
-    ) {
+    fn advance(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, target: &str, name: &str, under_way: &mut usize, want: &Want) {
         let now = turn.now.mono;
         match self.step {
             Step::Draining { until } => {
@@ -362,20 +362,20 @@ impl Service {
                     return self.enter(now, Step::Left(why.to_owned()));
                 }
                 // In the drain somebody else may have restarted it.
-                if now >= until && look.seen_since(until) && *under_way < WINDOW && turn.journal_good {
+                if now >= until && self.seen_at >= until && *under_way < WINDOW && turn.journal_good {
                     *under_way += 1;
                     self.restart(turn, rules, name, want);
                 }
             }
             Step::Restarting => {
                 let Some(ladder) = &mut self.ladder else { return };
+                // Only on the word of a look that began after the grace: what was started anew is not to be killed for the old one.
+                let grace_over = ladder.sent().after(rules.term_timeout);
                 let old_lives = self.seen.invocation == self.before && self.seen.active.runs();
-                if !old_lives {
+                if !old_lives || self.seen_at < grace_over {
                     return;
                 }
                 match ladder.rung(now) {
-                    // Not by what was seen a while ago: SIGKILL might hit the new run.
-                    Rung::Kill if !look.seen_since(ladder.due()) => {}
                     Rung::Kill => {
                         ladder.killed(now);
                         self.killing = Some(turn.ask(Effect::Kill { unit: name.to_owned(), cgroup: self.seen.cgroup.clone() }));
@@ -399,7 +399,7 @@ impl Service {
     }
 
     fn restart(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, name: &str, want: &Want) {
-        self.restarted_for = want.landed_at;
+        self.restarted_for = Some(want.landed);
         let within = rules.term_timeout + START_TIMEOUT;
         self.pending = Some(turn.ask(Effect::Restart { unit: name.to_owned(), cut: Vec::new(), within }));
         self.ladder = Some(Ladder::new(turn.now.mono, rules.term_timeout));
