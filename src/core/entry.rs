@@ -12,7 +12,7 @@ use super::time::{Mono, Wall};
 
 /// One line of the journal. Entries written by an older version must stay readable: variants are added, never changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "entry", rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Entry {
     /// The agent started on this boot of the host.
     Started {

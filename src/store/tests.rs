@@ -414,7 +414,7 @@ async fn entries_of_another_version_are_passed_over_aloud() {
     store.append(vec![adopted("a")]).await.unwrap();
     rusqlite::Connection::open(database::file(dir.path()))
         .unwrap()
-        .execute_batch(r#"INSERT INTO journal (at, entry) VALUES (1, '{"entry":"not-invented-yet","x":1}')"#)
+        .execute_batch(r#"INSERT INTO journal (at, entry) VALUES (1, '{"not-invented-yet":{"x":1}}')"#)
         .unwrap();
     store.append(vec![adopted("b")]).await.unwrap();
     drop(store);
