@@ -59,6 +59,10 @@ struct Script {
     ladder: Option<Ladder>,
     pending: BTreeMap<EffectId, Ask>,
     started_again: bool,
+    /// What it is to be fresh for, as of the last look.
+    landed: Mono,
+    /// What its new run is fresh for.
+    renewed_for: Mono,
     /// The run that is being stopped.
     invocation: String,
     /// When the look had begun that it was last seen in.
@@ -122,6 +126,12 @@ impl Scheduled {
     #[must_use]
     pub fn stopping(&self) -> bool {
         self.scripts.values().any(|script| matches!(script.step, ScriptStep::StoppingTimers | ScriptStep::Ready | ScriptStep::Stopping))
+    }
+
+    /// Whether it knows this script, be it one that was given up.
+    #[must_use]
+    pub fn knows(&self, unit: &str) -> bool {
+        self.scripts.contains_key(unit)
     }
 
     /// Whether this timer, or this script, is being worked on.
@@ -232,6 +242,12 @@ impl Scheduled {
                     script.look(turn, &self.name, loans, seen, stale, &want);
                 }
                 // A change of the rules alone stops nothing.
+                None if !stale.is_empty() && self.progress == Progress::Working && turn.memory.cutting.contains_key(&seen.unit) => {
+                    // Given up in an earlier rollout, and still there.
+                    if let Some(cutting) = turn.memory.cutting.get(&seen.unit).cloned() {
+                        self.take_up(turn.now.mono, &seen.unit, &cutting, want.clone(), rules);
+                    }
+                }
                 None if !stale.is_empty() && self.progress == Progress::Working => {
                     let drain_until = if want.forced { turn.now.mono } else { self.began.after(rules.drain_timeout) };
                     self.scripts.insert(seen.unit.clone(), Script::new(seen.clone(), stale, turn.now.mono, drain_until));
@@ -347,6 +363,8 @@ impl Script {
             ladder: None,
             pending: BTreeMap::new(),
             started_again: false,
+            landed: Mono::BOOT,
+            renewed_for: Mono::BOOT,
             invocation: String::new(),
             seen_at: now,
             answered: None,
@@ -383,7 +401,10 @@ impl Script {
     }
 
     fn look(&mut self, turn: &mut Turn<'_>, target: &str, loans: &mut Loans, seen: &UnitSeen, stale: Stale, want: &Want) {
+        self.landed = want.landed;
         match self.step {
+            // What was seen before it was done says nothing of what was done.
+            ScriptStep::Done(..) if self.seen_at < self.since => {}
             ScriptStep::Draining | ScriptStep::Left(_) if stale.is_empty() => self.ended_by_itself(turn, target, &seen.unit),
             ScriptStep::StoppingTimers | ScriptStep::Ready if stale.is_empty() && !turn.memory.cutting.contains_key(&seen.unit) => {
                 // It ended while its timers were being stopped: they are owed their start all the same.
@@ -428,12 +449,12 @@ impl Script {
                         target: target.to_owned(),
                         unit: seen.unit.clone(),
                         invocation: seen.invocation.clone(),
-                        landed: want.landed,
+                        landed: self.renewed_for,
                     };
                     turn.record(fresh);
                 }
             }
-            ScriptStep::Done(..) if !stale.is_empty() => {
+            ScriptStep::Done(ref end, _) if !stale.is_empty() && *end != UnitEnd::Failed => {
                 // Somebody's process is older than the landing all the same: begin again with it.
                 *self = Script::new(seen.clone(), stale, turn.now.mono, turn.now.mono);
             }
@@ -558,7 +579,7 @@ impl Script {
             Rung::Unkillable => {
                 let pids: Vec<String> = self.seen.processes.iter().map(|process| process.pid.to_string()).collect();
                 let why = format!("process {} does not end, not even by SIGKILL: it is stuck in the kernel", pids.join(", "));
-                settle_cut(turn, unit, true, true);
+                // What it owes is paid when it has ended all the same, whoever sees that.
                 self.give_up(turn, target, unit, &why);
             }
             Rung::Kill | Rung::Grace { .. } | Rung::Dying { .. } => {}
@@ -633,6 +654,7 @@ impl Script {
     }
 
     fn start(&mut self, turn: &mut Turn<'_>, _target: &str, unit: &str) {
+        self.renewed_for = self.landed;
         let id = turn.ask(Effect::Start { unit: unit.to_owned(), caught_up: false });
         self.pending.insert(id, Ask::StartScript);
         self.enter(turn.now.mono, ScriptStep::Starting);

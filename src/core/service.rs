@@ -50,6 +50,8 @@ struct Service {
     ladder: Option<Ladder>,
     pending: Option<EffectId>,
     killing: Option<EffectId>,
+    /// What its restart made it fresh for.
+    renewed_for: Mono,
     /// The invocation that was stale.
     before: String,
     /// When the look had begun that it was last seen in.
@@ -167,7 +169,7 @@ impl Services {
             present.insert(seen.unit.clone());
             let stale = stale(seen, &want, &memory);
             match self.units.get_mut(&seen.unit) {
-                Some(unit) => unit.look(turn, &self.name, seen, stale, &want, &self.look),
+                Some(unit) => unit.look(turn, &self.name, seen, stale, &self.look),
                 None if !stale.is_empty() => {
                     let until = if want.forced { turn.now.mono } else { self.began.after(rules.drain_timeout) };
                     self.units.insert(seen.unit.clone(), Service::new(seen.clone(), stale, turn.now.mono, until));
@@ -191,7 +193,7 @@ impl Services {
         let mut under_way = self.units.values().filter(|unit| matches!(unit.step, Step::Restarting)).count();
         let mut failed = None;
         for (name, unit) in &mut self.units {
-            unit.advance(turn, rules, &self.name, name, &mut under_way);
+            unit.advance(turn, rules, &self.name, name, want.landed, &mut under_way);
             if let Step::Done(UnitEnd::Failed, why) = &unit.step {
                 failed.get_or_insert(format!("{name}: {why}"));
             }
@@ -256,7 +258,7 @@ impl Service {
     fn new(seen: UnitSeen, stale: Stale, now: Mono, until: Mono) -> Service {
         let before = seen.invocation.clone();
         let step = Step::Draining { until };
-        Service { seen, stale, step, since: now, ladder: None, pending: None, killing: None, before, seen_at: now, tries: 0 }
+        Service { seen, stale, step, since: now, ladder: None, pending: None, killing: None, renewed_for: Mono::BOOT, before, seen_at: now, tries: 0 }
     }
 
     fn at_rest(&self) -> bool {
@@ -280,13 +282,13 @@ impl Service {
         self.done(turn, target, name, UnitEnd::Failed, &format!("it could not be restarted: {fault}"));
     }
 
-    fn look(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale, want: &Want, look: &Looker) {
+    fn look(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale, look: &Looker) {
         self.seen_at = look.began().unwrap_or(self.seen_at);
         match self.step {
             Step::Draining { .. } | Step::Left(_) if stale.is_empty() => {
                 self.done(turn, target, &seen.unit, UnitEnd::Renewed, "somebody else has restarted it");
             }
-            Step::Verifying if look.seen_since(self.since) => self.verify(turn, target, seen, stale, want),
+            Step::Verifying if look.seen_since(self.since) => self.verify(turn, target, seen, stale),
             Step::Done(UnitEnd::Failed, _) if stale.is_empty() && seen.active == Active::Active => {
                 self.seen = seen.clone();
                 self.done(turn, target, &seen.unit, UnitEnd::Renewed, "it has come up");
@@ -302,14 +304,14 @@ impl Service {
         }
     }
 
-    fn verify(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale, want: &Want) {
+    fn verify(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale) {
         let renewed = !seen.invocation.is_empty() && seen.invocation != self.before;
         if renewed && seen.active.runs() {
             let fresh = Entry::Fresh {
                 target: target.to_owned(),
                 unit: seen.unit.clone(),
                 invocation: seen.invocation.clone(),
-                landed: want.landed,
+                landed: self.renewed_for,
             };
             turn.record(fresh);
             self.seen = seen.clone();
@@ -325,7 +327,7 @@ impl Service {
         self.enter(turn.now.mono, Step::Pausing { until: turn.now.mono.after(START_PAUSE) });
     }
 
-    fn advance(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, target: &str, name: &str, under_way: &mut usize) {
+    fn advance(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, target: &str, name: &str, landed: Mono, under_way: &mut usize) {
         let now = turn.now.mono;
         match self.step {
             Step::Draining { until } => {
@@ -335,7 +337,7 @@ impl Service {
                 }
                 if now >= until && *under_way < WINDOW && turn.journal_good {
                     *under_way += 1;
-                    self.restart(turn, rules, name);
+                    self.restart(turn, rules, name, landed);
                 }
             }
             Step::Restarting => {
@@ -364,12 +366,13 @@ impl Service {
                     Rung::Grace { .. } | Rung::Dying { .. } => {}
                 }
             }
-            Step::Pausing { until } if now >= until && turn.journal_good => self.restart(turn, rules, name),
+            Step::Pausing { until } if now >= until && turn.journal_good => self.restart(turn, rules, name, landed),
             _ => {}
         }
     }
 
-    fn restart(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, name: &str) {
+    fn restart(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, name: &str, landed: Mono) {
+        self.renewed_for = landed;
         let within = rules.term_timeout + START_TIMEOUT;
         self.pending = Some(turn.ask(Effect::Restart { unit: name.to_owned(), cut: Vec::new(), within }));
         self.ladder = Some(Ladder::new(turn.now.mono, rules.term_timeout));

@@ -236,6 +236,13 @@ impl Host {
         for written in &entries {
             self.world.say(|| format!("   .. {:?}", written.entry));
         }
+        for written in &entries {
+            if let (Entry::Reached { target, .. }, Some(machine)) = (&written.entry, &self.machine)
+                && let Some(want) = machine.memory().targets.get(target).and_then(|target| target.reached.clone())
+            {
+                self.world.reached.insert(target.clone(), want.landed.0);
+            }
+        }
         let tried = !entries.is_empty();
         for written in entries {
             self.with_queued.apply(&written);

@@ -148,10 +148,11 @@ impl World {
         balancer.out = out;
     }
 
-    /// The moment from which no request is to come in, if the host is out of all pools.
+    /// The moment from which no request is to come in, if the host is out of all pools of the configuration.
     #[must_use]
     pub fn out_since(&self) -> Option<Us> {
-        let all = self.balancers.values().all(|balancer| balancer.out);
-        all.then(|| self.balancers.values().map(|balancer| balancer.out_since).max()).flatten()
+        let ours = || self.balancers.values().filter(|balancer| self.policy.pools.contains_key(&balancer.name));
+        let all = ours().all(|balancer| balancer.out);
+        all.then(|| ours().map(|balancer| balancer.out_since).max()).flatten()
     }
 }
