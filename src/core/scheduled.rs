@@ -481,13 +481,11 @@ impl Script {
             ScriptStep::Draining => self.drain(turn, rules, loans, target, unit),
             ScriptStep::StoppingTimers if self.pending.is_empty() => self.enter(now, ScriptStep::Ready),
             ScriptStep::Ready => {
-                if needs_loan(&self.seen) {
-                    loans.want(unit, &script_drop_in(&self.seen, rules.term_timeout));
-                    match loans.of(unit) {
-                        Loan::Here => {}
-                        Loan::Coming => return,
-                        Loan::Failed(why) => return self.give_up(turn, target, unit, &why),
-                    }
+                loans.want(unit, &script_drop_in(&self.seen, rules.term_timeout));
+                match loans.of(unit) {
+                    Loan::Here => {}
+                    Loan::Coming => return,
+                    Loan::Failed(why) => return self.give_up(turn, target, unit, &why),
                 }
                 if look.seen_since(self.since) {
                     self.stop(turn, rules, target, unit);
@@ -512,7 +510,7 @@ impl Script {
             turn.unit_ended(target, unit, UnitEnd::Left, why.clone());
             return self.enter(turn.now.mono, ScriptStep::Left(why));
         }
-        if self.seen.exec_starts <= 1 && needs_loan(&self.seen) {
+        if self.seen.exec_starts <= 1 {
             loans.want(unit, &script_drop_in(&self.seen, rules.term_timeout));
         }
         if turn.now.mono < self.drain_until || !turn.journal_good {
@@ -772,9 +770,4 @@ fn untouchable(unit: &UnitSeen, overdue: Option<Overdue>) -> Option<String> {
         }
         None => None,
     }
-}
-
-/// A unit with OnSuccess= is given no success that it did not earn (facts M2).
-fn needs_loan(unit: &UnitSeen) -> bool {
-    !unit.on_success
 }

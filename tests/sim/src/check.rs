@@ -174,7 +174,8 @@ impl World {
                     {
                         self.violates(format!("the agent restarts {name} before its drain is over"));
                     }
-                    let honest = self.balancers.values().all(|balancer| balancer.check != crate::world::Hook::Lies);
+                    // A person may be quicker than the way from the last check to the restart.
+                    let honest = self.balancers.values().all(|balancer| balancer.check != crate::world::Hook::Lies && now > balancer.put_in + 3 * S);
                     let Some(unit) = self.units.get(name) else { return };
                     if unit.as_fpm().is_some() && honest && !self.policy.pools.is_empty() && self.out_since().is_none() {
                         self.violates(format!("the agent restarts {name} while the host is in the pool"));
@@ -216,7 +217,11 @@ impl World {
             (None, _) if about_to => Some(true),
             (None, _) => None,
         };
-        if let Some(doubtful) = cut {
+        // One run is one casualty, however many of its commands were ended.
+        let same_run = |cut: &Cut| cut.unit == name && self.units.get(name).is_some_and(|unit| cut.at >= unit.main_start);
+        if let Some(doubtful) = cut
+            && !self.cuts.iter().any(same_run)
+        {
             self.cuts.push(Cut { unit: name.to_owned(), pid: process.pid, request: None, at: now, doubtful });
         }
     }

@@ -219,7 +219,7 @@ impl Host {
         let Some(machine) = &mut self.machine else { return };
         let step = machine.handle(now, event);
         self.handled += 1;
-        if stamp {
+        if stamp && self.world.stamp.is_ok() {
             self.stamp_told = true;
         }
         let reached = step.entries.iter().any(|written| matches!(written.entry, Entry::Reached { .. } | Entry::RolloutFinished { .. }));

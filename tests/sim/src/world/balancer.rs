@@ -26,6 +26,8 @@ pub struct Balancer {
     pub by_person: bool,
     /// Since when it has been out, as the balancer has it.
     pub out_since: Us,
+    /// When a person last put it in.
+    pub put_in: Us,
     pub depool: Hook,
     pub repool: Hook,
     pub check: Hook,
@@ -43,6 +45,7 @@ impl Balancer {
             out: false,
             by_person: false,
             out_since: 0,
+            put_in: 0,
             depool: Hook::Works(80 * MS),
             repool: Hook::Works(80 * MS),
             check: Hook::Works(30 * MS),
@@ -144,6 +147,7 @@ impl World {
         }
         if !out {
             balancer.by_person = false;
+            balancer.put_in = now;
         }
         balancer.out = out;
     }
