@@ -125,6 +125,12 @@ impl Scheduled {
         self.scripts.values().any(|script| matches!(script.step, ScriptStep::StoppingTimers | ScriptStep::Ready | ScriptStep::Stopping))
     }
 
+    /// Whether it knows this script, be it one that was given up.
+    #[must_use]
+    pub fn knows(&self, unit: &str) -> bool {
+        self.scripts.contains_key(unit)
+    }
+
     /// Whether this timer, or this script, is being worked on.
     #[must_use]
     pub fn owns(&self, timer: &str, unit: &str) -> bool {
@@ -234,6 +240,12 @@ impl Scheduled {
                     script.look(turn, &self.name, loans, seen, stale, &want);
                 }
                 // A change of the rules alone stops nothing.
+                None if !stale.is_empty() && self.progress == Progress::Working && turn.memory.cutting.contains_key(&seen.unit) => {
+                    // Given up in an earlier rollout, and still there.
+                    if let Some(cutting) = turn.memory.cutting.get(&seen.unit).cloned() {
+                        self.take_up(turn.now.mono, &seen.unit, &cutting, want.clone(), rules);
+                    }
+                }
                 None if !stale.is_empty() && self.progress == Progress::Working => {
                     let drain_until = if want.forced { turn.now.mono } else { self.began.after(rules.drain_timeout) };
                     self.scripts.insert(seen.unit.clone(), Script::new(seen.clone(), stale, turn.now.mono, drain_until));
@@ -384,6 +396,8 @@ impl Script {
 
     fn look(&mut self, turn: &mut Turn<'_>, target: &str, loans: &mut Loans, seen: &UnitSeen, stale: Stale, want: &Want) {
         match self.step {
+            // What was seen before it was done says nothing of what was done.
+            ScriptStep::Done(..) if self.seen_at < self.since => {}
             ScriptStep::Draining | ScriptStep::Left(_) if stale.is_empty() => self.ended_by_itself(turn, target, &seen.unit),
             ScriptStep::StoppingTimers | ScriptStep::Ready if stale.is_empty() && !turn.memory.cutting.contains_key(&seen.unit) => {
                 // It ended while its timers were being stopped: they are owed their start all the same.
@@ -431,7 +445,7 @@ impl Script {
                     *self = Script::new(seen.clone(), stale, turn.now.mono, turn.now.mono);
                 }
             }
-            ScriptStep::Done(..) if !stale.is_empty() => {
+            ScriptStep::Done(ref end, _) if !stale.is_empty() && *end != UnitEnd::Failed => {
                 // Somebody's process is older than the landing all the same: begin again with it.
                 *self = Script::new(seen.clone(), stale, turn.now.mono, turn.now.mono);
             }
@@ -458,13 +472,11 @@ impl Script {
             ScriptStep::Draining => self.drain(turn, rules, loans, target, unit),
             ScriptStep::StoppingTimers if self.pending.is_empty() => self.enter(now, ScriptStep::Ready),
             ScriptStep::Ready => {
-                if needs_loan(&self.seen) {
-                    loans.want(unit, &script_drop_in(&self.seen, rules.term_timeout));
-                    match loans.of(unit) {
-                        Loan::Here => {}
-                        Loan::Coming => return,
-                        Loan::Failed(why) => return self.give_up(turn, target, unit, &why),
-                    }
+                loans.want(unit, &script_drop_in(&self.seen, rules.term_timeout));
+                match loans.of(unit) {
+                    Loan::Here => {}
+                    Loan::Coming => return,
+                    Loan::Failed(why) => return self.give_up(turn, target, unit, &why),
                 }
                 if look.seen_since(self.since) {
                     self.stop(turn, rules, target, unit);
@@ -495,7 +507,7 @@ impl Script {
             turn.unit_ended(target, unit, UnitEnd::Left, why.clone());
             return self.enter(turn.now.mono, ScriptStep::Left(why));
         }
-        if self.seen.exec_starts <= 1 && needs_loan(&self.seen) {
+        if self.seen.exec_starts <= 1 {
             loans.want(unit, &script_drop_in(&self.seen, rules.term_timeout));
         }
         if turn.now.mono < self.drain_until || !turn.journal_good {
@@ -562,7 +574,7 @@ impl Script {
             Rung::Unkillable => {
                 let pids: Vec<String> = self.seen.processes.iter().map(|process| process.pid.to_string()).collect();
                 let why = format!("process {} does not end, not even by SIGKILL: it is stuck in the kernel", pids.join(", "));
-                settle_cut(turn, unit, true, true);
+                // What it owes is paid when it has ended all the same, whoever sees that.
                 self.give_up(turn, target, unit, &why);
             }
             Rung::Kill | Rung::Grace { .. } | Rung::Dying { .. } => {}
@@ -755,9 +767,4 @@ fn untouchable(unit: &UnitSeen, overdue: Option<Overdue>) -> Option<String> {
         }
         None => None,
     }
-}
-
-/// A unit with OnSuccess= is given no success that it did not earn (facts M2).
-fn needs_loan(unit: &UnitSeen) -> bool {
-    !unit.on_success
 }
