@@ -30,6 +30,8 @@ const TEST_AGAIN: Duration = Duration::from_millis(500);
 /// php-fpm is up in 33-200 ms (facts 6a); 200 static workers take up to 1.2 s.
 const START_TIMEOUT: Duration = Duration::from_secs(95);
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Of that, for a status page that has never answered.
+const NEVER_ANSWERED: Duration = Duration::from_secs(2);
 const VERIFY_EVERY: Duration = Duration::from_millis(100);
 const WARM_TIMEOUT: Duration = Duration::from_secs(60);
 const PROOF_TIMEOUT: Duration = Duration::from_secs(30);
@@ -64,6 +66,8 @@ pub struct Fpm {
     /// The drain ended with proof that nothing is in flight, not by its deadline.
     idle: bool,
     quiet: Duration,
+    /// Its status has answered at least once.
+    answered: bool,
     /// Asked in the last look of the drain: whose requests they are, if the cut gets no answer.
     last_full: Option<Vec<WorkerSeen>>,
     last_full_at: Mono,
@@ -143,6 +147,7 @@ impl Fpm {
             proof: Proof::default(),
             idle: false,
             quiet: Duration::ZERO,
+            answered: false,
             last_full: None,
             last_full_at: Mono::BOOT,
             frozen: Vec::new(),
@@ -181,6 +186,10 @@ impl Fpm {
             return self.enter(now, FpmStep::Verifying { until: now.after(VERIFY_TIMEOUT) });
         }
         let asks = matches!(self.source, Source::Status { .. });
+        if !self.idle && !asks {
+            self.notes
+                .push("it has no status page, so nobody knows which requests were cut: set pm.status_path and pm.status_listen".to_owned());
+        }
         self.enter(now, if self.idle || !asks { FpmStep::WaitingForLoan } else { FpmStep::Seeing });
     }
 
@@ -426,6 +435,7 @@ impl Fpm {
             }
             self.last_full = Some(workers);
         }
+        self.answered |= !matches!(flight, Flight::Unknown(_));
         self.proof.flight(now, &flight, probes);
     }
 
@@ -635,6 +645,11 @@ impl Fpm {
             Some(start) if start >= self.restarted_at.seconds() - 1 => self.serves(turn.now),
             Some(_) if turn.now.mono >= until => self.break_down(turn, "it runs, but its status page shows the old start time".to_owned()),
             None if turn.now.mono >= until => self.break_down(turn, "it runs, but its status page does not answer".to_owned()),
+            // It had said nothing before either, so its silence is no sign that something is wrong with what was started.
+            None if !self.answered && turn.now.mono >= self.since.after(NEVER_ANSWERED) => {
+                self.notes.push("its status page does not answer: look at `status`, `status_path` and pm.status_path".to_owned());
+                self.serves(turn.now);
+            }
             _ => self.next = turn.now.mono.after(VERIFY_EVERY),
         }
     }
