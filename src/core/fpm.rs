@@ -447,10 +447,6 @@ impl Fpm {
             self.cut(turn, guess, false);
             return self.enter(turn.now.mono, FpmStep::WaitingForLoan);
         };
-        if busy.is_empty() {
-            self.cut(turn, busy, true);
-            return self.enter(turn.now.mono, FpmStep::WaitingForLoan);
-        }
         // With a status socket of its own every worker can be stopped, so nothing new begins between the count and the cut.
         let all = self.source.dedicated();
         let pids: Vec<u32> = busy.iter().map(|worker| worker.pid).collect();
@@ -462,6 +458,11 @@ impl Fpm {
             .filter(|process| pids.contains(&process.pid) || (all && main_workers(asks, answers).contains(&process.pid)))
             .map(|process| WorkerRef { pid: process.pid, start: process.start, cgroup: self.seen.cgroup.clone() })
             .collect();
+        // With nobody busy now, somebody may be in a moment: requests keep coming, or the drain would have ended by itself.
+        if busy.is_empty() && (workers.is_empty() || !all) {
+            self.cut(turn, busy, true);
+            return self.enter(turn.now.mono, FpmStep::WaitingForLoan);
+        }
         self.frozen_busy = busy;
         self.pending = Some(turn.ask(Effect::Freeze { workers }));
         self.enter(turn.now.mono, FpmStep::Freezing);

@@ -31,6 +31,10 @@ impl<'h> Stage<'h> {
         let file_pool = FilePool::install(host)?;
         agent.deploy("v0")?;
         agent.configure(&config(host.release(), "settle = \"50ms\"\nmin_interval = \"0s\"", pool, target))?;
+        // Its first look at the pool is none of the calls that a test counts or blocks.
+        agent.wait_status("the pool's state", Duration::from_secs(20), |status| {
+            status["pools"].as_array().is_some_and(|pools| pools.iter().all(|pool| pool["state"] == "pooled"))
+        })?;
         Ok(Stage { web, pool: file_pool, agent })
     }
 
