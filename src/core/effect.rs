@@ -52,8 +52,8 @@ pub enum Effect {
     /// ResetFailedUnit and StartUnit (replace). Owes [`Outcome::Queued`] when systemd has taken the job: a oneshot's start job lasts
     /// as long as its script (facts F1.8).
     Start { unit: String, caught_up: bool },
-    /// ResetFailedUnit, then RestartUnit (replace); as soon as systemd has taken the job, SIGTERM and SIGCONT to each of `cut`, through a
-    /// pidfd whose cgroup and start time were checked. Owes [`Outcome::Job`] when the job is removed, or after `within`.
+    /// ResetFailedUnit, then RestartUnit (replace); as soon as the unit is being stopped, SIGTERM and SIGCONT to each of `cut`, through a
+    /// pidfd whose cgroup and start time were checked: earlier, php-fpm would put new workers in their place. Owes [`Outcome::Job`] when the job is removed, or after `within`.
     Restart { unit: String, cut: Vec<WorkerRef>, within: Duration },
     /// KillUnit(all, SIGKILL), and SIGKILL for what is left in `cgroup` if systemd no longer knows it (facts F3.2). Owes [`Outcome::Done`].
     Kill { unit: String, cgroup: String },

@@ -209,7 +209,13 @@ impl Machine {
                 self.renew_new(now, &mut step);
             }
             Event::ConfigProblem(problem) => self.config_problem = problem,
-            Event::JournalProblem(problem) => self.journal_problem = problem,
+            Event::JournalProblem(problem) => {
+                let good_again = problem.is_none() && self.journal_problem.is_some();
+                self.journal_problem = problem;
+                if let Some(retry) = self.retry.as_mut().filter(|retry| good_again && retry.blocked && retry.at != Mono::NEVER) {
+                    retry.at = now.mono;
+                }
+            }
             Event::Order { by, order } => {
                 let answer = self.order(now, &mut step, &by, order);
                 step.answer = Some(answer);

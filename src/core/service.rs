@@ -175,7 +175,7 @@ impl Services {
             present.insert(seen.unit.clone());
             let stale = stale(seen, &want, &memory);
             match self.units.get_mut(&seen.unit) {
-                Some(unit) => unit.look(turn, &self.name, seen, stale, &self.look),
+                Some(unit) => unit.look(turn, &self.name, seen, stale, &want, &self.look),
                 None if !stale.is_empty() => {
                     let until = if want.forced { turn.now.mono } else { self.began.after(rules.drain_timeout) };
                     self.units.insert(seen.unit.clone(), Service::new(seen.clone(), stale, turn.now.mono, until));
@@ -298,7 +298,7 @@ impl Service {
         self.done(turn, target, name, UnitEnd::Failed, &format!("it could not be restarted: {fault}"));
     }
 
-    fn look(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale, look: &Looker) {
+    fn look(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale, want: &Want, look: &Looker) {
         self.seen_at = look.began().unwrap_or(self.seen_at);
         match self.step {
             Step::Draining { .. } | Step::Left(_) if stale.is_empty() => {

@@ -78,7 +78,8 @@ impl Units {
                 }
             }
         };
-        self.systemd.restart(unit, within, cut_off).await
+        let stopping: Option<&dyn Fn()> = if cut.is_empty() { None } else { Some(&cut_off) };
+        self.systemd.restart(unit, within, stopping).await
     }
 
     /// KillUnit, and by hand what systemd does not know (any more) in the cgroup (facts F3.2).

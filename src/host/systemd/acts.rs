@@ -7,12 +7,16 @@ use tokio::time::Instant;
 use super::faults::{is_absent, is_named};
 use super::link::{CallError, Live};
 use super::names::{job_id, unit_path};
+use super::properties::UNIT;
 use super::{ACT, READ, Systemd};
 use crate::core::effect::{Fault, JobEnd};
 
 /// Takes the place of jobs that are queued, the start job of a running oneshot among them (facts F1.9).
 const REPLACE: &str = "replace";
 const SIGKILL: i32 = 9;
+/// From the job to the first signal there lie milliseconds, unless others are to be stopped first.
+const STOPPING: Duration = Duration::from_secs(5);
+const STOPPING_AGAIN: Duration = Duration::from_millis(2);
 
 /// What KillUnit found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,15 +79,15 @@ impl Systemd {
         Ok(())
     }
 
-    /// ResetFailedUnit, then RestartUnit; `taken` runs as soon as systemd has taken the job. Waits until the job is removed, at most
-    /// `within`.
+    /// ResetFailedUnit, then RestartUnit; `stopping` runs as soon as the unit is being stopped: systemd has signalled its main process by then,
+    /// and that process starts no others in place of those which end. Waits until the job is removed, at most `within`.
     ///
     /// If the connection broke before the answer, a job that is there counts as ours; if none is there it may be over: [`JobEnd::Lost`],
     /// for a second restart is none that anybody asked for.
     ///
     /// # Errors
     /// The fault of RestartUnit.
-    pub async fn restart(&self, unit: &str, within: Duration, taken: impl FnOnce()) -> Result<JobEnd, Fault> {
+    pub async fn restart(&self, unit: &str, within: Duration, stopping: Option<&dyn Fn()>) -> Result<JobEnd, Fault> {
         let deadline = Instant::now() + within;
         let _listening = self.link.listen(Instant::now() + ACT).await?;
         let what = format!("restart {unit}");
@@ -94,19 +98,37 @@ impl Systemd {
         if let Err(fault) = reset {
             tracing::warn!(unit, %fault, "the restart counts against the unit's start limit");
         }
-        match asked {
-            Ok(job) => {
-                taken();
-                self.end(job.as_str(), deadline).await
-            }
+        let id = match asked {
+            Ok(job) => job_id(job.as_str()).ok_or_else(|| Fault::Other(format!("systemd's answer names no job: {job}")))?,
             Err(CallError::Cut(_)) => match self.job_of(unit).await? {
-                Some(id) => {
-                    taken();
-                    Ok(self.link.end_of(id, deadline).await)
-                }
-                None => Ok(JobEnd::Lost),
+                Some(id) => id,
+                None => return Ok(JobEnd::Lost),
             },
-            Err(error) => Err(error.into_fault(&what)),
+            Err(error) => return Err(error.into_fault(&what)),
+        };
+        let end = self.link.end_of(id, deadline);
+        let Some(stopping) = stopping else { return Ok(end.await) };
+        let mut end = std::pin::pin!(end);
+        tokio::select! {
+            biased;
+            end = &mut end => {
+                stopping();
+                return Ok(end);
+            }
+            () = self.is_stopping(unit) => stopping(),
+        }
+        Ok(end.await)
+    }
+
+    /// Waits until a unit that is to be stopped is no longer active; not for long.
+    async fn is_stopping(&self, unit: &str) {
+        let deadline = Instant::now() + STOPPING;
+        while Instant::now() < deadline {
+            match self.properties(unit, &[(UNIT, "ActiveState")]).await {
+                Ok(values) if matches!(values.text(0), "active" | "reloading" | "refreshing") => {}
+                _ => return,
+            }
+            tokio::time::sleep(STOPPING_AGAIN).await;
         }
     }
 
