@@ -23,9 +23,8 @@ const EXCEPTIONS: [(&str, &str, &str); 3] = [
     ("src/cli/daemon.rs", "host", "says where the host's things are, and calls nothing of it"),
 ];
 /// What `core` may use of the standard library and of others: nothing that knows a clock, a file, a process or chance.
-const CORE_MAY_USE: [&str; 8] = [
-    "std::collections::", "std::fmt", "std::net", "std::time::Duration", "std::ops", "std::cmp", "std::borrow", "std::str",
-];
+const CORE_MAY_USE: [&str; 8] =
+    ["std::collections::", "std::fmt", "std::net", "std::time::Duration", "std::ops", "std::cmp", "std::borrow", "std::str"];
 const CRATES_OF_CORE: [&str; 4] = ["serde", "jiff", "thiserror", "sha2"];
 
 /// Lines of a file, tests aside.
@@ -162,7 +161,10 @@ fn the_pictures_of_the_machine_have_its_states() {
         let (shown, known) = (shown(picture), variants(&fs::read_to_string(path).unwrap(), name));
         let missing: Vec<_> = known.difference(&shown).collect();
         let extra: Vec<_> = shown.difference(&known).collect();
-        assert!(missing.is_empty() && extra.is_empty(), "the picture of {name} in {path} lacks {missing:?}, and shows {extra:?} that is not there");
+        assert!(
+            missing.is_empty() && extra.is_empty(),
+            "the picture of {name} in {path} lacks {missing:?}, and shows {extra:?} that is not there"
+        );
         pictures += 1;
     }
     assert!(pictures >= 4, "{pictures} pictures");
@@ -257,7 +259,9 @@ fn sources() -> Vec<File> {
 fn is_test(path: &str) -> bool {
     let (directory, name) = path.rsplit_once('/').unwrap_or_default();
     let declared = format!("#[cfg(test)]\nmod {};", name.trim_end_matches(".rs"));
-    [format!("{directory}/mod.rs"), format!("{directory}.rs")].iter().any(|parent| fs::read_to_string(parent).is_ok_and(|text| text.contains(&declared)))
+    [format!("{directory}/mod.rs"), format!("{directory}.rs")]
+        .iter()
+        .any(|parent| fs::read_to_string(parent).is_ok_and(|text| text.contains(&declared)))
 }
 
 fn files(top: &str, ending: &str) -> Vec<String> {
@@ -292,7 +296,8 @@ fn module(path: &str) -> Vec<String> {
 /// Every path in a file that begins with `crate::` or `super::`, made absolute, with its line. Of `{a, b}` each is one.
 fn paths(file: &File) -> Vec<(usize, Vec<String>)> {
     let mut found = Vec::new();
-    let code: String = file.text.lines().map(|line| if line.trim_start().starts_with("//") { "" } else { line }).collect::<Vec<_>>().join("\n");
+    let code: String =
+        file.text.lines().map(|line| if line.trim_start().starts_with("//") { "" } else { line }).collect::<Vec<_>>().join("\n");
     for (at, _) in code.match_indices("crate::").chain(code.match_indices("super::")) {
         let before = &code[..at];
         if before.ends_with("super::") || before.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$') {

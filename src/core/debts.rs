@@ -9,7 +9,7 @@ use super::entry::Entry;
 use super::fpm::settle_cut;
 use super::memory::Memory;
 use super::policy::{After, TargetRules};
-use super::seen::UnitSeen;
+use super::seen::{Active, UnitSeen};
 use super::step::{Deadline, Turn};
 use super::time::Mono;
 
@@ -21,6 +21,8 @@ pub struct Debts {
     pending: BTreeMap<EffectId, Debt>,
     next: Mono,
     trouble: Option<String>,
+    /// A script that is owed a new run is still being stopped.
+    stopping: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +81,7 @@ impl Debts {
             }
             (Debt::Look, Outcome::Units(units)) => {
                 self.trouble = None;
+                self.stopping = false;
                 for unit in units {
                     self.rerun(turn, unit);
                 }
@@ -104,6 +107,10 @@ impl Debts {
     fn rerun(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen) {
         settle_cut(turn, &seen.unit, false, false);
         let Some(target) = turn.memory.reruns.get(&seen.unit).cloned() else { return };
+        if seen.active == Active::Deactivating {
+            self.stopping = true;
+            return;
+        }
         let settle = |turn: &mut Turn<'_>, why: &str| turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: why.to_owned() });
         if seen.active.runs() {
             return settle(turn, "it runs");
@@ -145,7 +152,8 @@ impl Debts {
 
     #[must_use]
     pub fn deadline(&self) -> Option<Deadline> {
-        (self.pending.is_empty() && self.trouble.is_some()).then(|| Deadline::new(self.next, "start again what is owed its start"))
+        (self.pending.is_empty() && (self.trouble.is_some() || self.stopping))
+            .then(|| Deadline::new(self.next, "start again what is owed its start"))
     }
 }
 

@@ -86,7 +86,10 @@ impl World {
         match self.made_stale(&target, oldest) {
             None => self.violates(format!("the agent stops {name}, which runs new code")),
             Some((at, false)) if now < at + us(rules.drain_timeout) => {
-                self.violates(format!("the agent stops {name} {:.3} s after the deploy, before its drain is over", (now - at) as f64 / 1e6));
+                self.violates(format!(
+                    "the agent stops {name} {:.3} s after the deploy, before its drain is over",
+                    (now - at) as f64 / 1e6
+                ));
             }
             Some(_) => {}
         }
@@ -130,9 +133,9 @@ impl World {
         let Some(fpm) = unit.as_fpm() else { return };
         // What has just come in could not be known.
         let unknowable = if fpm.load.strays_every > 0 { 8 * S } else { 300 * MS };
-        let Some((_, request)) = fpm.requests.iter().find(|(_, request)| {
-            only.is_none_or(|pid| request.pid == pid) && now - request.began > unknowable
-        }) else {
+        let Some((_, request)) =
+            fpm.requests.iter().find(|(_, request)| only.is_none_or(|pid| request.pid == pid) && now - request.began > unknowable)
+        else {
             return;
         };
         let line = request.uri.clone();
@@ -221,8 +224,8 @@ impl World {
     /// A script that the agent stopped is in state `failed`.
     pub(crate) fn oneshot_failed(&mut self, name: &str) {
         let Some(unit) = self.units.get(name) else { return };
-        let preventable = unit.result == "timeout"
-            || matches!(unit.exit.map(|exit| exit.how), Some(Exit::Killed(9 | 15) | Exit::Exited(143 | 75)));
+        let preventable =
+            unit.result == "timeout" || matches!(unit.exit.map(|exit| exit.how), Some(Exit::Killed(9 | 15) | Exit::Exited(143 | 75)));
         let away = self.faults.systemd_away_until > self.now || self.agent_was_away;
         if preventable && !unit.on_success && !away {
             let result = unit.result;
