@@ -60,25 +60,10 @@ impl From<Option<BTreeSet<String>>> for Scope {
 /// What tells one state of the stamp from another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StampIdentity {
-    /// Nanoseconds since 1970.
-    #[serde(with = "as_text")]
-    pub mtime: i128,
+    /// Nanoseconds since 1970. No wider: the journal's entries are read back through a form that knows no 128 bits.
+    pub mtime: i64,
     /// SHA-256 of the content, in hex.
     pub digest: String,
-}
-
-/// A number of 128 bits as text: an entry of the journal is tagged within, and serde reads no such number out of one.
-mod as_text {
-    use serde::{Deserialize, Deserializer, Serializer, de};
-
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-    pub fn serialize<S: Serializer>(number: &i128, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(number)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i128, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
-    }
 }
 
 /// The stamp as the host read it.
@@ -132,7 +117,8 @@ impl Deploy {
         let mut deploy = Deploy {
             id: landed_at.to_string(),
             landed_at,
-            landed: now.mono_of(landed_at),
+            // A clock that was set back has left a ctime in the future: then it landed just now, or nothing would ever be fresh (trap T4).
+            landed: now.mono_of(landed_at).min(now.mono),
             targets: Scope::All,
             forced: Scope::none(),
             reason: None,

@@ -8,11 +8,11 @@ use super::deploy::{Deploy, StampIdentity};
 use super::effect::{Effect, EffectId, Outcome};
 use super::event::Order;
 use super::status::{Casualty, RolloutResult, UnitOutcome};
-use super::time::Wall;
+use super::time::{Mono, Wall};
 
 /// One line of the journal. Entries written by an older version must stay readable: variants are added, never changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "entry", rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Entry {
     /// The agent started on this boot of the host.
     Started {
@@ -55,12 +55,12 @@ pub enum Entry {
         id: String,
         landed_at: Wall,
     },
-    /// This invocation of the unit was started by us for a deploy that landed then.
+    /// This invocation of the unit was started by us for a deploy that landed then, on the clock of this boot: the wall clock may jump.
     Fresh {
         target: String,
         unit: String,
         invocation: String,
-        landed_at: Wall,
+        landed: Mono,
     },
     /// We are about to restart this php-fpm: until it is proven to serve it is ours to bring up.
     Unproven {
@@ -71,10 +71,12 @@ pub enum Entry {
     Proven {
         unit: String,
     },
-    /// These requests are cut if the restart that follows takes place; whether it did, the invocation tells.
+    /// These requests, or this script, are cut if the restart or stop that follows takes place; whether it did, the invocation tells.
     Cutting {
         unit: String,
         invocation: String,
+        /// The end of a script before this was not ours.
+        asked: Mono,
         casualties: Vec<Casualty>,
     },
     /// The restart took place (the casualties are real), or did not.
@@ -174,7 +176,7 @@ mod tests {
             forced: Scope::All,
             reason: None,
         };
-        let identity = StampIdentity { mtime: i128::MAX, digest: "0".to_owned() };
+        let identity = StampIdentity { mtime: i64::MAX, digest: "0".to_owned() };
         let worker = WorkerRef { pid: 1, start: Mono(2), cgroup: "/a".to_owned() };
         let pool = PoolStatus {
             pool: "www".to_owned(),

@@ -62,9 +62,10 @@ pub fn killed(release: Release) -> Result<()> {
         (Command::Repool, Moment::After),
     ] {
         stage.pool.block(command, moment)?;
-        at(&format!("{moment:?} the act of {command:?}"), &|| stage.pool.wait_blocked(command, moment), &|| {
-            stage.pool.let_go(command, moment)
-        })?;
+        // The killed agent's command still waits to act, or to end: it must not do so when the new agent has put the host back.
+        at(&format!("{moment:?} the act of {command:?}"), &|| stage.pool.wait_blocked(command, moment), &|| Ok(()))?;
+        stage.pool.let_go(command, moment)?;
+        stage.ensure_done(&stage.web.served_version()?)?;
     }
     for how in ["in the drain", "restarted by systemctl"] {
         let load = Load::builder(&host).rate(0.0).start()?;
@@ -80,6 +81,13 @@ pub fn killed(release: Release) -> Result<()> {
     let restarting = || lab::wait_for("the restart", SOON, || Ok((starts(&host)? > begun).then_some(())));
     at("during the restart", &restarting, &|| host.remove(BLOCK_START))?;
     ensure!(stage.agent.casualties()?.is_empty(), "{:?}", stage.agent.casualties()?);
+
+    // Killed at rest, with all that it knows in the journal alone: the stamp is the one that it knew.
+    let (rollouts, started) = (stage.agent.history()?.len(), starts(&host)?);
+    stage.agent.kill()?;
+    stage.agent.wait_active()?;
+    ensure!(stage.agent.wait(SOON)?.status == 0);
+    ensure!(stage.agent.history()?.len() == rollouts && starts(&host)? == started, "its death began a rollout");
     Ok(())
 }
 

@@ -111,7 +111,7 @@ impl<'h> FilePool<'h> {
         Ok(self.host.read(&format!("{DIRECTORY}/log"))?.lines().filter(|line| *line == command.name()).count())
     }
 
-    /// From now on the command waits at this moment, until [`FilePool::let_go`] or its own time-out.
+    /// The next call of the command, and none after it, waits at this moment, until [`FilePool::let_go`] or its own time-out.
     ///
     /// # Errors
     /// The order cannot be written.
@@ -133,7 +133,8 @@ impl<'h> FilePool<'h> {
     /// # Errors
     /// The order cannot be removed.
     pub fn let_go(&self, command: Command, moment: Moment) -> Result<()> {
-        self.host.remove(&format!("{DIRECTORY}/block-{}", place(command, moment)))
+        self.host.remove(&format!("{DIRECTORY}/block-{}", place(command, moment)))?;
+        self.host.remove(&format!("{DIRECTORY}/at-{}", place(command, moment)))
     }
 
     /// From now on the command does nothing, says `said` and exits `status`.
@@ -166,8 +167,9 @@ fn script(name: &str, act: &str) -> String {
 cd {DIRECTORY} || exit 3
 echo {name} >> log
 hold() {{
-    while [ -e "block-{name}-$1" ]; do : > "at-{name}-$1"; sleep 0.02; done
-    rm -f "at-{name}-$1"
+    if mv "block-{name}-$1" "at-{name}-$1" 2>/dev/null; then
+        while [ -e "at-{name}-$1" ]; do sleep 0.02; done
+    fi
 }}
 hold before
 if [ -e fail-{name} ]; then cat said-{name}; exit "$(cat fail-{name})"; fi

@@ -97,9 +97,11 @@ pub(crate) enum Happening {
         request: u64,
         generation: u64,
     },
+    /// `ends`: when the command that does it does.
     PoolTurns {
         pool: String,
         out: bool,
+        ends: Us,
     },
     Deed(Deed),
 }
@@ -250,6 +252,10 @@ impl World {
         Some(what)
     }
 
+    pub(crate) fn forget(&mut self, what: impl Fn(&Happening) -> bool) {
+        self.queue.retain(|_, happening| !what(happening));
+    }
+
     pub(crate) fn pid(&mut self) -> u32 {
         self.next_pid += 1;
         self.next_pid
@@ -272,7 +278,7 @@ impl World {
             Happening::Arrival { unit, generation } => self.arrival(&unit, generation),
             Happening::Finishing { unit, request, generation } => self.request_finishing(&unit, request, generation),
             Happening::Finished { unit, request, generation } => self.request_finished(&unit, request, generation),
-            Happening::PoolTurns { pool, out } => self.pool_turns(&pool, out),
+            Happening::PoolTurns { pool, out, .. } => self.pool_turns(&pool, out),
             Happening::Act { .. } | Happening::Answer { .. } | Happening::Tell(_) | Happening::Patience { .. } | Happening::Deed(_) => {}
         }
     }
@@ -290,7 +296,7 @@ impl World {
     pub fn touch(&mut self, content: &str) {
         let n = self.name();
         let ctime = self.wall(self.now);
-        let identity = StampIdentity { mtime: i128::from(ctime.0) * 1000, digest: format!("{content}-{n}") };
+        let identity = StampIdentity { mtime: ctime.0 * 1000, digest: format!("{content}-{n}") };
         let seen = StampSeen { identity, ctime, content: content.to_owned() };
         let deploy = restart_agent::core::deploy::Deploy::read(&seen, self.clock());
         self.say(|| format!("== the stamp is touched: {content:?}"));
