@@ -52,7 +52,7 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(options: Options, besi
     let (host, hints) = Host::connect(options.host.clone());
     let world = RealWorld::new(host, hints, stimuli.clone());
 
-    let boot = clock::boot_id();
+    let boot = clock::boot_name(&options.run_dir);
     let (mut machine, mut first) = Machine::resume(loaded.memory, policy, &boot, env!("CARGO_PKG_VERSION"), now);
     merge(&mut first, machine.left_behind(now, world.leftovers()));
     let mut problems: Vec<String> = Vec::new();

@@ -1,5 +1,6 @@
 //! The clocks of this machine: the one place where they are read.
 
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::time::{ClockId, clock_gettime};
@@ -54,10 +55,23 @@ pub fn suspended() -> u64 {
     (0..4).map(|_| difference()).min().unwrap_or(0) / 1000 * 1000
 }
 
-/// What names this boot, in hex with dashes. Empty if the kernel does not say (no /proc).
+/// What names this boot: made up at the first call after it, and kept in `run`, which is gone at the next.
+///
+/// Not the kernel's boot id alone. In a container on Debian 12 the sandboxed agent reads that of the machine, which stays over reboots
+/// of the container, and everybody else that of the container. It serves where nothing can be kept.
 #[must_use]
-pub fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+pub fn boot_name(run: &Path) -> String {
+    let path = run.join("boot");
+    let read = |path: &Path| std::fs::read_to_string(path).ok().map(|name| name.trim().to_owned()).filter(|name| name.len() == 36);
+    if let Some(name) = read(&path) {
+        return name;
+    }
+    if let Some(name) = read(Path::new("/proc/sys/kernel/random/uuid"))
+        && std::fs::write(&path, format!("{name}\n")).is_ok()
+    {
+        return name;
+    }
+    read(Path::new("/proc/sys/kernel/random/boot_id")).unwrap_or_default()
 }
 
 fn boottime_us() -> u64 {
@@ -96,7 +110,13 @@ mod tests {
     }
 
     #[test]
-    fn a_boot_has_a_name() {
-        assert_eq!(boot_id().len(), 36);
+    fn a_boot_has_one_name() {
+        let run = tempfile::tempdir().unwrap();
+        let name = boot_name(run.path());
+        assert_eq!(name.len(), 36);
+        assert_eq!(boot_name(run.path()), name);
+        let next = tempfile::tempdir().unwrap();
+        assert_ne!(boot_name(next.path()), name);
+        assert_eq!(boot_name(Path::new("/nowhere")).len(), 36);
     }
 }

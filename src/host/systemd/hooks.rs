@@ -122,13 +122,13 @@ impl Systemd {
     }
 
     async fn start_hook(&self, unit: &str, purpose: &str, argv: &[String], timeout: Duration, output: &impl AsFd) -> Result<u32, Fault> {
-        let exec = Variant::from(vec![(argv[0].as_str(), argv.iter().map(String::as_str).collect::<Vec<_>>(), vec!["no-env-expand"])]);
+        let (key, exec) = command(argv);
         let output = Variant::Fd(Fd::from(output.as_fd()));
         let at_most = micros(timeout.saturating_add(BACKSTOP));
         let properties: &[(&str, &Variant<'_>)] = &[
             ("Description", &Variant::from(format!("restart-agent: {purpose}"))),
             ("Type", &Variant::from("oneshot")),
-            ("ExecStartEx", &exec),
+            (key, &exec),
             ("StandardOutputFileDescriptor", &output),
             ("StandardErrorFileDescriptor", &output),
             ("SyslogIdentifier", &Variant::from("restart-agent-hook")),
@@ -187,6 +187,17 @@ impl Systemd {
             }
             _ => Err(unknown()),
         }
+    }
+}
+
+/// The command as a property of a transient unit. With "no-env-expand" nothing in it is a variable; but systemd 252 writes that down in a
+/// way that it does not understand when a reload comes before the start, and refuses. So words that mean the same without it go without.
+fn command(argv: &[String]) -> (&'static str, Variant<'static>) {
+    let path = argv[0].clone();
+    if argv.iter().any(|word| word.contains(['$', ';', '\\', '"', '\''])) {
+        ("ExecStartEx", Variant::from(vec![(path, argv.to_vec(), vec!["no-env-expand".to_owned()])]))
+    } else {
+        ("ExecStart", Variant::from(vec![(path, argv.to_vec(), false)]))
     }
 }
 
