@@ -227,6 +227,7 @@ impl Scheduled {
         let Some(want) = self.working.clone() else { return };
         let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
         let mut present = BTreeSet::new();
+        let drain_until = if want.forced { turn.now.mono } else { self.began.after(rules.drain_timeout) };
         for seen in units {
             let known = self.scripts.contains_key(&seen.unit);
             if !known && (!matches_any(&rules.units, &seen.unit) || matches_any(&rules.exclude, &seen.unit)) {
@@ -239,7 +240,7 @@ impl Scheduled {
             match self.scripts.get_mut(&seen.unit) {
                 Some(script) => {
                     script.seen_at = self.look.began().unwrap_or(script.seen_at);
-                    script.look(turn, &self.name, loans, seen, stale, &want);
+                    script.look(turn, &self.name, loans, seen, stale, &want, drain_until);
                 }
                 // A change of the rules alone stops nothing.
                 None if !stale.is_empty() && self.progress == Progress::Working && turn.memory.cutting.contains_key(&seen.unit) => {
@@ -249,7 +250,6 @@ impl Scheduled {
                     }
                 }
                 None if !stale.is_empty() && self.progress == Progress::Working => {
-                    let drain_until = if want.forced { turn.now.mono } else { self.began.after(rules.drain_timeout) };
                     self.scripts.insert(seen.unit.clone(), Script::new(seen.clone(), stale, turn.now.mono, drain_until));
                 }
                 None => {}
@@ -324,7 +324,7 @@ impl Scheduled {
             self.look.want(now);
         }
         // A unit that is being stopped is asked for by name: one that has ended does not match "running".
-        let named = self.scripts.iter().filter(|(_, script)| script.watched());
+        let named = self.scripts.iter().filter(|(_, script)| script.watched(now));
         let cgroups: BTreeMap<String, String> = named.map(|(unit, script)| (unit.clone(), script.seen.cgroup.clone())).collect();
         if cgroups.is_empty() {
             self.look.ask(turn, &rules.units, Looked::WithTimers, cgroups);
@@ -377,10 +377,10 @@ impl Script {
     }
 
     /// Whether it is to be looked at by name: it is being stopped and its stop has been answered or is overdue, or it just was.
-    fn watched(&self) -> bool {
+    fn watched(&self, now: Mono) -> bool {
         match self.step {
             ScriptStep::Stopping => {
-                self.answered.is_some() || self.ladder.as_ref().is_some_and(Ladder::was_killed)
+                self.answered.is_some() || self.ladder.as_ref().is_some_and(|ladder| !matches!(ladder.rung(now), Rung::Grace { .. }))
             }
             ScriptStep::StoppingTimers | ScriptStep::Ready | ScriptStep::Deciding => true,
             _ => false,
@@ -400,7 +400,7 @@ impl Script {
         self.enter(turn.now.mono, ScriptStep::Done(UnitEnd::Finished, why));
     }
 
-    fn look(&mut self, turn: &mut Turn<'_>, target: &str, loans: &mut Loans, seen: &UnitSeen, stale: Stale, want: &Want) {
+    fn look(&mut self, turn: &mut Turn<'_>, target: &str, loans: &mut Loans, seen: &UnitSeen, stale: Stale, want: &Want, drain_until: Mono) {
         self.landed = want.landed;
         match self.step {
             // What was seen before it was done says nothing of what was done.
@@ -456,7 +456,7 @@ impl Script {
             }
             ScriptStep::Done(ref end, _) if !stale.is_empty() && *end != UnitEnd::Failed => {
                 // Somebody's process is older than the landing all the same: begin again with it.
-                *self = Script::new(seen.clone(), stale, turn.now.mono, turn.now.mono);
+                *self = Script::new(seen.clone(), stale, turn.now.mono, drain_until);
             }
             ScriptStep::Draining | ScriptStep::Left(_) | ScriptStep::StoppingTimers | ScriptStep::Ready => {
                 self.stale = stale;
@@ -528,7 +528,9 @@ impl Script {
     }
 
     fn stop(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, target: &str, unit: &str) {
-        if rules.after != After::UntilNext && !self.seen.refuse_manual_start && !self.seen.transient {
+        // What somebody else is stopping already is not for us to start again.
+        let ours = self.seen.active != Active::Deactivating;
+        if ours && rules.after != After::UntilNext && !self.seen.refuse_manual_start && !self.seen.transient {
             turn.record(Entry::RerunOwed { unit: unit.to_owned(), target: target.to_owned() });
         }
         self.invocation.clone_from(&self.seen.invocation);

@@ -161,6 +161,7 @@ impl Services {
         let Some(want) = self.working.clone() else { return };
         let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
         let mut present = BTreeSet::new();
+        let drain_until = if want.forced { turn.now.mono } else { self.began.after(rules.drain_timeout) };
         for seen in units {
             let known = self.units.contains_key(&seen.unit);
             if !known && (!matches_any(&rules.units, &seen.unit) || matches_any(&rules.exclude, &seen.unit)) {
@@ -169,10 +170,9 @@ impl Services {
             present.insert(seen.unit.clone());
             let stale = stale(seen, &want, &memory);
             match self.units.get_mut(&seen.unit) {
-                Some(unit) => unit.look(turn, &self.name, seen, stale, &self.look),
+                Some(unit) => unit.look(turn, &self.name, seen, stale, &self.look, drain_until),
                 None if !stale.is_empty() => {
-                    let until = if want.forced { turn.now.mono } else { self.began.after(rules.drain_timeout) };
-                    self.units.insert(seen.unit.clone(), Service::new(seen.clone(), stale, turn.now.mono, until));
+                    self.units.insert(seen.unit.clone(), Service::new(seen.clone(), stale, turn.now.mono, drain_until));
                 }
                 None => {}
             }
@@ -282,7 +282,7 @@ impl Service {
         self.done(turn, target, name, UnitEnd::Failed, &format!("it could not be restarted: {fault}"));
     }
 
-    fn look(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale, look: &Looker) {
+    fn look(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale, look: &Looker, drain_until: Mono) {
         self.seen_at = look.began().unwrap_or(self.seen_at);
         match self.step {
             Step::Draining { .. } | Step::Left(_) if stale.is_empty() => {
@@ -292,6 +292,10 @@ impl Service {
             Step::Done(UnitEnd::Failed, _) if stale.is_empty() && seen.active == Active::Active => {
                 self.seen = seen.clone();
                 self.done(turn, target, &seen.unit, UnitEnd::Renewed, "it has come up");
+            }
+            // Restarted for an earlier deploy, while this one landed.
+            Step::Done(end, _) if !stale.is_empty() && end != UnitEnd::Failed && self.seen_at >= self.since => {
+                *self = Service::new(seen.clone(), stale, turn.now.mono, drain_until);
             }
             _ => {
                 self.stale = stale;
