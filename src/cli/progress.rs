@@ -10,7 +10,6 @@ use super::output::Output;
 use super::watch::Seen;
 use super::{status, status_text};
 use crate::core::status::StatusView;
-use crate::core::time::Wall;
 
 /// How often the state is looked at.
 const POLL: Duration = Duration::from_millis(250);
@@ -24,9 +23,9 @@ pub struct Progress<'a> {
     told: Option<Told>,
 }
 
-/// What makes a new line worth its place.
+/// What makes a new line worth its place. Not the deadline: told in wall time it moves by microseconds from look to look.
 #[derive(Debug, PartialEq, Eq)]
-struct Told(crate::core::status::State, Option<String>, Option<String>, Option<Wall>, bool);
+struct Told(crate::core::status::State, Option<String>, Option<String>, bool);
 
 impl<'a> Progress<'a> {
     pub fn new(run_dir: &Path, verbose: bool, out: &'a Output) -> Self {
@@ -88,5 +87,5 @@ impl<'a> Progress<'a> {
 }
 
 fn told(view: &StatusView) -> Told {
-    Told(view.state, view.waiting_for.clone(), view.next.clone(), view.deadline, view.agent.running)
+    Told(view.state, view.waiting_for.clone(), view.next.clone(), view.agent.running)
 }

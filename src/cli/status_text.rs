@@ -59,6 +59,7 @@ pub fn one_line(view: &StatusView, page: &Page) -> String {
 fn headline(view: &StatusView, deploy: &str, page: &Page) -> String {
     let said = match view.state {
         State::Idle if view.targets.is_empty() => "idle: no targets are configured, so nothing is ever restarted".to_owned(),
+        State::Idle if view.reached.is_some() => "idle: no deploy seen yet; what is there counts as reached".to_owned(),
         State::Idle => "idle: no deploy seen yet".to_owned(),
         State::Converged => format!("converged: {deploy}"),
         State::Converging => format!("converging: {deploy}"),
@@ -154,9 +155,13 @@ fn table(targets: &[&TargetView], whole: bool, page: &Page) -> String {
             ]
         };
         if let [unit] = &target.units[..]
-            && (unit.state == target.state && (unit.why == target.why || unit.why.is_empty()))
+            && unit.state == target.state
         {
-            rows.push(head(unit.unit.clone(), stale(unit), in_flight(unit)));
+            let mut row = head(unit.unit.clone(), stale(unit), in_flight(unit));
+            if let Some(why) = row.last_mut().filter(|why| why.ends_with(&unit.why) && !unit.why.is_empty()) {
+                why.clone_from(&unit.why);
+            }
+            rows.push(row);
             continue;
         }
         let mut shown: Vec<&UnitView> =
@@ -164,7 +169,12 @@ fn table(targets: &[&TargetView], whole: bool, page: &Page) -> String {
         shown.sort_by_key(|unit| std::cmp::Reverse(unit.state));
         // What is only adopted has not been looked at.
         let units = if target.units.is_empty() && target.state == TargetState::Adopted { String::new() } else { summary(&target.units) };
-        rows.push(head(units, String::new(), String::new()));
+        let mut row = head(units, String::new(), String::new());
+        if let Some(why) = row.last_mut().filter(|why| shown.iter().any(|unit| why.starts_with(&format!("{}: ", unit.unit)))) {
+            // Told in that unit's own line.
+            why.clear();
+        }
+        rows.push(row);
         let most = if whole { usize::MAX } else { UNITS_SHOWN };
         for unit in shown.iter().take(most) {
             rows.push(vec![

@@ -60,8 +60,8 @@ impl From<Option<BTreeSet<String>>> for Scope {
 /// What tells one state of the stamp from another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StampIdentity {
-    /// Nanoseconds since 1970.
-    pub mtime: i128,
+    /// Nanoseconds since 1970. No wider: the journal's entries are read back through a form that knows no 128 bits.
+    pub mtime: i64,
     /// SHA-256 of the content, in hex.
     pub digest: String,
 }

@@ -25,6 +25,9 @@ const POLL_SLOWEST: Duration = Duration::from_secs(1);
 const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
 /// A request whose answer is on the way gets this long (facts M8).
 const FINISHING: Duration = Duration::from_millis(100);
+/// A test that gives no verdict (the bus went away, systemd reloaded) is repeated: it touches nothing.
+const TESTS: u32 = 3;
+const TEST_AGAIN: Duration = Duration::from_millis(500);
 /// php-fpm is up in 33-200 ms (facts 6a); 200 static workers take up to 1.2 s.
 const START_TIMEOUT: Duration = Duration::from_secs(95);
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -73,6 +76,8 @@ pub struct Fpm {
     thawed: bool,
     ladder: Option<Ladder>,
     warmed: usize,
+    /// How often its configuration was tested.
+    tests: u32,
     /// Its restart was begun before, and it was not proven since.
     unproven: bool,
     /// Requests may still come in: no pool, or an emergency that does not wait for it.
@@ -153,6 +158,7 @@ impl Fpm {
             thawed: false,
             ladder: None,
             warmed: 0,
+            tests: 0,
             unproven: false,
             exposed: false,
             within: Mono::BOOT,
@@ -262,6 +268,7 @@ impl Fpm {
                     format!("its configuration is broken, php-fpm -t says: {output}. The old code keeps serving; mend the configuration"),
                 );
             }
+            (FpmStep::Testing, _) if self.tests < TESTS => self.next = now.after(TEST_AGAIN),
             (FpmStep::Testing, other) => {
                 self.refuse(turn, format!("php-fpm -t could not be run ({}), so it is not restarted", said(other)))
             }
@@ -317,7 +324,10 @@ impl Fpm {
         }
         let unit = self.unit.clone();
         match self.step.clone() {
-            FpmStep::Testing => self.pending = Some(turn.ask(Effect::TestConfig { unit })),
+            FpmStep::Testing if now >= self.next => {
+                self.tests += 1;
+                self.pending = Some(turn.ask(Effect::TestConfig { unit }));
+            }
             FpmStep::Inspecting => self.pending = Some(turn.ask(Effect::Inspect { unit })),
             FpmStep::Draining { until } => {
                 loans.want(&unit, &fpm_drop_in(self.rules.term_timeout));
@@ -799,7 +809,14 @@ impl Fpm {
             FpmStep::Restarting => {
                 Some(Deadline::new(self.next.max(self.since.after(RESTART_LOOK)), format!("{unit}: look at its restart")))
             }
-            FpmStep::Seeing | FpmStep::Verifying { .. } | FpmStep::Dating { .. } | FpmStep::Warming | FpmStep::Proving { .. } if idle => {
+            FpmStep::Testing
+            | FpmStep::Seeing
+            | FpmStep::Verifying { .. }
+            | FpmStep::Dating { .. }
+            | FpmStep::Warming
+            | FpmStep::Proving { .. }
+                if idle =>
+            {
                 Some(Deadline::new(self.next, format!("{unit}: ask it")))
             }
             _ => None,

@@ -17,7 +17,7 @@ use super::intake::Pending;
 use super::loans::Loans;
 use super::memory::{Cutting, Memory};
 use super::policy::{Policy, TargetRules};
-use super::pool::{Goal, Pool};
+use super::pool::{Goal, Pool, Verdict};
 use super::scheduled::Scheduled;
 use super::service::Services;
 use super::status::RolloutResult;
@@ -506,6 +506,9 @@ impl Machine {
         }
         // The host is not done while it is out of the pool by us.
         let out = self.memory.depooled.keys().any(|pool| self.pools.contains_key(pool)) && self.memory.unproven.is_empty();
+        // Whoever waits for a rollout that failed is told when the host is back, or cannot be put back for now.
+        let returning = |pool: &Pool| pool.goal() == Goal::In && pool.verdict() == Verdict::Pending && pool.trouble().is_none();
+        let returning = self.pools.values().any(|pool| self.memory.depooled.contains_key(pool.name()) && returning(pool));
         let lent = !self.memory.lent.is_empty() || !self.memory.timers.is_empty() || !self.memory.reruns.is_empty();
         let aborting = self.memory.hold.as_ref().is_some_and(|hold| hold.abort);
         if aborting && !out && self.all_paused() {
@@ -514,6 +517,7 @@ impl Machine {
         }
         if working
             || (out && failed.is_empty())
+            || returning
             || (lent && self.journal_problem.is_none() && self.loans.trouble().is_none() && !self.debts.stuck())
         {
             return;
@@ -545,7 +549,13 @@ impl Machine {
         });
         let pools = self.pools.values().map(Pool::deadline);
         let hold = self.hold_until.map(|at| Deadline::new(at, "the hold expires"));
-        let others = [self.intake_deadline(), self.inplace.deadline(), self.loans.deadline(&self.memory.lent), self.debts.deadline(&self.memory), hold];
+        let others = [
+            self.intake_deadline(),
+            self.inplace.deadline(),
+            self.loans.deadline(&self.memory.lent),
+            self.debts.deadline(&self.memory),
+            hold,
+        ];
         // What has passed was seen to in the last turn, as far as it could be.
         let last = self.last.mono;
         let not_before = |deadline: Deadline| {
@@ -581,8 +591,7 @@ impl Machine {
 
 /// Whether a rollout is at this timer, or at this unit, and pays what it owes to it itself.
 fn owned<'m>(works: &'m BTreeMap<String, Work>, inplace: &'m InPlace) -> impl Fn(&str, &str) -> bool + 'm {
-    let scheduled = |timer: &str, unit: &str| {
-        works.values().any(|work| if let Work::Scheduled(work) = work { work.owns(timer, unit) } else { false })
-    };
+    let scheduled =
+        |timer: &str, unit: &str| works.values().any(|work| if let Work::Scheduled(work) = work { work.owns(timer, unit) } else { false });
     move |timer, unit| scheduled(timer, unit) || inplace.owns(unit)
 }

@@ -91,6 +91,10 @@ impl Pool {
         if self.goal == goal && self.verdict == Verdict::Pending {
             return;
         }
+        // What stood in the way of something else does not stand in the way of this.
+        if self.goal != goal {
+            self.trouble = None;
+        }
         self.goal = goal;
         self.verdict = Verdict::Pending;
         self.commanded = false;

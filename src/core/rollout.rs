@@ -44,6 +44,10 @@ impl RolloutView {
             Entry::Casualty(casualty) => self.casualties.push(casualty.clone()),
             Entry::RolloutFinished { result, why } => {
                 self.finished_at = Some(at);
+                // The phase in which it failed or was given up ends with it.
+                for phase in self.phases.iter_mut().filter(|phase| phase.finished_at.is_none()) {
+                    phase.finished_at = Some(at);
+                }
                 self.result = Some(*result);
                 self.why.clone_from(why);
             }

@@ -58,11 +58,8 @@ struct Script {
     drain_until: Mono,
     ladder: Option<Ladder>,
     pending: BTreeMap<EffectId, Ask>,
-    started_again: bool,
-    /// What it is to be fresh for, as of the last look.
-    landed: Mono,
-    /// What its new run is fresh for.
-    renewed_for: Mono,
+    /// It was started again: when what it is fresh for landed. A newer deploy may have come since.
+    started_for: Option<Mono>,
     /// The run that is being stopped.
     invocation: String,
     /// When the look had begun that it was last seen in.
@@ -160,7 +157,8 @@ impl Scheduled {
 
     /// A stop that an earlier agent sent goes on where it was: its grace is counted from there.
     pub fn take_up(&mut self, now: Mono, unit: &str, cutting: &Cutting, want: Want, rules: &ScheduledRules) {
-        let seen = UnitSeen { unit: unit.to_owned(), invocation: cutting.invocation.clone(), active: Active::Deactivating, ..UnitSeen::default() };
+        let seen =
+            UnitSeen { unit: unit.to_owned(), invocation: cutting.invocation.clone(), active: Active::Deactivating, ..UnitSeen::default() };
         let mut script = Script::new(seen, Stale::default(), now, now);
         script.seen_at = Mono::BOOT;
         script.answered = Some(now);
@@ -240,7 +238,7 @@ impl Scheduled {
             match self.scripts.get_mut(&seen.unit) {
                 Some(script) => {
                     script.seen_at = self.look.began().unwrap_or(script.seen_at);
-                    script.look(turn, &self.name, loans, seen, stale, &want, drain_until);
+                    script.look(turn, &self.name, loans, seen, stale, drain_until);
                 }
                 // A change of the rules alone stops nothing.
                 None if !stale.is_empty() && self.progress == Progress::Working && turn.memory.cutting.contains_key(&seen.unit) => {
@@ -362,9 +360,7 @@ impl Script {
             drain_until,
             ladder: None,
             pending: BTreeMap::new(),
-            started_again: false,
-            landed: Mono::BOOT,
-            renewed_for: Mono::BOOT,
+            started_for: None,
             invocation: String::new(),
             seen_at: now,
             answered: None,
@@ -400,8 +396,7 @@ impl Script {
         self.enter(turn.now.mono, ScriptStep::Done(UnitEnd::Finished, why));
     }
 
-    fn look(&mut self, turn: &mut Turn<'_>, target: &str, loans: &mut Loans, seen: &UnitSeen, stale: Stale, want: &Want, drain_until: Mono) {
-        self.landed = want.landed;
+    fn look(&mut self, turn: &mut Turn<'_>, target: &str, loans: &mut Loans, seen: &UnitSeen, stale: Stale, drain_until: Mono) {
         match self.step {
             // What was seen before it was done says nothing of what was done.
             ScriptStep::Done(..) if self.seen_at < self.since => {}
@@ -442,16 +437,11 @@ impl Script {
                     self.seen.cgroup = cgroup;
                 }
             }
-            ScriptStep::Done(UnitEnd::Renewed, _) if self.started_again => {
-                self.started_again = false;
+            ScriptStep::Done(UnitEnd::Renewed, _) if self.started_for.is_some() => {
+                let Some(landed) = self.started_for.take() else { return };
                 if !seen.invocation.is_empty() && seen.invocation != self.seen.invocation {
-                    let fresh = Entry::Fresh {
-                        target: target.to_owned(),
-                        unit: seen.unit.clone(),
-                        invocation: seen.invocation.clone(),
-                        landed: self.renewed_for,
-                    };
-                    turn.record(fresh);
+                    let (target, unit, invocation) = (target.to_owned(), seen.unit.clone(), seen.invocation.clone());
+                    turn.record(Entry::Fresh { target, unit, invocation, landed });
                 }
             }
             ScriptStep::Done(ref end, _) if !stale.is_empty() && *end != UnitEnd::Failed => {
@@ -491,7 +481,13 @@ impl Script {
                     self.stop(turn, rules, target, unit);
                 }
             }
-            ScriptStep::Stopping => self.escalate(turn, rules, target, unit),
+            ScriptStep::Stopping => {
+                self.escalate(turn, rules, target, unit);
+                if self.step == ScriptStep::Stopped {
+                    // At once, so that the last one to end takes all back with one Reload.
+                    loans.release(unit);
+                }
+            }
             ScriptStep::Stopped => {
                 loans.release(unit);
                 if !turn.memory.lent.contains(unit) && self.pending.is_empty() {
@@ -622,7 +618,7 @@ impl Script {
         if let ScriptStep::Done(..) = self.step {
             return;
         }
-        if self.started_again {
+        if self.started_for.is_some() {
             return self.done(turn, target, unit, UnitEnd::Renewed, "stopped, and started again with the new code".to_owned());
         }
         if rules.after == After::UntilNext || !turn.memory.reruns.contains_key(unit) {
@@ -653,8 +649,9 @@ impl Script {
         self.done(turn, target, unit, UnitEnd::Quiet, why);
     }
 
-    fn start(&mut self, turn: &mut Turn<'_>, _target: &str, unit: &str) {
-        self.renewed_for = self.landed;
+    fn start(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str) {
+        let want = turn.memory.targets.get(target).and_then(|memory| memory.want.as_ref());
+        self.started_for = Some(want.map_or(turn.now.mono, |want| want.landed));
         let id = turn.ask(Effect::Start { unit: unit.to_owned(), caught_up: false });
         self.pending.insert(id, Ask::StartScript);
         self.enter(turn.now.mono, ScriptStep::Starting);
@@ -683,7 +680,6 @@ impl Script {
             }
             (Ask::StartScript, Outcome::Queued) => {
                 turn.record(Entry::RerunSettled { unit: unit.to_owned(), why: "started again".to_owned() });
-                self.started_again = true;
                 self.enter(turn.now.mono, ScriptStep::StartingTimers);
             }
             (Ask::StartScript, other) => {

@@ -182,7 +182,9 @@ impl Machine {
             let text = format!("pool {} to have this host back{trouble}", pool.name());
             return Waiting { waiting_for: Some(text), next: Some("try again".to_owned()), deadline: next };
         }
-        let units = targets.iter().flat_map(|target| target.units.iter());
+        // Between two tries nothing is at work on any unit, whatever its last state was.
+        let resting = self.memory.rollout.is_none();
+        let units = targets.iter().filter(|_| !resting).flat_map(|target| target.units.iter());
         let working =
             units.filter(|unit| !matches!(unit.state, TargetState::Fresh | TargetState::Left | TargetState::Failed | TargetState::Adopted));
         // The one that is due first is what the host waits for.

@@ -4,10 +4,13 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::*;
-use crate::core::deploy::{Deploy, Scope};
+use crate::core::deploy::{Deploy, Scope, StampIdentity};
+use crate::core::effect::{CommandEnd, Effect, EffectId, Fault, JobEnd, Outcome, WorkerRef};
 use crate::core::entry::{Entry, Written};
+use crate::core::event::Order;
 use crate::core::memory::{Memory, TargetMemory};
 use crate::core::status::{Casualty, CasualtyKind, RolloutResult, UnitEnd, UnitOutcome};
 use crate::core::time::{Mono, Wall};
@@ -411,13 +414,59 @@ async fn entries_of_another_version_are_passed_over_aloud() {
     store.append(vec![adopted("a")]).await.unwrap();
     rusqlite::Connection::open(database::file(dir.path()))
         .unwrap()
-        .execute_batch(r#"INSERT INTO journal (at, entry) VALUES (1, '{"entry":"not-invented-yet","x":1}')"#)
+        .execute_batch(r#"INSERT INTO journal (at, entry) VALUES (1, '{"not-invented-yet":{"x":1}}')"#)
         .unwrap();
     store.append(vec![adopted("b")]).await.unwrap();
     drop(store);
     let (_store, loaded) = open(dir.path());
     assert_eq!(names(&loaded), ["a", "b"]);
     assert!(loaded.problem.unwrap().contains("1 entries of the journal were made by another version"));
+}
+
+#[test]
+fn every_kind_of_entry_can_be_read_back() {
+    let worker = WorkerRef { pid: 7, start: Mono(u64::MAX >> 12), cgroup: "/system.slice/php8.2-fpm.service".to_owned() };
+    let argv = || vec!["/usr/bin/depool".to_owned()];
+    let identity = StampIdentity { mtime: i64::MAX, digest: "00".to_owned() };
+    let seconds = Duration::from_millis(1500);
+    let effects = vec![
+        Effect::Depool { pool: "p".to_owned(), depool: argv(), repool: argv(), check: argv(), timeout: seconds },
+        Effect::Repool { pool: "p".to_owned(), argv: argv(), timeout: seconds },
+        Effect::Lend { drop_ins: [("a.service".to_owned(), "[Service]\n".to_owned())].into() },
+        Effect::Unlend { units: argv() },
+        Effect::Stop { unit: "a.service".to_owned(), within: seconds },
+        Effect::Start { unit: "a.timer".to_owned(), caught_up: true },
+        Effect::Restart { unit: "a.service".to_owned(), cut: vec![worker.clone()], within: seconds },
+        Effect::Kill { unit: "a.service".to_owned(), cgroup: String::new() },
+        Effect::Freeze { workers: vec![worker.clone()] },
+    ];
+    let outcomes = vec![
+        Outcome::Command(CommandEnd::Exited { status: -1, said: "\u{1f}".to_owned() }),
+        Outcome::Command(CommandEnd::TimedOut),
+        Outcome::Job(JobEnd::Other("x".to_owned())),
+        Outcome::Frozen(vec![worker]),
+        Outcome::Queued,
+        Outcome::Fault(Fault::Unreachable("gone".to_owned())),
+    ];
+    let targets = Some(["jobrunner".to_owned()].into());
+    let mut entries = vec![
+        Entry::Started { boot: "b".to_owned(), version: "v".to_owned() },
+        Entry::Stamp { path: "/s".to_owned(), identity, deploy: deploy("x"), adopted: true },
+        Entry::Adopted { target: "t".to_owned(), id: None },
+        Entry::RolloutStarted { id: "r0".to_owned(), deploy: deploy("x"), targets: ["t".to_owned()].into(), by: None },
+        Entry::Cutting { unit: "a.service".to_owned(), invocation: String::new(), asked: Mono::BOOT, casualties: vec![casualty(wall_now())] },
+        Entry::Casualty(casualty(wall_now())),
+        Entry::RolloutFinished { result: RolloutResult::Failed, why: Some("because".to_owned()) },
+        Entry::HoldSet { reason: "r".to_owned(), by: "root".to_owned(), until: wall_now(), targets: targets.clone(), abort: true },
+        Entry::Ordered { by: "root".to_owned(), order: Order::Trigger { force: true, override_hold: false, targets, reason: None } },
+        Entry::Ordered { by: "root".to_owned(), order: Order::Hold { reason: "r".to_owned(), span: seconds, targets: None } },
+    ];
+    entries.extend(effects.into_iter().map(|effect| Entry::Intent { id: EffectId(u64::MAX), effect }));
+    entries.extend(outcomes.into_iter().map(|outcome| Entry::Outcome { id: EffectId(0), outcome }));
+    for entry in entries {
+        let text = serde_json::to_string(&entry).unwrap();
+        assert_eq!(serde_json::from_str::<Entry>(&text).map_err(|error| error.to_string()), Ok(entry), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -76,7 +76,7 @@ fn read_once(path: &Path) -> Result<Option<StampSeen>, StampFault> {
     let content = String::from_utf8(content).map_err(|_| StampFault::NotText { path: name })?;
     Ok(Some(StampSeen {
         identity: StampIdentity { mtime: nanoseconds(after.st_mtime, after.st_mtime_nsec), digest },
-        ctime: Wall(i64::try_from(nanoseconds(after.st_ctime, after.st_ctime_nsec) / 1000).unwrap_or(i64::MAX)),
+        ctime: Wall(nanoseconds(after.st_ctime, after.st_ctime_nsec) / 1000),
         content,
     }))
 }
@@ -112,8 +112,9 @@ fn version(seen: &FileStat) -> impl PartialEq + use<> {
     (seen.st_dev, seen.st_ino, seen.st_size, nanoseconds(seen.st_mtime, seen.st_mtime_nsec), nanoseconds(seen.st_ctime, seen.st_ctime_nsec))
 }
 
-fn nanoseconds(seconds: i64, nanoseconds: i64) -> i128 {
-    i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
+/// Until the year 2262; a time beyond is as good as that year.
+fn nanoseconds(seconds: i64, nanoseconds: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
 }
 
 #[cfg(test)]

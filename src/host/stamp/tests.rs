@@ -277,7 +277,7 @@ fn a_stamp_has_content_times_and_a_digest() {
     let seen = read(&place.stamp()).unwrap();
     let meta = fs::metadata(place.stamp()).unwrap();
     let mtime = meta.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
-    assert_eq!(seen.identity.mtime, i128::try_from(mtime.as_nanos()).unwrap());
+    assert_eq!(seen.identity.mtime, i64::try_from(mtime.as_nanos()).unwrap());
     assert_eq!(seen.content, "one\n");
     // echo one | sha256sum
     assert_eq!(seen.identity.digest, "2c8b08da5ce60398e1f19af0e5dccc744df274b826abe585eaba68c525434806");

@@ -12,7 +12,7 @@ use super::faults::is_named;
 use super::link::CallError;
 use super::names::job_id;
 use super::properties::SERVICE;
-use super::{ACT, Systemd};
+use super::{ACT, READ, Systemd};
 use crate::core::effect::{CommandEnd, Fault, JobEnd};
 
 /// Of the output of a command that is only to succeed or fail.
@@ -27,6 +27,10 @@ const STRAGGLERS: Duration = Duration::from_secs(2);
 const KILLED: Duration = Duration::from_secs(2);
 /// For what remains to be asked of a command that has ended.
 const LAST: Duration = Duration::from_secs(2);
+/// For commands of an earlier run to be gone after SIGKILL.
+const OTHERS_GONE: Duration = Duration::from_secs(5);
+/// Between two looks whether commands of an earlier run are gone.
+const OTHERS_AGAIN: Duration = Duration::from_millis(20);
 /// systemd's own exit status for "there is no such program, or it is not executable".
 const EXIT_EXEC: i32 = 203;
 const SIGKILL: i32 = 9;
@@ -54,6 +58,7 @@ impl Systemd {
         let Some(program) = argv.first().filter(|program| program.starts_with('/')) else {
             return Err(Fault::Refused(format!("cannot run the command for \"{purpose}\": it does not start with an absolute path")));
         };
+        self.hooks.others_ended.get_or_try_init(|| self.end_others()).await?;
         let serial = self.hooks.count.fetch_add(1, Ordering::Relaxed);
         let unit = format!("restart-agent-hook-{}-{serial}.service", self.hooks.name);
         let deadline = Instant::now() + timeout;
@@ -78,6 +83,35 @@ impl Systemd {
         let end = if timed_out { Ok(CommandEnd::TimedOut) } else { self.how_it_ended(&unit, purpose, program, &end, &capture).await };
         self.link.let_go(&unit, LAST).await;
         Ok((end?, capture.into_output()))
+    }
+
+    /// A command that an agent had begun when it was killed must not take effect after what this one decides: a late depool would take the
+    /// host out and nobody would know. So none runs any more when the first command of this agent begins.
+    async fn end_others(&self) -> Result<(), Fault> {
+        let own = format!("restart-agent-hook-{}-", self.hooks.name);
+        let deadline = Instant::now() + OTHERS_GONE;
+        loop {
+            let running = self
+                .link
+                .call("look for commands of an earlier run", READ, |live| async move {
+                    live.manager.list_units_by_patterns(&["active", "activating", "deactivating"], &["restart-agent-hook-*.service"]).await
+                })
+                .await?;
+            let others: Vec<String> = running.into_iter().map(|row| row.0).filter(|unit| !unit.starts_with(&own)).collect();
+            if others.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                // Stuck in the kernel. The host is not to stay as it is for that.
+                tracing::warn!("commands of an earlier run of the agent are still there after SIGKILL: {}", others.join(", "));
+                return Ok(());
+            }
+            for unit in &others {
+                tracing::info!(unit, "a command that an earlier run of the agent had begun is ended");
+                let _ = self.kill_hook(unit).await;
+            }
+            tokio::time::sleep(OTHERS_AGAIN).await;
+        }
     }
 
     async fn read_until_end(&self, job: u32, deadline: Instant, capture: &mut Capture) -> JobEnd {
@@ -146,7 +180,10 @@ impl Systemd {
             2 | 3 => Ok(CommandEnd::Killed { signal: status }),
             _ if *job == JobEnd::Done => Ok(CommandEnd::Exited { status: 0, said }),
             _ if matches!(job, JobEnd::Failed | JobEnd::Timeout | JobEnd::Canceled | JobEnd::Dependency) => {
-                Err(Fault::Other(format!("the command for \"{purpose}\" did not succeed; systemd no longer knows its exit status")))
+                let result = values.text(2);
+                Err(Fault::Other(format!(
+                    "the command for \"{purpose}\" did not succeed; systemd does not know its exit status (job {job:?}, Result={result})"
+                )))
             }
             _ => Err(unknown()),
         }

@@ -26,6 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use tokio::sync::OnceCell;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -76,6 +77,8 @@ impl Default for Places {
 struct Serial {
     name: String,
     count: AtomicU64,
+    /// Done before the first hook: see [`Systemd::run`].
+    others_ended: OnceCell<()>,
 }
 
 /// A handle on systemd. Dropping it ends the connection.
@@ -104,7 +107,8 @@ impl Systemd {
         let link = Link::new(places.bus.clone());
         let hints = Hints(Arc::clone(&link.hints));
         let keeper = tokio::spawn(Arc::clone(&link).keep()).abort_handle();
-        let hooks = Serial { name: format!("{}-{}", std::process::id(), now.mono.0), count: AtomicU64::new(0) };
+        let hooks =
+            Serial { name: format!("{}-{}", std::process::id(), now.mono.0), count: AtomicU64::new(0), others_ended: OnceCell::new() };
         let systemd = Systemd { link, places, memory: Mutex::default(), subscribed: Mutex::new(None), hooks, keeper };
         (systemd, hints)
     }

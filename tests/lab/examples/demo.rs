@@ -76,7 +76,7 @@ $say("end $version");
 /// More than any deploy here takes; it is the demo that failed if one does.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Of the pages that a person would see.
-const COLUMNS: u16 = 130;
+const COLUMNS: u16 = 120;
 
 fn main() -> ExitCode {
     let Some(package) = std::env::args_os().nth(1) else {
@@ -243,8 +243,14 @@ fn is_draining(status: &Value) -> bool {
 
 /// `restart-agent status` as it looks on a terminal of this demo's width.
 fn page(host: &Host) -> Result<String> {
-    let text =
-        host.ok(&["script", "--quiet", "--return", "--command", &format!("stty cols {COLUMNS}; restart-agent status"), "/dev/null"])?;
+    let text = host.ok(&[
+        "script",
+        "--quiet",
+        "--return",
+        "--command",
+        &format!("stty rows 50 cols {COLUMNS}; restart-agent status"),
+        "/dev/null",
+    ])?;
     Ok(text.replace('\r', ""))
 }
 
@@ -347,7 +353,7 @@ fn units_table(rollouts: &[&Value]) -> String {
         }
     }
     let word = |unit: &Option<&Value>| match unit {
-        None => "had nothing to renew".to_owned(),
+        None => "was at rest".to_owned(),
         Some(unit) => match unit["what"].as_str().unwrap_or_default() {
             "renewed" if unit["unit"].as_str().is_some_and(|unit| unit.contains("fpm")) => "renewed".to_owned(),
             "renewed" => "renewed: stopped, started again".to_owned(),
@@ -380,7 +386,7 @@ fn phases_table(rollouts: &[&Value]) -> Result<String> {
             took.entry(name).or_default()[number] += span(&phase["started_at"], &phase["finished_at"])?;
         }
     }
-    let mut rows = vec![cells("Phases", deploy_names(rollouts))];
+    let mut rows = vec![cells("Phases of php-fpm", deploy_names(rollouts))];
     let mut whole = [Duration::ZERO; 2];
     for (number, rollout) in rollouts.iter().enumerate() {
         whole[number] = span(&rollout["started_at"], &rollout["finished_at"])?;
@@ -390,7 +396,7 @@ fn phases_table(rollouts: &[&Value]) -> Result<String> {
         let (target, phase) = name;
         rows.push(cells(&format!("{target}: {phase}"), took[name].map(seconds)));
     }
-    rows.push(cells("the whole rollout", whole.map(seconds)));
+    rows.push(cells("the whole rollout, with the scripts", whole.map(seconds)));
     Ok(table(&rows))
 }
 

@@ -153,6 +153,53 @@ impl<'h> Agent<'h> {
         })
     }
 
+    /// Waits until status.json is as `look` wants it.
+    ///
+    /// # Errors
+    /// Not within `timeout`; with the last status.
+    pub fn wait_status(&self, what: &str, timeout: Duration, look: impl Fn(&Value) -> bool) -> Result<Value> {
+        wait_for(what, timeout, || {
+            let status = self.status()?;
+            if look(&status) { Ok(Some(status)) } else { bail!("{status}") }
+        })
+    }
+
+    /// `restart-agent` with these arguments, as root; must succeed.
+    ///
+    /// # Errors
+    /// With all it said.
+    pub fn ok(&self, arguments: &[&str]) -> Result<String> {
+        self.host.command(std::iter::once("restart-agent").chain(arguments.iter().copied())).ok()
+    }
+
+    /// SIGKILL to the agent. systemd starts it again 2 s later.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&self) -> Result<()> {
+        let pid = self.host.pid_of("restart-agent.service")?;
+        self.host.ok(&["kill", "-KILL", &pid.to_string()])?;
+        wait_for("the agent to be dead", Duration::from_secs(10), || {
+            Ok((self.host.property("restart-agent.service", "MainPID")? != pid.to_string()).then_some(()))
+        })
+    }
+
+    /// `history --json`, newest first.
+    ///
+    /// # Errors
+    /// It cannot be run or read.
+    pub fn history(&self) -> Result<Vec<Value>> {
+        Ok(serde_json::from_str(&self.ok(&["history", "--json"])?)?)
+    }
+
+    /// What it logged since this boot.
+    ///
+    /// # Errors
+    /// journalctl fails.
+    pub fn journal(&self) -> Result<String> {
+        self.host.journal("restart-agent.service")
+    }
+
     /// `casualties --json --requests`: all that were ever recorded.
     ///
     /// # Errors

@@ -94,7 +94,10 @@ impl World {
         match run {
             None => self.violates(format!("the agent stops {name}, which runs new code")),
             Some((at, false)) if now < at + us(rules.drain_timeout) => {
-                self.violates(format!("the agent stops {name} {:.3} s after the deploy, before its drain is over", (now - at) as f64 / 1e6));
+                self.violates(format!(
+                    "the agent stops {name} {:.3} s after the deploy, before its drain is over",
+                    (now - at) as f64 / 1e6
+                ));
             }
             Some(_) => {}
         }
@@ -138,9 +141,9 @@ impl World {
         let Some(fpm) = unit.as_fpm() else { return };
         // What has just come in could not be known.
         let unknowable = if fpm.load.strays_every > 0 { 8 * S } else { 300 * MS };
-        let Some((_, request)) = fpm.requests.iter().find(|(_, request)| {
-            only.is_none_or(|pid| request.pid == pid) && now - request.began > unknowable
-        }) else {
+        let Some((_, request)) =
+            fpm.requests.iter().find(|(_, request)| only.is_none_or(|pid| request.pid == pid) && now - request.began > unknowable)
+        else {
             return;
         };
         let line = request.uri.clone();

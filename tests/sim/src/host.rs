@@ -462,7 +462,9 @@ impl Host {
         }
         if thorough && self.machine.is_some() {
             let status = self.status();
-            if status.state == State::Converged && status.pools.iter().any(|pool| pool.depooled_by == Some(restart_agent::core::status::DepooledBy::Agent)) {
+            if status.state == State::Converged
+                && status.pools.iter().any(|pool| pool.depooled_by == Some(restart_agent::core::status::DepooledBy::Agent))
+            {
                 self.world.violates("status says converged, and the agent still owes the pool this host".to_owned());
             }
         }
@@ -514,7 +516,8 @@ impl Host {
         let mut left: Vec<Cut> = self.world.cuts.clone();
         let mut phantoms = Vec::new();
         for casualty in &recorded {
-            let same = |cut: &Cut| cut.unit == casualty.unit && cut.request == casualty.request && (cut.pid == casualty.pid || casualty.pid == 0);
+            let same =
+                |cut: &Cut| cut.unit == casualty.unit && cut.request == casualty.request && (cut.pid == casualty.pid || casualty.pid == 0);
             match left.iter().position(same) {
                 Some(at) => {
                     left.remove(at);

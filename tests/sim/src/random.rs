@@ -283,7 +283,15 @@ fn faults(draw: &mut Draw, host: &mut Host) {
                 match which {
                     0 => balancer.depool = hook,
                     1 => balancer.repool = hook,
-                    _ => balancer.check = if hook == Hook::WorksAndFails { Hook::Exits(2) } else if hook == Hook::Exits(1) { Hook::Exits(3) } else { hook },
+                    _ => {
+                        balancer.check = if hook == Hook::WorksAndFails {
+                            Hook::Exits(2)
+                        } else if hook == Hook::Exits(1) {
+                            Hook::Exits(3)
+                        } else {
+                            hook
+                        }
+                    }
                 }
             });
         }

@@ -125,7 +125,11 @@ impl World {
         }
         balancer.out = out;
         balancer.out_since = now;
-        if out { balancer.by_agent.0 += 1 } else { balancer.by_agent.1 += 1 }
+        if out {
+            balancer.by_agent.0 += 1
+        } else {
+            balancer.by_agent.1 += 1
+        }
         self.say(|| format!("pool {pool}: the host is {}, by the agent", if out { "out" } else { "in" }));
     }
 

@@ -61,10 +61,8 @@ impl World {
 
     /// One part of an effect. Says whether it changed anything.
     pub(crate) fn act(&mut self, epoch: u64, id: EffectId, effect: Effect, stage: u8) -> bool {
-        let over_the_bus = !matches!(
-            effect,
-            Effect::AskPools { .. } | Effect::Request { .. } | Effect::Freeze { .. } | Effect::Thaw { .. }
-        );
+        let over_the_bus =
+            !matches!(effect, Effect::AskPools { .. } | Effect::Request { .. } | Effect::Freeze { .. } | Effect::Thaw { .. });
         if over_the_bus && self.now < self.faults.systemd_away_until {
             self.answer(epoch, id, 0, Outcome::Fault(Fault::Unreachable("the bus does not answer".to_owned())));
             return false;

@@ -195,7 +195,11 @@ impl World {
         let busy: Vec<u32> = unit.as_fpm().map(|fpm| fpm.requests.values().map(|request| request.pid).collect()).unwrap_or_default();
         let ending = unit.stop.is_some();
         let idle = unit.processes.values().find(|process| {
-            process.role == Role::Worker && !process.frozen && !process.kill_pending && process.signalled.is_none() && !busy.contains(&process.pid)
+            process.role == Role::Worker
+                && !process.frozen
+                && !process.kill_pending
+                && process.signalled.is_none()
+                && !busy.contains(&process.pid)
         });
         let Some(pid) = idle.map(|process| process.pid).filter(|_| !ending) else { return false };
         let fpm = unit.as_fpm_mut().unwrap();

@@ -41,22 +41,68 @@ const BOOTED_AT: i64 = 1_795_382_120_000_000;
 #[derive(Debug)]
 pub(crate) enum Happening {
     /// The agent's host does the next part of an effect: nothing, if that agent is dead.
-    Act { epoch: u64, id: EffectId, effect: Effect, stage: u8 },
-    Answer { epoch: u64, id: EffectId, outcome: Outcome },
+    Act {
+        epoch: u64,
+        id: EffectId,
+        effect: Effect,
+        stage: u8,
+    },
+    Answer {
+        epoch: u64,
+        id: EffectId,
+        outcome: Outcome,
+    },
     /// A hint for whichever agent runs.
     Tell(Event),
-    Patience { epoch: u64, id: EffectId },
-    ProcessEnds { unit: String, pid: u32, how: Exit },
-    StopTimeout { unit: String, generation: u64 },
-    Started { unit: String, invocation: String, well: bool },
-    ComesBack { unit: String },
-    TimerElapses { timer: String, generation: u64 },
-    TimerFires { timer: String, generation: u64 },
-    Arrival { unit: String, generation: u64 },
-    Finishing { unit: String, request: u64, generation: u64 },
-    Finished { unit: String, request: u64, generation: u64 },
+    Patience {
+        epoch: u64,
+        id: EffectId,
+    },
+    ProcessEnds {
+        unit: String,
+        pid: u32,
+        how: Exit,
+    },
+    StopTimeout {
+        unit: String,
+        generation: u64,
+    },
+    Started {
+        unit: String,
+        invocation: String,
+        well: bool,
+    },
+    ComesBack {
+        unit: String,
+    },
+    TimerElapses {
+        timer: String,
+        generation: u64,
+    },
+    TimerFires {
+        timer: String,
+        generation: u64,
+    },
+    Arrival {
+        unit: String,
+        generation: u64,
+    },
+    Finishing {
+        unit: String,
+        request: u64,
+        generation: u64,
+    },
+    Finished {
+        unit: String,
+        request: u64,
+        generation: u64,
+    },
     /// `ends`: when the command that does it does.
-    PoolTurns { pool: String, out: bool, ends: Us },
+    PoolTurns {
+        pool: String,
+        out: bool,
+        ends: Us,
+    },
     Deed(Deed),
 }
 
@@ -255,7 +301,7 @@ impl World {
     pub fn touch(&mut self, content: &str) {
         let n = self.name();
         let ctime = self.wall(self.now);
-        let identity = StampIdentity { mtime: i128::from(ctime.0) * 1000, digest: format!("{content}-{n}") };
+        let identity = StampIdentity { mtime: ctime.0 * 1000, digest: format!("{content}-{n}") };
         let seen = StampSeen { identity, ctime, content: content.to_owned() };
         let deploy = restart_agent::core::deploy::Deploy::read(&seen, self.clock());
         self.say(|| format!("== the stamp is touched: {content:?}"));

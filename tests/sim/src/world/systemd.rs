@@ -28,7 +28,8 @@ impl World {
         {
             unit.job = None;
         }
-        let waiting: Vec<_> = self.waiting.iter().filter(|(_, (_, job))| *job == id).map(|(effect, (epoch, _))| (*effect, *epoch)).collect();
+        let waiting: Vec<_> =
+            self.waiting.iter().filter(|(_, (_, job))| *job == id).map(|(effect, (epoch, _))| (*effect, *epoch)).collect();
         for (effect, epoch) in waiting {
             self.waiting.remove(&effect);
             let latency = self.rng.between(2 * MS, 9 * MS);
@@ -277,7 +278,11 @@ impl World {
             (_, _, Some(Exit::Killed(_))) => (Active::Failed, "signal"),
             _ => (Active::Failed, "exit-code"),
         };
-        if unit.active == Active::Failed { unit.fired.1 += 1 } else { unit.fired.0 += 1 }
+        if unit.active == Active::Failed {
+            unit.fired.1 += 1
+        } else {
+            unit.fired.0 += 1
+        }
         let (active, result) = (unit.active, unit.result);
         unit.main_pid = 0;
         let restarts_itself = unit.restarts_itself && stop.is_none() && active == Active::Failed;

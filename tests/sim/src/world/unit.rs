@@ -12,7 +12,10 @@ use super::{S, Us};
 pub enum OnTerm {
     Dies,
     /// A trap: it cleans up for so long and exits with that status.
-    Exits { status: i32, after: Us },
+    Exits {
+        status: i32,
+        after: Us,
+    },
     Ignores,
 }
 

@@ -1,0 +1,116 @@
+//! php-fpm renewed in place behind a load balancer, on real hosts.
+
+mod crashes;
+mod deploys;
+mod drains;
+mod orders;
+mod pools;
+mod proofs;
+mod waits;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use lab::agent::Agent;
+use lab::pool::FilePool;
+use lab::web::{self, Status, Web};
+use lab::{Host, Release};
+
+/// The pool that the web stack's own HAProxy is.
+const BALANCER: &str = r#"
+[pool]
+depool = ["/usr/local/bin/depool"]
+repool = ["/usr/local/bin/pool"]
+check = ["/usr/local/bin/pool-state"]
+timeout = "10s"
+quiet = "300ms"
+"#;
+
+fn main() -> ExitCode {
+    lab::suite()
+        .on_each("twenty_deploys_lose_no_request_shorter_than_the_threshold", |release| deploys::under_load(release, Status::Socket, 20))
+        .on_each("deploys_with_the_status_on_the_pools_own_socket", |release| deploys::under_load(release, Status::Path, 4))
+        .on_each("deploys_without_a_status_page", |release| deploys::under_load(release, Status::None, 3))
+        .on_each("wait_never_returns_for_the_deploy_before", waits::hundred_in_a_row)
+        .on_each("wait_never_returns_for_old_php", waits::php)
+        .on_each("a_persons_depool_is_left_alone", pools::a_persons_depool)
+        .on_each("an_unknown_pool_state_blocks_until_it_is_known", pools::unknown)
+        .on_each("a_depool_that_fails_is_taken_back", pools::failed_depool)
+        .on_each("a_host_put_back_during_the_drain_is_taken_out_again", pools::put_back_during_the_drain)
+        .on_each("a_repool_that_fails_is_tried_until_it_succeeds", pools::failed_repool)
+        .on_each("an_idle_host_is_not_drained_to_the_deadline", drains::ends_early)
+        .on_each("requests_that_keep_coming_are_cut_at_the_threshold", drains::ceiling)
+        .on_each("all_workers_busy_is_not_idle", drains::all_workers_busy)
+        .on_each("a_held_connection_without_a_request_is_idle", drains::held_connection)
+        .on_each("warm_up_comes_before_the_repool_in_order_and_once", proofs::warm)
+        .on_each("without_proof_the_host_stays_out_and_says_so", proofs::proof)
+        .on_each("force_neither_depools_nor_drains", orders::force)
+        .on_each("abort_and_hold_during_a_drain_give_the_host_back", orders::abort_and_hold)
+        .on_each("who_may_look_and_who_may_order", orders::permissions)
+        .on_each("killed_anywhere_between_depool_and_repool_it_comes_back_and_finishes", crashes::killed)
+        .on_each("a_power_failure_in_the_drain_leaves_no_host_out", crashes::power_failure)
+        .run()
+}
+
+/// A host with the web stack, a pool whose commands obey the test, and the agent, for which v0 is reached.
+struct Stage<'h> {
+    web: Web<'h>,
+    pool: FilePool<'h>,
+    agent: Agent<'h>,
+}
+
+impl<'h> Stage<'h> {
+    /// `pool`: the pool's section, `target`: further lines of the target.
+    fn set(host: &'h Host, options: &web::Options, pool: &str, target: &str) -> Result<Stage<'h>> {
+        let web = Web::install(host, options)?;
+        let agent = Agent::install(host)?;
+        let file_pool = FilePool::install(host)?;
+        agent.deploy("v0")?;
+        agent.configure(&config(host.release(), "settle = \"50ms\"\nmin_interval = \"0s\"", pool, target))?;
+        Ok(Stage { web, pool: file_pool, agent })
+    }
+
+    /// The code, then the stamp.
+    fn deploy(&self, version: &str) -> Result<()> {
+        self.web.deploy_code(version)?;
+        self.agent.deploy(version)
+    }
+
+    fn converge(&self, version: &str) -> Result<()> {
+        self.web.deploy_code(version)?;
+        self.agent.deploy_and_wait(version, Duration::from_secs(60))?;
+        self.ensure_done(version)
+    }
+
+    /// The host is in the pool with this version, status says so, and nothing is left behind.
+    fn ensure_done(&self, version: &str) -> Result<()> {
+        let status = self.agent.status()?;
+        ensure!(self.web.served_version()? == version, "{} is served: {status}", self.web.served_version()?);
+        ensure!(self.pool.state()? == "pooled", "{version}: the host is not in the pool: {status}");
+        ensure!(status["state"] == "converged" && status["reached"]["id"] == version, "{version}: {status}");
+        ensure!(status["pools"].as_array().is_none_or(|pools| pools.iter().all(|pool| pool["state"] == "pooled")), "{version}: {status}");
+        self.agent.ensure_nothing_left()
+    }
+}
+
+/// When a phase of the newest rollout began and ended, in seconds since 1970.
+fn phase(agent: &Agent<'_>, name: &str) -> Result<(f64, f64)> {
+    let history = agent.history()?;
+    let phases = history.first().and_then(|rollout| rollout["phases"].as_array()).into_iter().flatten();
+    let Some(phase) = phases.filter(|phase| phase["phase"] == name).last() else { anyhow::bail!("no phase {name}: {history:?}") };
+    let seconds = |key: &str| -> Result<f64> {
+        let text = phase[key].as_str().unwrap_or_default();
+        let stamp = std::process::Command::new("date").args(["-d", text, "+%s.%N"]).output()?;
+        Ok(String::from_utf8_lossy(&stamp.stdout).trim().parse()?)
+    };
+    Ok((seconds("started_at")?, seconds("finished_at")?))
+}
+
+/// A configuration with one php-fpm target, `jobrunner`.
+fn config(release: Release, stamp: &str, pool: &str, target: &str) -> String {
+    format!(
+        "[stamp]\npath = \"/srv/deploy/stamp\"\n{stamp}\n{pool}\n[target.jobrunner]\nkind = \"php-fpm\"\nunit = \"{}\"\n{target}\n",
+        release.fpm_unit()
+    )
+}
