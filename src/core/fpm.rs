@@ -64,8 +64,10 @@ pub struct Fpm {
     held: bool,
     next: Mono,
     proof: Proof,
-    /// The drain ended with proof that nothing is in flight, not by its deadline.
+    /// Proof that nothing is in flight.
     idle: bool,
+    /// The threshold.
+    until: Mono,
     quiet: Duration,
     /// Its status has answered at least once.
     answered: bool,
@@ -95,10 +97,10 @@ pub enum FpmStep {
     Inspecting,
     /// Ready for the bracket to take the host out and drain.
     Prepared,
+    /// It goes on until the bracket does: what is idle now may be busy by then.
     Draining {
         until: Mono,
     },
-    Drained,
     /// Its processes are looked up, for the cut.
     Seeing,
     /// First full status of the cut.
@@ -151,6 +153,7 @@ impl Fpm {
             next: now,
             proof: Proof::default(),
             idle: false,
+            until: Mono::BOOT,
             quiet: Duration::ZERO,
             answered: false,
             last_full: None,
@@ -178,14 +181,21 @@ impl Fpm {
     /// drain, skips it.
     pub fn drain(&mut self, now: Mono, until: Mono, quiet: Duration, exposed: bool) {
         self.exposed = exposed;
-        if self.unproven || !self.seen.active.runs() {
-            self.idle = true;
-            return self.enter(now, FpmStep::Drained);
-        }
-        self.idle = false;
         self.quiet = quiet;
+        self.until = if self.unproven || !self.seen.active.runs() { now } else { until };
+        self.drain_again(now);
+    }
+
+    fn drain_again(&mut self, now: Mono) {
+        self.idle = false;
         self.proof = Proof::default();
-        self.enter(now, FpmStep::Draining { until });
+        self.enter(now, FpmStep::Draining { until: self.until });
+    }
+
+    /// Whether nothing is in flight, or what is has had its time.
+    #[must_use]
+    pub fn drained(&self, now: Mono) -> bool {
+        matches!(self.step, FpmStep::Draining { until } if self.idle || now >= until)
     }
 
     /// Goes on to the restart: counts what is in flight, also after a drain that ended idle, since something may have come in since.
@@ -240,7 +250,7 @@ impl Fpm {
     pub fn committed(&self) -> bool {
         !matches!(
             self.step,
-            FpmStep::Testing | FpmStep::Inspecting | FpmStep::Prepared | FpmStep::Draining { .. } | FpmStep::Drained | FpmStep::Refused(_)
+            FpmStep::Testing | FpmStep::Inspecting | FpmStep::Prepared | FpmStep::Draining { .. } | FpmStep::Refused(_)
         )
     }
 
@@ -375,14 +385,8 @@ impl Fpm {
             Source::StatusText { interval } => self.quiet.max(*interval + Duration::from_secs(1)),
             _ => self.quiet,
         };
-        if self.proof.holds(now, quiet) {
-            self.idle = true;
-            return self.enter(now, FpmStep::Drained);
-        }
-        if now >= until {
-            return self.enter(now, FpmStep::Drained);
-        }
-        if now < self.next {
+        self.idle = self.proof.holds(now, quiet);
+        if now < self.next || now >= until {
             return;
         }
         // An hour's drain need not be watched twenty times a second.
@@ -481,11 +485,18 @@ impl Fpm {
     fn counted(&mut self, turn: &mut Turn<'_>, answers: &PoolAnswers) {
         let Source::Status { asks, own } = &self.source else { return };
         let Some(busy) = busy_workers(asks, own, answers) else {
+            if turn.now.mono < self.until {
+                return self.drain_again(turn.now.mono);
+            }
             let guess = self.last_full.clone().unwrap_or_default();
             self.notes.push("its status did not answer at the cut: the casualties are those of the last answer".to_owned());
             self.cut(turn, guess, false);
             return self.enter(turn.now.mono, FpmStep::WaitingForLoan);
         };
+        if !busy.is_empty() && turn.now.mono < self.until {
+            // It has come in since the drain ended idle, and has its time.
+            return self.drain_again(turn.now.mono);
+        }
         // With a status socket of its own every worker can be stopped, so nothing new begins between the count and the cut.
         let all = self.source.dedicated();
         let pids: Vec<u32> = busy.iter().map(|worker| worker.pid).collect();
@@ -513,6 +524,11 @@ impl Fpm {
             self.cut(turn, self.frozen_busy.clone(), false);
             return self.enter(turn.now.mono, FpmStep::WaitingForLoan);
         };
+        if !busy.is_empty() && turn.now.mono < self.until {
+            let workers = std::mem::take(&mut self.frozen);
+            self.aside = Some(turn.ask(Effect::Thaw { workers }));
+            return self.drain_again(turn.now.mono);
+        }
         let patient = !self.thawed;
         let (ending, cut): (Vec<WorkerSeen>, Vec<WorkerSeen>) = busy.into_iter().partition(|worker| patient && finishing(worker));
         self.cut(turn, cut, true);
@@ -802,7 +818,7 @@ impl Fpm {
             FpmStep::Draining { until } if idle => Some(Deadline::new(self.next.min(*until), format!("{unit}: look whether it is idle"))),
             FpmStep::Draining { until } => Some(Deadline::new(*until, format!("{unit}: its threshold"))),
             FpmStep::Finishing => Some(Deadline::new(self.since.after(FINISHING), format!("{unit}: answers on their way"))),
-            FpmStep::Drained | FpmStep::WaitingForLoan if self.next > self.since => {
+            FpmStep::WaitingForLoan if self.next > self.since => {
                 Some(Deadline::new(self.next, format!("{unit}: own limit of restarts")))
             }
             FpmStep::Restarting | FpmStep::Seeing if self.looking.is_some() => None,
@@ -834,7 +850,6 @@ impl Fpm {
             FpmStep::Testing | FpmStep::Inspecting => soon(TargetState::Stale, "its configuration is being tested"),
             FpmStep::Prepared => soon(TargetState::Stale, held_back_by),
             FpmStep::Draining { until } => (TargetState::Draining, self.proof.why.clone(), Some(*until)),
-            FpmStep::Drained => soon(TargetState::Draining, "drained"),
             FpmStep::Seeing | FpmStep::Counting | FpmStep::Freezing | FpmStep::Recounting | FpmStep::Thawing | FpmStep::Finishing => {
                 soon(TargetState::Stopping, "the threshold has passed: what is in flight is being counted")
             }
@@ -859,7 +874,7 @@ impl Fpm {
             state,
             stale_processes: stale,
             oldest_start: Some(now.wall_of(self.seen.main_start)).filter(|_| self.seen.main_pid != 0),
-            in_flight: self.proof.in_flight.filter(|_| matches!(self.step, FpmStep::Draining { .. } | FpmStep::Drained)),
+            in_flight: self.proof.in_flight.filter(|_| matches!(self.step, FpmStep::Draining { .. })),
             why,
             deadline: deadline.map(|at| now.wall_of(at)),
         }

@@ -87,10 +87,21 @@ impl InPlace {
     }
 
     /// The target is no longer in the configuration.
-    pub fn forget(&mut self, target: &str) {
+    pub fn forget(&mut self, target: &str, loans: &mut Loans) {
         self.wants.remove(target);
         self.progress.remove(target);
         self.notes.remove(target);
+        // What has been touched goes on to its end.
+        self.units.retain(|unit, fpm| {
+            let goes_on = fpm.target != target || fpm.committed();
+            if !goes_on {
+                loans.release(unit);
+            }
+            goes_on
+        });
+        if self.units.is_empty() && !matches!(self.phase, Phase::Idle | Phase::Looking) {
+            self.phase = Phase::Returning;
+        }
     }
 
     pub fn progress(&self, target: &str) -> Progress {
@@ -290,14 +301,18 @@ impl InPlace {
             Phase::Preparing => self.prepared(turn, pools),
             Phase::LeavingPool => self.leaving(turn, pools, false),
             Phase::Draining => {
-                if self.live().all(|unit| unit.step == FpmStep::Drained) {
+                if self.drained(turn, loans) {
                     self.each_phase(turn, "drain", "restart");
                     self.phase = Phase::Rechecking;
+                    if !self.forced {
+                        let _ = verdicts(turn, pools, Goal::Know, true);
+                    }
                     self.rechecked(turn, loans, pools);
                 }
             }
             Phase::Rechecking => self.rechecked(turn, loans, pools),
             Phase::Renewing => {
+                self.renew_drained(turn, loans);
                 if self.units.values().all(Fpm::at_rest) {
                     self.renewed(turn, now);
                 }
@@ -377,14 +392,6 @@ impl InPlace {
 
     /// Right before the restart: a host that somebody has put back meanwhile is taken out and drained again (trap T30).
     fn rechecked(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, pools: &mut BTreeMap<String, Pool>) {
-        // All that a restart waits for is settled first, so that what is asked here is what holds when it comes.
-        let mut ready = true;
-        for unit in self.units.values_mut().filter(|unit| unit.step == FpmStep::Drained) {
-            ready &= unit.may_renew(turn, loans);
-        }
-        if !ready {
-            return;
-        }
         if !self.forced {
             let verdicts = verdicts(turn, pools, Goal::Know, false);
             if verdicts.contains(&Verdict::Pending) {
@@ -402,18 +409,39 @@ impl InPlace {
                         "somebody puts this host back into the pool whenever it is taken out: hold the agent or let it work",
                     );
                 }
-                for unit in self.units.values_mut().filter(|unit| unit.step == FpmStep::Drained) {
+                for unit in self.units.values_mut().filter(|unit| !unit.at_rest()) {
                     unit.step = FpmStep::Prepared;
                 }
                 self.phase = Phase::LeavingPool;
                 return self.leaving(turn, pools, true);
             }
         }
-        for unit in self.units.values_mut().filter(|unit| unit.step == FpmStep::Drained) {
-            unit.renew(turn.now.mono);
-            unit.advance(turn, loans);
+        if !self.drained(turn, loans) {
+            // Something has come in while the pools were asked.
+            self.phase = Phase::Draining;
+            return;
         }
         self.phase = Phase::Renewing;
+        self.renew_drained(turn, loans);
+    }
+
+    /// Whether all have drained, at this moment, and none would have to wait for what else its restart needs.
+    fn drained(&mut self, turn: &Turn<'_>, loans: &mut Loans) -> bool {
+        let mut drained = true;
+        for unit in self.units.values_mut().filter(|unit| !unit.at_rest()) {
+            drained &= unit.may_renew(turn, loans);
+            drained &= unit.drained(turn.now.mono);
+        }
+        drained
+    }
+
+    fn renew_drained(&mut self, turn: &mut Turn<'_>, loans: &mut Loans) {
+        for unit in self.units.values_mut() {
+            if unit.drained(turn.now.mono) && unit.may_renew(turn, loans) {
+                unit.renew(turn.now.mono);
+                unit.advance(turn, loans);
+            }
+        }
     }
 
     fn give_up(&mut self, turn: &mut Turn<'_>, why: &str) {

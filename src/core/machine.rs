@@ -235,7 +235,7 @@ impl Machine {
         let dropped = self.memory.targets.keys().filter(|name| !unconfigured && !policy.targets.contains_key(*name));
         let dropped: Vec<String> = dropped.cloned().collect();
         for target in dropped {
-            self.inplace.forget(&target);
+            self.inplace.forget(&target, &mut self.loans);
             if let Some(work) = self.works.remove(&target) {
                 work.release(&mut self.loans);
             }
@@ -249,7 +249,7 @@ impl Machine {
             if self.works.get(name).is_none_or(|work| !work.fits(rules))
                 && let Some(work) = self.works.insert(name.clone(), Work::new(name, rules))
             {
-                self.inplace.forget(name);
+                self.inplace.forget(name, &mut self.loans);
                 work.release(&mut self.loans);
             }
         }

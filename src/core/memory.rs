@@ -109,6 +109,9 @@ pub struct Depooled {
     pub repool: Vec<String>,
     pub check: Vec<String>,
     pub timeout: Duration,
+    /// The repool has been sent, and not been seen to arrive: a balancer may still be about to take this host back.
+    #[serde(default)]
+    pub returning: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -306,12 +309,14 @@ impl Memory {
         self.open.insert(id.0, effect.clone());
         match effect {
             Effect::Depool { pool, repool, check, timeout, .. } => {
-                self.depooled.entry(pool.clone()).or_insert(Depooled {
-                    at,
-                    repool: repool.clone(),
-                    check: check.clone(),
-                    timeout: *timeout,
-                });
+                let (repool, check) = (repool.clone(), check.clone());
+                let debt = Depooled { at, repool, check, timeout: *timeout, returning: false };
+                self.depooled.entry(pool.clone()).or_insert(debt).returning = false;
+            }
+            Effect::Repool { pool, .. } => {
+                if let Some(debt) = self.depooled.get_mut(pool) {
+                    debt.returning = true;
+                }
             }
             Effect::Lend { drop_ins } => self.lent.extend(drop_ins.keys().cloned()),
             Effect::Freeze { workers } => {

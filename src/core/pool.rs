@@ -179,10 +179,14 @@ impl Pool {
         }
         self.state = state;
         self.trouble = trouble;
-        let ours = turn.memory.depooled.contains_key(&self.name);
+        let debt = turn.memory.depooled.get(&self.name);
+        let ours = debt.is_some();
+        let returning = debt.is_some_and(|debt| debt.returning);
         match (self.goal, state) {
             (Goal::Rest, _) => {}
             (Goal::Know, PoolState::Pooled) => self.verdict = Verdict::Pooled,
+            // On its way back, by our own doing: it is not out until that is taken back.
+            (Goal::Out, PoolState::Depooled) if returning => self.depool(turn),
             (Goal::Know | Goal::Out, PoolState::Depooled) => self.verdict = if ours { Verdict::OutByUs } else { Verdict::OutByOther },
             (Goal::Out, PoolState::Pooled) if !self.commanded => self.depool(turn),
             // Asked before the repool: a depool of ours may still be on its way to the balancer.

@@ -225,6 +225,7 @@ impl Scheduled {
         let Some(want) = self.working.clone() else { return };
         let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
         let mut present = BTreeSet::new();
+        let drain_until = if want.forced { turn.now.mono } else { self.began.after(rules.drain_timeout) };
         for seen in units {
             let known = self.scripts.contains_key(&seen.unit);
             if !known && (!matches_any(&rules.units, &seen.unit) || matches_any(&rules.exclude, &seen.unit)) {
@@ -237,7 +238,7 @@ impl Scheduled {
             match self.scripts.get_mut(&seen.unit) {
                 Some(script) => {
                     script.seen_at = self.look.began().unwrap_or(script.seen_at);
-                    script.look(turn, &self.name, loans, seen, stale, &want);
+                    script.look(turn, &self.name, loans, seen, stale, drain_until);
                 }
                 // A change of the rules alone stops nothing.
                 None if !stale.is_empty() && self.progress == Progress::Working && turn.memory.cutting.contains_key(&seen.unit) => {
@@ -247,7 +248,6 @@ impl Scheduled {
                     }
                 }
                 None if !stale.is_empty() && self.progress == Progress::Working => {
-                    let drain_until = if want.forced { turn.now.mono } else { self.began.after(rules.drain_timeout) };
                     self.scripts.insert(seen.unit.clone(), Script::new(seen.clone(), stale, turn.now.mono, drain_until));
                 }
                 None => {}
@@ -322,7 +322,7 @@ impl Scheduled {
             self.look.want(now);
         }
         // A unit that is being stopped is asked for by name: one that has ended does not match "running".
-        let named = self.scripts.iter().filter(|(_, script)| script.watched());
+        let named = self.scripts.iter().filter(|(_, script)| script.watched(now));
         let cgroups: BTreeMap<String, String> = named.map(|(unit, script)| (unit.clone(), script.seen.cgroup.clone())).collect();
         if cgroups.is_empty() {
             self.look.ask(turn, &rules.units, Looked::WithTimers, cgroups);
@@ -373,9 +373,11 @@ impl Script {
     }
 
     /// Whether it is to be looked at by name: it is being stopped and its stop has been answered or is overdue, or it just was.
-    fn watched(&self) -> bool {
+    fn watched(&self, now: Mono) -> bool {
         match self.step {
-            ScriptStep::Stopping => self.answered.is_some() || self.ladder.as_ref().is_some_and(Ladder::was_killed),
+            ScriptStep::Stopping => {
+                self.answered.is_some() || self.ladder.as_ref().is_some_and(|ladder| !matches!(ladder.rung(now), Rung::Grace { .. }))
+            }
             ScriptStep::StoppingTimers | ScriptStep::Ready | ScriptStep::Deciding => true,
             _ => false,
         }
@@ -394,7 +396,7 @@ impl Script {
         self.enter(turn.now.mono, ScriptStep::Done(UnitEnd::Finished, why));
     }
 
-    fn look(&mut self, turn: &mut Turn<'_>, target: &str, loans: &mut Loans, seen: &UnitSeen, stale: Stale, want: &Want) {
+    fn look(&mut self, turn: &mut Turn<'_>, target: &str, loans: &mut Loans, seen: &UnitSeen, stale: Stale, drain_until: Mono) {
         match self.step {
             // What was seen before it was done says nothing of what was done.
             ScriptStep::Done(..) if self.seen_at < self.since => {}
@@ -441,13 +443,10 @@ impl Script {
                     let (target, unit, invocation) = (target.to_owned(), seen.unit.clone(), seen.invocation.clone());
                     turn.record(Entry::Fresh { target, unit, invocation, landed });
                 }
-                if landed < want.landed && !stale.is_empty() {
-                    *self = Script::new(seen.clone(), stale, turn.now.mono, turn.now.mono);
-                }
             }
             ScriptStep::Done(ref end, _) if !stale.is_empty() && *end != UnitEnd::Failed => {
                 // Somebody's process is older than the landing all the same: begin again with it.
-                *self = Script::new(seen.clone(), stale, turn.now.mono, turn.now.mono);
+                *self = Script::new(seen.clone(), stale, turn.now.mono, drain_until);
             }
             ScriptStep::Draining | ScriptStep::Left(_) | ScriptStep::StoppingTimers | ScriptStep::Ready => {
                 self.stale = stale;
@@ -525,7 +524,9 @@ impl Script {
     }
 
     fn stop(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, target: &str, unit: &str) {
-        if rules.after != After::UntilNext && !self.seen.refuse_manual_start && !self.seen.transient {
+        // What somebody else is stopping already is not for us to start again.
+        let ours = self.seen.active != Active::Deactivating;
+        if ours && rules.after != After::UntilNext && !self.seen.refuse_manual_start && !self.seen.transient {
             turn.record(Entry::RerunOwed { unit: unit.to_owned(), target: target.to_owned() });
         }
         self.invocation.clone_from(&self.seen.invocation);

@@ -167,6 +167,7 @@ impl Services {
         let Some(want) = self.working.clone() else { return };
         let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
         let mut present = BTreeSet::new();
+        let drain_until = if want.forced { turn.now.mono } else { self.began.after(rules.drain_timeout) };
         for seen in units {
             let known = self.units.contains_key(&seen.unit);
             if !known && (!matches_any(&rules.units, &seen.unit) || matches_any(&rules.exclude, &seen.unit)) {
@@ -175,10 +176,9 @@ impl Services {
             present.insert(seen.unit.clone());
             let stale = stale(seen, &want, &memory);
             match self.units.get_mut(&seen.unit) {
-                Some(unit) => unit.look(turn, &self.name, seen, stale, &want, &self.look),
+                Some(unit) => unit.look(turn, &self.name, seen, stale, &self.look, drain_until),
                 None if !stale.is_empty() => {
-                    let until = if want.forced { turn.now.mono } else { self.began.after(rules.drain_timeout) };
-                    self.units.insert(seen.unit.clone(), Service::new(seen.clone(), stale, turn.now.mono, until));
+                    self.units.insert(seen.unit.clone(), Service::new(seen.clone(), stale, turn.now.mono, drain_until));
                 }
                 None => {}
             }
@@ -298,20 +298,20 @@ impl Service {
         self.done(turn, target, name, UnitEnd::Failed, &format!("it could not be restarted: {fault}"));
     }
 
-    fn look(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale, want: &Want, look: &Looker) {
+    fn look(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale, look: &Looker, drain_until: Mono) {
         self.seen_at = look.began().unwrap_or(self.seen_at);
         match self.step {
             Step::Draining { .. } | Step::Left(_) if stale.is_empty() => {
                 self.done(turn, target, &seen.unit, UnitEnd::Renewed, "somebody else has restarted it");
             }
-            Step::Verifying if look.seen_since(self.since) => self.verify(turn, target, seen, stale, want),
+            Step::Verifying if look.seen_since(self.since) => self.verify(turn, target, seen, stale),
             Step::Done(UnitEnd::Failed, _) if stale.is_empty() && seen.active == Active::Active => {
                 self.seen = seen.clone();
                 self.done(turn, target, &seen.unit, UnitEnd::Renewed, "it has come up");
             }
-            // Renewed, and old again: a newer deploy has landed since.
-            Step::Done(end, _) if end != UnitEnd::Failed && !stale.is_empty() => {
-                *self = Service::new(seen.clone(), stale, turn.now.mono, turn.now.mono);
+            // Restarted for an earlier deploy, while this one landed.
+            Step::Done(end, _) if !stale.is_empty() && end != UnitEnd::Failed && self.seen_at >= self.since => {
+                *self = Service::new(seen.clone(), stale, turn.now.mono, drain_until);
             }
             _ => {
                 self.stale = stale;
@@ -324,7 +324,7 @@ impl Service {
         }
     }
 
-    fn verify(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale, want: &Want) {
+    fn verify(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale) {
         let renewed = !seen.invocation.is_empty() && seen.invocation != self.before;
         // One that waits for systemd to start it once more has no job.
         let up = matches!(seen.active, Active::Active | Active::Reloading) || (seen.active == Active::Activating && seen.job);
@@ -332,10 +332,6 @@ impl Service {
             if let Some(landed) = self.restarted_for {
                 let (target, unit, invocation) = (target.to_owned(), seen.unit.clone(), seen.invocation.clone());
                 turn.record(Entry::Fresh { target, unit, invocation, landed });
-            }
-            if self.restarted_for.is_none_or(|landed| landed < want.landed) && !stale.is_empty() {
-                *self = Service::new(seen.clone(), stale, turn.now.mono, turn.now.mono);
-                return;
             }
             self.seen = seen.clone();
             return self.done(turn, target, &seen.unit, UnitEnd::Renewed, "restarted");

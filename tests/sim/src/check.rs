@@ -79,14 +79,19 @@ impl World {
     pub(crate) fn agent_may_stop(&mut self, name: &str) {
         let now = self.now;
         let Some((target, rules)) = self.scheduled_rules(name) else {
-            return self.violates(format!("the agent stops {name}, which is no target's"));
+            if self.now > self.policy_changed + 5 * S {
+                self.violates(format!("the agent stops {name}, which is no target's"));
+            }
+            return;
         };
         let Some(unit) = self.units.get(name) else { return };
         if Self::protected(unit, &rules) {
             return self.violates(format!("the agent stops {name}, which its rules protect"));
         }
         let Some(oldest) = unit.processes.values().map(|process| process.start).min() else { return };
-        match self.made_stale(&target, oldest) {
+        // Its drain is counted from when its run was first stale, whichever of its commands is at it.
+        let run = self.made_stale(&target, oldest).and(self.made_stale(&target, unit.main_start));
+        match run {
             None => self.violates(format!("the agent stops {name}, which runs new code")),
             Some((at, false)) if now < at + us(rules.drain_timeout) => {
                 self.violates(format!(
@@ -159,7 +164,10 @@ impl World {
     pub(crate) fn agent_may_restart(&mut self, name: &str) {
         let now = self.now;
         let Some((target, rules)) = self.target_of(name) else {
-            return self.violates(format!("the agent restarts {name}, which is no target's"));
+            if self.now > self.policy_changed + 5 * S {
+                self.violates(format!("the agent restarts {name}, which is no target's"));
+            }
+            return;
         };
         let Some(unit) = self.units.get(name) else { return };
         if unit.active == Active::Active {
@@ -193,7 +201,10 @@ impl World {
     pub(crate) fn agent_may_kill(&mut self, name: &str) {
         let now = self.now;
         let Some(term_timeout) = self.term_timeout(name) else {
-            return self.violates(format!("the agent kills {name}, which is no target's"));
+            if self.now > self.policy_changed + 20 * S {
+                self.violates(format!("the agent kills {name}, which is no target's"));
+            }
+            return;
         };
         let Some(sent) = self.sent.get(name).copied() else {
             return self.violates(format!("the agent kills {name} without having asked it to end"));

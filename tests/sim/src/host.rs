@@ -320,6 +320,7 @@ impl Host {
                 }
                 self.policy = (*policy).clone();
                 self.world.policy = (*policy).clone();
+                self.world.policy_changed = now;
                 self.feed(Event::Policy(policy));
             }
             Deed::ConfigProblem(problem) => self.feed(Event::ConfigProblem(problem)),

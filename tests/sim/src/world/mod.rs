@@ -154,6 +154,7 @@ pub struct World {
     pub faults: Faults,
     /// The rules, for what is checked while things happen.
     pub policy: Policy,
+    pub policy_changed: Us,
     pub wanted: Vec<Wanted>,
     pub cuts: Vec<Cut>,
     pub wrong: Vec<String>,
@@ -195,6 +196,7 @@ impl World {
             stamp: Err(StampFault::Missing { path: "/srv/deploy/stamp".to_owned() }),
             faults: Faults::default(),
             policy: Policy::default(),
+            policy_changed: 0,
             wanted: Vec::new(),
             cuts: Vec::new(),
             wrong: Vec::new(),
