@@ -1,16 +1,18 @@
 //! What the agent owes the host whatever happens: workers that it stopped go on, timers that it stopped run, scripts that it stopped to
-//! run again do. Most of it is paid in the course of a rollout; this pays what a crash, a fault or a changed configuration left over.
+//! run again do, and what its stops cut is written down. Most of it is paid in the course of a rollout; this pays what a crash, a fault
+//! or a changed configuration left over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::effect::{Effect, EffectId, Looked, Outcome};
+use super::cut::{settle_cut, settle_script, still_ending};
+use super::effect::{Effect, EffectId, Fault, Looked, Outcome};
 use super::entry::Entry;
-use super::fpm::settle_cut;
 use super::memory::Memory;
 use super::policy::{After, TargetRules};
-use super::seen::UnitSeen;
-use super::step::{Deadline, Turn};
+use super::seen::{Active, UnitSeen};
+use super::status::UnitEnd;
+use super::step::{Deadline, Turn, earliest};
 use super::time::Mono;
 
 /// Between two tries to pay.
@@ -18,74 +20,82 @@ const RETRY: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
 pub struct Debts {
+    thawing: Option<EffectId>,
+    next_thaw: Mono,
     pending: BTreeMap<EffectId, Debt>,
     next: Mono,
+    /// Something is owed that no rollout is at.
+    waiting: bool,
     trouble: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Debt {
-    Thaw,
     Timer(String),
     Rerun(String),
     Look,
 }
 
 impl Debts {
-    /// Before anything else: a worker that we stopped serves nobody.
-    pub fn at_start(&mut self, turn: &mut Turn<'_>) {
-        let workers = turn.memory.frozen.clone();
-        if !workers.is_empty() {
-            let id = turn.ask(Effect::Thaw { workers });
-            self.pending.insert(id, Debt::Thaw);
+    /// `gathering`: the first look of a rollout is still to come, which may take things into its own hands. `counting`: stopped workers go
+    /// on by what php-fpm's restart does. `owned`: whether a rollout is at this timer or this unit right now, and will pay itself.
+    pub fn advance(&mut self, turn: &mut Turn<'_>, gathering: bool, counting: bool, owned: &dyn Fn(&str, &str) -> bool) {
+        // Before anything else: a worker that we stopped serves nobody.
+        if !counting && !turn.memory.frozen.is_empty() && self.thawing.is_none() && turn.now.mono >= self.next_thaw {
+            self.next_thaw = turn.now.mono.after(RETRY);
+            self.thawing = Some(turn.ask(Effect::Thaw { workers: turn.memory.frozen.clone() }));
         }
-    }
-
-    /// `owned`: whether a rollout is at this timer or this script right now, and will pay itself.
-    pub fn advance(&mut self, turn: &mut Turn<'_>, owned: &dyn Fn(&str, &str) -> bool) {
-        if !self.pending.is_empty() || turn.now.mono < self.next {
+        if gathering || !self.pending.is_empty() {
             return;
         }
-        let timers: Vec<(String, bool)> =
-            turn.memory.timers.iter().filter(|(timer, _)| !owned(timer, "")).map(|(timer, p)| (timer.clone(), *p)).collect();
-        let reruns: Vec<String> = turn.memory.reruns.keys().filter(|unit| !owned("", unit)).cloned().collect();
-        // What starts must not start with what was lent for the stop.
-        let lent = reruns.iter().any(|unit| turn.memory.lent.contains(unit));
-        if (timers.is_empty() && reruns.is_empty()) || lent {
+        let units: BTreeSet<String> =
+            turn.memory.reruns.keys().chain(turn.memory.cutting.keys()).filter(|unit| !owned("", unit)).cloned().collect();
+        let timers = turn.memory.timers.keys().any(|timer| !owned(timer, ""));
+        self.waiting = timers || !units.is_empty();
+        if !self.waiting {
+            self.trouble = None;
+        }
+        if !self.waiting || turn.now.mono < self.next {
             return;
         }
         self.next = turn.now.mono.after(RETRY);
+        if units.is_empty() {
+            return self.start_timers(turn, owned);
+        }
+        let units: Vec<String> = units.into_iter().collect();
+        let id = turn.ask(Effect::Look { units, looked: Looked::Exactly, cgroups: BTreeMap::new() });
+        self.pending.insert(id, Debt::Look);
+    }
+
+    fn start_timers(&mut self, turn: &mut Turn<'_>, owned: &dyn Fn(&str, &str) -> bool) {
+        let timers: Vec<(String, bool)> =
+            turn.memory.timers.iter().filter(|(timer, _)| !owned(timer, "")).map(|(timer, p)| (timer.clone(), *p)).collect();
         for (timer, persistent) in timers {
             let id = turn.ask(Effect::Start { unit: timer.clone(), caught_up: persistent });
             self.pending.insert(id, Debt::Timer(timer));
         }
-        if self.pending.is_empty() {
-            let id = turn.ask(Effect::Look { units: reruns, looked: Looked::Exactly, cgroups: BTreeMap::new() });
-            self.pending.insert(id, Debt::Look);
-        }
     }
 
-    pub fn outcome(&mut self, turn: &mut Turn<'_>, id: EffectId, outcome: &Outcome) -> bool {
+    pub fn outcome(&mut self, turn: &mut Turn<'_>, id: EffectId, outcome: &Outcome, owned: &dyn Fn(&str, &str) -> bool) -> bool {
+        if self.thawing.take_if(|thawing| *thawing == id).is_some() {
+            return true;
+        }
         let Some(debt) = self.pending.remove(&id) else { return false };
         match (debt, outcome) {
-            (Debt::Thaw, _) => {}
             (Debt::Timer(timer), Outcome::Queued) => {
                 turn.record(Entry::TimerSettled { timer, why: "started again".to_owned() });
                 self.paid(turn);
             }
             (Debt::Rerun(unit), Outcome::Queued) => {
-                turn.record(Entry::RerunSettled { unit, why: "started again".to_owned() });
+                let target = turn.memory.reruns.get(&unit).cloned().unwrap_or_default();
+                turn.record(Entry::RerunSettled { unit: unit.clone(), why: "started again".to_owned() });
+                turn.unit_ended(&target, &unit, UnitEnd::Renewed, "stopped, and started again with the new code");
                 self.paid(turn);
             }
-            (Debt::Look, Outcome::Units(units)) => {
-                self.trouble = None;
-                for unit in units {
-                    self.rerun(turn, unit);
-                }
-            }
+            (Debt::Look, Outcome::Units(units)) => self.looked(turn, units, owned),
             (Debt::Timer(unit) | Debt::Rerun(unit), other) => {
                 let why = format!("{unit} could not be started again: {}", said(other));
-                if matches!(other, Outcome::Fault(super::effect::Fault::NoSuchUnit(_) | super::effect::Fault::Refused(_))) {
+                if matches!(other, Outcome::Fault(Fault::NoSuchUnit(_) | Fault::Refused(_))) {
                     turn.record(Entry::TimerSettled { timer: unit.clone(), why: why.clone() });
                     turn.record(Entry::RerunSettled { unit, why: why.clone() });
                 }
@@ -101,18 +111,58 @@ impl Debts {
         self.next = turn.now.mono;
     }
 
+    /// First what was cut, once it has ended; then the timers, so that their next elapse is real; then the scripts.
+    fn looked(&mut self, turn: &mut Turn<'_>, units: &[UnitSeen], owned: &dyn Fn(&str, &str) -> bool) {
+        self.trouble = None;
+        let units: Vec<&UnitSeen> = units.iter().filter(|seen| !owned("", &seen.unit)).collect();
+        for seen in &units {
+            let Some(cutting) = turn.memory.cutting.get(&seen.unit).cloned() else { continue };
+            if still_ending(&cutting, seen) {
+                self.trouble = Some(format!("{} is still being stopped", seen.unit));
+            } else if seen.invocation == cutting.invocation && seen.active.runs() {
+                // The stop or restart was not begun after all.
+                settle_cut(turn, &seen.unit, false, false);
+                if turn.memory.reruns.contains_key(&seen.unit) {
+                    turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it was not stopped".to_owned() });
+                }
+            } else if cutting.of_script() {
+                settle_script(turn, seen, false);
+                if seen.active == Active::Failed {
+                    // Nobody waits for it: its outcome is not needed.
+                    turn.ask(Effect::ResetFailed { unit: seen.unit.clone() });
+                }
+            } else {
+                settle_cut(turn, &seen.unit, true, false);
+            }
+        }
+        if self.trouble.is_some() {
+            return;
+        }
+        self.start_timers(turn, owned);
+        if self.pending.is_empty() {
+            for seen in units {
+                self.rerun(turn, seen);
+            }
+        }
+    }
+
     fn rerun(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen) {
-        settle_cut(turn, &seen.unit, false, false);
         let Some(target) = turn.memory.reruns.get(&seen.unit).cloned() else { return };
-        let settle = |turn: &mut Turn<'_>, why: &str| turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: why.to_owned() });
+        // What starts must not start with what was lent for the stop.
+        if turn.memory.lent.contains(&seen.unit) {
+            self.next = turn.now.mono;
+            return;
+        }
         if seen.active.runs() {
-            return settle(turn, "it runs");
+            return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it runs".to_owned() });
         }
         let next = seen.timers.iter().filter(|timer| timer.active).filter_map(|timer| timer.next).min();
         if let Some(TargetRules::Scheduled(rules)) = turn.policy.targets.get(&target) {
             let soon = next.is_some_and(|next| next.since(turn.now.wall) <= rules.quiet_within);
             if rules.after == After::UntilNext || (rules.after == After::Auto && soon) {
-                return settle(turn, "it stays quiet until its next scheduled run");
+                let why = "stopped; it stays quiet until its next scheduled run";
+                turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: why.to_owned() });
+                return turn.unit_ended(&target, &seen.unit, UnitEnd::Quiet, why);
             }
         }
         let id = turn.ask(Effect::Start { unit: seen.unit.clone(), caught_up: false });
@@ -144,8 +194,10 @@ impl Debts {
     }
 
     #[must_use]
-    pub fn deadline(&self) -> Option<Deadline> {
-        (self.pending.is_empty() && self.trouble.is_some()).then(|| Deadline::new(self.next, "start again what is owed its start"))
+    pub fn deadline(&self, memory: &Memory) -> Option<Deadline> {
+        let owed = (self.waiting && self.pending.is_empty()).then(|| Deadline::new(self.next, "start again what is owed its start"));
+        let frozen = !memory.frozen.is_empty() && self.thawing.is_none();
+        earliest([owed, frozen.then(|| Deadline::new(self.next_thaw, "let stopped workers go on"))])
     }
 }
 

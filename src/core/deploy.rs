@@ -117,7 +117,8 @@ impl Deploy {
         let mut deploy = Deploy {
             id: landed_at.to_string(),
             landed_at,
-            landed: now.mono_of(landed_at),
+            // A clock that was set back has left a ctime in the future: then it landed just now, or nothing would ever be fresh (trap T4).
+            landed: now.mono_of(landed_at).min(now.mono),
             targets: Scope::All,
             forced: Scope::none(),
             reason: None,

@@ -33,7 +33,8 @@ pub enum Effect {
     Request { socket: String, request: FpmRequest, timeout: Duration },
     /// Run the pool's check command as a transient unit. Owes [`Outcome::Command`] within `timeout` + 5 s.
     CheckPool { pool: String, argv: Vec<String>, timeout: Duration },
-    /// Run the pool's depool command likewise. `repool` and `check` are in the intent, so that what was depooled can be put back
+    /// Run the pool's depool command likewise. One that an earlier agent began and that still runs is ended before this agent's first
+    /// effect: or it would take the host out behind its back. `repool` and `check` are in the intent, so that what was depooled can be put back
     /// even if the configuration has changed by then.
     Depool { pool: String, depool: Vec<String>, repool: Vec<String>, check: Vec<String>, timeout: Duration },
     /// Run the pool's repool command likewise.

@@ -8,11 +8,11 @@ use super::deploy::{Deploy, StampIdentity};
 use super::effect::{Effect, EffectId, Outcome};
 use super::event::Order;
 use super::status::{Casualty, RolloutResult, UnitOutcome};
-use super::time::Wall;
+use super::time::{Mono, Wall};
 
 /// One line of the journal. Entries written by an older version must stay readable: variants are added, never changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "entry", rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Entry {
     /// The agent started on this boot of the host.
     Started {
@@ -55,12 +55,12 @@ pub enum Entry {
         id: String,
         landed_at: Wall,
     },
-    /// This invocation of the unit was started by us for a deploy that landed then.
+    /// This invocation of the unit was started by us for a deploy that landed then, on the clock of this boot: the wall clock may jump.
     Fresh {
         target: String,
         unit: String,
         invocation: String,
-        landed_at: Wall,
+        landed: Mono,
     },
     /// We are about to restart this php-fpm: until it is proven to serve it is ours to bring up.
     Unproven {
@@ -71,10 +71,12 @@ pub enum Entry {
     Proven {
         unit: String,
     },
-    /// These requests are cut if the restart that follows takes place; whether it did, the invocation tells.
+    /// These requests, or this script, are cut if the restart or stop that follows takes place; whether it did, the invocation tells.
     Cutting {
         unit: String,
         invocation: String,
+        /// The end of a script before this was not ours.
+        asked: Mono,
         casualties: Vec<Casualty>,
     },
     /// The restart took place (the casualties are real), or did not.
@@ -150,4 +152,64 @@ pub enum Entry {
 pub struct Written {
     pub at: Wall,
     pub entry: Entry,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::super::deploy::Scope;
+    use super::super::effect::{Fault, JobEnd, WorkerRef};
+    use super::super::seen::{PoolStatus, UnitSeen};
+    use super::super::time::Mono;
+    use super::*;
+
+    /// What cannot be read again is forgotten: a stamp would be a new deploy, a debt never paid.
+    #[test]
+    fn entries_are_read_as_they_were_written() {
+        let deploy = Deploy {
+            id: "v1".to_owned(),
+            landed_at: Wall(-1),
+            landed: Mono(u64::MAX),
+            targets: Scope::Only(["a".to_owned()].into()),
+            forced: Scope::All,
+            reason: None,
+        };
+        let identity = StampIdentity { mtime: i64::MAX, digest: "0".to_owned() };
+        let worker = WorkerRef { pid: 1, start: Mono(2), cgroup: "/a".to_owned() };
+        let pool = PoolStatus {
+            pool: "www".to_owned(),
+            ondemand: false,
+            start_time: 1,
+            accepted: 2,
+            active: 3,
+            idle: 4,
+            workers: Some(Vec::new()),
+        };
+        let effects = [
+            Effect::Lend { drop_ins: [("a.service".to_owned(), "[Service]\n".to_owned())].into() },
+            Effect::Stop { unit: "a.service".to_owned(), within: Duration::new(1, 5) },
+            Effect::Restart { unit: "a.service".to_owned(), cut: vec![worker.clone()], within: Duration::MAX },
+        ];
+        let outcomes = [
+            Outcome::Units(vec![UnitSeen::default()]),
+            Outcome::Pools(BTreeMap::from([("www".to_owned(), Ok(pool)), ("x".to_owned(), Err("why".to_owned()))])),
+            Outcome::Job(JobEnd::Other("x".to_owned())),
+            Outcome::Frozen(vec![worker]),
+            Outcome::Fault(Fault::Refused("no".to_owned())),
+        ];
+        let mut entries = vec![
+            Entry::Stamp { path: "/x".to_owned(), identity, deploy: deploy.clone(), adopted: false },
+            Entry::RolloutStarted { id: "r0".to_owned(), deploy, targets: ["a".to_owned()].into(), by: None },
+            Entry::Ordered { by: "uid 0".to_owned(), order: Order::Abort { reason: None } },
+        ];
+        entries.extend(effects.map(|effect| Entry::Intent { id: EffectId(7), effect }));
+        entries.extend(outcomes.map(|outcome| Entry::Outcome { id: EffectId(7), outcome }));
+        for entry in entries {
+            let written = Written { at: Wall(5), entry };
+            let text = serde_json::to_string(&written).unwrap();
+            assert_eq!(serde_json::from_str::<Written>(&text).unwrap(), written, "{text}");
+        }
+    }
 }

@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::effect::{Effect, EffectId, FpmRequest, Looked, Outcome, WorkerRef};
+use super::cut::settle_cut;
+use super::effect::{Effect, EffectId, Fault, FpmRequest, Looked, Outcome, WorkerRef};
 use super::entry::Entry;
 use super::evidence::{Flight, Proof, Source, busy_workers, finishing, flight};
 use super::ladder::{Ladder, Rung};
 use super::loans::{Loan, Loans, fpm_drop_in};
 use super::memory::Want;
 use super::policy::FpmRules;
-use super::seen::{FpmLayout, PoolAnswers, UnitSeen, WorkerSeen, WorkerState};
+use super::seen::{Active, FpmLayout, PoolAnswers, UnitSeen, WorkerSeen, WorkerState};
 use super::stale::stale_fpm;
 use super::status::{Casualty, CasualtyKind, TargetState, UnitEnd, UnitView};
 use super::step::{Deadline, Turn};
@@ -81,6 +82,10 @@ pub struct Fpm {
     tests: u32,
     /// Its restart was begun before, and it was not proven since.
     unproven: bool,
+    /// Requests may still come in: no pool, or an emergency that does not wait for it.
+    exposed: bool,
+    /// Not looked at for ever: the job has this long.
+    within: Mono,
     notes: Vec<String>,
 }
 
@@ -157,6 +162,8 @@ impl Fpm {
             warmed: 0,
             tests: 0,
             unproven: false,
+            exposed: false,
+            within: Mono::BOOT,
             notes: Vec::new(),
         }
     }
@@ -169,7 +176,8 @@ impl Fpm {
 
     /// Begins to drain: `until` is the threshold, `quiet` how long nothing may come in. What has the new code already, or nothing to
     /// drain, skips it.
-    pub fn drain(&mut self, now: Mono, until: Mono, quiet: Duration) {
+    pub fn drain(&mut self, now: Mono, until: Mono, quiet: Duration, exposed: bool) {
+        self.exposed = exposed;
         if self.unproven || !self.seen.active.runs() {
             self.idle = true;
             return self.enter(now, FpmStep::Drained);
@@ -180,17 +188,18 @@ impl Fpm {
         self.enter(now, FpmStep::Draining { until });
     }
 
-    /// Goes on to the restart: cuts what is in flight, or restarts at once what is idle.
+    /// Goes on to the restart: counts what is in flight, also after a drain that ended idle, since something may have come in since.
     pub fn renew(&mut self, now: Mono) {
         if self.unproven && self.seen.active.runs() {
             return self.enter(now, FpmStep::Verifying { until: now.after(VERIFY_TIMEOUT) });
         }
-        let asks = matches!(self.source, Source::Status { .. });
-        if !self.idle && !asks {
+        let page = matches!(self.source, Source::Status { .. });
+        if !self.idle && !page {
             self.notes
                 .push("it has no status page, so nobody knows which requests were cut: set pm.status_path and pm.status_listen".to_owned());
         }
-        self.enter(now, if self.idle || !asks { FpmStep::WaitingForLoan } else { FpmStep::Seeing });
+        let asks = page && self.seen.active.runs();
+        self.enter(now, if asks { FpmStep::Seeing } else { FpmStep::WaitingForLoan });
     }
 
     /// Whether [`Fpm::renew`] would not have to wait: what is lent is there, our own rate allows a restart, the journal can be written.
@@ -205,6 +214,21 @@ impl Fpm {
     /// It was restarted before, by us, and never proven: after the preflight only the proof is left, or its start.
     pub fn resume_unproven(&mut self) {
         self.unproven = true;
+    }
+
+    /// Whether workers are stopped for the count, or about to be, and go on by what it does itself.
+    #[must_use]
+    pub fn counting(&self) -> bool {
+        matches!(
+            self.step,
+            FpmStep::Counting
+                | FpmStep::Freezing
+                | FpmStep::Recounting
+                | FpmStep::Thawing
+                | FpmStep::Finishing
+                | FpmStep::WaitingForLoan
+                | FpmStep::Restarting
+        )
     }
 
     #[must_use]
@@ -223,6 +247,9 @@ impl Fpm {
 
     pub fn outcome(&mut self, turn: &mut Turn<'_>, id: EffectId, outcome: &Outcome) -> bool {
         if self.aside.take_if(|aside| *aside == id).is_some() {
+            if let (Outcome::Fault(_), Some(ladder)) = (outcome, &mut self.ladder) {
+                ladder.kill_failed(turn.now.mono);
+            }
             return true;
         }
         if self.looking.take_if(|looking| *looking == id).is_some() {
@@ -256,7 +283,9 @@ impl Fpm {
                 self.enter(now, FpmStep::Prepared);
             }
             (FpmStep::Draining { .. }, Outcome::Pools(answers)) => self.polled(now, answers),
+            (FpmStep::Draining { .. }, other) => self.polled(now, &silent(&self.source, other)),
             (FpmStep::Counting, Outcome::Pools(answers)) => self.counted(turn, answers),
+            (FpmStep::Counting, other) => self.counted(turn, &silent(&self.source, other)),
             (FpmStep::Freezing, Outcome::Frozen(workers)) => {
                 self.frozen.clone_from(workers);
                 self.enter(now, FpmStep::Recounting);
@@ -266,6 +295,7 @@ impl Fpm {
                 self.enter(now, FpmStep::WaitingForLoan);
             }
             (FpmStep::Recounting, Outcome::Pools(answers)) => self.recounted(turn, answers),
+            (FpmStep::Recounting, other) => self.recounted(turn, &silent(&self.source, other)),
             (FpmStep::Thawing, _) => self.enter(now, FpmStep::Finishing),
             (FpmStep::Restarting, other) => self.restarted(turn, other),
             (FpmStep::Verifying { until }, other) => self.pinged(turn, until, other),
@@ -303,7 +333,7 @@ impl Fpm {
                 loans.want(&unit, &fpm_drop_in(self.rules.term_timeout));
                 self.drain_on(turn, until);
             }
-            FpmStep::Seeing if self.looking.is_none() && now >= self.next => {
+            FpmStep::Seeing if self.looking.is_none() && now >= self.next && self.may_renew(turn, loans) => {
                 self.next = now.after(RESTART_LOOK);
                 self.look(turn);
             }
@@ -313,6 +343,12 @@ impl Fpm {
             FpmStep::WaitingForLoan => {
                 if self.may_renew(turn, loans) {
                     self.restart(turn);
+                } else if !self.frozen.is_empty() {
+                    // Nobody knows for how long: what was stopped for the count goes on, and is counted again.
+                    let workers = std::mem::take(&mut self.frozen);
+                    self.aside = Some(turn.ask(Effect::Thaw { workers }));
+                    settle_cut(turn, &unit, false, false);
+                    self.enter(now, FpmStep::Seeing);
                 }
             }
             FpmStep::Restarting => self.escalate(turn),
@@ -400,13 +436,17 @@ impl Fpm {
                 // Somebody else has restarted it meanwhile (trap T19): only the proof is left.
                 self.seen = seen.clone();
                 self.notes.push("somebody else has restarted it".to_owned());
+                turn.record(Entry::Unproven { target: self.target.clone(), unit: self.unit.clone() });
                 self.enter(now, FpmStep::Verifying { until: now.after(VERIFY_TIMEOUT) });
             }
             FpmStep::Seeing => {
                 self.seen = seen.clone();
                 self.enter(now, FpmStep::Counting);
             }
-            FpmStep::Restarting if self.pending.is_none() => self.settle(turn, seen, &before),
+            FpmStep::Restarting if self.pending.is_none() => {
+                self.looked_at = self.look_began;
+                self.settle(turn, seen, &before);
+            }
             FpmStep::Restarting => {
                 self.looked_at = self.look_began;
                 if seen.invocation == before && seen.active.runs() {
@@ -458,8 +498,9 @@ impl Fpm {
             .filter(|process| pids.contains(&process.pid) || (all && main_workers(asks, answers).contains(&process.pid)))
             .map(|process| WorkerRef { pid: process.pid, start: process.start, cgroup: self.seen.cgroup.clone() })
             .collect();
-        // With nobody busy now, somebody may be in a moment: requests keep coming, or the drain would have ended by itself.
-        if busy.is_empty() && (workers.is_empty() || !all) {
+        // With nobody busy now, somebody may be in a moment: where requests may come, and where they kept coming until the threshold.
+        let may_come = all && (self.exposed || !self.idle) && !workers.is_empty();
+        if busy.is_empty() && !may_come {
             self.cut(turn, busy, true);
             return self.enter(turn.now.mono, FpmStep::WaitingForLoan);
         }
@@ -512,7 +553,8 @@ impl Fpm {
             // What an earlier count had found has ended by itself.
             settle_cut(turn, &self.unit, false, false);
         } else {
-            turn.record(Entry::Cutting { unit: self.unit.clone(), invocation: self.seen.invocation.clone(), casualties });
+            let (unit, invocation) = (self.unit.clone(), self.seen.invocation.clone());
+            turn.record(Entry::Cutting { unit, invocation, asked: turn.now.mono, casualties });
         }
     }
 
@@ -542,6 +584,7 @@ impl Fpm {
         self.restarted_at = turn.now.wall;
         self.old_gone = false;
         self.looked_at = Mono::BOOT;
+        self.within = turn.now.mono.after(within);
         self.pending = Some(turn.ask(Effect::Restart { unit: self.unit.clone(), cut, within }));
         self.ladder = Some(Ladder::new(turn.now.mono, self.rules.term_timeout));
     }
@@ -552,9 +595,6 @@ impl Fpm {
         if self.looking.is_none() && now >= self.since.after(RESTART_LOOK) && now >= self.next {
             self.next = now.after(RESTART_LOOK);
             self.look(turn);
-        }
-        if self.pending.is_none() {
-            return;
         }
         let Some(ladder) = &mut self.ladder else { return };
         let grace_over = ladder.sent().after(self.rules.term_timeout);
@@ -576,30 +616,44 @@ impl Fpm {
         }
     }
 
+    /// What the job says of itself is little (facts F1.7): a look tells.
     fn restarted(&mut self, turn: &mut Turn<'_>, outcome: &Outcome) {
-        let frozen = std::mem::take(&mut self.frozen);
-        if let Outcome::Fault(fault) = outcome {
-            let why = format!("systemd would not restart it: {fault}");
-            if !frozen.is_empty() {
-                self.aside = Some(turn.ask(Effect::Thaw { workers: frozen }));
-            }
-            turn.record(Entry::Proven { unit: self.unit.clone() });
-            if turn.memory.cutting.contains_key(&self.unit) {
-                turn.record(Entry::CutSettled { unit: self.unit.clone(), happened: false });
-            }
-            return self.refuse(turn, why);
+        if let Outcome::Fault(fault @ (Fault::NoSuchUnit(_) | Fault::Refused(_) | Fault::Journal(_))) = outcome {
+            return self.not_restarted(turn, &format!("systemd would not restart it: {fault}"));
         }
         self.next = turn.now.mono;
         self.since = Mono::BOOT;
         self.look(turn);
     }
 
-    /// The job has ended: a new invocation, or a unit that does not come up (facts 1h, 7j).
+    /// Nothing has happened to it: what was stopped for the count goes on.
+    fn not_restarted(&mut self, turn: &mut Turn<'_>, why: &str) {
+        let frozen = std::mem::take(&mut self.frozen);
+        if !frozen.is_empty() {
+            self.aside = Some(turn.ask(Effect::Thaw { workers: frozen }));
+        }
+        settle_cut(turn, &self.unit, false, false);
+        if self.unproven {
+            return self.break_down(turn, why.to_owned());
+        }
+        turn.record(Entry::Proven { unit: self.unit.clone() });
+        self.refuse(turn, why.to_owned());
+    }
+
+    /// The job has ended, as far as is known: a new invocation, or a unit that does not come up (facts 1h, 7j).
     fn settle(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen, before: &str) {
         let now = turn.now.mono;
-        let happened = seen.invocation != before || !seen.active.runs();
-        settle_cut(turn, &self.unit, happened, self.ladder.as_ref().is_some_and(Ladder::was_killed));
-        if !seen.active.runs() || seen.main_pid == 0 {
+        if (seen.job || seen.active == Active::Deactivating) && now < self.within {
+            // The bus went away meanwhile, not the job: look again.
+            self.old_gone = seen.invocation != before;
+            return;
+        }
+        if seen.invocation == before && seen.active.runs() && seen.active != Active::Deactivating {
+            return self.not_restarted(turn, "systemd took the restart and did not do it: its InvocationID is the old one");
+        }
+        self.frozen.clear();
+        settle_cut(turn, &self.unit, true, self.ladder.as_ref().is_some_and(Ladder::was_killed));
+        if !seen.active.runs() || seen.main_pid == 0 || seen.invocation == before {
             return self.break_down(
                 turn,
                 format!(
@@ -608,15 +662,12 @@ impl Fpm {
                 ),
             );
         }
-        if seen.invocation == before {
-            return self.break_down(turn, "systemd has done the restart, but its InvocationID is the old one".to_owned());
-        }
         self.seen = seen.clone();
         let fresh = Entry::Fresh {
             target: self.target.clone(),
             unit: self.unit.clone(),
             invocation: seen.invocation.clone(),
-            landed_at: self.want.landed_at,
+            landed: self.want.landed,
         };
         turn.record(fresh);
         self.enter(now, FpmStep::Verifying { until: now.after(VERIFY_TIMEOUT) });
@@ -756,6 +807,7 @@ impl Fpm {
             FpmStep::Drained | FpmStep::WaitingForLoan if self.next > self.since => {
                 Some(Deadline::new(self.next, format!("{unit}: own limit of restarts")))
             }
+            FpmStep::Restarting | FpmStep::Seeing if self.looking.is_some() => None,
             FpmStep::Restarting => {
                 Some(Deadline::new(self.next.max(self.since.after(RESTART_LOOK)), format!("{unit}: look at its restart")))
             }
@@ -823,18 +875,12 @@ pub fn needs_renewal(turn: &Turn<'_>, target: &str, seen: &UnitSeen, want: &Want
     turn.memory.unproven.contains_key(&seen.unit) || !stale_fpm(seen, want, &memory).is_empty()
 }
 
-/// The restart that was to cut these requests took place, or did not: then they were not cut.
-pub fn settle_cut(turn: &mut Turn<'_>, unit: &str, happened: bool, killed: bool) {
-    let Some(cutting) = turn.memory.cutting.get(unit).cloned() else { return };
-    if happened {
-        for mut casualty in cutting.casualties {
-            if killed {
-                "SIGKILL".clone_into(&mut casualty.ended_by);
-            }
-            turn.record(Entry::Casualty(casualty));
-        }
+/// The answers when the question itself could not be asked: no answer is never "idle" (law 5).
+fn silent(source: &Source, outcome: &Outcome) -> PoolAnswers {
+    match source {
+        Source::Status { asks, .. } => asks.iter().map(|ask| (ask.pool.clone(), Err(said(outcome)))).collect(),
+        _ => PoolAnswers::new(),
     }
-    turn.record(Entry::CutSettled { unit: unit.to_owned(), happened });
 }
 
 fn main_workers(asks: &[super::effect::StatusAsk], answers: &PoolAnswers) -> Vec<u32> {

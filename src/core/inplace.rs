@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::cut::settle_cut;
 use super::effect::{Effect, EffectId, Looked, Outcome};
-use super::fpm::{Fpm, FpmStep, needs_renewal, settle_cut};
+use super::fpm::{Fpm, FpmStep, needs_renewal};
 use super::loans::Loans;
 use super::memory::Want;
 use super::policy::{FpmRules, TargetRules};
 use super::pool::{Goal, Pool, Verdict};
-use super::seen::{Load, UnitSeen};
+use super::seen::{Active, Load, UnitSeen};
 use super::stale::{LOOK_FROM, stale_fpm};
 use super::status::{TargetState, UnitEnd, UnitView};
 use super::step::{Deadline, Turn, earliest};
@@ -23,6 +24,8 @@ use super::time::{Mono, Now};
 const ROUNDS: u32 = 3;
 /// After a look that failed.
 const RETRY: Duration = Duration::from_secs(1);
+/// For a restart that an earlier agent began: what is lent gives systemd 5 s more than the grace to end it.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub struct InPlace {
@@ -34,6 +37,9 @@ pub struct InPlace {
     /// What a target's unit showed at rest, for status.
     notes: BTreeMap<String, (TargetState, String)>,
     looking: Option<EffectId>,
+    look_began: Mono,
+    /// How long a restart that an earlier agent began is waited for.
+    patience: Option<Mono>,
     next: Mono,
     rounds: u32,
     forced: bool,
@@ -63,6 +69,8 @@ impl Default for InPlace {
             progress: BTreeMap::new(),
             notes: BTreeMap::new(),
             looking: None,
+            look_began: Mono::BOOT,
+            patience: None,
             next: Mono::BOOT,
             rounds: 0,
             forced: false,
@@ -89,13 +97,31 @@ impl InPlace {
         self.progress.get(target).cloned().unwrap_or(Progress::Idle)
     }
 
-    pub fn renew(&mut self, now: Mono, target: &str, want: Want) {
-        self.wants.insert(target.to_owned(), (want, now));
+    /// `began`: the start of the rollout.
+    pub fn renew(&mut self, now: Mono, target: &str, want: Want, began: Mono) {
+        self.wants.insert(target.to_owned(), (want, began));
         self.progress.insert(target.to_owned(), Progress::Working);
         if self.phase == Phase::Looking {
             self.looking = None;
         }
         self.next = now;
+    }
+
+    /// It is not to be made fresh for what is newly wanted, since it is held: what was reached before says nothing now.
+    pub fn rest(&mut self, target: &str) {
+        self.progress.retain(|name, progress| name != target || *progress == Progress::Working);
+    }
+
+    /// Whether this unit is on its way through the bracket.
+    #[must_use]
+    pub fn owns(&self, unit: &str) -> bool {
+        self.units.get(unit).is_some_and(|unit| !unit.at_rest())
+    }
+
+    /// Whether workers are stopped for a count that is under way.
+    #[must_use]
+    pub fn counting(&self) -> bool {
+        self.units.values().any(Fpm::counting)
     }
 
     /// Whether the first look is still to come.
@@ -163,6 +189,10 @@ impl InPlace {
         self.trouble = None;
         self.units.clear();
         let now = turn.now.mono;
+        if self.restart_under_way(turn, units) {
+            self.next = now.after(RETRY);
+            return;
+        }
         let wants = self.wants.clone();
         let mut renewals = Vec::new();
         for (target, (want, _)) in &wants {
@@ -178,7 +208,7 @@ impl InPlace {
             match untouchable(&seen) {
                 Some(why) => self.fail(turn, target, &rules.unit, why),
                 None if needs_renewal(turn, target, &seen, want) => renewals.push((target.clone(), rules.clone(), want.clone(), seen)),
-                None if now < want.landed.after(LOOK_FROM) => {
+                None if self.look_began < want.landed.after(LOOK_FROM) => {
                     self.next = want.landed.after(LOOK_FROM);
                 }
                 None => {
@@ -204,7 +234,7 @@ impl InPlace {
         for (unit, fpm) in &mut self.units {
             let memory = turn.memory.targets.get(&fpm.target).cloned().unwrap_or_default();
             let Some(seen) = units.iter().find(|seen| seen.unit == *unit) else { continue };
-            settle_cut(turn, unit, turn_cut_happened(turn, seen), false);
+            settle_cut(turn, unit, cut_happened(turn, seen), false);
             if turn.memory.unproven.contains_key(unit) && stale_fpm(seen, &fpm.want, &memory).is_empty() {
                 fpm.resume_unproven();
             }
@@ -212,6 +242,19 @@ impl InPlace {
         }
         self.phase = Phase::Preparing;
         self.rounds = 0;
+    }
+
+    /// An earlier agent has begun to restart one of them and systemd is still at it: that comes to its end first.
+    fn restart_under_way(&mut self, turn: &Turn<'_>, units: &[UnitSeen]) -> bool {
+        let stopping = |seen: &&UnitSeen| seen.active == Active::Deactivating && turn.memory.unproven.contains_key(&seen.unit);
+        let Some(seen) = units.iter().find(stopping) else {
+            self.patience = None;
+            return false;
+        };
+        let rules = turn.memory.unproven.get(&seen.unit).and_then(|target| Self::rules(turn, target));
+        let term_timeout = rules.map_or(RETRY, |rules| rules.term_timeout);
+        let until = *self.patience.get_or_insert(turn.now.mono.after(term_timeout + PATIENCE));
+        turn.now.mono < until
     }
 
     fn fail(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str, why: &str) {
@@ -234,14 +277,11 @@ impl InPlace {
             }
             Phase::Looking => self.look(turn),
             Phase::Preparing => self.prepared(turn, pools),
-            Phase::LeavingPool => self.leaving(turn, pools),
+            Phase::LeavingPool => self.leaving(turn, pools, false),
             Phase::Draining => {
                 if self.live().all(|unit| unit.step == FpmStep::Drained) {
                     self.each_phase(turn, "drain", "restart");
                     self.phase = Phase::Rechecking;
-                    for pool in pools.values_mut().filter(|_| !self.forced) {
-                        pool.want(turn, Goal::Know);
-                    }
                     self.rechecked(turn, loans, pools);
                 }
             }
@@ -252,11 +292,19 @@ impl InPlace {
                 }
             }
             Phase::Returning => {
-                if pools.keys().all(|pool| !turn.memory.depooled.contains_key(pool)) || self.units.values().any(broken) {
+                // As long as some php-fpm is not proven, here or held, the host stays out; and a newer deploy does not wait for a balancer.
+                let back = turn.memory.depooled.is_empty() || !turn.memory.unproven.is_empty();
+                if back || self.outdated() {
                     self.finish(turn);
                 }
             }
         }
+    }
+
+    /// Something newer is wanted than what this bracket was for.
+    fn outdated(&self) -> bool {
+        let newer = |unit: &Fpm| self.wants.get(&unit.target).is_some_and(|(want, _)| !want.is(&unit.want));
+        self.units.values().any(newer)
     }
 
     fn live(&self) -> impl Iterator<Item = &Fpm> {
@@ -273,6 +321,7 @@ impl InPlace {
             self.phase = Phase::Idle;
             return;
         }
+        self.look_began = turn.now.mono;
         self.looking = Some(turn.ask(Effect::Look { units, looked: Looked::Exactly, cgroups: BTreeMap::new() }));
     }
 
@@ -283,20 +332,17 @@ impl InPlace {
         if self.live().next().is_none() {
             return self.leave(turn);
         }
-        if self.forced || pools.is_empty() {
+        if self.forced || turn.policy.pools.is_empty() {
             self.each_phase(turn, "preflight", "drain");
             return self.begin_drain(turn, Duration::ZERO);
         }
         self.each_phase(turn, "preflight", "depool");
         self.phase = Phase::LeavingPool;
-        for pool in pools.values_mut() {
-            pool.want(turn, Goal::Out);
-        }
-        self.leaving(turn, pools);
+        self.leaving(turn, pools, true);
     }
 
-    fn leaving(&mut self, turn: &mut Turn<'_>, pools: &mut BTreeMap<String, Pool>) {
-        let verdicts: Vec<Verdict> = pools.values().map(Pool::verdict).collect();
+    fn leaving(&mut self, turn: &mut Turn<'_>, pools: &mut BTreeMap<String, Pool>, afresh: bool) {
+        let verdicts = verdicts(turn, pools, Goal::Out, afresh);
         if let Some(why) = verdicts.iter().find_map(|verdict| if let Verdict::Failed(why) = verdict { Some(why.clone()) } else { None }) {
             return self.give_up(turn, &why);
         }
@@ -313,15 +359,23 @@ impl InPlace {
         for unit in self.units.values_mut().filter(|unit| unit.step == FpmStep::Prepared) {
             let from = if pooled { now } else { self.wants.get(&unit.target).map_or(now, |(_, began)| *began) };
             let until = if self.forced { now } else { from.after(unit.rules.drain_timeout) };
-            unit.drain(now, until, quiet);
+            unit.drain(now, until, quiet, self.forced || !pooled);
         }
         self.phase = Phase::Draining;
     }
 
     /// Right before the restart: a host that somebody has put back meanwhile is taken out and drained again (trap T30).
     fn rechecked(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, pools: &mut BTreeMap<String, Pool>) {
-        if !self.forced && !pools.is_empty() {
-            let verdicts: Vec<Verdict> = pools.values().map(Pool::verdict).collect();
+        // All that a restart waits for is settled first, so that what is asked here is what holds when it comes.
+        let mut ready = true;
+        for unit in self.units.values_mut().filter(|unit| unit.step == FpmStep::Drained) {
+            ready &= unit.may_renew(turn, loans);
+        }
+        if !ready {
+            return;
+        }
+        if !self.forced {
+            let verdicts = verdicts(turn, pools, Goal::Know, false);
             if verdicts.contains(&Verdict::Pending) {
                 return;
             }
@@ -341,19 +395,14 @@ impl InPlace {
                     unit.step = FpmStep::Prepared;
                 }
                 self.phase = Phase::LeavingPool;
-                for pool in pools.values_mut() {
-                    pool.want(turn, Goal::Out);
-                }
-                return;
+                return self.leaving(turn, pools, true);
             }
         }
-        if self.units.values_mut().filter(|unit| unit.step == FpmStep::Drained).all(|unit| unit.may_renew(turn, loans)) {
-            for unit in self.units.values_mut().filter(|unit| unit.step == FpmStep::Drained) {
-                unit.renew(turn.now.mono);
-                unit.advance(turn, loans);
-            }
-            self.phase = Phase::Renewing;
+        for unit in self.units.values_mut().filter(|unit| unit.step == FpmStep::Drained) {
+            unit.renew(turn.now.mono);
+            unit.advance(turn, loans);
         }
+        self.phase = Phase::Renewing;
     }
 
     fn give_up(&mut self, turn: &mut Turn<'_>, why: &str) {
@@ -380,6 +429,10 @@ impl InPlace {
     fn finish(&mut self, turn: &mut Turn<'_>) {
         self.each_phase(turn, "repool", "");
         for unit in std::mem::take(&mut self.units).into_values() {
+            if !self.wants.contains_key(&unit.target) {
+                // Given up, or no longer in the configuration.
+                continue;
+            }
             let progress = match &unit.step {
                 FpmStep::Done => {
                     self.notes.insert(unit.target.clone(), (TargetState::Fresh, "restarted, and it serves".to_owned()));
@@ -387,8 +440,8 @@ impl InPlace {
                     continue;
                 }
                 FpmStep::Refused(why) | FpmStep::Broken(why) => {
-                    let newer = self.wants.get(&unit.target).is_some_and(|(want, _)| want.landed_at > unit.want.landed_at);
-                    if newer {
+                    if self.wants.get(&unit.target).is_some_and(|(want, _)| !want.is(&unit.want)) {
+                        self.progress.insert(unit.target.clone(), Progress::Working);
                         continue;
                     }
                     let blocked = matches!(self.progress.get(&unit.target), Some(Progress::Failed { blocked: true, .. }));
@@ -441,12 +494,22 @@ impl InPlace {
     }
 }
 
-fn broken(unit: &Fpm) -> bool {
-    matches!(unit.step, FpmStep::Broken(_))
+/// What the pools of the configuration say to a goal. One that came with a new configuration meanwhile is asked like the others; one
+/// that is no longer in it gets its host back, and is no concern of a restart any more.
+fn verdicts(turn: &mut Turn<'_>, pools: &mut BTreeMap<String, Pool>, goal: Goal, afresh: bool) -> Vec<Verdict> {
+    let policy = turn.policy;
+    let mut verdicts = Vec::new();
+    for pool in pools.values_mut().filter(|pool| policy.pools.contains_key(pool.name())) {
+        if afresh || pool.goal() != goal {
+            pool.want(turn, goal);
+        }
+        verdicts.push(pool.verdict());
+    }
+    verdicts
 }
 
-fn turn_cut_happened(turn: &Turn<'_>, seen: &UnitSeen) -> bool {
-    turn.memory.cutting.get(&seen.unit).is_some_and(|cutting| cutting.invocation != seen.invocation)
+fn cut_happened(turn: &Turn<'_>, seen: &UnitSeen) -> bool {
+    turn.memory.cutting.get(&seen.unit).is_some_and(|cutting| cutting.invocation != seen.invocation || !seen.active.runs())
 }
 
 fn untouchable(unit: &UnitSeen) -> Option<&'static str> {

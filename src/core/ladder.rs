@@ -7,6 +7,9 @@ use super::time::Mono;
 /// After SIGKILL a process is gone in milliseconds (facts F3.1: 12 ms); one that is still there after this long sits in the kernel.
 pub const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
+/// After a SIGKILL that could not be sent.
+const KILL_AGAIN: Duration = Duration::from_secs(1);
+
 /// The rungs below the drain, for one unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ladder {
@@ -14,6 +17,8 @@ pub struct Ladder {
     sent: Mono,
     term_timeout: Duration,
     killed: Option<Mono>,
+    /// A SIGKILL could not be sent: not again before this.
+    not_before: Mono,
 }
 
 /// What the ladder says now.
@@ -33,7 +38,7 @@ pub enum Rung {
 impl Ladder {
     #[must_use]
     pub fn new(sent: Mono, term_timeout: Duration) -> Ladder {
-        Ladder { sent, term_timeout, killed: None }
+        Ladder { sent, term_timeout, killed: None, not_before: sent }
     }
 
     #[must_use]
@@ -51,12 +56,19 @@ impl Ladder {
         self.killed.get_or_insert(now);
     }
 
+    /// It was not sent after all, since systemd does not answer: again a little later.
+    pub fn kill_failed(&mut self, now: Mono) {
+        self.killed = None;
+        self.not_before = now.after(KILL_AGAIN);
+    }
+
     pub fn rung(&self, now: Mono) -> Rung {
+        let due = self.sent.after(self.term_timeout).max(self.not_before);
         match self.killed {
             Some(at) if now >= at.after(KILL_PATIENCE) => Rung::Unkillable,
             Some(at) => Rung::Dying { until: at.after(KILL_PATIENCE) },
-            None if now >= self.sent.after(self.term_timeout) => Rung::Kill,
-            None => Rung::Grace { until: self.sent.after(self.term_timeout) },
+            None if now >= due => Rung::Kill,
+            None => Rung::Grace { until: due },
         }
     }
 }

@@ -64,7 +64,7 @@ impl Loans {
             return;
         }
         let back: Vec<String> = turn.memory.lent.iter().filter(|unit| !self.wanted.contains_key(*unit)).cloned().collect();
-        if !back.is_empty() && !stopping {
+        if !back.is_empty() && !stopping && !gathering {
             let id = turn.ask(Effect::Unlend { units: back.clone() });
             self.pending = Some((id, back));
             return;

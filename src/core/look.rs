@@ -20,6 +20,8 @@ pub struct Looker {
     began: Option<Mono>,
     exact: bool,
     trouble: Option<String>,
+    /// After a look that failed: not before this, whatever wants one.
+    not_before: Mono,
 }
 
 impl Looker {
@@ -28,10 +30,15 @@ impl Looker {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
+    /// Nothing that is due by now is worth a look: whoever wants one says so again.
+    pub fn put_off(&mut self, now: Mono) {
+        self.due = self.due.filter(|due| *due > now);
+    }
+
     /// Asks if it is time and none is under way.
     pub fn ask(&mut self, turn: &mut Turn<'_>, units: &[String], looked: Looked, cgroups: BTreeMap<String, String>) {
-        let due = self.due.is_some_and(|due| due <= turn.now.mono);
-        if !due || self.pending.is_some() || units.is_empty() {
+        let due = self.due().is_some_and(|due| due <= turn.now.mono);
+        if !due || units.is_empty() {
             return;
         }
         self.due = None;
@@ -55,7 +62,8 @@ impl Looker {
                     _ => "no answer".to_owned(),
                 };
                 self.trouble = Some(format!("cannot look at the units: {said}"));
-                self.want(turn.now.mono.after(RETRY));
+                self.not_before = turn.now.mono.after(RETRY);
+                self.want(self.not_before);
                 None
             }
         }
@@ -73,6 +81,12 @@ impl Looker {
         self.pending.is_some_and(|(pending, _)| pending == id)
     }
 
+    /// When the last answered look had begun.
+    #[must_use]
+    pub fn began(&self) -> Option<Mono> {
+        self.began
+    }
+
     /// Whether what was seen is from `at` or later.
     #[must_use]
     pub fn seen_since(&self, at: Mono) -> bool {
@@ -86,7 +100,7 @@ impl Looker {
 
     #[must_use]
     pub fn due(&self) -> Option<Mono> {
-        self.due.filter(|_| self.pending.is_none())
+        self.due.filter(|_| self.pending.is_none()).map(|due| due.max(self.not_before))
     }
 
     #[must_use]

@@ -15,7 +15,7 @@ use super::event::{Answer, Event};
 use super::inplace::InPlace;
 use super::intake::Pending;
 use super::loans::Loans;
-use super::memory::Memory;
+use super::memory::{Cutting, Memory};
 use super::policy::{Policy, TargetRules};
 use super::pool::{Goal, Pool, Verdict};
 use super::scheduled::Scheduled;
@@ -27,8 +27,9 @@ use super::time::{Mono, Now};
 
 /// Passes in one turn until nothing more follows from what is known; far more than any chain of decisions is long.
 const PASSES: usize = 8;
-/// Between two turns that only time causes.
+/// Between two turns that only time causes; longer and longer while nothing comes of them.
 const BREATH: Duration = Duration::from_millis(5);
+const BREATH_LONGEST: Duration = Duration::from_secs(1);
 /// After a rollout that failed: the next try, doubled each time.
 const RETRY_FAILED: Duration = Duration::from_secs(60);
 const RETRY_FAILED_SLOWEST: Duration = Duration::from_secs(15 * 60);
@@ -43,6 +44,8 @@ pub struct Machine {
     pub(super) memory: Memory,
     pub(super) next_effect: u64,
     last: Now,
+    /// Before a deadline that has passed, and of which nothing has come so far, is looked at again.
+    breath: Duration,
     pub(super) pending: Option<Pending>,
     pub(super) stamp_fault: Option<StampFault>,
     pub(super) works: BTreeMap<String, Work>,
@@ -87,6 +90,13 @@ impl Work {
         }
     }
 
+    /// It is no more: what it was lent is not wanted any longer. What it owes to the host is paid all the same.
+    fn release(&self, loans: &mut Loans) {
+        if let Work::Scheduled(work) = self {
+            work.release(loans);
+        }
+    }
+
     fn fits(&self, rules: &TargetRules) -> bool {
         matches!(
             (self, rules),
@@ -119,6 +129,7 @@ impl Machine {
         let mut machine = Machine {
             next_effect: memory.next_effect,
             last: now,
+            breath: BREATH,
             pending: None,
             stamp_fault: None,
             works: BTreeMap::new(),
@@ -139,13 +150,31 @@ impl Machine {
         let mut turn = turn!(machine, now, &mut step);
         turn.record(Entry::Started { boot: boot.to_owned(), version: version.to_owned() });
         machine.configure(now, &mut step);
-        machine.debts.at_start(&mut turn!(machine, now, &mut step));
         if machine.memory.rollout.is_some() {
             machine.renew_unmet(now, &mut step);
         } else if machine.memory.targets.values().any(|target| target.unmet().is_some()) {
             machine.retry = Some(Retry { at: now.mono, tries: 0, why: "the agent was restarted".to_owned(), blocked: true });
         }
+        machine.take_up(now, &mut step);
+        machine.advance(now, &mut step);
         (machine, step)
+    }
+
+    /// Stops of scripts that were under way when the agent ended go on where they were.
+    fn take_up(&mut self, now: Now, step: &mut Step) {
+        let cutting: Vec<_> = self.memory.cutting.iter().map(|(unit, cutting)| (unit.clone(), cutting.clone())).collect();
+        for (unit, cutting) in cutting {
+            let target = cutting.casualties.first().map(|casualty| casualty.target.clone()).unwrap_or_default();
+            let memory = self.memory.targets.get(&target);
+            let want = memory.and_then(|memory| memory.want.clone());
+            let turn = turn!(self, now, step);
+            let rules = turn.policy.targets.get(&target);
+            if let (Some(Work::Scheduled(work)), Some(TargetRules::Scheduled(rules)), Some(want)) =
+                (self.works.get_mut(&target), rules, want)
+            {
+                work.take_up(now.mono, &unit, &cutting, want, rules);
+            }
+        }
     }
 
     /// Drop-ins of ours were found that the journal does not know, since it was rebuilt or a hand was quicker: they are taken back.
@@ -164,6 +193,7 @@ impl Machine {
     pub fn handle(&mut self, now: Now, event: Event) -> Step {
         let mut step = Step::default();
         self.last = now;
+        let tick = matches!(event, Event::Tick);
         match event {
             Event::Stamp(read) => self.stamp_read(now, &mut step, read),
             Event::Tick => {}
@@ -190,6 +220,8 @@ impl Machine {
             }
         }
         self.advance(now, &mut step);
+        let idle = tick && step.entries.is_empty() && step.effects.is_empty();
+        self.breath = if idle { (self.breath * 2).min(BREATH_LONGEST) } else { BREATH };
         step
     }
 
@@ -202,6 +234,9 @@ impl Machine {
         let dropped: Vec<String> = dropped.cloned().collect();
         for target in dropped {
             self.inplace.forget(&target);
+            if let Some(work) = self.works.remove(&target) {
+                work.release(&mut self.loans);
+            }
             turn!(self, now, step).record(Entry::Dropped { target });
         }
         for (name, rules) in &policy.targets {
@@ -209,11 +244,19 @@ impl Machine {
                 let id = self.memory.stamp.as_ref().map(|stamp| stamp.deploy.id.clone());
                 turn!(self, now, step).record(Entry::Adopted { target: name.clone(), id });
             }
-            if self.works.get(name).is_none_or(|work| !work.fits(rules)) {
-                self.works.insert(name.clone(), Work::new(name, rules));
+            if self.works.get(name).is_none_or(|work| !work.fits(rules))
+                && let Some(work) = self.works.insert(name.clone(), Work::new(name, rules))
+            {
+                self.inplace.forget(name);
+                work.release(&mut self.loans);
             }
         }
-        self.works.retain(|name, _| policy.targets.contains_key(name));
+        let gone: Vec<String> = self.works.keys().filter(|name| !policy.targets.contains_key(*name)).cloned().collect();
+        for name in gone {
+            if let Some(work) = self.works.remove(&name) {
+                work.release(&mut self.loans);
+            }
+        }
         let pools: Vec<String> = policy.pools.keys().chain(self.memory.depooled.keys()).cloned().collect();
         for name in pools {
             if self.pools.contains_key(&name) {
@@ -226,8 +269,6 @@ impl Machine {
             }
             self.pools.insert(name, pool);
         }
-        let memory = &self.memory;
-        self.pools.retain(|name, _| policy.pools.contains_key(name) || memory.depooled.contains_key(name));
     }
 
     /// After a change of the configuration: targets whose work was made anew.
@@ -241,12 +282,16 @@ impl Machine {
     pub(super) fn renew_unmet(&mut self, now: Now, step: &mut Step) {
         let names: Vec<String> = self.works.keys().cloned().collect();
         for name in names {
-            let want = self.memory.targets.get(&name).and_then(|target| target.unmet().cloned());
-            let Some(want) = want.filter(|_| !self.held(&name)) else { continue };
+            let Some(want) = self.memory.targets.get(&name).and_then(|target| target.unmet().cloned()) else { continue };
+            if self.held(&name) {
+                self.inplace.rest(&name);
+                continue;
+            }
+            let began = self.began(now);
             match self.works.get_mut(&name) {
-                Some(Work::Fpm) => self.inplace.renew(now.mono, &name, want),
-                Some(Work::Scheduled(work)) => work.renew(&mut turn!(self, now, step), want),
-                Some(Work::Services(work)) => work.renew(&mut turn!(self, now, step), want),
+                Some(Work::Fpm) => self.inplace.renew(now.mono, &name, want, began),
+                Some(Work::Scheduled(work)) => work.renew(&mut turn!(self, now, step), want, began),
+                Some(Work::Services(work)) => work.renew(&mut turn!(self, now, step), want, began),
                 None => {}
             }
         }
@@ -292,6 +337,12 @@ impl Machine {
         self.policy.stamp.settle * 5 + self.policy.stamp.min_interval + targets + pools
     }
 
+    /// When the rollout began: drains are counted from there, also after a restart of the agent.
+    fn began(&self, now: Now) -> Mono {
+        let started = self.memory.rollout.as_ref().map(|rollout| now.mono_of(rollout.view.started_at));
+        started.map_or(now.mono, |at| at.min(now.mono))
+    }
+
     pub(super) fn held(&self, target: &str) -> bool {
         self.settling || self.memory.hold.as_ref().is_some_and(|hold| hold.targets.as_ref().is_none_or(|targets| targets.contains(target)))
     }
@@ -318,7 +369,7 @@ impl Machine {
         let loans = &mut self.loans;
         let mut taken = loans.outcome(&turn, id, outcome);
         taken = taken || self.pools.values_mut().any(|pool| pool.outcome(&mut turn, id, outcome));
-        taken = taken || self.debts.outcome(&mut turn, id, outcome);
+        taken = taken || self.debts.outcome(&mut turn, id, outcome, &owned(&self.works, &self.inplace));
         taken = taken || self.inplace.outcome(&mut turn, id, outcome);
         for (name, work) in &mut self.works {
             if taken {
@@ -348,11 +399,13 @@ impl Machine {
 
     fn advance_targets(&mut self, now: Now, step: &mut Step) {
         let mut turn = turn!(self, now, step);
+        self.pools.retain(|name, _| turn.policy.pools.contains_key(name) || turn.memory.depooled.contains_key(name));
         for pool in self.pools.values_mut() {
             pool.advance(&mut turn);
         }
         let mut gathering = self.inplace.gathering();
-        let mut stopping = false;
+        // A script that is being stopped keeps what it was lent until it has ended.
+        let mut stopping = turn.memory.cutting.values().any(Cutting::of_script);
         for (name, work) in &mut self.works {
             match (work, turn.policy.targets.get(name)) {
                 (Work::Scheduled(work), Some(TargetRules::Scheduled(rules))) => {
@@ -369,11 +422,8 @@ impl Machine {
         }
         self.inplace.advance(&mut turn, &mut self.loans, &mut self.pools);
         self.loans.advance(&mut turn, gathering, stopping);
-        let works = &self.works;
-        let owned = |timer: &str, unit: &str| {
-            works.values().any(|work| if let Work::Scheduled(work) = work { work.owns(timer, unit) } else { false })
-        };
-        self.debts.advance(&mut turn, &owned);
+        let owned = owned(&self.works, &self.inplace);
+        self.debts.advance(&mut turn, gathering, self.inplace.counting(), &owned);
     }
 
     fn enforce_hold(&mut self, now: Now, step: &mut Step) {
@@ -405,7 +455,8 @@ impl Machine {
             self.memory.targets.iter().filter_map(|(name, target)| target.unmet().cloned().map(|want| (name.clone(), want))).collect();
         for (name, want) in wants {
             if matches!(self.works.get(&name), Some(Work::Fpm)) && !self.held(&name) {
-                self.inplace.renew(now.mono, &name, want);
+                let began = self.began(now);
+                self.inplace.renew(now.mono, &name, want, began);
             }
         }
     }
@@ -495,9 +546,20 @@ impl Machine {
         });
         let pools = self.pools.values().map(Pool::deadline);
         let hold = self.hold_until.map(|at| Deadline::new(at, "the hold expires"));
-        let others = [self.intake_deadline(), self.inplace.deadline(), self.loans.deadline(&self.memory.lent), self.debts.deadline(), hold];
-        let deadline = earliest(works.chain(pools).chain(others))?;
-        Some(Deadline { at: deadline.at.max(self.last.mono.after(BREATH)), why: deadline.why })
+        let others = [
+            self.intake_deadline(),
+            self.inplace.deadline(),
+            self.loans.deadline(&self.memory.lent),
+            self.debts.deadline(&self.memory),
+            hold,
+        ];
+        // What has passed was seen to in the last turn, as far as it could be.
+        let last = self.last.mono;
+        let not_before = |deadline: Deadline| {
+            let at = if deadline.at <= last { last.after(self.breath) } else { deadline.at.max(last.after(BREATH)) };
+            Deadline { at, why: deadline.why }
+        };
+        earliest(works.chain(pools).chain(others).map(|deadline| deadline.map(not_before)))
     }
 
     /// Whether signals of systemd are of use now: a rollout is under way, or something is owed.
@@ -522,4 +584,11 @@ impl Machine {
     pub(super) fn refuse(why: impl Into<String>) -> Answer {
         Answer::Refused(why.into())
     }
+}
+
+/// Whether a rollout is at this timer, or at this unit, and pays what it owes to it itself.
+fn owned<'m>(works: &'m BTreeMap<String, Work>, inplace: &'m InPlace) -> impl Fn(&str, &str) -> bool + 'm {
+    let scheduled =
+        |timer: &str, unit: &str| works.values().any(|work| if let Work::Scheduled(work) = work { work.owns(timer, unit) } else { false });
+    move |timer, unit| scheduled(timer, unit) || inplace.owns(unit)
 }

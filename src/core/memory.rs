@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::deploy::{Deploy, StampIdentity};
 use super::effect::{Effect, EffectId, Fault, Outcome, WorkerRef};
 use super::entry::{Entry, Written};
-use super::status::{Casualty, RolloutResult, RolloutView};
+use super::status::{Casualty, CasualtyKind, RolloutResult, RolloutView};
 use super::time::{Mono, Wall};
 
 /// The durable half of the machine. It changes only by [`Memory::apply`], so the fold of the journal is it.
@@ -91,7 +91,8 @@ pub struct Want {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fresh {
     pub invocation: String,
-    pub landed_at: Wall,
+    /// On the boot clock of [`Memory::boot`].
+    pub landed: Mono,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,7 +124,17 @@ pub struct Hold {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cutting {
     pub invocation: String,
+    pub asked: Mono,
     pub casualties: Vec<Casualty>,
+    /// The restart or stop is in the journal, so it may have taken place.
+    pub begun: bool,
+}
+
+impl Cutting {
+    #[must_use]
+    pub fn of_script(&self) -> bool {
+        self.casualties.iter().any(|casualty| casualty.what == CasualtyKind::Script)
+    }
 }
 
 /// How many ids of deploys are remembered, for `wait --deploy`.
@@ -131,11 +142,19 @@ const KNOWN_KEPT: usize = 50;
 /// How many restarts of a unit are remembered for the rate limit.
 const RESTARTS_KEPT: usize = 8;
 
+impl Want {
+    /// The same deploy or trigger, whether forced or not.
+    #[must_use]
+    pub fn is(&self, other: &Want) -> bool {
+        self.id == other.id && self.landed_at == other.landed_at && self.landed == other.landed
+    }
+}
+
 impl TargetMemory {
     /// What it is still to be made fresh for.
     #[must_use]
     pub fn unmet(&self) -> Option<&Want> {
-        self.want.as_ref().filter(|want| self.reached.as_ref() != Some(want))
+        self.want.as_ref().filter(|want| !self.reached.as_ref().is_some_and(|reached| reached.is(want)))
     }
 }
 
@@ -144,7 +163,12 @@ impl Memory {
     pub fn apply(&mut self, written: &Written) {
         let at = written.at;
         match &written.entry {
-            Entry::Started { boot, .. } => self.boot_is(boot),
+            Entry::Started { boot, .. } => {
+                self.boot_is(boot);
+                // What was under way then will have no outcome; whatever it may have done is remembered by itself.
+                self.open.clear();
+                self.cutting.retain(|_, cutting| cutting.begun);
+            }
             Entry::Watching { path } => {
                 self.watching = Some(path.clone());
                 self.stamp = None;
@@ -176,9 +200,9 @@ impl Memory {
                     target.reached.clone_from(&target.want);
                 }
             }
-            Entry::Fresh { target, unit, invocation, landed_at } => {
+            Entry::Fresh { target, unit, invocation, landed } => {
                 if let Some(target) = self.targets.get_mut(target) {
-                    target.fresh.insert(unit.clone(), Fresh { invocation: invocation.clone(), landed_at: *landed_at });
+                    target.fresh.insert(unit.clone(), Fresh { invocation: invocation.clone(), landed: *landed });
                 }
             }
             Entry::Unproven { target, unit } => {
@@ -187,8 +211,9 @@ impl Memory {
             Entry::Proven { unit } => {
                 self.unproven.remove(unit);
             }
-            Entry::Cutting { unit, invocation, casualties } => {
-                self.cutting.insert(unit.clone(), Cutting { invocation: invocation.clone(), casualties: casualties.clone() });
+            Entry::Cutting { unit, invocation, asked, casualties } => {
+                let (invocation, casualties) = (invocation.clone(), casualties.clone());
+                self.cutting.insert(unit.clone(), Cutting { invocation, asked: *asked, casualties, begun: false });
             }
             Entry::CutSettled { unit, .. } => {
                 self.cutting.remove(unit);
@@ -240,11 +265,11 @@ impl Memory {
             return;
         }
         boot.clone_into(&mut self.boot);
-        self.open.clear();
         self.lent.clear();
         self.timers.clear();
         self.frozen.clear();
         for target in self.targets.values_mut() {
+            target.fresh.clear();
             for want in target.want.iter_mut().chain(target.reached.iter_mut()) {
                 want.landed = Mono::BOOT;
             }
@@ -261,12 +286,13 @@ impl Memory {
         self.next_rollout += 1;
         for (name, target) in &mut self.targets {
             if targets.contains(name) && deploy.targets.contains(name) {
-                target.want = Some(Want {
-                    id: deploy.id.clone(),
-                    landed_at: deploy.landed_at,
-                    landed: deploy.landed,
-                    forced: deploy.forced.contains(name),
-                });
+                let old = target.want.take();
+                // An emergency that is not over stays one, and a trigger is not undone by a stamp that was touched before it.
+                let unmet = |old: &Want| !target.reached.as_ref().is_some_and(|reached| reached.is(old));
+                let forced = old.as_ref().is_some_and(|old| old.forced && unmet(old));
+                let newer = old.filter(|old| old.landed > deploy.landed);
+                let (landed_at, landed) = newer.map_or((deploy.landed_at, deploy.landed), |old| (old.landed_at, old.landed));
+                target.want = Some(Want { id: deploy.id.clone(), landed_at, landed, forced: forced || deploy.forced.contains(name) });
             }
         }
         let view = RolloutView::begun(id, deploy, at, by);
@@ -288,8 +314,13 @@ impl Memory {
                 });
             }
             Effect::Lend { drop_ins } => self.lent.extend(drop_ins.keys().cloned()),
-            Effect::Freeze { workers } => self.frozen.extend(workers.iter().cloned()),
+            Effect::Freeze { workers } => {
+                self.frozen.retain(|worker| !workers.contains(worker));
+                self.frozen.extend(workers.iter().cloned());
+            }
+            Effect::Stop { unit, .. } => self.cut_begun(unit),
             Effect::Restart { unit, .. } => {
+                self.cut_begun(unit);
                 let restarts = self.restarts.entry(unit.clone()).or_default();
                 restarts.push(at);
                 if restarts.len() > RESTARTS_KEPT {
@@ -297,6 +328,12 @@ impl Memory {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn cut_begun(&mut self, unit: &str) {
+        if let Some(cutting) = self.cutting.get_mut(unit) {
+            cutting.begun = true;
         }
     }
 
@@ -312,8 +349,11 @@ impl Memory {
                     self.lent.remove(&unit);
                 }
             }
-            (Effect::Thaw { workers }, _) | (Effect::Restart { cut: workers, .. }, Outcome::Job(_)) => {
-                self.frozen.retain(|worker| !workers.contains(worker))
+            (Effect::Freeze { workers }, Outcome::Frozen(there)) => {
+                self.frozen.retain(|worker| !workers.contains(worker) || there.contains(worker));
+            }
+            (Effect::Thaw { workers }, Outcome::Done) | (Effect::Restart { cut: workers, .. }, Outcome::Job(_)) => {
+                self.frozen.retain(|worker| !workers.contains(worker));
             }
             _ => {}
         }

@@ -127,10 +127,15 @@ impl Pool {
     /// Takes the outcome if it is its own.
     pub fn outcome(&mut self, turn: &mut Turn<'_>, id: EffectId, outcome: &Outcome) -> bool {
         let Some((_, asked)) = self.pending.take_if(|(pending, _)| *pending == id) else { return false };
-        match asked {
-            Asked::Check => self.checked(turn, outcome),
-            Asked::Depool => self.depooled(turn, outcome),
-            Asked::Repool => self.repooled(turn, outcome),
+        match (asked, self.goal) {
+            (Asked::Check, _) => self.checked(turn, outcome),
+            (Asked::Depool, Goal::Out) => self.depooled(turn, outcome),
+            (Asked::Repool, Goal::In) => self.repooled(turn, outcome),
+            // What was wanted has changed meanwhile: it is begun afresh, from where this has left it.
+            (Asked::Depool | Asked::Repool, _) => {
+                self.until = turn.now.mono.after(self.timeout(turn));
+                self.next_try = turn.now.mono;
+            }
         }
         true
     }
@@ -180,6 +185,8 @@ impl Pool {
             (Goal::Know, PoolState::Pooled) => self.verdict = Verdict::Pooled,
             (Goal::Know | Goal::Out, PoolState::Depooled) => self.verdict = if ours { Verdict::OutByUs } else { Verdict::OutByOther },
             (Goal::Out, PoolState::Pooled) if !self.commanded => self.depool(turn),
+            // Asked before the repool: a depool of ours may still be on its way to the balancer.
+            (Goal::In, _) if !self.commanded => self.next_try = turn.now.mono,
             (Goal::In, PoolState::Pooled) => {
                 self.verdict = Verdict::Pooled;
                 turn.record(Entry::PoolSettled { pool: self.name.clone(), why: "back in the pool".to_owned() });
@@ -196,7 +203,10 @@ impl Pool {
     }
 
     fn depool(&mut self, turn: &mut Turn<'_>) {
-        let Some(rules) = turn.policy.pools.get(&self.name).cloned() else { return };
+        let Some(rules) = turn.policy.pools.get(&self.name).cloned() else {
+            self.verdict = Verdict::Failed(format!("pool {} is not in the configuration", self.name));
+            return;
+        };
         if !turn.journal_good {
             self.verdict = Verdict::Failed("the journal cannot be written, so the host is not taken out of the pool".to_owned());
             return;

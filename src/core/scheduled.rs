@@ -6,14 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::effect::{Effect, EffectId, JobEnd, Looked, Outcome};
+use super::cut::{settle_cut, settle_script};
+use super::effect::{Effect, EffectId, Fault, JobEnd, Looked, Outcome};
 use super::entry::Entry;
 use super::ladder::{Ladder, Rung};
 use super::loans::{Loan, Loans, script_drop_in};
 use super::look::Looker;
-use super::memory::Want;
+use super::memory::{Cutting, Want};
 use super::policy::{After, Overdue, ScheduledRules};
-use super::seen::{Active, Exit, Load, TimerSeen, UnitSeen};
+use super::seen::{Active, Load, TimerSeen, UnitSeen};
 use super::stale::{LOOK_FROM, Stale, stale};
 use super::status::{Casualty, CasualtyKind, TargetState, UnitEnd, UnitView};
 use super::step::{Deadline, Turn, earliest};
@@ -30,6 +31,8 @@ const BATCH: Duration = Duration::from_millis(15);
 const LEFT_LOOK: Duration = Duration::from_secs(30);
 /// For the stop of a timer: it has no processes.
 const TIMER_STOP: Duration = Duration::from_secs(10);
+/// A stop whose fate is not known, since systemd does not answer, is sent so often.
+const STOP_TRIES: u32 = 3;
 
 #[derive(Debug)]
 pub struct Scheduled {
@@ -38,7 +41,10 @@ pub struct Scheduled {
     look: Looker,
     /// The want that is being worked on.
     working: Option<Want>,
+    /// The start of the rollout: drains are counted from there.
     began: Mono,
+    /// What was seen before this was seen for something else.
+    renewed: Mono,
     progress: Progress,
 }
 
@@ -53,8 +59,13 @@ struct Script {
     ladder: Option<Ladder>,
     pending: BTreeMap<EffectId, Ask>,
     started_again: bool,
-    /// Its main process when it was stopped: gone by the time that it is a casualty.
-    stopped_pid: u32,
+    /// The run that is being stopped.
+    invocation: String,
+    /// When the look had begun that it was last seen in.
+    seen_at: Mono,
+    /// When its stop was answered, or taken up.
+    answered: Option<Mono>,
+    tries: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +104,7 @@ impl Scheduled {
             look: Looker::default(),
             working: None,
             began: Mono::BOOT,
+            renewed: Mono::BOOT,
             progress: Progress::Idle,
         }
     }
@@ -104,7 +116,7 @@ impl Scheduled {
     /// Whether the first look for the present want is still to come.
     #[must_use]
     pub fn gathering(&self) -> bool {
-        matches!(self.progress, Progress::Working) && !self.look.seen_since(self.began)
+        matches!(self.progress, Progress::Working) && !self.look.seen_since(self.renewed)
     }
 
     #[must_use]
@@ -121,8 +133,9 @@ impl Scheduled {
     }
 
     /// Begins, or begins again, to make this target fresh.
-    pub fn renew(&mut self, turn: &mut Turn<'_>, want: Want) {
-        self.began = turn.now.mono;
+    pub fn renew(&mut self, turn: &mut Turn<'_>, want: Want, began: Mono) {
+        self.began = began;
+        self.renewed = turn.now.mono;
         self.scripts.retain(|_, script| !matches!(script.step, ScriptStep::Done(..) | ScriptStep::Left(_)));
         if want.forced {
             for script in self.scripts.values_mut() {
@@ -133,6 +146,29 @@ impl Scheduled {
         self.progress = Progress::Working;
         self.look.reset();
         self.look.want(turn.now.mono);
+    }
+
+    /// A stop that an earlier agent sent goes on where it was: its grace is counted from there.
+    pub fn take_up(&mut self, now: Mono, unit: &str, cutting: &Cutting, want: Want, rules: &ScheduledRules) {
+        let seen =
+            UnitSeen { unit: unit.to_owned(), invocation: cutting.invocation.clone(), active: Active::Deactivating, ..UnitSeen::default() };
+        let mut script = Script::new(seen, Stale::default(), now, now);
+        script.seen_at = Mono::BOOT;
+        script.answered = Some(now);
+        script.step = ScriptStep::Stopping;
+        script.invocation.clone_from(&cutting.invocation);
+        script.ladder = Some(Ladder::new(cutting.asked, rules.term_timeout));
+        self.scripts.insert(unit.to_owned(), script);
+        self.working.get_or_insert(want);
+        self.progress = Progress::Working;
+        self.look.want(now);
+    }
+
+    /// The target is no longer in the configuration.
+    pub fn release(&self, loans: &mut Loans) {
+        for unit in self.scripts.keys() {
+            loans.release(unit);
+        }
     }
 
     /// Gives up what has not been touched; what has been goes on to its end.
@@ -168,7 +204,7 @@ impl Scheduled {
         for (unit, script) in &mut self.scripts {
             if let Some(ask) = script.pending.remove(&id) {
                 let stopped = ask == Ask::StopScript;
-                script.came_of(turn, &name, unit, ask, outcome);
+                script.came_of(turn, &name, unit, ask, outcome, loans);
                 if stopped {
                     self.look.want(turn.now.mono.after(BATCH));
                 }
@@ -192,8 +228,12 @@ impl Scheduled {
                 present.insert(seen.unit.clone());
             }
             match self.scripts.get_mut(&seen.unit) {
-                Some(script) => script.look(turn, &self.name, loans, seen, stale, &want),
-                None if !stale.is_empty() => {
+                Some(script) => {
+                    script.seen_at = self.look.began().unwrap_or(script.seen_at);
+                    script.look(turn, &self.name, loans, seen, stale, &want);
+                }
+                // A change of the rules alone stops nothing.
+                None if !stale.is_empty() && self.progress == Progress::Working => {
                     let drain_until = if want.forced { turn.now.mono } else { self.began.after(rules.drain_timeout) };
                     self.scripts.insert(seen.unit.clone(), Script::new(seen.clone(), stale, turn.now.mono, drain_until));
                 }
@@ -233,8 +273,8 @@ impl Scheduled {
             return;
         }
         // The last look is one that nothing can have slipped through: after the blur of the landing, and after the last rerun.
-        let from =
-            self.scripts.values().map(|script| script.since).max().unwrap_or(self.began).max(landed.after(LOOK_FROM)).max(self.began);
+        let since = self.scripts.values().map(|script| script.since).max().unwrap_or(self.renewed);
+        let from = since.max(self.renewed).max(landed.after(LOOK_FROM));
         if self.look.seen_since(from) {
             self.progress = match failed.first() {
                 None => Progress::Reached,
@@ -308,7 +348,10 @@ impl Script {
             ladder: None,
             pending: BTreeMap::new(),
             started_again: false,
-            stopped_pid: 0,
+            invocation: String::new(),
+            seen_at: now,
+            answered: None,
+            tries: 0,
         }
     }
 
@@ -319,9 +362,7 @@ impl Script {
     /// Whether it is to be looked at by name: it is being stopped and its stop has been answered or is overdue, or it just was.
     fn watched(&self) -> bool {
         match self.step {
-            ScriptStep::Stopping => {
-                !self.pending.values().any(|ask| *ask == Ask::StopScript) || self.ladder.as_ref().is_some_and(Ladder::was_killed)
-            }
+            ScriptStep::Stopping => self.answered.is_some() || self.ladder.as_ref().is_some_and(Ladder::was_killed),
             ScriptStep::StoppingTimers | ScriptStep::Ready | ScriptStep::Deciding => true,
             _ => false,
         }
@@ -343,11 +384,33 @@ impl Script {
     fn look(&mut self, turn: &mut Turn<'_>, target: &str, loans: &mut Loans, seen: &UnitSeen, stale: Stale, want: &Want) {
         match self.step {
             ScriptStep::Draining | ScriptStep::Left(_) if stale.is_empty() => self.ended_by_itself(turn, target, &seen.unit),
-            ScriptStep::StoppingTimers | ScriptStep::Ready if stale.is_empty() => {
+            ScriptStep::StoppingTimers | ScriptStep::Ready if stale.is_empty() && !turn.memory.cutting.contains_key(&seen.unit) => {
                 // It ended while its timers were being stopped: they are owed their start all the same.
                 self.stale = stale;
                 loans.release(&seen.unit);
-                self.enter(turn.now.mono, ScriptStep::StartingTimers);
+                self.enter(turn.now.mono, ScriptStep::Stopped);
+            }
+            ScriptStep::Ready if stale.is_empty() => {
+                // The stop of which nobody knew what became has taken place.
+                self.stale = stale;
+                self.seen = seen.clone();
+                self.enter(turn.now.mono, ScriptStep::Stopping);
+            }
+            ScriptStep::Stopping if self.not_stopped(seen) => {
+                // The stop was lost, with the bus or with an earlier agent: begin again.
+                settle_cut(turn, &seen.unit, false, false);
+                if turn.memory.reruns.contains_key(&seen.unit) {
+                    turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it was not stopped".to_owned() });
+                }
+                self.tries += 1;
+                if self.tries >= STOP_TRIES {
+                    return self.give_up(turn, target, &seen.unit, "systemd takes its stop and does not do it");
+                }
+                self.stale = stale;
+                self.seen = seen.clone();
+                self.ladder = None;
+                self.drain_until = turn.now.mono;
+                self.enter(turn.now.mono, ScriptStep::Draining);
             }
             ScriptStep::Stopping => {
                 self.stale = stale;
@@ -364,7 +427,7 @@ impl Script {
                         target: target.to_owned(),
                         unit: seen.unit.clone(),
                         invocation: seen.invocation.clone(),
-                        landed_at: want.landed_at,
+                        landed: want.landed,
                     };
                     turn.record(fresh);
                 }
@@ -385,6 +448,11 @@ impl Script {
         }
     }
 
+    fn not_stopped(&self, seen: &UnitSeen) -> bool {
+        let looked = self.answered.is_some_and(|answered| self.seen_at >= answered);
+        looked && seen.invocation == self.invocation && matches!(seen.active, Active::Active | Active::Activating)
+    }
+
     fn advance(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, target: &str, unit: &str, look: &Looker) {
         let now = turn.now.mono;
         match self.step.clone() {
@@ -403,7 +471,7 @@ impl Script {
                     self.stop(turn, rules, target, unit);
                 }
             }
-            ScriptStep::Stopping => self.escalate(turn, target, unit),
+            ScriptStep::Stopping => self.escalate(turn, rules, target, unit),
             ScriptStep::Stopped => {
                 loans.release(unit);
                 if !turn.memory.lent.contains(unit) && self.pending.is_empty() {
@@ -443,22 +511,45 @@ impl Script {
         if rules.after != After::UntilNext && !self.seen.refuse_manual_start && !self.seen.transient {
             turn.record(Entry::RerunOwed { unit: unit.to_owned(), target: target.to_owned() });
         }
+        self.invocation.clone_from(&self.seen.invocation);
+        let (invocation, asked) = (self.invocation.clone(), turn.now.mono);
+        turn.record(Entry::Cutting { unit: unit.to_owned(), invocation, asked, casualties: vec![self.casualty(turn, target, unit)] });
         let id = turn.ask(Effect::Stop { unit: unit.to_owned(), within: rules.term_timeout + Duration::from_secs(30) });
         self.pending.insert(id, Ask::StopScript);
+        self.answered = None;
         self.ladder = Some(Ladder::new(turn.now.mono, rules.term_timeout));
-        self.stopped_pid = self.seen.main_pid;
         self.enter(turn.now.mono, ScriptStep::Stopping);
     }
 
-    fn escalate(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str) {
-        let Some(ladder) = &mut self.ladder else { return };
-        let looked = !self.pending.values().any(|ask| *ask == Ask::StopScript);
-        if looked && !self.seen.active.runs() && self.seen.processes.is_empty() && self.stale.is_empty() {
-            return self.gone(turn, target, unit);
+    /// What is lost if the stop cuts it; how it ended is added when that is known.
+    fn casualty(&self, turn: &Turn<'_>, target: &str, unit: &str) -> Casualty {
+        let started = self.stale.oldest.unwrap_or(self.seen.main_start);
+        Casualty {
+            target: target.to_owned(),
+            unit: unit.to_owned(),
+            what: CasualtyKind::Script,
+            pid: self.seen.main_pid,
+            name: unit.to_owned(),
+            ran: Span(turn.now.mono.since(started)).to_string(),
+            ended_by: "SIGTERM".to_owned(),
+            certain: false,
+            at: turn.now.wall,
+            request: None,
         }
+    }
+
+    fn escalate(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, target: &str, unit: &str) {
+        let Some(ladder) = &mut self.ladder else { return };
+        let ended = !self.seen.active.runs() && self.seen.processes.is_empty();
+        // Another run is not to be stopped for this one.
+        let runs_anew = self.seen.invocation != self.invocation && self.stale.is_empty();
+        if self.answered.is_some() && self.seen_at >= self.since && (ended || runs_anew) {
+            return self.gone(turn, unit);
+        }
+        // Only on the word of a look that began after the grace.
+        let looked = self.seen_at >= ladder.sent().after(rules.term_timeout);
         match ladder.rung(turn.now.mono) {
-            Rung::Grace { .. } | Rung::Dying { .. } => {}
-            Rung::Kill => {
+            Rung::Kill if looked && !ended && !runs_anew => {
                 ladder.killed(turn.now.mono);
                 let id = turn.ask(Effect::Kill { unit: unit.to_owned(), cgroup: self.seen.cgroup.clone() });
                 self.pending.insert(id, Ask::Kill);
@@ -466,30 +557,22 @@ impl Script {
             Rung::Unkillable => {
                 let pids: Vec<String> = self.seen.processes.iter().map(|process| process.pid.to_string()).collect();
                 let why = format!("process {} does not end, not even by SIGKILL: it is stuck in the kernel", pids.join(", "));
+                settle_cut(turn, unit, true, true);
                 self.give_up(turn, target, unit, &why);
             }
+            Rung::Kill | Rung::Grace { .. } | Rung::Dying { .. } => {}
         }
     }
 
     /// It has ended. Whether our signal ended it, its exit tells.
-    fn gone(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str) {
-        let Some(ladder) = self.ladder.clone() else { return };
-        let before = self.seen.exit.is_some_and(|exit| exit.at != Mono::BOOT && exit.at < ladder.sent());
-        if !before {
-            let killed = ladder.was_killed() || self.seen.exit.is_some_and(|exit| exit.how == Exit::Killed(9));
-            let started = self.stale.oldest.or(Some(self.seen.main_start).filter(|at| *at != Mono::BOOT)).unwrap_or(self.since);
-            turn.record(Entry::Casualty(Casualty {
-                target: target.to_owned(),
-                unit: unit.to_owned(),
-                what: CasualtyKind::Script,
-                pid: self.stopped_pid,
-                name: unit.to_owned(),
-                ran: Span(turn.now.mono.since(started)).to_string(),
-                ended_by: if killed { "SIGKILL" } else { "SIGTERM" }.to_owned(),
-                certain: self.seen.exit.is_some(),
-                at: turn.now.wall,
-                request: None,
-            }));
+    fn gone(&mut self, turn: &mut Turn<'_>, unit: &str) {
+        let killed = self.ladder.as_ref().is_some_and(Ladder::was_killed);
+        if !settle_script(turn, &self.seen, killed) {
+            // It was done before it was asked.
+            self.ladder = None;
+            if turn.memory.reruns.contains_key(unit) {
+                turn.record(Entry::RerunSettled { unit: unit.to_owned(), why: "it had ended by itself".to_owned() });
+            }
         }
         if self.seen.active == Active::Failed {
             let id = turn.ask(Effect::ResetFailed { unit: unit.to_owned() });
@@ -563,8 +646,14 @@ impl Script {
         self.done(turn, target, unit, UnitEnd::Failed, why.to_owned());
     }
 
-    fn came_of(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str, ask: Ask, outcome: &Outcome) {
+    fn came_of(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str, ask: Ask, outcome: &Outcome, loans: &mut Loans) {
         match (ask, outcome) {
+            (Ask::StopScript, Outcome::Job(_)) => self.answered = Some(turn.now.mono),
+            (Ask::Kill, Outcome::Fault(_)) => {
+                if let Some(ladder) = &mut self.ladder {
+                    ladder.kill_failed(turn.now.mono);
+                }
+            }
             (Ask::StartTimer(timer), Outcome::Queued) => turn.record(Entry::TimerSettled { timer, why: "started again".to_owned() }),
             (Ask::StartTimer(timer), other) => {
                 self.give_up(turn, target, unit, &format!("its timer {timer} could not be started again: {}", said(other)))
@@ -579,7 +668,16 @@ impl Script {
                 turn.record(Entry::RerunSettled { unit: unit.to_owned(), why: why.clone() });
                 self.give_up(turn, target, unit, &why);
             }
-            (Ask::StopScript, Outcome::Fault(fault)) => self.give_up(turn, target, unit, &format!("it could not be stopped: {fault}")),
+            (Ask::StopScript, Outcome::Fault(fault)) => {
+                self.tries += 1;
+                if matches!(fault, Fault::Unreachable(_) | Fault::Other(_)) && self.tries < STOP_TRIES {
+                    // Whether it was taken is not known; a second one does no harm.
+                    return self.enter(turn.now.mono, ScriptStep::Ready);
+                }
+                settle_cut(turn, unit, false, false);
+                loans.release(unit);
+                self.give_up(turn, target, unit, &format!("it could not be stopped: {fault}"));
+            }
             (Ask::StopTimer, Outcome::Fault(fault)) => {
                 self.give_up(turn, target, unit, &format!("its timer could not be stopped: {fault}"))
             }

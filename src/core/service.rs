@@ -34,7 +34,10 @@ pub struct Services {
     units: BTreeMap<String, Service>,
     look: Looker,
     working: Option<Want>,
+    /// The start of the rollout: drains are counted from there.
     began: Mono,
+    /// What was seen before this was seen for something else.
+    renewed: Mono,
     progress: Progress,
 }
 
@@ -49,6 +52,8 @@ struct Service {
     killing: Option<EffectId>,
     /// The invocation that was stale.
     before: String,
+    /// When the look had begun that it was last seen in.
+    seen_at: Mono,
     tries: u32,
 }
 
@@ -76,6 +81,7 @@ impl Services {
             look: Looker::default(),
             working: None,
             began: Mono::BOOT,
+            renewed: Mono::BOOT,
             progress: Progress::Idle,
         }
     }
@@ -86,11 +92,12 @@ impl Services {
 
     #[must_use]
     pub fn gathering(&self) -> bool {
-        matches!(self.progress, Progress::Working) && !self.look.seen_since(self.began)
+        matches!(self.progress, Progress::Working) && !self.look.seen_since(self.renewed)
     }
 
-    pub fn renew(&mut self, turn: &mut Turn<'_>, want: Want) {
-        self.began = turn.now.mono;
+    pub fn renew(&mut self, turn: &mut Turn<'_>, want: Want, began: Mono) {
+        self.began = began;
+        self.renewed = turn.now.mono;
         self.units.retain(|_, unit| !unit.at_rest());
         if want.forced {
             for unit in self.units.values_mut() {
@@ -130,6 +137,9 @@ impl Services {
         let now = turn.now.mono;
         for (name, unit) in &mut self.units {
             if unit.killing.take_if(|killing| *killing == id).is_some() {
+                if let (Outcome::Fault(_), Some(ladder)) = (outcome, &mut unit.ladder) {
+                    ladder.kill_failed(now);
+                }
                 self.look.want(now.after(BATCH));
                 return true;
             }
@@ -188,7 +198,8 @@ impl Services {
         }
         let busy = self.units.values().any(|unit| !unit.at_rest());
         if matches!(self.progress, Progress::Working) && !busy {
-            let from = self.units.values().map(|unit| unit.since).max().unwrap_or(self.began).max(want.landed.after(LOOK_FROM));
+            let since = self.units.values().map(|unit| unit.since).max().unwrap_or(self.renewed);
+            let from = since.max(self.renewed).max(want.landed.after(LOOK_FROM));
             if self.look.seen_since(from) {
                 self.progress = match failed {
                     None => Progress::Reached,
@@ -215,7 +226,10 @@ impl Services {
         if !cgroups.is_empty() {
             let units: Vec<String> = cgroups.keys().cloned().collect();
             self.look.ask(turn, &units, Looked::Bare, BTreeMap::new());
-        } else if !restarting {
+        } else if restarting {
+            // Nothing is late yet.
+            self.look.put_off(now);
+        } else {
             self.look.ask(turn, &rules.units, Looked::Running, BTreeMap::new());
         }
     }
@@ -242,7 +256,7 @@ impl Service {
     fn new(seen: UnitSeen, stale: Stale, now: Mono, until: Mono) -> Service {
         let before = seen.invocation.clone();
         let step = Step::Draining { until };
-        Service { seen, stale, step, since: now, ladder: None, pending: None, killing: None, before, tries: 0 }
+        Service { seen, stale, step, since: now, ladder: None, pending: None, killing: None, before, seen_at: now, tries: 0 }
     }
 
     fn at_rest(&self) -> bool {
@@ -267,6 +281,7 @@ impl Service {
     }
 
     fn look(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale, want: &Want, look: &Looker) {
+        self.seen_at = look.began().unwrap_or(self.seen_at);
         match self.step {
             Step::Draining { .. } | Step::Left(_) if stale.is_empty() => {
                 self.done(turn, target, &seen.unit, UnitEnd::Renewed, "somebody else has restarted it");
@@ -294,7 +309,7 @@ impl Service {
                 target: target.to_owned(),
                 unit: seen.unit.clone(),
                 invocation: seen.invocation.clone(),
-                landed_at: want.landed_at,
+                landed: want.landed,
             };
             turn.record(fresh);
             self.seen = seen.clone();
@@ -325,8 +340,10 @@ impl Service {
             }
             Step::Restarting => {
                 let Some(ladder) = &mut self.ladder else { return };
+                // Only on the word of a look that began after the grace: what was started anew is not to be killed for the old one.
+                let grace_over = ladder.sent().after(rules.term_timeout);
                 let old_lives = self.seen.invocation == self.before && self.seen.active.runs();
-                if !old_lives {
+                if !old_lives || self.seen_at < grace_over {
                     return;
                 }
                 match ladder.rung(now) {

@@ -56,7 +56,7 @@ pub fn stale_fpm(unit: &UnitSeen, want: &Want, target: &TargetMemory) -> Stale {
 }
 
 fn started_by_us(unit: &UnitSeen, want: &Want, target: &TargetMemory) -> bool {
-    target.fresh.get(&unit.unit).is_some_and(|fresh| fresh.invocation == unit.invocation && fresh.landed_at >= want.landed_at)
+    target.fresh.get(&unit.unit).is_some_and(|fresh| fresh.invocation == unit.invocation && fresh.landed >= want.landed)
 }
 
 /// When the code that a process runs was loaded. Bounded: no chain of forks is longer than the unit has processes.

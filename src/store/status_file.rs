@@ -69,17 +69,17 @@ pub fn read_status(path: &Path) -> Result<StatusView, StatusFault> {
     }
     let name = || path.display().to_string();
     let unreadable = |error: &dyn std::fmt::Display| StatusFault::Unreadable { path: name(), error: error.to_string() };
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(StatusFault::Missing(name())),
         Err(error) => return Err(unreadable(&error)),
     };
-    let view = serde_json::from_slice::<StatusView>(&bytes);
+    let view = serde_json::from_str::<StatusView>(&text);
     match view {
         Ok(view) if view.schema <= SCHEMA => Ok(view),
         Ok(view) => Err(StatusFault::Newer { path: name(), schema: view.schema }),
         // A newer schema may differ in anything but its number.
-        Err(error) => match serde_json::from_slice::<Schema>(&bytes) {
+        Err(error) => match serde_json::from_str::<Schema>(&text) {
             Ok(Schema { schema }) if schema > SCHEMA => Err(StatusFault::Newer { path: name(), schema }),
             _ => Err(unreadable(&error)),
         },

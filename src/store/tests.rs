@@ -414,7 +414,7 @@ async fn entries_of_another_version_are_passed_over_aloud() {
     store.append(vec![adopted("a")]).await.unwrap();
     rusqlite::Connection::open(database::file(dir.path()))
         .unwrap()
-        .execute_batch(r#"INSERT INTO journal (at, entry) VALUES (1, '{"entry":"not-invented-yet","x":1}')"#)
+        .execute_batch(r#"INSERT INTO journal (at, entry) VALUES (1, '{"not-invented-yet":{"x":1}}')"#)
         .unwrap();
     store.append(vec![adopted("b")]).await.unwrap();
     drop(store);
@@ -454,7 +454,12 @@ fn every_kind_of_entry_can_be_read_back() {
         Entry::Stamp { path: "/s".to_owned(), identity, deploy: deploy("x"), adopted: true },
         Entry::Adopted { target: "t".to_owned(), id: None },
         Entry::RolloutStarted { id: "r0".to_owned(), deploy: deploy("x"), targets: ["t".to_owned()].into(), by: None },
-        Entry::Cutting { unit: "a.service".to_owned(), invocation: String::new(), casualties: vec![casualty(wall_now())] },
+        Entry::Cutting {
+            unit: "a.service".to_owned(),
+            invocation: String::new(),
+            asked: Mono::BOOT,
+            casualties: vec![casualty(wall_now())],
+        },
         Entry::Casualty(casualty(wall_now())),
         Entry::RolloutFinished { result: RolloutResult::Failed, why: Some("because".to_owned()) },
         Entry::HoldSet { reason: "r".to_owned(), by: "root".to_owned(), until: wall_now(), targets: targets.clone(), abort: true },

@@ -167,6 +167,7 @@ impl Host {
         }
         self.world.say(|| "== the agent starts".to_owned());
         self.world.epoch += 1;
+        self.world.end_hooks();
         self.dead_now = false;
         self.outstanding.clear();
         self.ticks = (0, 0);

@@ -101,7 +101,8 @@ impl World {
             }
             Command::Depool | Command::Repool => {
                 if changes {
-                    self.after(takes + delay, Happening::PoolTurns { pool, out: command == Command::Depool });
+                    let ends = self.now + takes;
+                    self.after(takes + delay, Happening::PoolTurns { pool, out: command == Command::Depool, ends });
                 }
                 (end, takes)
             }
@@ -127,6 +128,12 @@ impl World {
             balancer.by_agent.1 += 1
         }
         self.say(|| format!("pool {pool}: the host is {}, by the agent", if out { "out" } else { "in" }));
+    }
+
+    /// Commands that a dead agent has left running are ended before the next one begins.
+    pub(crate) fn end_hooks(&mut self) {
+        let now = self.now;
+        self.forget(|what| matches!(what, Happening::PoolTurns { ends, .. } if *ends > now));
     }
 
     /// A person turns the host out or in.

@@ -16,6 +16,24 @@ fn us(span: Duration) -> Us {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// What a look shows that asks for little.
+fn bare(full: UnitSeen) -> UnitSeen {
+    UnitSeen {
+        unit: full.unit,
+        load: full.load,
+        active: full.active,
+        result: full.result,
+        job: full.job,
+        invocation: full.invocation,
+        cgroup: full.cgroup,
+        processes: full.processes,
+        refuse_manual_start: full.refuse_manual_start,
+        refuse_manual_stop: full.refuse_manual_stop,
+        transient: full.transient,
+        ..UnitSeen::default()
+    }
+}
+
 impl World {
     /// Begins an effect of the agent. It is done a little later, if the agent still lives then.
     pub(crate) fn perform(&mut self, id: EffectId, effect: Effect) {
@@ -270,8 +288,9 @@ impl World {
             pattern == name || pattern.split_once('*').is_some_and(|(head, tail)| name.starts_with(head) && name.ends_with(tail))
         };
         for unit in self.units.values().filter(|unit| names.iter().any(|pattern| matches(pattern, &unit.name))) {
-            if looked == Looked::Exactly || unit.active.runs() {
-                seen.push(self.unit_seen(unit, looked != Looked::Running));
+            if matches!(looked, Looked::Exactly | Looked::Bare) || unit.active.runs() {
+                let full = self.unit_seen(unit, !matches!(looked, Looked::Running | Looked::Bare));
+                seen.push(if matches!(looked, Looked::Running | Looked::Bare) { bare(full) } else { full });
             }
         }
         for name in names.iter().filter(|name| !name.contains('*') && !self.units.contains_key(*name)) {

@@ -97,9 +97,11 @@ pub(crate) enum Happening {
         request: u64,
         generation: u64,
     },
+    /// `ends`: when the command that does it does.
     PoolTurns {
         pool: String,
         out: bool,
+        ends: Us,
     },
     Deed(Deed),
 }
@@ -250,6 +252,10 @@ impl World {
         Some(what)
     }
 
+    pub(crate) fn forget(&mut self, what: impl Fn(&Happening) -> bool) {
+        self.queue.retain(|_, happening| !what(happening));
+    }
+
     pub(crate) fn pid(&mut self) -> u32 {
         self.next_pid += 1;
         self.next_pid
@@ -272,7 +278,7 @@ impl World {
             Happening::Arrival { unit, generation } => self.arrival(&unit, generation),
             Happening::Finishing { unit, request, generation } => self.request_finishing(&unit, request, generation),
             Happening::Finished { unit, request, generation } => self.request_finished(&unit, request, generation),
-            Happening::PoolTurns { pool, out } => self.pool_turns(&pool, out),
+            Happening::PoolTurns { pool, out, .. } => self.pool_turns(&pool, out),
             Happening::Act { .. } | Happening::Answer { .. } | Happening::Tell(_) | Happening::Patience { .. } | Happening::Deed(_) => {}
         }
     }

@@ -1,0 +1,51 @@
+//! What a restart or a stop cuts: written down before it, settled after, so that no crash in between loses a casualty or invents one.
+
+use super::entry::Entry;
+use super::memory::Cutting;
+use super::seen::{Active, Exit, UnitSeen};
+use super::step::Turn;
+use super::time::{Mono, Span};
+
+/// The restart that was to cut these requests took place, or did not: then they were not cut.
+pub fn settle_cut(turn: &mut Turn<'_>, unit: &str, happened: bool, killed: bool) {
+    let Some(cutting) = turn.memory.cutting.get(unit).cloned() else { return };
+    if happened {
+        for mut casualty in cutting.casualties {
+            if killed {
+                "SIGKILL".clone_into(&mut casualty.ended_by);
+            }
+            turn.record(Entry::Casualty(casualty));
+        }
+    }
+    turn.record(Entry::CutSettled { unit: unit.to_owned(), happened });
+}
+
+/// The script has ended. Says whether that was our doing: it ended after it was asked to, whatever its exit status.
+pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool) -> bool {
+    let Some(Cutting { invocation, asked, casualties, .. }) = turn.memory.cutting.get(&seen.unit).cloned() else { return false };
+    // Of a later run its exit says nothing.
+    let exit = seen.exit.filter(|exit| seen.invocation == invocation && exit.at != Mono::BOOT);
+    let happened = exit.is_none_or(|exit| exit.at >= asked);
+    if happened {
+        for mut casualty in casualties {
+            if killed || exit.is_some_and(|exit| exit.how == Exit::Killed(9)) {
+                "SIGKILL".clone_into(&mut casualty.ended_by);
+            }
+            if let Some(exit) = exit.filter(|_| seen.main_start != Mono::BOOT) {
+                casualty.ran = Span(exit.at.since(seen.main_start)).to_string();
+            }
+            casualty.certain = exit.is_some();
+            casualty.at = turn.now.wall;
+            turn.record(Entry::Casualty(casualty));
+        }
+    }
+    turn.record(Entry::CutSettled { unit: seen.unit.clone(), happened });
+    happened
+}
+
+/// The stop or restart that was to cut it has begun and not ended.
+#[must_use]
+pub fn still_ending(cutting: &Cutting, seen: &UnitSeen) -> bool {
+    let ending = seen.active == Active::Deactivating || (!seen.active.runs() && !seen.processes.is_empty());
+    seen.invocation == cutting.invocation && ending
+}
