@@ -454,7 +454,12 @@ fn every_kind_of_entry_can_be_read_back() {
         Entry::Stamp { path: "/s".to_owned(), identity, deploy: deploy("x"), adopted: true },
         Entry::Adopted { target: "t".to_owned(), id: None },
         Entry::RolloutStarted { id: "r0".to_owned(), deploy: deploy("x"), targets: ["t".to_owned()].into(), by: None },
-        Entry::Cutting { unit: "a.service".to_owned(), invocation: String::new(), asked: Mono::BOOT, casualties: vec![casualty(wall_now())] },
+        Entry::Cutting {
+            unit: "a.service".to_owned(),
+            invocation: String::new(),
+            asked: Mono::BOOT,
+            casualties: vec![casualty(wall_now())],
+        },
         Entry::Casualty(casualty(wall_now())),
         Entry::RolloutFinished { result: RolloutResult::Failed, why: Some("because".to_owned()) },
         Entry::HoldSet { reason: "r".to_owned(), by: "root".to_owned(), until: wall_now(), targets: targets.clone(), abort: true },
