@@ -44,9 +44,10 @@ pub fn run(args: &DaemonArgs, places: &Places, out: &Output) -> Exit {
     }
 }
 
-/// To the journal with its fields where systemd started us, else to stderr.
+/// To the journal with its fields where systemd started us, else to stderr. `RESTART_AGENT_LOG=debug` tells each effect, too.
 fn log() {
-    let level = tracing_subscriber::filter::LevelFilter::INFO;
+    let wanted = std::env::var("RESTART_AGENT_LOG").ok().and_then(|word| word.parse().ok());
+    let level = wanted.unwrap_or(tracing_subscriber::filter::LevelFilter::INFO);
     let registry = tracing_subscriber::registry().with(level);
     let to_journal = std::env::var_os("JOURNAL_STREAM").is_some().then(tracing_journald::layer).and_then(Result::ok);
     let taken = match to_journal {

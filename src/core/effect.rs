@@ -44,14 +44,16 @@ pub enum Effect {
     /// Remove what [`Effect::Lend`] wrote for these units, then one Reload. A file that is gone already is no error. Owes
     /// [`Outcome::Done`] within 60 s.
     Unlend { units: Vec<String> },
-    /// StopUnit (replace). Owes [`Outcome::Job`] when the job is removed, or after `within` with [`JobEnd::Running`].
+    /// StopUnit (replace). A timer, which is stopped while its service runs, is restarted first, so that its next start does not run the
+    /// service for a slot that had passed by then. Owes [`Outcome::Job`] when the job is removed, or after `within` with
+    /// [`JobEnd::Running`].
     Stop { unit: String, within: Duration },
     /// `touch` the stamp of each persistent timer named in `caught_up`, so that it does not catch up (facts F2.3); then
     /// ResetFailedUnit and StartUnit (replace). Owes [`Outcome::Queued`] when systemd has taken the job: a oneshot's start job lasts
     /// as long as its script (facts F1.8).
     Start { unit: String, caught_up: bool },
-    /// ResetFailedUnit, then RestartUnit (replace); as soon as systemd has taken the job, SIGTERM and SIGCONT to each of `cut`, through a
-    /// pidfd whose cgroup and start time were checked. Owes [`Outcome::Job`] when the job is removed, or after `within`.
+    /// ResetFailedUnit, then RestartUnit (replace); as soon as the unit is being stopped, SIGTERM and SIGCONT to each of `cut`, through a
+    /// pidfd whose cgroup and start time were checked: earlier, php-fpm would put new workers in their place. Owes [`Outcome::Job`] when the job is removed, or after `within`.
     Restart { unit: String, cut: Vec<WorkerRef>, within: Duration },
     /// KillUnit(all, SIGKILL), and SIGKILL for what is left in `cgroup` if systemd no longer knows it (facts F3.2). Owes [`Outcome::Done`].
     Kill { unit: String, cgroup: String },

@@ -31,6 +31,8 @@ const TEST_AGAIN: Duration = Duration::from_millis(500);
 /// php-fpm is up in 33-200 ms (facts 6a); 200 static workers take up to 1.2 s.
 const START_TIMEOUT: Duration = Duration::from_secs(95);
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Of that, for a status page that has never answered.
+const NEVER_ANSWERED: Duration = Duration::from_secs(2);
 const VERIFY_EVERY: Duration = Duration::from_millis(100);
 const WARM_TIMEOUT: Duration = Duration::from_secs(60);
 const PROOF_TIMEOUT: Duration = Duration::from_secs(30);
@@ -65,6 +67,8 @@ pub struct Fpm {
     /// The drain ended with proof that nothing is in flight, not by its deadline.
     idle: bool,
     quiet: Duration,
+    /// Its status has answered at least once.
+    answered: bool,
     /// Asked in the last look of the drain: whose requests they are, if the cut gets no answer.
     last_full: Option<Vec<WorkerSeen>>,
     last_full_at: Mono,
@@ -148,6 +152,7 @@ impl Fpm {
             proof: Proof::default(),
             idle: false,
             quiet: Duration::ZERO,
+            answered: false,
             last_full: None,
             last_full_at: Mono::BOOT,
             frozen: Vec::new(),
@@ -188,8 +193,12 @@ impl Fpm {
         if self.unproven && self.seen.active.runs() {
             return self.enter(now, FpmStep::Verifying { until: now.after(VERIFY_TIMEOUT) });
         }
-        let asks = matches!(self.source, Source::Status { .. }) && self.seen.active.runs();
-        self.enter(now, if asks { FpmStep::Seeing } else { FpmStep::WaitingForLoan });
+        let asks = matches!(self.source, Source::Status { .. });
+        if !self.idle && !asks {
+            self.notes
+                .push("it has no status page, so nobody knows which requests were cut: set pm.status_path and pm.status_listen".to_owned());
+        }
+        self.enter(now, if asks && self.seen.active.runs() { FpmStep::Seeing } else { FpmStep::WaitingForLoan });
     }
 
     /// Whether [`Fpm::renew`] would not have to wait: what is lent is there, our own rate allows a restart, the journal can be written.
@@ -465,6 +474,7 @@ impl Fpm {
             }
             self.last_full = Some(workers);
         }
+        self.answered |= !matches!(flight, Flight::Unknown(_));
         self.proof.flight(now, &flight, probes);
     }
 
@@ -478,10 +488,6 @@ impl Fpm {
         };
         // With a status socket of its own every worker can be stopped, so nothing new begins between the count and the cut.
         let all = self.source.dedicated();
-        if busy.is_empty() && !(all && self.exposed) {
-            self.cut(turn, busy, true);
-            return self.enter(turn.now.mono, FpmStep::WaitingForLoan);
-        }
         let pids: Vec<u32> = busy.iter().map(|worker| worker.pid).collect();
         let workers: Vec<WorkerRef> = self
             .seen
@@ -491,6 +497,11 @@ impl Fpm {
             .filter(|process| pids.contains(&process.pid) || (all && main_workers(asks, answers).contains(&process.pid)))
             .map(|process| WorkerRef { pid: process.pid, start: process.start, cgroup: self.seen.cgroup.clone() })
             .collect();
+        // With nobody busy now, somebody may be in a moment: requests keep coming, or the drain would have ended by itself.
+        if busy.is_empty() && (workers.is_empty() || !all || (self.idle && !self.exposed)) {
+            self.cut(turn, busy, true);
+            return self.enter(turn.now.mono, FpmStep::WaitingForLoan);
+        }
         self.frozen_busy = busy;
         self.pending = Some(turn.ask(Effect::Freeze { workers }));
         self.enter(turn.now.mono, FpmStep::Freezing);
@@ -684,6 +695,11 @@ impl Fpm {
             Some(start) if start >= self.restarted_at.seconds() - 1 => self.serves(turn.now),
             Some(_) if turn.now.mono >= until => self.break_down(turn, "it runs, but its status page shows the old start time".to_owned()),
             None if turn.now.mono >= until => self.break_down(turn, "it runs, but its status page does not answer".to_owned()),
+            // It had said nothing before either, so its silence is no sign that something is wrong with what was started.
+            None if !self.answered && turn.now.mono >= self.since.after(NEVER_ANSWERED) => {
+                self.notes.push("its status page does not answer: look at `status`, `status_path` and pm.status_path".to_owned());
+                self.serves(turn.now);
+            }
             _ => self.next = turn.now.mono.after(VERIFY_EVERY),
         }
     }

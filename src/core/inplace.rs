@@ -264,10 +264,21 @@ impl InPlace {
     }
 
     pub fn advance(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, pools: &mut BTreeMap<String, Pool>) {
-        let now = turn.now.mono;
         for unit in self.units.values_mut() {
             unit.advance(turn, loans);
         }
+        // From one phase into the next as far as it goes; there are not more than these.
+        for _ in 0..8 {
+            let phase = self.phase.clone();
+            self.advance_phase(turn, loans, pools);
+            if self.phase == phase {
+                break;
+            }
+        }
+    }
+
+    fn advance_phase(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, pools: &mut BTreeMap<String, Pool>) {
+        let now = turn.now.mono;
         match self.phase {
             Phase::Idle => {
                 if self.progress.values().any(|progress| *progress == Progress::Working) {

@@ -240,6 +240,12 @@ impl Machine {
         earliest([settle, retry])
     }
 
+    /// Something is at the stamp's place that is no deploy: whoever has just put it there is not to be told of the deploy before.
+    #[must_use]
+    pub fn unusable_stamp(&self) -> Option<String> {
+        self.stamp_fault.as_ref().filter(|fault| !matches!(fault, StampFault::Missing { .. })).map(|fault| format!("the stamp: {fault}"))
+    }
+
     /// How it stands for somebody who waits for deploy `id`, or for the newest; right as of the last stamp that was read.
     #[must_use]
     pub fn waited(&self, id: Option<&str>) -> Waited {
@@ -247,6 +253,12 @@ impl Machine {
             && !self.memory.known.iter().any(|known| known == id)
         {
             return Waited::Pending { why: format!("deploy {id} has not landed on this host") };
+        }
+        if id.is_none()
+            && let Some(why) = self.unusable_stamp()
+        {
+            let id = self.memory.stamp.as_ref().map(|stamp| stamp.deploy.id.clone()).unwrap_or_default();
+            return Waited::Blocked { id, why };
         }
         if self.pending.is_some() {
             let why = match &self.memory.hold {

@@ -118,13 +118,15 @@ impl Loans {
     }
 }
 
-/// What a script is lent: a stop by us is no failure, the whole cgroup gets the signal, and systemd's own deadline is later than ours
+/// What a script is lent: a stop by us is no failure, unless it has OnSuccess=; the whole cgroup gets the signal, and systemd's own deadline is later than ours
 /// (facts F1.3). With several ExecStart= the next command must not run in the middle of the stop (facts F1.5, M3).
 #[must_use]
 pub fn script_drop_in(unit: &UnitSeen, term_timeout: Duration) -> String {
-    let mut text = String::from(
-        "# Lent by restart-agent for the time of a rollout.\n[Service]\nSuccessExitStatus=SIGTERM SIGKILL 143 137 75\nKillMode=control-group\n",
-    );
+    let mut text = String::from("# Lent by restart-agent for the time of a rollout.\n[Service]\nKillMode=control-group\n");
+    // A unit with OnSuccess= is given no success that it did not earn (facts M2).
+    if !unit.on_success {
+        text.push_str("SuccessExitStatus=SIGTERM SIGKILL 143 137 75\n");
+    }
     let _ = writeln!(text, "TimeoutStopSec={}ms", (term_timeout + Duration::from_secs(5)).as_millis());
     if unit.exec_starts > 1 {
         text.push_str("ExecStart=\nExecStart=/bin/true\n");

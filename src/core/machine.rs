@@ -26,10 +26,12 @@ use super::target::Progress;
 use super::time::{Mono, Now};
 
 /// Passes in one turn until nothing more follows from what is known; far more than any chain of decisions is long.
-const PASSES: usize = 8;
+const PASSES: usize = 16;
 /// Between two turns that only time causes; longer and longer while nothing comes of them.
 const BREATH: Duration = Duration::from_millis(5);
 const BREATH_LONGEST: Duration = Duration::from_secs(1);
+/// So long a script that is being stopped and belongs to no target any more keeps what it was lent.
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(120);
 /// After a rollout that failed: the next try, doubled each time.
 const RETRY_FAILED: Duration = Duration::from_secs(60);
 const RETRY_FAILED_SLOWEST: Duration = Duration::from_secs(15 * 60);
@@ -207,7 +209,13 @@ impl Machine {
                 self.renew_new(now, &mut step);
             }
             Event::ConfigProblem(problem) => self.config_problem = problem,
-            Event::JournalProblem(problem) => self.journal_problem = problem,
+            Event::JournalProblem(problem) => {
+                let good_again = problem.is_none() && self.journal_problem.is_some();
+                self.journal_problem = problem;
+                if let Some(retry) = self.retry.as_mut().filter(|retry| good_again && retry.blocked && retry.at != Mono::NEVER) {
+                    retry.at = now.mono;
+                }
+            }
             Event::Order { by, order } => {
                 let answer = self.order(now, &mut step, &by, order);
                 step.answer = Some(answer);
@@ -378,6 +386,8 @@ impl Machine {
     }
 
     fn advance(&mut self, now: Now, step: &mut Step) {
+        // One pass may change what only the next one acts upon, without anything to write or to do.
+        let mut quiet = 0;
         for _ in 0..PASSES {
             let before = (step.effects.len(), step.entries.len());
             self.take_in(now, step);
@@ -385,7 +395,8 @@ impl Machine {
             self.advance_targets(now, step);
             self.repool_unless_needed(now, step);
             self.conclude(now, step);
-            if (step.effects.len(), step.entries.len()) == before {
+            quiet = if (step.effects.len(), step.entries.len()) == before { quiet + 1 } else { 0 };
+            if quiet > 1 {
                 break;
             }
         }
@@ -398,8 +409,12 @@ impl Machine {
             pool.advance(&mut turn);
         }
         let mut gathering = self.inplace.gathering();
-        // A script that is being stopped keeps what it was lent until it has ended.
-        let mut stopping = turn.memory.cutting.values().any(Cutting::of_script);
+        // A script that is being stopped keeps what it was lent until it has ended, also if its target has left the configuration.
+        let known = |unit: &str| self.works.values().any(|work| matches!(work, Work::Scheduled(work) if work.knows(unit)));
+        let orphan = |(unit, cutting): (&String, &Cutting)| {
+            cutting.of_script() && !known(unit) && turn.now.mono < cutting.asked.after(ORPHAN_PATIENCE)
+        };
+        let mut stopping = turn.memory.cutting.iter().any(orphan);
         for (name, work) in &mut self.works {
             match (work, turn.policy.targets.get(name)) {
                 (Work::Scheduled(work), Some(TargetRules::Scheduled(rules))) => {

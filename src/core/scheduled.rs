@@ -58,7 +58,8 @@ struct Script {
     drain_until: Mono,
     ladder: Option<Ladder>,
     pending: BTreeMap<EffectId, Ask>,
-    started_again: bool,
+    /// It was started again: when what it is fresh for landed. A newer deploy may have come since.
+    started_for: Option<Mono>,
     /// The run that is being stopped.
     invocation: String,
     /// When the look had begun that it was last seen in.
@@ -122,6 +123,12 @@ impl Scheduled {
     #[must_use]
     pub fn stopping(&self) -> bool {
         self.scripts.values().any(|script| matches!(script.step, ScriptStep::StoppingTimers | ScriptStep::Ready | ScriptStep::Stopping))
+    }
+
+    /// Whether it knows this script, be it one that was given up.
+    #[must_use]
+    pub fn knows(&self, unit: &str) -> bool {
+        self.scripts.contains_key(unit)
     }
 
     /// Whether this timer, or this script, is being worked on.
@@ -233,6 +240,12 @@ impl Scheduled {
                     script.look(turn, &self.name, loans, seen, stale, &want);
                 }
                 // A change of the rules alone stops nothing.
+                None if !stale.is_empty() && self.progress == Progress::Working && turn.memory.cutting.contains_key(&seen.unit) => {
+                    // Given up in an earlier rollout, and still there.
+                    if let Some(cutting) = turn.memory.cutting.get(&seen.unit).cloned() {
+                        self.take_up(turn.now.mono, &seen.unit, &cutting, want.clone(), rules);
+                    }
+                }
                 None if !stale.is_empty() && self.progress == Progress::Working => {
                     let drain_until = if want.forced { turn.now.mono } else { self.began.after(rules.drain_timeout) };
                     self.scripts.insert(seen.unit.clone(), Script::new(seen.clone(), stale, turn.now.mono, drain_until));
@@ -347,7 +360,7 @@ impl Script {
             drain_until,
             ladder: None,
             pending: BTreeMap::new(),
-            started_again: false,
+            started_for: None,
             invocation: String::new(),
             seen_at: now,
             answered: None,
@@ -383,6 +396,8 @@ impl Script {
 
     fn look(&mut self, turn: &mut Turn<'_>, target: &str, loans: &mut Loans, seen: &UnitSeen, stale: Stale, want: &Want) {
         match self.step {
+            // What was seen before it was done says nothing of what was done.
+            ScriptStep::Done(..) if self.seen_at < self.since => {}
             ScriptStep::Draining | ScriptStep::Left(_) if stale.is_empty() => self.ended_by_itself(turn, target, &seen.unit),
             ScriptStep::StoppingTimers | ScriptStep::Ready if stale.is_empty() && !turn.memory.cutting.contains_key(&seen.unit) => {
                 // It ended while its timers were being stopped: they are owed their start all the same.
@@ -420,19 +435,17 @@ impl Script {
                     self.seen.cgroup = cgroup;
                 }
             }
-            ScriptStep::Done(UnitEnd::Renewed, _) if self.started_again => {
-                self.started_again = false;
+            ScriptStep::Done(UnitEnd::Renewed, _) if self.started_for.is_some() => {
+                let Some(landed) = self.started_for.take() else { return };
                 if !seen.invocation.is_empty() && seen.invocation != self.seen.invocation {
-                    let fresh = Entry::Fresh {
-                        target: target.to_owned(),
-                        unit: seen.unit.clone(),
-                        invocation: seen.invocation.clone(),
-                        landed: want.landed,
-                    };
-                    turn.record(fresh);
+                    let (target, unit, invocation) = (target.to_owned(), seen.unit.clone(), seen.invocation.clone());
+                    turn.record(Entry::Fresh { target, unit, invocation, landed });
+                }
+                if landed < want.landed && !stale.is_empty() {
+                    *self = Script::new(seen.clone(), stale, turn.now.mono, turn.now.mono);
                 }
             }
-            ScriptStep::Done(..) if !stale.is_empty() => {
+            ScriptStep::Done(ref end, _) if !stale.is_empty() && *end != UnitEnd::Failed => {
                 // Somebody's process is older than the landing all the same: begin again with it.
                 *self = Script::new(seen.clone(), stale, turn.now.mono, turn.now.mono);
             }
@@ -459,19 +472,23 @@ impl Script {
             ScriptStep::Draining => self.drain(turn, rules, loans, target, unit),
             ScriptStep::StoppingTimers if self.pending.is_empty() => self.enter(now, ScriptStep::Ready),
             ScriptStep::Ready => {
-                if needs_loan(&self.seen) {
-                    loans.want(unit, &script_drop_in(&self.seen, rules.term_timeout));
-                    match loans.of(unit) {
-                        Loan::Here => {}
-                        Loan::Coming => return,
-                        Loan::Failed(why) => return self.give_up(turn, target, unit, &why),
-                    }
+                loans.want(unit, &script_drop_in(&self.seen, rules.term_timeout));
+                match loans.of(unit) {
+                    Loan::Here => {}
+                    Loan::Coming => return,
+                    Loan::Failed(why) => return self.give_up(turn, target, unit, &why),
                 }
                 if look.seen_since(self.since) {
                     self.stop(turn, rules, target, unit);
                 }
             }
-            ScriptStep::Stopping => self.escalate(turn, rules, target, unit),
+            ScriptStep::Stopping => {
+                self.escalate(turn, rules, target, unit);
+                if self.step == ScriptStep::Stopped {
+                    // At once, so that the last one to end takes all back with one Reload.
+                    loans.release(unit);
+                }
+            }
             ScriptStep::Stopped => {
                 loans.release(unit);
                 if !turn.memory.lent.contains(unit) && self.pending.is_empty() {
@@ -490,7 +507,7 @@ impl Script {
             turn.unit_ended(target, unit, UnitEnd::Left, why.clone());
             return self.enter(turn.now.mono, ScriptStep::Left(why));
         }
-        if self.seen.exec_starts <= 1 && needs_loan(&self.seen) {
+        if self.seen.exec_starts <= 1 {
             loans.want(unit, &script_drop_in(&self.seen, rules.term_timeout));
         }
         if turn.now.mono < self.drain_until || !turn.journal_good {
@@ -557,7 +574,7 @@ impl Script {
             Rung::Unkillable => {
                 let pids: Vec<String> = self.seen.processes.iter().map(|process| process.pid.to_string()).collect();
                 let why = format!("process {} does not end, not even by SIGKILL: it is stuck in the kernel", pids.join(", "));
-                settle_cut(turn, unit, true, true);
+                // What it owes is paid when it has ended all the same, whoever sees that.
                 self.give_up(turn, target, unit, &why);
             }
             Rung::Kill | Rung::Grace { .. } | Rung::Dying { .. } => {}
@@ -600,7 +617,7 @@ impl Script {
         if let ScriptStep::Done(..) = self.step {
             return;
         }
-        if self.started_again {
+        if self.started_for.is_some() {
             return self.done(turn, target, unit, UnitEnd::Renewed, "stopped, and started again with the new code".to_owned());
         }
         if rules.after == After::UntilNext || !turn.memory.reruns.contains_key(unit) {
@@ -631,7 +648,9 @@ impl Script {
         self.done(turn, target, unit, UnitEnd::Quiet, why);
     }
 
-    fn start(&mut self, turn: &mut Turn<'_>, _target: &str, unit: &str) {
+    fn start(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str) {
+        let want = turn.memory.targets.get(target).and_then(|memory| memory.want.as_ref());
+        self.started_for = Some(want.map_or(turn.now.mono, |want| want.landed));
         let id = turn.ask(Effect::Start { unit: unit.to_owned(), caught_up: false });
         self.pending.insert(id, Ask::StartScript);
         self.enter(turn.now.mono, ScriptStep::Starting);
@@ -660,7 +679,6 @@ impl Script {
             }
             (Ask::StartScript, Outcome::Queued) => {
                 turn.record(Entry::RerunSettled { unit: unit.to_owned(), why: "started again".to_owned() });
-                self.started_again = true;
                 self.enter(turn.now.mono, ScriptStep::StartingTimers);
             }
             (Ask::StartScript, other) => {
@@ -749,9 +767,4 @@ fn untouchable(unit: &UnitSeen, overdue: Option<Overdue>) -> Option<String> {
         }
         None => None,
     }
-}
-
-/// A unit with OnSuccess= is given no success that it did not earn (facts M2).
-fn needs_loan(unit: &UnitSeen) -> bool {
-    !unit.on_success
 }

@@ -52,6 +52,8 @@ struct Service {
     killing: Option<EffectId>,
     /// The invocation that was stale.
     before: String,
+    /// When what it was last restarted for landed. A newer deploy may have come since.
+    restarted_for: Option<Mono>,
     /// When the look had begun that it was last seen in.
     seen_at: Mono,
     tries: u32,
@@ -99,6 +101,12 @@ impl Services {
         self.began = began;
         self.renewed = turn.now.mono;
         self.units.retain(|_, unit| !unit.at_rest());
+        // What did not come up the last time is not found among what runs, and is ours to bring up.
+        let views = turn.memory.rollout.iter().map(|rollout| &rollout.view).chain(&turn.memory.last_rollout);
+        let failed = views.flat_map(|view| &view.units).filter(|end| end.target == self.name && end.what == UnitEnd::Failed);
+        for end in failed {
+            self.units.entry(end.unit.clone()).or_insert_with(|| Service::down(&end.unit, turn.now.mono));
+        }
         if want.forced {
             for unit in self.units.values_mut() {
                 if let Step::Draining { until } = &mut unit.step {
@@ -191,7 +199,7 @@ impl Services {
         let mut under_way = self.units.values().filter(|unit| matches!(unit.step, Step::Restarting)).count();
         let mut failed = None;
         for (name, unit) in &mut self.units {
-            unit.advance(turn, rules, &self.name, name, &mut under_way);
+            unit.advance(turn, rules, &self.name, name, &mut under_way, &want);
             if let Step::Done(UnitEnd::Failed, why) = &unit.step {
                 failed.get_or_insert(format!("{name}: {why}"));
             }
@@ -219,6 +227,10 @@ impl Services {
             self.look.want(now.after(RESTART_LOOK));
         } else if self.units.values().any(|unit| !unit.at_rest()) {
             self.look.want(now.after(DRAIN_LOOK));
+        }
+        let unseen = |unit: &Service| matches!(unit.step, Step::Draining { until } if now >= until && unit.seen_at < until);
+        if self.units.values().any(unseen) {
+            self.look.want(now);
         }
         let overdue = |unit: &Service| matches!(unit.step, Step::Restarting) && now >= unit.since.after(RESTART_LOOK);
         let named = self.units.iter().filter(|(_, unit)| matches!(unit.step, Step::Verifying) || overdue(unit));
@@ -256,7 +268,13 @@ impl Service {
     fn new(seen: UnitSeen, stale: Stale, now: Mono, until: Mono) -> Service {
         let before = seen.invocation.clone();
         let step = Step::Draining { until };
-        Service { seen, stale, step, since: now, ladder: None, pending: None, killing: None, before, seen_at: now, tries: 0 }
+        Service { seen, stale, step, since: now, ladder: None, pending: None, killing: None, before, restarted_for: None, seen_at: now, tries: 0 }
+    }
+
+    /// One that may be down since it was restarted: to be looked at, and started again if it is.
+    fn down(unit: &str, now: Mono) -> Service {
+        let seen = UnitSeen { unit: unit.to_owned(), ..UnitSeen::default() };
+        Service { step: Step::Verifying, ..Service::new(seen, Stale::default(), now, now) }
     }
 
     fn at_rest(&self) -> bool {
@@ -291,6 +309,10 @@ impl Service {
                 self.seen = seen.clone();
                 self.done(turn, target, &seen.unit, UnitEnd::Renewed, "it has come up");
             }
+            // Renewed, and old again: a newer deploy has landed since.
+            Step::Done(end, _) if end != UnitEnd::Failed && !stale.is_empty() => {
+                *self = Service::new(seen.clone(), stale, turn.now.mono, turn.now.mono);
+            }
             _ => {
                 self.stale = stale;
                 let cgroup = std::mem::take(&mut self.seen.cgroup);
@@ -304,16 +326,22 @@ impl Service {
 
     fn verify(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale, want: &Want) {
         let renewed = !seen.invocation.is_empty() && seen.invocation != self.before;
-        if renewed && seen.active.runs() {
-            let fresh = Entry::Fresh {
-                target: target.to_owned(),
-                unit: seen.unit.clone(),
-                invocation: seen.invocation.clone(),
-                landed: want.landed,
-            };
-            turn.record(fresh);
+        // One that waits for systemd to start it once more has no job.
+        let up = matches!(seen.active, Active::Active | Active::Reloading) || (seen.active == Active::Activating && seen.job);
+        if renewed && up {
+            if let Some(landed) = self.restarted_for {
+                let (target, unit, invocation) = (target.to_owned(), seen.unit.clone(), seen.invocation.clone());
+                turn.record(Entry::Fresh { target, unit, invocation, landed });
+            }
+            if self.restarted_for.is_none_or(|landed| landed < want.landed) && !stale.is_empty() {
+                *self = Service::new(seen.clone(), stale, turn.now.mono, turn.now.mono);
+                return;
+            }
             self.seen = seen.clone();
             return self.done(turn, target, &seen.unit, UnitEnd::Renewed, "restarted");
+        }
+        if self.restarted_for.is_none() && seen.active == Active::Inactive {
+            return self.done(turn, target, &seen.unit, UnitEnd::Finished, "somebody has stopped it");
         }
         self.stale = stale;
         self.seen = seen.clone();
@@ -325,7 +353,7 @@ impl Service {
         self.enter(turn.now.mono, Step::Pausing { until: turn.now.mono.after(START_PAUSE) });
     }
 
-    fn advance(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, target: &str, name: &str, under_way: &mut usize) {
+    fn advance(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, target: &str, name: &str, under_way: &mut usize, want: &Want) {
         let now = turn.now.mono;
         match self.step {
             Step::Draining { until } => {
@@ -333,9 +361,10 @@ impl Service {
                     turn.unit_ended(target, name, UnitEnd::Left, why);
                     return self.enter(now, Step::Left(why.to_owned()));
                 }
-                if now >= until && *under_way < WINDOW && turn.journal_good {
+                // In the drain somebody else may have restarted it.
+                if now >= until && self.seen_at >= until && *under_way < WINDOW && turn.journal_good {
                     *under_way += 1;
-                    self.restart(turn, rules, name);
+                    self.restart(turn, rules, name, want);
                 }
             }
             Step::Restarting => {
@@ -364,12 +393,13 @@ impl Service {
                     Rung::Grace { .. } | Rung::Dying { .. } => {}
                 }
             }
-            Step::Pausing { until } if now >= until && turn.journal_good => self.restart(turn, rules, name),
+            Step::Pausing { until } if now >= until && turn.journal_good => self.restart(turn, rules, name, want),
             _ => {}
         }
     }
 
-    fn restart(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, name: &str) {
+    fn restart(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, name: &str, want: &Want) {
+        self.restarted_for = Some(want.landed);
         let within = rules.term_timeout + START_TIMEOUT;
         self.pending = Some(turn.ask(Effect::Restart { unit: name.to_owned(), cut: Vec::new(), within }));
         self.ladder = Some(Ladder::new(turn.now.mono, rules.term_timeout));

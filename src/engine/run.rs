@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -26,6 +26,8 @@ use crate::store::Store;
 
 /// The stamp is read this often even if nothing hints at a change (law 4), and the watchdog is told that the loop turns.
 const SLOW_POLL: Duration = Duration::from_secs(30);
+/// Outcomes that are taken in together at most.
+const MOST_OUTCOMES: usize = 64;
 /// While the journal cannot be written: between two tries.
 const JOURNAL_RETRY: Duration = Duration::from_secs(5);
 /// Entries after which a finished rollout is followed by a snapshot, so that a start stays quick.
@@ -118,7 +120,7 @@ impl<W: World> Engine<W> {
                 break;
             }
             match self.wake(slow).await {
-                Woken::Outcome(id, outcome) => self.turn(Event::Outcome(id, outcome)).await,
+                Woken::Outcome(id, outcome) => self.outcomes(id, outcome).await,
                 Woken::Plan(view, reply) => {
                     // Who asked may have gone meanwhile.
                     let _ = reply.send(view);
@@ -203,6 +205,18 @@ impl<W: World> Engine<W> {
                 self.planning.push(Box::pin(async move { (making.await, reply) }));
             }
         }
+    }
+
+    /// Takes in what has come of effects: all that is there, so that a hundred outcomes at once cost one write to the disk.
+    async fn outcomes(&mut self, id: EffectId, outcome: Outcome) {
+        let mut step = self.machine.handle(self.world.now(), Event::Outcome(id, outcome));
+        for _ in 1..MOST_OUTCOMES {
+            let Some(Some((id, outcome))) = self.performing.next().now_or_never() else { break };
+            let next = self.machine.handle(self.world.now(), Event::Outcome(id, outcome));
+            step.entries.extend(next.entries);
+            step.effects.extend(next.effects);
+        }
+        self.carry_out(step).await;
     }
 
     async fn turn(&mut self, event: Event) {

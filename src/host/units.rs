@@ -30,6 +30,7 @@ impl Units {
             Effect::Look { units, looked, cgroups } => self.look(units, *looked, cgroups).await.map_or_else(Outcome::Fault, Outcome::Units),
             Effect::Lend { drop_ins } => done(self.systemd.lend(drop_ins).await),
             Effect::Unlend { units } => done(self.systemd.unlend(units).await),
+            Effect::Stop { unit, within } if unit.ends_with(".timer") => job(self.systemd.stop_timer(unit, *within).await),
             Effect::Stop { unit, within } => job(self.systemd.stop(unit, *within).await),
             Effect::Start { unit, caught_up } => self.start(unit, *caught_up).await.map_or_else(Outcome::Fault, |()| Outcome::Queued),
             Effect::Restart { unit, cut, within } => job(self.restart(unit, cut, *within).await),
@@ -77,7 +78,8 @@ impl Units {
                 }
             }
         };
-        self.systemd.restart(unit, within, cut_off).await
+        let stopping: Option<&dyn Fn()> = if cut.is_empty() { None } else { Some(&cut_off) };
+        self.systemd.restart(unit, within, stopping).await
     }
 
     /// KillUnit, and by hand what systemd does not know (any more) in the cgroup (facts F3.2).

@@ -9,7 +9,8 @@ use lab::load::{Class, Load};
 use lab::web::{self, PoolState, Status, Web};
 use lab::{Host, Release};
 
-use crate::{BALANCER, config};
+use crate::BALANCER;
+use crate::stage::config;
 
 const THRESHOLD: Duration = Duration::from_secs(2);
 /// No request's length is nearer to the threshold than this.
@@ -83,6 +84,12 @@ pub fn under_load(release: Release, status: Status, count: usize) -> Result<()> 
     ensure!(report.counts().lost() == cut.len(), "{report}");
     if status != Status::None {
         ensure!(agent.cut_request_ids()? == cut, "cut: {cut:?}, casualties: {casualties:#?}");
+    }
+    if status == Status::None {
+        // Which they were, nobody can say; that they were, history says.
+        let history = agent.history()?;
+        let told = |rollout: &serde_json::Value| rollout["units"][0]["why"].as_str().is_some_and(|why| why.contains("nobody knows which"));
+        ensure!(casualties.is_empty() && history.iter().any(told), "{casualties:?} {history:#?}");
     }
     if status == Status::Socket {
         ensure!(casualties.iter().all(|casualty| casualty["certain"] == true), "{casualties:#?}");

@@ -8,7 +8,7 @@ use lab::pool::{Command, FilePool, Moment};
 use lab::web::{self, Status};
 use lab::{Host, Release};
 
-use crate::{Stage, phase};
+use crate::stage::{Stage, phase};
 
 const SOON: Duration = Duration::from_secs(30);
 

@@ -8,7 +8,7 @@ use lab::pool::{Command, FilePool};
 use lab::web;
 use lab::{Host, Release};
 
-use crate::Stage;
+use crate::stage::Stage;
 
 const SOON: Duration = Duration::from_secs(30);
 const BUS: [&str; 3] = ["org.wikimedia.RestartAgent1", "/org/wikimedia/RestartAgent1", "org.wikimedia.RestartAgent1"];

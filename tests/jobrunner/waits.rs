@@ -7,7 +7,7 @@ use lab::agent::Agent;
 use lab::web::{self, Web};
 use lab::{Host, Release};
 
-use crate::config;
+use crate::stage::config;
 
 const WORKER: &str = "worker.service";
 

@@ -7,12 +7,16 @@ use tokio::time::Instant;
 use super::faults::{is_absent, is_named};
 use super::link::{CallError, Live};
 use super::names::{job_id, unit_path};
+use super::properties::UNIT;
 use super::{ACT, READ, Systemd};
 use crate::core::effect::{Fault, JobEnd};
 
 /// Takes the place of jobs that are queued, the start job of a running oneshot among them (facts F1.9).
 const REPLACE: &str = "replace";
 const SIGKILL: i32 = 9;
+/// From the job to the first signal there lie milliseconds, unless others are to be stopped first.
+const STOPPING: Duration = Duration::from_secs(5);
+const STOPPING_AGAIN: Duration = Duration::from_millis(2);
 
 /// What KillUnit found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +47,28 @@ impl Systemd {
         self.end(stopped?.as_str(), deadline).await
     }
 
+    /// StopUnit of a timer whose service runs, so that a later start of it does not run the service for a slot that has passed by now.
+    ///
+    /// A timer that is started counts from when it was last activated, which for one that is enabled is the boot: it would elapse at once. So it
+    /// is activated once more while its service runs, when that starts nothing. A slot that passes from now on is made up for at its start.
+    ///
+    /// # Errors
+    /// As [`Systemd::stop`].
+    pub async fn stop_timer(&self, timer: &str, within: Duration) -> Result<JobEnd, Fault> {
+        let deadline = Instant::now() + within;
+        let _listening = self.link.listen(Instant::now() + ACT).await?;
+        let what = format!("restart {timer}");
+        match self.link.call(&what, ACT, |live| async move { live.manager.try_restart_unit(timer, REPLACE).await }).await {
+            Ok(job) => {
+                let _ = self.end(job.as_str(), deadline).await?;
+            }
+            // It is stopped all the same; at worst its service runs once too often.
+            Err(fault) => tracing::warn!(timer, %fault, "cannot restart this timer: starting it later may run its service once at once"),
+        }
+        let job = self.link.call(&format!("stop {timer}"), ACT, |live| async move { live.manager.stop_unit(timer, REPLACE).await }).await?;
+        self.end(job.as_str(), deadline).await
+    }
+
     /// ResetFailedUnit and StartUnit. Returns as soon as the job is queued: a oneshot's start job lasts as long as its script (facts F1.8).
     ///
     /// # Errors
@@ -53,15 +79,15 @@ impl Systemd {
         Ok(())
     }
 
-    /// ResetFailedUnit, then RestartUnit; `taken` runs as soon as systemd has taken the job. Waits until the job is removed, at most
-    /// `within`.
+    /// ResetFailedUnit, then RestartUnit; `stopping` runs as soon as the unit is being stopped: systemd has signalled its main process by then,
+    /// and that process starts no others in place of those which end. Waits until the job is removed, at most `within`.
     ///
     /// If the connection broke before the answer, a job that is there counts as ours; if none is there it may be over: [`JobEnd::Lost`],
     /// for a second restart is none that anybody asked for.
     ///
     /// # Errors
     /// The fault of RestartUnit.
-    pub async fn restart(&self, unit: &str, within: Duration, taken: impl FnOnce()) -> Result<JobEnd, Fault> {
+    pub async fn restart(&self, unit: &str, within: Duration, stopping: Option<&dyn Fn()>) -> Result<JobEnd, Fault> {
         let deadline = Instant::now() + within;
         let _listening = self.link.listen(Instant::now() + ACT).await?;
         let what = format!("restart {unit}");
@@ -72,19 +98,37 @@ impl Systemd {
         if let Err(fault) = reset {
             tracing::warn!(unit, %fault, "the restart counts against the unit's start limit");
         }
-        match asked {
-            Ok(job) => {
-                taken();
-                self.end(job.as_str(), deadline).await
-            }
+        let id = match asked {
+            Ok(job) => job_id(job.as_str()).ok_or_else(|| Fault::Other(format!("systemd's answer names no job: {job}")))?,
             Err(CallError::Cut(_)) => match self.job_of(unit).await? {
-                Some(id) => {
-                    taken();
-                    Ok(self.link.end_of(id, deadline).await)
-                }
-                None => Ok(JobEnd::Lost),
+                Some(id) => id,
+                None => return Ok(JobEnd::Lost),
             },
-            Err(error) => Err(error.into_fault(&what)),
+            Err(error) => return Err(error.into_fault(&what)),
+        };
+        let end = self.link.end_of(id, deadline);
+        let Some(stopping) = stopping else { return Ok(end.await) };
+        let mut end = std::pin::pin!(end);
+        tokio::select! {
+            biased;
+            end = &mut end => {
+                stopping();
+                return Ok(end);
+            }
+            () = self.is_stopping(unit) => stopping(),
+        }
+        Ok(end.await)
+    }
+
+    /// Waits until a unit that is to be stopped is no longer active; not for long.
+    async fn is_stopping(&self, unit: &str) {
+        let deadline = Instant::now() + STOPPING;
+        while Instant::now() < deadline {
+            match self.properties(unit, &[(UNIT, "ActiveState")]).await {
+                Ok(values) if matches!(values.text(0), "active" | "reloading" | "refreshing") => {}
+                _ => return,
+            }
+            tokio::time::sleep(STOPPING_AGAIN).await;
         }
     }
 

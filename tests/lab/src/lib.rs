@@ -5,6 +5,7 @@
 //! - [`wait_for`] is the only way in which a test waits.
 //! - [`web`] builds HAProxy, nginx and two php-fpm in a host; [`load`] drives requests through them and says of
 //!   each whether it was answered, cut or refused, and by whom.
+//! - [`jobs`] makes scripts, workers and timers whose every start and end can be counted.
 //! - [`suite`] makes a `harness = false` test binary of closures that run on each [`Release`].
 //!
 //! ```no_run
@@ -46,6 +47,7 @@ mod cgroup;
 mod garbage;
 mod host;
 mod image;
+pub mod jobs;
 pub mod load;
 mod permit;
 pub mod pool;

@@ -69,7 +69,10 @@ impl World {
             .filter(|wanted| wanted.targets.as_ref().is_none_or(|names| names.iter().any(|name| name == target)))
             .filter(|wanted| started < wanted.at + BLUR + 34 * MS);
         let first = all.next()?;
-        let forced = first.forced || all.any(|wanted| wanted.forced);
+        let reached = self.reached.get(target).copied().unwrap_or(0);
+        let names = |wanted: &crate::world::Wanted| wanted.targets.as_ref().is_none_or(|names| names.iter().any(|name| name == target));
+        // An emergency is one until it has been reached.
+        let forced = self.wanted.iter().any(|wanted| wanted.forced && names(wanted) && (wanted.at >= first.at || wanted.at > reached));
         Some((first.at, forced))
     }
 
@@ -123,7 +126,7 @@ impl World {
         if forced {
             return Some(0);
         }
-        let from = if self.balancers.is_empty() { Some(landed) } else { self.out_since() };
+        let from = if self.policy.pools.is_empty() { Some(landed) } else { self.out_since() };
         Some(from.map_or(Us::MAX, |from| from + us(rules.drain_timeout)))
     }
 
@@ -174,9 +177,10 @@ impl World {
                     {
                         self.violates(format!("the agent restarts {name} before its drain is over"));
                     }
-                    let honest = self.balancers.values().all(|balancer| balancer.check != crate::world::Hook::Lies);
+                    // A person may be quicker than the way from the last check to the restart.
+                    let honest = self.balancers.values().all(|balancer| balancer.check != crate::world::Hook::Lies && now > balancer.put_in + 3 * S);
                     let Some(unit) = self.units.get(name) else { return };
-                    if unit.as_fpm().is_some() && honest && !self.balancers.is_empty() && self.out_since().is_none() {
+                    if unit.as_fpm().is_some() && honest && !self.policy.pools.is_empty() && self.out_since().is_none() {
                         self.violates(format!("the agent restarts {name} while the host is in the pool"));
                     }
                 }
@@ -216,7 +220,11 @@ impl World {
             (None, _) if about_to => Some(true),
             (None, _) => None,
         };
-        if let Some(doubtful) = cut {
+        // One run is one casualty, however many of its commands were ended.
+        let same_run = |cut: &Cut| cut.unit == name && self.units.get(name).is_some_and(|unit| cut.at >= unit.main_start);
+        if let Some(doubtful) = cut
+            && !self.cuts.iter().any(same_run)
+        {
             self.cuts.push(Cut { unit: name.to_owned(), pid: process.pid, request: None, at: now, doubtful });
         }
     }
@@ -224,9 +232,10 @@ impl World {
     /// A script that the agent stopped is in state `failed`.
     pub(crate) fn oneshot_failed(&mut self, name: &str) {
         let Some(unit) = self.units.get(name) else { return };
-        let preventable =
-            unit.result == "timeout" || matches!(unit.exit.map(|exit| exit.how), Some(Exit::Killed(9 | 15) | Exit::Exited(143 | 75)));
-        let away = self.faults.systemd_away_until > self.now || self.agent_was_away;
+        let preventable = unit.result == "timeout"
+            || matches!(unit.exit.map(|exit| exit.how), Some(Exit::Killed(9 | 15) | Exit::Exited(143 | 75)));
+        let stuck = matches!(&unit.body, crate::world::Body::Script(script) if script.unkillable_for > 0);
+        let away = self.faults.systemd_away_until > self.now || self.agent_was_away || stuck;
         if preventable && !unit.on_success && !away {
             let result = unit.result;
             self.violates(format!("{name}, stopped by the agent, has failed with Result={result}"));
@@ -257,7 +266,11 @@ impl World {
             if !unit.processes.values().any(old) {
                 continue;
             }
-            let allowed = matches!(&rules, TargetRules::Scheduled(rules) if Self::protected(unit, rules));
+            let allowed = match &rules {
+                TargetRules::Scheduled(rules) => Self::protected(unit, rules),
+                TargetRules::Service(_) => unit.refuse_stop,
+                TargetRules::PhpFpm(_) => false,
+            };
             if !allowed {
                 stale.push(unit.name.clone());
             }

@@ -219,7 +219,7 @@ impl Host {
         let Some(machine) = &mut self.machine else { return };
         let step = machine.handle(now, event);
         self.handled += 1;
-        if stamp {
+        if stamp && self.world.stamp.is_ok() {
             self.stamp_told = true;
         }
         let reached = step.entries.iter().any(|written| matches!(written.entry, Entry::Reached { .. } | Entry::RolloutFinished { .. }));
@@ -235,6 +235,13 @@ impl Host {
         }
         for written in &entries {
             self.world.say(|| format!("   .. {:?}", written.entry));
+        }
+        for written in &entries {
+            if let (Entry::Reached { target, .. }, Some(machine)) = (&written.entry, &self.machine)
+                && let Some(want) = machine.memory().targets.get(target).and_then(|target| target.reached.clone())
+            {
+                self.world.reached.insert(target.clone(), want.landed.0);
+            }
         }
         let tried = !entries.is_empty();
         for written in entries {

@@ -326,7 +326,7 @@ fn faults(draw: &mut Draw, host: &mut Host) {
             }
         }
     }
-    if draw.rng.chance(20) {
+    if draw.rng.chance(20) && !units.is_empty() {
         let (at, name, what) = (draw.time(), draw.rng.pick(&units).clone(), draw.rng.between(0, 2));
         set(host, at, "a person works at a unit", move |world| {
             let _ = match what {

@@ -26,6 +26,8 @@ pub struct Balancer {
     pub by_person: bool,
     /// Since when it has been out, as the balancer has it.
     pub out_since: Us,
+    /// When a person last put it in.
+    pub put_in: Us,
     pub depool: Hook,
     pub repool: Hook,
     pub check: Hook,
@@ -43,6 +45,7 @@ impl Balancer {
             out: false,
             by_person: false,
             out_since: 0,
+            put_in: 0,
             depool: Hook::Works(80 * MS),
             repool: Hook::Works(80 * MS),
             check: Hook::Works(30 * MS),
@@ -148,14 +151,16 @@ impl World {
         }
         if !out {
             balancer.by_person = false;
+            balancer.put_in = now;
         }
         balancer.out = out;
     }
 
-    /// The moment from which no request is to come in, if the host is out of all pools.
+    /// The moment from which no request is to come in, if the host is out of all pools of the configuration.
     #[must_use]
     pub fn out_since(&self) -> Option<Us> {
-        let all = self.balancers.values().all(|balancer| balancer.out);
-        all.then(|| self.balancers.values().map(|balancer| balancer.out_since).max()).flatten()
+        let ours = || self.balancers.values().filter(|balancer| self.policy.pools.contains_key(&balancer.name));
+        let all = ours().all(|balancer| balancer.out);
+        all.then(|| ours().map(|balancer| balancer.out_since).max()).flatten()
     }
 }

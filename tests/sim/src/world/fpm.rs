@@ -308,6 +308,9 @@ impl World {
         let stopping = unit.stop.is_some();
         let master = unit.main_pid;
         let fpm = unit.as_fpm_mut().unwrap();
+        // Exact is what a status page of its own makes exact, whatever has come in since its last word apart.
+        let known = fpm.status_listen && fpm.has_status && fpm.status == Answers::Well;
+        let strays = fpm.load.strays_every > 0;
         let at = fpm.requests.iter().find(|(_, request)| request.pid == process.pid).map(|(id, _)| *id);
         let request = at.and_then(|id| fpm.requests.remove(&id));
         if let Some(request) = request
@@ -320,7 +323,8 @@ impl World {
                 self.say(|| format!("{name}: {uri} is cut after {:.3} s", (now - request.began) as f64 / 1e6));
             }
             let request_line = Some(format!("GET {}", request.uri));
-            self.cuts.push(Cut { unit: name.to_owned(), pid: process.pid, request: request_line, at: now, doubtful: request.finishing });
+            let doubtful = request.finishing || !known || (strays && now - request.began < 100 * MS);
+            self.cuts.push(Cut { unit: name.to_owned(), pid: process.pid, request: request_line, at: now, doubtful });
         }
         if !stopping && self.units[name].processes.contains_key(&master) {
             // The master starts another.

@@ -163,6 +163,8 @@ pub struct World {
     pub epoch: u64,
     /// StopUnit or RestartUnit that the agent sent, by unit, newest last.
     pub sent: BTreeMap<String, Us>,
+    /// By target: the landing of the newest deploy that it has reached, as the agent says.
+    pub reached: BTreeMap<String, Us>,
     /// Pools that the agent may have taken the host out of.
     pub agent_owes: std::collections::BTreeSet<String>,
     /// The agent has died at least once: what systemd did meanwhile is not its doing.
@@ -200,6 +202,7 @@ impl World {
             waiting: BTreeMap::new(),
             epoch: 0,
             sent: BTreeMap::new(),
+            reached: BTreeMap::new(),
             agent_owes: std::collections::BTreeSet::new(),
             agent_was_away: false,
             next_pid: 1000,

@@ -171,10 +171,8 @@ impl World {
         process.frozen = false;
         let pending = std::mem::take(&mut process.term_pending);
         let by_agent = process.signalled.is_some();
-        self.request_goes_on(name, pid);
-        if pending {
-            self.term(name, pid, by_agent);
-        }
+        // A SIGTERM that waited is the first thing that it gets.
+        if pending { self.term(name, pid, by_agent) } else { self.request_goes_on(name, pid) }
     }
 
     fn kill_process(&mut self, name: &str, pid: u32, by_agent: bool) {

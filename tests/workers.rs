@@ -1,0 +1,214 @@
+//! `kind = "service"`: queue workers and other services that run on and on, renewed by one restart each.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use lab::agent::Agent;
+use lab::jobs::{self, Job, Marks, Shape, worker};
+use lab::{Host, Release, wait_for};
+use serde_json::Value;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    lab::suite()
+        .on_each("workers_of_every_kind_are_renewed_once", every_kind)
+        .on_each("a_worker_that_does_not_come_up_is_named_and_not_tried_for_ever", does_not_come_up)
+        .on_each("many_deploys_in_a_row_trip_no_start_limit", start_limit)
+        .on_each("a_hundred_workers_are_renewed_and_only_what_is_old", a_hundred)
+        .on_each("a_deploy_in_the_middle_of_a_restart_is_not_forgotten", deploy_in_the_middle)
+        .run()
+}
+
+fn config(rules: &str) -> String {
+    format!(
+        "[stamp]\npath = \"/srv/deploy/stamp\"\nsettle = \"100ms\"\nmin_interval = \"0s\"\n\n[target.workers]\nkind = \"service\"\nunits = [\"worker-*.service\", \"queue@*.service\"]\n{rules}\n"
+    )
+}
+
+fn unit<'s>(status: &'s Value, name: &str) -> Option<&'s Value> {
+    status["targets"].as_array()?.iter().flat_map(|target| target["units"].as_array().into_iter().flatten()).find(|unit| unit["unit"] == name)
+}
+
+fn every_kind(release: Release) -> Result<()> {
+    let host = Host::boot(release, "every-kind")?;
+    let renewed = [
+        worker("worker-plain", Shape::Plain),
+        worker("worker-polite", Shape::FinishesItsJob),
+        worker("worker-always", Shape::Plain).service("Restart=always\nRestartSec=100ms"),
+        worker("worker-ignores", Shape::Ignores),
+        worker("worker-ignores-always", Shape::Ignores).service("Restart=always\nRestartSec=100ms"),
+        worker("worker-child", Shape::ChildIgnores),
+        worker("worker-www", Shape::Plain).service("User=www-data"),
+        worker("worker-simple", Shape::Plain).service("Type=simple"),
+        worker("queue@a", Shape::Plain),
+        worker("queue@b", Shape::FinishesItsJob),
+        worker("worker-base", Shape::Plain),
+    ];
+    // Goes down with what it requires, and is to come back with it (facts M4).
+    let dependent = worker("dependent", Shape::Plain).unit("Requires=worker-base.service\nAfter=worker-base.service");
+    let untouched = [
+        worker("worker-masked", Shape::Plain),
+        worker("worker-refuses", Shape::Plain).unit("RefuseManualStop=yes"),
+        worker("worker-excluded", Shape::Plain),
+        worker("other", Shape::Plain),
+    ];
+    let all: Vec<Job> = renewed.iter().chain([&dependent]).chain(&untouched).cloned().collect();
+    jobs::install(&host, &all)?;
+    jobs::start(&host, &all)?;
+    // A worker that is not running stays so.
+    jobs::install(&host, &[worker("worker-idle", Shape::Plain)])?;
+    host.sh_ok("cd /etc/systemd/system && mv worker-masked.service /srv/ && ln -s /dev/null worker-masked.service && systemctl daemon-reload")?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("v0")?;
+    agent.configure(&config("drain_timeout = \"0s\"\nterm_timeout = \"3s\"\nexclude = [\"worker-excluded.service\"]"))?;
+    let old = all.iter().map(|job| Ok((job.name.clone(), host.pid_of(&job.service_name())?))).collect::<Result<Vec<_>>>()?;
+    agent.deploy_and_wait("v1", MINUTE)?;
+
+    let marks = Marks::read(&host)?;
+    for job in renewed.iter().chain([&dependent]) {
+        ensure!(marks.starts(&job.name) == 2, "{} was started {} times", job.name, marks.starts(&job.name));
+        ensure!(host.property(&job.service_name(), "ActiveState")? == "active", "{} is not active", job.name);
+    }
+    for job in &untouched {
+        ensure!(marks.starts(&job.name) == 1, "{} was touched", job.name);
+    }
+    ensure!(marks.starts("worker-idle") == 0, "a worker that did not run was started");
+    for name in ["worker-polite", "queue@b"] {
+        ensure!(marks.count(name, "finished") == 1, "{name} was not let finish its job");
+    }
+    for (name, pid) in old.iter().filter(|(name, _)| !untouched.iter().any(|job| job.name == *name)) {
+        ensure!(!host.exists(&format!("/proc/{pid}")), "the old process of {name} lives");
+    }
+    let status = agent.status()?;
+    for (name, why) in [("worker-masked", "masked"), ("worker-refuses", "refuses")] {
+        let unit = unit(&status, &format!("{name}.service")).with_context(|| status.to_string())?;
+        ensure!(unit["state"] == "left" && unit["why"].as_str().is_some_and(|said| said.contains(why)), "{unit}");
+    }
+    let failed = host.ok(&["systemctl", "list-units", "--failed", "--plain", "--no-legend"])?;
+    ensure!(failed.trim().is_empty(), "{failed}");
+    agent.ensure_nothing_left()
+}
+
+/// The new code does not start: that is said, the others are renewed, and it is not started over and over.
+fn does_not_come_up(release: Release) -> Result<()> {
+    let host = Host::boot(release, "broken")?;
+    let broken = worker("worker-broken", Shape::Plain).service("ExecStartPre=/bin/sh -c 'echo >> /var/tmp/tries; test ! -e /srv/broken'");
+    let loops = worker("worker-loops", Shape::Plain)
+        .service("ExecStartPre=/bin/sh -c 'echo >> /var/tmp/loops; test ! -e /srv/broken'\nRestart=always\nRestartSec=300ms\nStartLimitIntervalSec=0");
+    let good = worker("worker-good", Shape::Plain);
+    let all = [broken, loops, good];
+    jobs::install(&host, &all)?;
+    jobs::start(&host, &all)?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("v0")?;
+    agent.configure(&config("drain_timeout = \"0s\"\nterm_timeout = \"3s\""))?;
+    host.touch("/srv/broken")?;
+    agent.deploy("v1")?;
+    let waited = agent.wait(MINUTE)?;
+    ensure!(waited.status == 1, "wait says {}: {}{}", waited.status, waited.stdout, waited.stderr);
+    let status = agent.status()?;
+    ensure!(status["state"] == "failed", "{status}");
+    for name in ["worker-broken.service", "worker-loops.service"] {
+        let unit = unit(&status, name).with_context(|| status.to_string())?;
+        ensure!(unit["state"] == "failed" && unit["why"].as_str().is_some_and(|why| why.contains("come up")), "{unit}");
+    }
+    let text = agent.status_text()?;
+    ensure!(text.contains("worker-broken.service"), "{text}");
+    ensure!(Marks::read(&host)?.starts("worker-good") == 2, "the good one was not renewed");
+    let tries: usize = host.ok(&["wc", "-l", "/var/tmp/tries"])?.split(' ').next().unwrap_or_default().parse()?;
+    ensure!(tries <= 4, "it was started {} times", tries - 1);
+
+    // The next deploy mends it.
+    host.remove("/srv/broken")?;
+    agent.deploy_and_wait("v2", MINUTE)?;
+    for job in &all {
+        ensure!(host.property(&job.service_name(), "ActiveState")? == "active", "{}", agent.status_text()?);
+    }
+    Ok(())
+}
+
+/// A unit that systemd would refuse to start a third time within a minute (facts F3.5).
+fn start_limit(release: Release) -> Result<()> {
+    let host = Host::boot(release, "start-limit")?;
+    let all = [worker("worker-limited", Shape::Plain).unit("StartLimitBurst=2\nStartLimitIntervalSec=60s")];
+    jobs::install(&host, &all)?;
+    jobs::start(&host, &all)?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("v0")?;
+    agent.configure(&config("drain_timeout = \"0s\"\nterm_timeout = \"3s\""))?;
+    for n in 1..=6 {
+        agent.deploy_and_wait(&format!("v{n}"), MINUTE)?;
+        ensure!(host.property("worker-limited.service", "ActiveState")? == "active", "down after deploy {n}");
+    }
+    let starts = Marks::read(&host)?.starts("worker-limited");
+    ensure!(starts == 7, "{starts} starts");
+    Ok(())
+}
+
+fn a_hundred(release: Release) -> Result<()> {
+    let host = Host::boot(release, "a-hundred-workers")?;
+    let all: Vec<Job> = (0..100).map(|n| worker(&format!("worker-{n:03}"), Shape::Plain)).collect();
+    jobs::install(&host, &all)?;
+    jobs::start(&host, &all)?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("v0")?;
+    agent.configure(&config("drain_timeout = \"2s\"\nterm_timeout = \"5s\""))?;
+    let reloads = jobs::reloads(&host)?;
+    agent.deploy("v1")?;
+    wait_for("the drain", MINUTE, || {
+        let status = agent.status()?;
+        let draining = unit(&status, "worker-099.service").is_some_and(|unit| unit["state"] == "draining");
+        if draining { Ok(Some(())) } else { bail!("{}", status["state"]) }
+    })?;
+    // Renewed by somebody else in the drain: not renewed again.
+    host.ok(&["systemctl", "restart", "worker-042.service", "worker-043.service"])?;
+    let waited = agent.wait(MINUTE)?;
+    ensure!(waited.status == 0, "{waited:?}");
+    let marks = Marks::read(&host)?;
+    for job in &all {
+        ensure!(marks.starts(&job.name) == 2, "{} was started {} times", job.name, marks.starts(&job.name));
+    }
+    ensure!(jobs::reloads(&host)? == reloads, "services need no reload");
+    agent.ensure_nothing_left()
+}
+
+/// What was restarted before the second deploy landed is old again, however fresh it was for the first.
+fn deploy_in_the_middle(release: Release) -> Result<()> {
+    let host = Host::boot(release, "in-the-middle")?;
+    // Its start takes until the test says so.
+    let starting = worker("worker-starting", Shape::Plain)
+        .service("ExecStartPost=/bin/sh -c 'while [ -e /srv/wait ]; do sleep 0.05; done'");
+    let all = [starting, worker("worker-quick", Shape::Plain)];
+    jobs::install(&host, &all)?;
+    jobs::start(&host, &all)?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("v0")?;
+    agent.configure(&config("drain_timeout = \"0s\"\nterm_timeout = \"20s\""))?;
+    host.touch("/srv/wait")?;
+    agent.deploy("v1")?;
+    wait_for("the restart", MINUTE, || Ok(all.iter().all(|job| Marks::read(&host).is_ok_and(|marks| marks.starts(&job.name) == 2)).then_some(())))?;
+    // Further from those starts than the blur of a landing.
+    let second = wait_for("a moment", MINUTE, || {
+        let newest = all.iter().map(|job| Marks::read(&host).map(|marks| marks.start_times(&job.name).last().copied().unwrap_or_default()));
+        let newest = newest.collect::<Result<Vec<f64>>>()?.into_iter().fold(0.0, f64::max);
+        let now = jobs::clock(&host)?;
+        Ok((now > newest + 0.3).then_some(now))
+    })?;
+    agent.deploy("v2")?;
+    wait_for("the second deploy to be seen", MINUTE, || {
+        let status = agent.status()?;
+        if status["stamp"]["id"] == "v2" { Ok(Some(())) } else { bail!("{}", status["stamp"]) }
+    })?;
+    host.remove("/srv/wait")?;
+    let waited = agent.wait(MINUTE)?;
+    ensure!(waited.status == 0, "{waited:?}");
+    let marks = Marks::read(&host)?;
+    for job in &all {
+        let times = marks.start_times(&job.name);
+        ensure!(times.last().is_some_and(|newest| *newest > second), "{} runs what the second deploy replaced: {times:?} {second}", job.name);
+        ensure!(times.len() == 3, "{}: {times:?}", job.name);
+    }
+    Ok(())
+}
