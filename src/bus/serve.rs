@@ -9,7 +9,7 @@ use zbus::object_server::SignalEmitter;
 use zbus::{Connection, fdo};
 
 use super::allowed::allowed;
-use super::client::{NAME, PATH, WaitAnswer, WaitResult};
+use super::client::{NAME, PATH, REFUSED, WaitAnswer, WaitResult};
 use crate::core::Waited;
 use crate::core::deploy::printable;
 use crate::core::event::{Answer, Order};
@@ -27,12 +27,31 @@ const ORDER_TIMEOUT: Duration = Duration::from_secs(12);
 const PLAN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a caller is told when an order is not taken.
-#[derive(Debug, zbus::DBusError)]
-#[zbus(prefix = "org.wikimedia.RestartAgent1")]
+#[derive(Debug)]
 enum OrderError {
-    #[zbus(error)]
-    ZBus(zbus::Error),
+    Denied,
     Refused(String),
+}
+
+/// By hand: a derived one knows no name outside of its prefix, and for "denied" there is a name that everybody knows.
+impl zbus::DBusError for OrderError {
+    fn create_reply(&self, call: &Header<'_>) -> zbus::Result<zbus::Message> {
+        zbus::Message::error(call, self.name()).build(&(self.description().unwrap_or_default(),))
+    }
+
+    fn name(&self) -> zbus::names::ErrorName<'_> {
+        zbus::names::ErrorName::from_static_str_unchecked(match self {
+            OrderError::Denied => "org.freedesktop.DBus.Error.AccessDenied",
+            OrderError::Refused(_) => REFUSED,
+        })
+    }
+
+    fn description(&self) -> Option<&str> {
+        Some(match self {
+            OrderError::Denied => "this is root's: use sudo",
+            OrderError::Refused(why) => why,
+        })
+    }
 }
 
 /// Serves the agent's object as long as the daemon runs. `address`: `None` for the system bus.
@@ -246,7 +265,7 @@ async fn permit(header: &Header<'_>, connection: &Connection) -> Result<(), Orde
     if allowed(header, connection).await {
         return Ok(());
     }
-    Err(OrderError::ZBus(zbus::Error::from(fdo::Error::AccessDenied("this is root's: use sudo".to_owned()))))
+    Err(OrderError::Denied)
 }
 
 /// Who calls, as the bus knows it: user and process.
