@@ -1,5 +1,7 @@
 //! The commands that the agent has systemd run: taken as they are written, and not lost to a reload.
 
+#![allow(clippy::disallowed_methods, reason = "the bans of clippy.toml are for core")]
+
 use std::process::ExitCode;
 use std::time::Duration;
 

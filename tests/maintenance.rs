@@ -1,5 +1,7 @@
 //! `kind = "scheduled"`: running scripts are stopped without a failure, without a run off schedule, and with what their rules promise.
 
+#![allow(clippy::disallowed_methods, reason = "the bans of clippy.toml are for core")]
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -264,7 +266,8 @@ fn left_alone(release: Release) -> Result<()> {
     wait_for("the drain", MINUTE, || {
         let status = agent.status()?;
         let states = unit_states(&status);
-        let draining = ["may-ends.service", "may-fails.service"].iter().all(|unit| states.get(*unit).is_some_and(|state| state.0 == "draining"));
+        let draining =
+            ["may-ends.service", "may-fails.service"].iter().all(|unit| states.get(*unit).is_some_and(|state| state.0 == "draining"));
         if draining { Ok(Some(())) } else { bail!("{status}") }
     })?;
     jobs::finish(&host, "may-ends")?;

@@ -1,5 +1,7 @@
 //! The package: what installing, upgrading, removing and purging it does to a host, also in the middle of a rollout.
 
+#![allow(clippy::disallowed_methods, reason = "the bans of clippy.toml are for core")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! systemd and its bus misbehave while the agent works: it reconnects, looks again, and finishes.
 
+#![allow(clippy::disallowed_methods, reason = "the bans of clippy.toml are for core")]
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -151,7 +153,9 @@ fn rest(release: Release) -> Result<()> {
     agent.deploy_and_wait("v1", MINUTE)?;
     let rules = wait_for("the agent to stop listening", MINUTE, || {
         let rules = match_rules(&host)?;
-        if rules.iter().any(|rule| rule.contains("JobRemoved")) { bail!("{rules:?}") }
+        if rules.iter().any(|rule| rule.contains("JobRemoved")) {
+            bail!("{rules:?}")
+        }
         Ok(Some(rules))
     })?;
     // Who owns systemd's name, and the agent's own: both are said by the bus, once in a while.
@@ -169,10 +173,7 @@ fn rest(release: Release) -> Result<()> {
     ensure!(woken <= 10, "ten restarts and a reload woke it {woken} times");
 
     let security = host.sh_ok("systemd-analyze security --no-pager restart-agent.service | tail -n 1")?;
-    let level: f64 = security
-        .split_whitespace()
-        .find_map(|word| word.parse().ok())
-        .with_context(|| format!("no level in {security}"))?;
+    let level: f64 = security.split_whitespace().find_map(|word| word.parse().ok()).with_context(|| format!("no level in {security}"))?;
     println!("{release}: exposure {level}");
     ensure!(level <= 2.2, "{security}");
     Ok(())

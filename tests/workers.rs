@@ -1,5 +1,7 @@
 //! `kind = "service"`: queue workers and other services that run on and on, renewed by one restart each.
 
+#![allow(clippy::disallowed_methods, reason = "the bans of clippy.toml are for core")]
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -28,7 +30,11 @@ fn config(rules: &str) -> String {
 }
 
 fn unit<'s>(status: &'s Value, name: &str) -> Option<&'s Value> {
-    status["targets"].as_array()?.iter().flat_map(|target| target["units"].as_array().into_iter().flatten()).find(|unit| unit["unit"] == name)
+    status["targets"]
+        .as_array()?
+        .iter()
+        .flat_map(|target| target["units"].as_array().into_iter().flatten())
+        .find(|unit| unit["unit"] == name)
 }
 
 fn every_kind(release: Release) -> Result<()> {
@@ -59,7 +65,9 @@ fn every_kind(release: Release) -> Result<()> {
     jobs::start(&host, &all)?;
     // A worker that is not running stays so.
     jobs::install(&host, &[worker("worker-idle", Shape::Plain)])?;
-    host.sh_ok("cd /etc/systemd/system && mv worker-masked.service /srv/ && ln -s /dev/null worker-masked.service && systemctl daemon-reload")?;
+    host.sh_ok(
+        "cd /etc/systemd/system && mv worker-masked.service /srv/ && ln -s /dev/null worker-masked.service && systemctl daemon-reload",
+    )?;
     let agent = Agent::install(&host)?;
     agent.deploy("v0")?;
     agent.configure(&config("drain_timeout = \"0s\"\nterm_timeout = \"3s\"\nexclude = [\"worker-excluded.service\"]"))?;
@@ -178,8 +186,8 @@ fn a_hundred(release: Release) -> Result<()> {
 fn deploy_in_the_middle(release: Release) -> Result<()> {
     let host = Host::boot(release, "in-the-middle")?;
     // Its start takes until the test says so.
-    let starting = worker("worker-starting", Shape::Plain)
-        .service("ExecStartPost=/bin/sh -c 'while [ -e /srv/wait ]; do sleep 0.05; done'");
+    let starting =
+        worker("worker-starting", Shape::Plain).service("ExecStartPost=/bin/sh -c 'while [ -e /srv/wait ]; do sleep 0.05; done'");
     let all = [starting, worker("worker-quick", Shape::Plain)];
     jobs::install(&host, &all)?;
     jobs::start(&host, &all)?;
@@ -188,7 +196,9 @@ fn deploy_in_the_middle(release: Release) -> Result<()> {
     agent.configure(&config("drain_timeout = \"0s\"\nterm_timeout = \"20s\""))?;
     host.touch("/srv/wait")?;
     agent.deploy("v1")?;
-    wait_for("the restart", MINUTE, || Ok(all.iter().all(|job| Marks::read(&host).is_ok_and(|marks| marks.starts(&job.name) == 2)).then_some(())))?;
+    wait_for("the restart", MINUTE, || {
+        Ok(all.iter().all(|job| Marks::read(&host).is_ok_and(|marks| marks.starts(&job.name) == 2)).then_some(()))
+    })?;
     // Further from those starts than the blur of a landing.
     let second = wait_for("a moment", MINUTE, || {
         let newest = all.iter().map(|job| Marks::read(&host).map(|marks| marks.start_times(&job.name).last().copied().unwrap_or_default()));
@@ -207,7 +217,11 @@ fn deploy_in_the_middle(release: Release) -> Result<()> {
     let marks = Marks::read(&host)?;
     for job in &all {
         let times = marks.start_times(&job.name);
-        ensure!(times.last().is_some_and(|newest| *newest > second), "{} runs what the second deploy replaced: {times:?} {second}", job.name);
+        ensure!(
+            times.last().is_some_and(|newest| *newest > second),
+            "{} runs what the second deploy replaced: {times:?} {second}",
+            job.name
+        );
         ensure!(times.len() == 3, "{}: {times:?}", job.name);
     }
     Ok(())

@@ -248,10 +248,7 @@ impl Fpm {
     /// Whether it has been touched, so that there is no way back.
     #[must_use]
     pub fn committed(&self) -> bool {
-        !matches!(
-            self.step,
-            FpmStep::Testing | FpmStep::Inspecting | FpmStep::Prepared | FpmStep::Draining { .. } | FpmStep::Refused(_)
-        )
+        !matches!(self.step, FpmStep::Testing | FpmStep::Inspecting | FpmStep::Prepared | FpmStep::Draining { .. } | FpmStep::Refused(_))
     }
 
     pub fn outcome(&mut self, turn: &mut Turn<'_>, id: EffectId, outcome: &Outcome) -> bool {
@@ -818,9 +815,7 @@ impl Fpm {
             FpmStep::Draining { until } if idle => Some(Deadline::new(self.next.min(*until), format!("{unit}: look whether it is idle"))),
             FpmStep::Draining { until } => Some(Deadline::new(*until, format!("{unit}: its threshold"))),
             FpmStep::Finishing => Some(Deadline::new(self.since.after(FINISHING), format!("{unit}: answers on their way"))),
-            FpmStep::WaitingForLoan if self.next > self.since => {
-                Some(Deadline::new(self.next, format!("{unit}: own limit of restarts")))
-            }
+            FpmStep::WaitingForLoan if self.next > self.since => Some(Deadline::new(self.next, format!("{unit}: own limit of restarts"))),
             FpmStep::Restarting | FpmStep::Seeing if self.looking.is_some() => None,
             FpmStep::Restarting => {
                 Some(Deadline::new(self.next.max(self.since.after(RESTART_LOOK)), format!("{unit}: look at its restart")))

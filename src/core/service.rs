@@ -268,7 +268,19 @@ impl Service {
     fn new(seen: UnitSeen, stale: Stale, now: Mono, until: Mono) -> Service {
         let before = seen.invocation.clone();
         let step = Step::Draining { until };
-        Service { seen, stale, step, since: now, ladder: None, pending: None, killing: None, before, restarted_for: None, seen_at: now, tries: 0 }
+        Service {
+            seen,
+            stale,
+            step,
+            since: now,
+            ladder: None,
+            pending: None,
+            killing: None,
+            before,
+            restarted_for: None,
+            seen_at: now,
+            tries: 0,
+        }
     }
 
     /// One that may be down since it was restarted: to be looked at, and started again if it is.

@@ -118,7 +118,7 @@ impl fmt::Display for Span {
         let s = self.0.as_secs();
         match ms {
             0..1000 => write!(f, "{ms}ms"),
-            1000..60_000 if ms % 1000 == 0 => write!(f, "{s}s"),
+            1000..60_000 if ms.is_multiple_of(1000) => write!(f, "{s}s"),
             1000..60_000 => write!(f, "{:.1}s", self.0.as_secs_f64()),
             _ => {
                 let units = [(86_400, "d"), (3600, "h"), (60, "m"), (1, "s")];

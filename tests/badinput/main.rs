@@ -1,6 +1,8 @@
 //! What comes from outside is missing, broken or hostile: a clear word in status, nothing cut that need not be, nothing forgotten, and no
 //! host out of the pool in silence.
 
+#![allow(clippy::disallowed_methods, reason = "the bans of clippy.toml are for core")]
+
 mod adoption;
 mod configuration;
 mod php;

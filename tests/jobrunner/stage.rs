@@ -65,7 +65,7 @@ impl<'h> Stage<'h> {
 pub fn phase(agent: &Agent<'_>, name: &str) -> Result<(f64, f64)> {
     let history = agent.history()?;
     let phases = history.first().and_then(|rollout| rollout["phases"].as_array()).into_iter().flatten();
-    let Some(phase) = phases.filter(|phase| phase["phase"] == name).last() else { bail!("no phase {name}: {history:?}") };
+    let Some(phase) = phases.rev().find(|phase| phase["phase"] == name) else { bail!("no phase {name}: {history:?}") };
     let seconds = |key: &str| -> Result<f64> {
         let text = phase[key].as_str().unwrap_or_default();
         let stamp = std::process::Command::new("date").args(["-d", text, "+%s.%N"]).output()?;

@@ -89,7 +89,15 @@ fn effects(host: &Host, since: f64) -> Result<Vec<(f64, String)>> {
     host.ok(&["journalctl", "--sync"])?;
     let since = format!("--since=@{since:.3}");
     let unit = "--unit=restart-agent.service";
-    let text = host.ok(&["journalctl", "--no-pager", "--boot", "--output=json", "--output-fields=_SOURCE_REALTIME_TIMESTAMP,F_EFFECT", unit, &since])?;
+    let text = host.ok(&[
+        "journalctl",
+        "--no-pager",
+        "--boot",
+        "--output=json",
+        "--output-fields=_SOURCE_REALTIME_TIMESTAMP,F_EFFECT",
+        unit,
+        &since,
+    ])?;
     let mut found = Vec::new();
     for line in text.lines() {
         let entry: serde_json::Value = serde_json::from_str(line)?;
@@ -243,7 +251,8 @@ fn scripts(release: Release) -> Result<Vec<Figure>> {
     jobs::start(&host, &all)?;
     let agent = Agent::install(&host)?;
     agent.deploy("v0")?;
-    let rules = format!("[target.jobs]\nkind = \"scheduled\"\nunits = [\"job-*.service\"]\ndrain_timeout = \"{DRAIN}s\"\nafter = \"rerun\"\n");
+    let rules =
+        format!("[target.jobs]\nkind = \"scheduled\"\nunits = [\"job-*.service\"]\ndrain_timeout = \"{DRAIN}s\"\nafter = \"rerun\"\n");
     agent.configure(&config("0s", &rules))?;
     host.write("/srv/by-hand", BY_HAND)?;
     let (mut ours, mut theirs, mut reloads) = (Vec::new(), Vec::new(), 0);
@@ -358,7 +367,10 @@ fn switches(proc: &str) -> Result<BTreeMap<String, u64>> {
     for thread in std::fs::read_dir(format!("{proc}/task"))? {
         let thread = thread?;
         let status = std::fs::read_to_string(thread.path().join("status"))?;
-        let counts = status.lines().filter(|line| line.contains("ctxt_switches")).filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+        let counts = status
+            .lines()
+            .filter(|line| line.contains("ctxt_switches"))
+            .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
         found.insert(thread.file_name().to_string_lossy().into_owned(), counts.sum());
     }
     Ok(found)

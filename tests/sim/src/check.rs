@@ -186,7 +186,8 @@ impl World {
                         self.violates(format!("the agent restarts {name} before its drain is over"));
                     }
                     // A person may be quicker than the way from the last check to the restart.
-                    let honest = self.balancers.values().all(|balancer| balancer.check != crate::world::Hook::Lies && now > balancer.put_in + 3 * S);
+                    let honest =
+                        self.balancers.values().all(|balancer| balancer.check != crate::world::Hook::Lies && now > balancer.put_in + 3 * S);
                     let Some(unit) = self.units.get(name) else { return };
                     if unit.as_fpm().is_some() && honest && !self.policy.pools.is_empty() && self.out_since().is_none() {
                         self.violates(format!("the agent restarts {name} while the host is in the pool"));
@@ -243,8 +244,8 @@ impl World {
     /// A script that the agent stopped is in state `failed`.
     pub(crate) fn oneshot_failed(&mut self, name: &str) {
         let Some(unit) = self.units.get(name) else { return };
-        let preventable = unit.result == "timeout"
-            || matches!(unit.exit.map(|exit| exit.how), Some(Exit::Killed(9 | 15) | Exit::Exited(143 | 75)));
+        let preventable =
+            unit.result == "timeout" || matches!(unit.exit.map(|exit| exit.how), Some(Exit::Killed(9 | 15) | Exit::Exited(143 | 75)));
         let stuck = matches!(&unit.body, crate::world::Body::Script(script) if script.unkillable_for > 0);
         let away = self.faults.systemd_away_until > self.now || self.agent_was_away || stuck;
         if preventable && !unit.on_success && !away {

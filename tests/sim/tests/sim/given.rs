@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use restart_agent::core::policy::{After, FpmRules, Policy, PoolRules, ScheduledRules, ServiceRules, StampRules, TargetRules};
+use restart_agent::core::policy::{After, FpmRules, Policy, PoolRules, ScheduledRules, StampRules, TargetRules};
 use sim::host::{Host, span};
 use sim::world::{Balancer, Fpm, HOUR, S, Script, Unit, Us, World};
 
@@ -31,10 +31,6 @@ pub fn script_rules(after: After) -> ScheduledRules {
         after,
         quiet_within: span(24 * HOUR),
     }
-}
-
-pub fn service_rules() -> ServiceRules {
-    ServiceRules { units: vec!["queue-*.service".to_owned()], exclude: Vec::new(), drain_timeout: span(0), term_timeout: span(10 * S) }
 }
 
 pub fn pool_rules() -> PoolRules {
