@@ -176,7 +176,6 @@ fn request(release: Release) -> Result<Vec<Figure>> {
         let (asked, _) = effects.iter().find(|(_, effect)| effect.starts_with("Restart")).context("no restart")?;
         delays.push((asked - ended) * 1e3);
     }
-    drop(web);
     let (median, worst) = (quantile(&mut delays, 0.5), quantile(&mut delays, 1.0));
     let limit = 2.0 * POLL_MS + 5.0;
     Ok(vec![figure("last request finished to RestartUnit, worst of 12, ms", worst, limit, format!("median {median:.1} ms"))])
