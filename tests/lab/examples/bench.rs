@@ -152,7 +152,7 @@ fn stamp(release: Release) -> Result<Vec<Figure>> {
 /// From the end of the last request in flight, as PHP marks it, to the moment at which RestartUnit is asked for; quiet = 0.
 fn request(release: Release) -> Result<Vec<Figure>> {
     let host = Host::boot(release, "bench-request")?;
-    let web = Web::install(&host, &web::Options::default())?;
+    let _web = Web::install(&host, &web::Options::default())?;
     host.write("/srv/slow.sh", "")?;
     let agent = told(&host)?;
     let pool = "[pool]\ndepool = [\"/usr/local/bin/depool\"]\nrepool = [\"/usr/local/bin/pool\"]\ncheck = [\"/usr/local/bin/pool-state\"]\nquiet = \"0s\"\n";
