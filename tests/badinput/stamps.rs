@@ -9,17 +9,18 @@ use lab::{Host, Release};
 use crate::{STAMP, WORKER, WORKERS, start_worker};
 
 const SOON: Duration = Duration::from_secs(30);
-/// What is put at the stamp's place, by a shell in its directory, and what status says of it.
+/// What is put at the stamp's place, whole, by a shell in its directory, and what status says of it: an empty file in between would be a
+/// deploy.
 const HOSTILE: [(&str, &str, &str); 9] = [
     ("missing", "true", "there is no stamp"),
     ("a directory", "mkdir stamp", "a directory"),
     ("a named pipe", "mkfifo stamp", "a named pipe"),
-    ("1 GiB of nothing", "truncate -s 1G stamp", "longer than 64 KiB"),
-    ("binary", "printf '\\377\\376\\000' > stamp", "not UTF-8"),
+    ("1 GiB of nothing", "truncate -s 1G new && mv new stamp", "longer than 64 KiB"),
+    ("binary", "printf '\\377\\376\\000' > new && mv new stamp", "not UTF-8"),
     ("links in a circle", "ln -s other stamp && ln -s stamp other", "circle"),
-    ("a key that does not exist", "printf 'id = \"x\"\\nforse = true\\n' > stamp", "forse"),
-    ("no TOML", "printf 'id = \\nnonsense\\n' > stamp", "TOML"),
-    ("an id with an escape sequence", "printf 'a\\033[2Jb\\n' > stamp", "printable"),
+    ("a key that does not exist", "printf 'id = \"x\"\\nforse = true\\n' > new && mv new stamp", "forse"),
+    ("no TOML", "printf 'id = \\nnonsense\\n' > new && mv new stamp", "TOML"),
+    ("an id with an escape sequence", "printf 'a\\033[2Jb\\n' > new && mv new stamp", "printable"),
 ];
 
 pub fn hostile(release: Release) -> Result<()> {
