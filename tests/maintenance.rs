@@ -47,7 +47,10 @@ fn cut(agent: &Agent<'_>) -> Result<BTreeMap<String, String>> {
         let text = |field: &str| casualty[field].as_str().map(str::to_owned).with_context(|| format!("{field} of {casualty}"));
         let earlier = found.insert(text("unit")?, text("ended_by")?);
         ensure!(earlier.is_none(), "recorded twice: {casualty}");
-        ensure!(casualty["what"] == "script" && casualty["certain"] == true, "{casualty}");
+        // Without a timer nothing but our own reference keeps a stopped unit loaded, and a Reload may take that (facts F1.14): then how it
+        // ended is not known, and the record says so.
+        let kept = !text("unit")?.contains("-none-");
+        ensure!(casualty["what"] == "script" && (casualty["certain"] == true || !kept), "{casualty}");
     }
     Ok(found)
 }
