@@ -15,23 +15,30 @@ use super::time::Mono;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct EffectId(pub u64);
 
+/// Only what [acts](Effect::acts) is ever read back from the journal: the rest, and what only answers it, has no reader (its size).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Effect {
     /// Read units with their processes. Owes [`Outcome::Units`] within 10 s: one entry for each loaded unit that matches and,
     /// for a name without a glob, one with [`Load::NotFound`](super::seen::Load) if there is none.
     /// Where a unit has no `ControlGroup` any more, its processes are read from the one remembered in `cgroups` (facts F3.2).
+    #[serde(skip_deserializing)]
     Look { units: Vec<String>, looked: Looked, cgroups: BTreeMap<String, String> },
     /// Ask the unit's own php-fpm binary for its configuration (`-tt`, cached until the files change: facts M11), as a transient
     /// unit. Owes [`Outcome::Layout`] within 15 s.
+    #[serde(skip_deserializing)]
     Inspect { unit: String },
     /// `php-fpm -t` with the unit's own binary and arguments, as a transient unit (facts 1h). Owes [`Outcome::Tested`] within 15 s.
+    #[serde(skip_deserializing)]
     TestConfig { unit: String },
     /// Ask pools for their status. Owes [`Outcome::Pools`] with an answer for each within `timeout`.
+    #[serde(skip_deserializing)]
     AskPools { asks: Vec<StatusAsk>, full: bool, timeout: Duration },
     /// One FastCGI request. Owes [`Outcome::Answered`] within `timeout`.
+    #[serde(skip_deserializing)]
     Request { socket: String, request: FpmRequest, timeout: Duration },
     /// Run the pool's check command as a transient unit. Owes [`Outcome::Command`] within `timeout` + 5 s.
+    #[serde(skip_deserializing)]
     CheckPool { pool: String, argv: Vec<String>, timeout: Duration },
     /// Run the pool's depool command likewise. One that an earlier agent began and that still runs is ended before this agent's first
     /// effect: or it would take the host out behind its back. `repool` and `check` are in the intent, so that what was depooled can be put back
@@ -138,19 +145,24 @@ pub struct WorkerRef {
     pub cgroup: String,
 }
 
-/// What came of an effect.
+/// What came of an effect. What only a reading effect is answered with has no reader, as in [`Effect`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
+    #[serde(skip_deserializing)]
     Units(Vec<UnitSeen>),
+    #[serde(skip_deserializing)]
     Layout(FpmLayout),
     /// `output` is what php-fpm said, made printable, at most 2,000 characters.
+    #[serde(skip_deserializing)]
     Tested {
         ok: bool,
         output: String,
     },
+    #[serde(skip_deserializing)]
     Pools(PoolAnswers),
     /// The HTTP status and at most the first 64 KiB of the body, lossy UTF-8.
+    #[serde(skip_deserializing)]
     Answered {
         status: u16,
         body: String,
@@ -213,4 +225,49 @@ pub enum Fault {
     Journal(String),
     #[error("{0}")]
     Other(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_acts_is_read_back_from_the_journal_and_what_only_looks_is_not() {
+        let unit = || "php8.3-fpm.service".to_owned();
+        let worker = || WorkerRef { pid: 7, start: Mono::default(), cgroup: "/system.slice".to_owned() };
+        let within = Duration::from_secs(5);
+        let effects = [
+            Effect::Look { units: vec![unit()], looked: Looked::Exactly, cgroups: BTreeMap::new() },
+            Effect::Inspect { unit: unit() },
+            Effect::TestConfig { unit: unit() },
+            Effect::AskPools { asks: Vec::new(), full: false, timeout: within },
+            Effect::Request { socket: "/run/s".to_owned(), request: FpmRequest::Ping { path: "/ping".to_owned() }, timeout: within },
+            Effect::CheckPool { pool: "web".to_owned(), argv: Vec::new(), timeout: within },
+            Effect::Depool { pool: "web".to_owned(), depool: Vec::new(), repool: Vec::new(), check: Vec::new(), timeout: within },
+            Effect::Repool { pool: "web".to_owned(), argv: Vec::new(), timeout: within },
+            Effect::Lend { drop_ins: BTreeMap::new() },
+            Effect::Unlend { units: vec![unit()] },
+            Effect::Stop { unit: unit(), within },
+            Effect::Start { unit: unit(), caught_up: true },
+            Effect::Restart { unit: unit(), cut: vec![worker()], within },
+            Effect::Kill { unit: unit(), cgroup: String::new() },
+            Effect::ResetFailed { unit: unit() },
+            Effect::Freeze { workers: vec![worker()] },
+            Effect::Thaw { workers: vec![worker()] },
+        ];
+        for effect in effects {
+            let read = serde_json::from_str::<Effect>(&serde_json::to_string(&effect).unwrap()).ok();
+            assert_eq!(read, effect.acts().then_some(effect));
+        }
+        for outcome in [
+            Outcome::Command(CommandEnd::TimedOut),
+            Outcome::Job(JobEnd::Lost),
+            Outcome::Queued,
+            Outcome::Frozen(vec![worker()]),
+            Outcome::Done,
+            Outcome::Fault(Fault::Other("why".to_owned())),
+        ] {
+            assert_eq!(serde_json::from_str::<Outcome>(&serde_json::to_string(&outcome).unwrap()).unwrap(), outcome);
+        }
+    }
 }

@@ -156,12 +156,10 @@ pub struct Written {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use super::super::deploy::Scope;
     use super::super::effect::{Fault, JobEnd, WorkerRef};
-    use super::super::seen::{PoolStatus, UnitSeen};
     use super::super::time::Mono;
     use super::*;
 
@@ -178,23 +176,12 @@ mod tests {
         };
         let identity = StampIdentity { mtime: i64::MAX, digest: "0".to_owned() };
         let worker = WorkerRef { pid: 1, start: Mono(2), cgroup: "/a".to_owned() };
-        let pool = PoolStatus {
-            pool: "www".to_owned(),
-            ondemand: false,
-            start_time: 1,
-            accepted: 2,
-            active: 3,
-            idle: 4,
-            workers: Some(Vec::new()),
-        };
         let effects = [
             Effect::Lend { drop_ins: [("a.service".to_owned(), "[Service]\n".to_owned())].into() },
             Effect::Stop { unit: "a.service".to_owned(), within: Duration::new(1, 5) },
             Effect::Restart { unit: "a.service".to_owned(), cut: vec![worker.clone()], within: Duration::MAX },
         ];
         let outcomes = [
-            Outcome::Units(vec![UnitSeen::default()]),
-            Outcome::Pools(BTreeMap::from([("www".to_owned(), Ok(pool)), ("x".to_owned(), Err("why".to_owned()))])),
             Outcome::Job(JobEnd::Other("x".to_owned())),
             Outcome::Frozen(vec![worker]),
             Outcome::Fault(Fault::Refused("no".to_owned())),

@@ -25,7 +25,7 @@ use crate::host::notify;
 use crate::store::Store;
 
 /// The stamp is read this often even if nothing hints at a change (law 4), and the watchdog is told that the loop turns.
-const SLOW_POLL: Duration = Duration::from_secs(30);
+const SLOW_POLL: Duration = Duration::from_secs(60);
 /// Outcomes that are taken in together at most.
 const MOST_OUTCOMES: usize = 64;
 /// While the journal cannot be written: between two tries.

@@ -170,7 +170,7 @@ impl Systemd {
         let value = self
             .link
             .call(&format!("ask for the job of {unit}"), READ, |live: Live| async move {
-                live.properties(path).await?.get("org.freedesktop.systemd1.Unit", "Job").await
+                live.property(path, UNIT, "Job").await
             })
             .await?;
         let (id, _) = <(u32, zbus::OwnedObjectPath)>::try_from(value).map_err(|e| Fault::Other(e.to_string()))?;

@@ -8,14 +8,14 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use zbus::proxy::CacheProperties;
-use zbus::{Connection, connection};
+use zbus::{Connection, OwnedVariant, connection};
 
 use super::ears::{Ears, Heard, Owner};
 use super::faults::{fault, is_transient};
 use super::held::Held;
 use super::hints::HintBox;
 use super::jobs::Ledger;
-use super::proxies::{ManagerProxy, PropertiesProxy, SYSTEMD};
+use super::proxies::{ManagerProxy, SYSTEMD};
 use crate::core::effect::Fault;
 
 /// Pause before another attempt: doubled from the first to the second. A bus that was restarted is back after 60 to 300 ms (facts F5.3).
@@ -37,9 +37,11 @@ pub(super) struct Live {
 }
 
 impl Live {
-    /// The properties of one object. Costs no call.
-    pub(super) async fn properties(&self, path: &str) -> zbus::Result<PropertiesProxy<'static>> {
-        PropertiesProxy::builder(&self.conn).path(path.to_owned()).cache_properties(CacheProperties::No).build().await
+    /// One property of one object, by path: a unit that is not loaded is loaded by asking. No proxy is made for it, which would ask the bus who
+    /// systemd is, and to be told of changes of that, for each object.
+    pub(super) async fn property(&self, path: &str, interface: &str, property: &str) -> zbus::Result<OwnedVariant> {
+        let answer = self.conn.call_method(Some(SYSTEMD), path, Some("org.freedesktop.DBus.Properties"), "Get", &(interface, property)).await?;
+        answer.body().deserialize()
     }
 }
 
@@ -134,8 +136,9 @@ impl Link {
             } else if !wanted && let Some(ears) = ears.take() {
                 let _ = timeout(SETUP, ears.close(&manager)).await;
             }
-            self.live.send_replace(Some(Live { conn: conn.clone(), manager: manager.clone(), listening: ears.is_some() }));
-            if std::mem::replace(&mut look_again, false) {
+            let systemd_is_new = std::mem::replace(&mut look_again, false);
+            self.publish(Live { conn: conn.clone(), manager: manager.clone(), listening: ears.is_some() }, systemd_is_new);
+            if systemd_is_new {
                 self.hints.look_again();
             }
             if self.hear(conn, &mut owner, &mut ears, &mut listeners).await? && owner.is_known() {
@@ -146,6 +149,17 @@ impl Link {
                 }
             }
         }
+    }
+
+    /// Tells those who wait for a connection; only if something has changed, since each of them looks again.
+    fn publish(&self, new: Live, systemd_is_new: bool) {
+        self.live.send_if_modified(|live| {
+            let same = live.as_ref().is_some_and(|live| live.listening == new.listening && live.conn.unique_name() == new.conn.unique_name());
+            if !same {
+                *live = Some(new);
+            }
+            !same || systemd_is_new
+        });
     }
 
     /// Takes in what comes, until something calls for a change of what is listened to; true if systemd left the bus or came back to it.

@@ -211,8 +211,7 @@ impl Systemd {
         let calls = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
         self.link
             .answers(calls, &what, READ, |live: Live| async move {
-                let proxy = live.properties(path).await?;
-                let answers = join_all(wanted.iter().map(|(interface, property)| proxy.get(interface, property))).await;
+                let answers = join_all(wanted.iter().map(|(interface, property)| live.property(path, interface, property))).await;
                 let mut values = Vec::with_capacity(answers.len());
                 for answer in answers {
                     values.push(match answer {
@@ -262,7 +261,7 @@ impl Systemd {
         let answer = self
             .link
             .answer("look at systemd", READ, |live: Live| async move {
-                live.properties(MANAGER_PATH).await?.get(MANAGER, "UnitsLoadTimestampMonotonic").await
+                live.property(MANAGER_PATH, MANAGER, "UnitsLoadTimestampMonotonic").await
             })
             .await;
         match answer {

@@ -1,6 +1,6 @@
 //! The calls of systemd that the agent makes, and nothing else.
 
-use zbus::{OwnedObjectPath, OwnedVariant, Variant};
+use zbus::{OwnedObjectPath, Variant};
 
 /// `org.freedesktop.systemd1`: signals and calls name it, never its unique name, which changes when systemd re-executes (facts F5.2).
 pub(super) const SYSTEMD: &str = "org.freedesktop.systemd1";
@@ -41,10 +41,4 @@ pub(super) trait Manager {
         properties: &[(&str, &Variant<'_>)],
         auxiliary: &[Auxiliary<'_>],
     ) -> zbus::Result<OwnedObjectPath>;
-}
-
-/// The properties of every object of systemd, by path: a unit that is not loaded is loaded by asking.
-#[zbus::proxy(interface = "org.freedesktop.DBus.Properties", default_service = "org.freedesktop.systemd1")]
-pub(super) trait Properties {
-    fn get(&self, interface: &str, property: &str) -> zbus::Result<OwnedVariant>;
 }
