@@ -181,11 +181,8 @@ mod tests {
             Effect::Stop { unit: "a.service".to_owned(), within: Duration::new(1, 5) },
             Effect::Restart { unit: "a.service".to_owned(), cut: vec![worker.clone()], within: Duration::MAX },
         ];
-        let outcomes = [
-            Outcome::Job(JobEnd::Other("x".to_owned())),
-            Outcome::Frozen(vec![worker]),
-            Outcome::Fault(Fault::Refused("no".to_owned())),
-        ];
+        let outcomes =
+            [Outcome::Job(JobEnd::Other("x".to_owned())), Outcome::Frozen(vec![worker]), Outcome::Fault(Fault::Refused("no".to_owned()))];
         let mut entries = vec![
             Entry::Stamp { path: "/x".to_owned(), identity, deploy: deploy.clone(), adopted: false },
             Entry::RolloutStarted { id: "r0".to_owned(), deploy, targets: ["a".to_owned()].into(), by: None },

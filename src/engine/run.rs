@@ -1,5 +1,6 @@
 //! The loop.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,14 +16,14 @@ use super::waiters::Waiters;
 use super::{Request, Stimulus, World, log, plan};
 use crate::config::{self, Roots};
 use crate::core::effect::{Effect, EffectId, Fault, Outcome};
-use crate::core::entry::Entry;
+use crate::core::entry::{Entry, Written};
 use crate::core::event::{Answer, Event};
 use crate::core::machine::Machine;
 use crate::core::status::{AgentView, PlanView, StatusView};
 use crate::core::step::Step;
 use crate::core::time::Wall;
 use crate::host::notify;
-use crate::store::Store;
+use crate::store::{Store, StoreFault};
 
 /// The stamp is read this often even if nothing hints at a change (law 4), and the watchdog is told that the loop turns.
 const SLOW_POLL: Duration = Duration::from_secs(60);
@@ -62,6 +63,8 @@ pub struct Engine<W: World> {
     agent: AgentView,
     stimuli: mpsc::Receiver<Stimulus>,
     performing: FuturesUnordered<Performing>,
+    /// What came of effects while the journal was being written.
+    arrived: VecDeque<(EffectId, Outcome)>,
     planning: FuturesUnordered<Planning>,
     waiters: Waiters,
     publisher: Publisher,
@@ -94,6 +97,7 @@ impl<W: World> Engine<W> {
             agent: parts.agent,
             stimuli: parts.stimuli,
             performing: FuturesUnordered::new(),
+            arrived: VecDeque::new(),
             planning: FuturesUnordered::new(),
             waiters: Waiters::default(),
             publisher: Publisher::new(parts.status, parts.view),
@@ -116,7 +120,7 @@ impl<W: World> Engine<W> {
         loop {
             self.listen_if_of_use().await;
             self.answer_waiters();
-            if self.settle_only && self.machine.settled() && self.performing.is_empty() {
+            if self.settle_only && self.machine.settled() && self.performing.is_empty() && self.arrived.is_empty() {
                 break;
             }
             match self.wake(slow).await {
@@ -158,6 +162,11 @@ impl<W: World> Engine<W> {
     }
 
     async fn wake(&mut self, slow: Instant) -> Woken {
+        if Instant::now() < slow
+            && let Some((id, outcome)) = self.arrived.pop_front()
+        {
+            return Woken::Outcome(id, outcome);
+        }
         let now = self.world.now().mono;
         let deadlines = [self.machine.next_deadline().map(|deadline| deadline.at), self.waiters.next()];
         let deadline = deadlines.into_iter().flatten().min().map(|at| Instant::now() + at.since(now));
@@ -211,7 +220,7 @@ impl<W: World> Engine<W> {
     async fn outcomes(&mut self, id: EffectId, outcome: Outcome) {
         let mut step = self.machine.handle(self.world.now(), Event::Outcome(id, outcome));
         for _ in 1..MOST_OUTCOMES {
-            let Some(Some((id, outcome))) = self.performing.next().now_or_never() else { break };
+            let Some((id, outcome)) = self.arrived.pop_front().or_else(|| self.performing.next().now_or_never().flatten()) else { break };
             let next = self.machine.handle(self.world.now(), Event::Outcome(id, outcome));
             step.entries.extend(next.entries);
             step.effects.extend(next.effects);
@@ -229,8 +238,13 @@ impl<W: World> Engine<W> {
         let finished = step.entries.iter().any(|written| matches!(written.entry, Entry::RolloutFinished { .. }));
         self.since_snapshot += step.entries.len();
         step.entries.iter().for_each(log::tell);
-        let written = if step.entries.is_empty() { Ok(()) } else { self.store.append(step.entries).await };
-        for (id, effect) in step.effects {
+        let mut effects = step.effects;
+        // A look has no intent that would have to be on the disk first.
+        if effects.iter().all(|(_, effect)| !effect.acts()) {
+            effects.drain(..).for_each(|(id, effect)| self.perform(id, effect));
+        }
+        let written = if step.entries.is_empty() { Ok(()) } else { self.append(step.entries).await };
+        for (id, effect) in effects {
             match &written {
                 Err(fault) if effect.acts() && !effect.pays_back() => {
                     let fault = Fault::Journal(fault.to_string());
@@ -251,6 +265,18 @@ impl<W: World> Engine<W> {
             Err(fault) => self.journal_fails(fault.to_string()).await,
         }
         written.is_ok()
+    }
+
+    /// Writes to the journal. What is under way goes on meanwhile.
+    async fn append(&mut self, entries: Vec<Written>) -> Result<(), StoreFault> {
+        let mut appending = std::pin::pin!(self.store.append(entries));
+        loop {
+            tokio::select! {
+                biased;
+                written = &mut appending => return written,
+                Some(done) = self.performing.next(), if !self.performing.is_empty() => self.arrived.push_back(done),
+            }
+        }
     }
 
     fn perform(&self, id: EffectId, effect: Effect) {

@@ -169,9 +169,7 @@ impl Systemd {
         let path = path.as_str();
         let value = self
             .link
-            .call(&format!("ask for the job of {unit}"), READ, |live: Live| async move {
-                live.property(path, UNIT, "Job").await
-            })
+            .call(&format!("ask for the job of {unit}"), READ, |live: Live| async move { live.property(path, UNIT, "Job").await })
             .await?;
         let (id, _) = <(u32, zbus::OwnedObjectPath)>::try_from(value).map_err(|e| Fault::Other(e.to_string()))?;
         Ok((id != 0).then_some(id))

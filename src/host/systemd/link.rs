@@ -40,7 +40,8 @@ impl Live {
     /// One property of one object, by path: a unit that is not loaded is loaded by asking. No proxy is made for it, which would ask the bus who
     /// systemd is, and to be told of changes of that, for each object.
     pub(super) async fn property(&self, path: &str, interface: &str, property: &str) -> zbus::Result<OwnedVariant> {
-        let answer = self.conn.call_method(Some(SYSTEMD), path, Some("org.freedesktop.DBus.Properties"), "Get", &(interface, property)).await?;
+        let answer =
+            self.conn.call_method(Some(SYSTEMD), path, Some("org.freedesktop.DBus.Properties"), "Get", &(interface, property)).await?;
         answer.body().deserialize()
     }
 }
@@ -154,7 +155,8 @@ impl Link {
     /// Tells those who wait for a connection; only if something has changed, since each of them looks again.
     fn publish(&self, new: Live, systemd_is_new: bool) {
         self.live.send_if_modified(|live| {
-            let same = live.as_ref().is_some_and(|live| live.listening == new.listening && live.conn.unique_name() == new.conn.unique_name());
+            let same =
+                live.as_ref().is_some_and(|live| live.listening == new.listening && live.conn.unique_name() == new.conn.unique_name());
             if !same {
                 *live = Some(new);
             }
