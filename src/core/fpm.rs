@@ -565,7 +565,7 @@ impl Fpm {
             settle_cut(turn, &self.unit, false, false);
         } else {
             let (unit, invocation) = (self.unit.clone(), self.seen.invocation.clone());
-            turn.record(Entry::Cutting { unit, invocation, asked: turn.now.mono, casualties });
+            turn.record(Entry::Cutting { unit, invocation, asked: turn.now.mono, grace: None, casualties });
         }
     }
 

@@ -128,6 +128,8 @@ pub struct Hold {
 pub struct Cutting {
     pub invocation: String,
     pub asked: Mono,
+    #[serde(default)]
+    pub grace: Option<Duration>,
     pub casualties: Vec<Casualty>,
     /// The restart or stop is in the journal, so it may have taken place.
     pub begun: bool,
@@ -214,9 +216,9 @@ impl Memory {
             Entry::Proven { unit } => {
                 self.unproven.remove(unit);
             }
-            Entry::Cutting { unit, invocation, asked, casualties } => {
+            Entry::Cutting { unit, invocation, asked, grace, casualties } => {
                 let (invocation, casualties) = (invocation.clone(), casualties.clone());
-                self.cutting.insert(unit.clone(), Cutting { invocation, asked: *asked, casualties, begun: false });
+                self.cutting.insert(unit.clone(), Cutting { invocation, asked: *asked, grace: *grace, casualties, begun: false });
             }
             Entry::CutSettled { unit, .. } => {
                 self.cutting.remove(unit);

@@ -530,8 +530,14 @@ impl Script {
             turn.record(Entry::RerunOwed { unit: unit.to_owned(), target: target.to_owned() });
         }
         self.invocation.clone_from(&self.seen.invocation);
-        let (invocation, asked) = (self.invocation.clone(), turn.now.mono);
-        turn.record(Entry::Cutting { unit: unit.to_owned(), invocation, asked, casualties: vec![self.casualty(turn, target, unit)] });
+        let casualties = vec![self.casualty(turn, target, unit)];
+        turn.record(Entry::Cutting {
+            unit: unit.to_owned(),
+            invocation: self.invocation.clone(),
+            asked: turn.now.mono,
+            grace: Some(rules.term_timeout),
+            casualties,
+        });
         let id = turn.ask(Effect::Stop { unit: unit.to_owned(), within: rules.term_timeout + Duration::from_secs(30) });
         self.pending.insert(id, Ask::StopScript);
         self.answered = None;

@@ -46,7 +46,7 @@ impl World {
         }
     }
 
-    fn term_timeout(&self, unit: &str) -> Option<Us> {
+    pub(crate) fn term_timeout(&self, unit: &str) -> Option<Us> {
         Some(us(match self.target_of(unit)?.1 {
             TargetRules::PhpFpm(rules) => rules.term_timeout,
             TargetRules::Scheduled(rules) => rules.term_timeout,
@@ -201,11 +201,9 @@ impl World {
 
     pub(crate) fn agent_may_kill(&mut self, name: &str) {
         let now = self.now;
-        let Some(term_timeout) = self.term_timeout(name) else {
-            if self.now > self.policy_changed + 20 * S {
-                self.violates(format!("the agent kills {name}, which is no target's"));
-            }
-            return;
+        // What it has asked to end it may kill, also when its target has left the configuration since.
+        let Some(term_timeout) = self.term_timeout(name).or(self.graces.get(name).copied()) else {
+            return self.violates(format!("the agent kills {name}, which is no target's"));
         };
         let Some(sent) = self.sent.get(name).copied() else {
             return self.violates(format!("the agent kills {name} without having asked it to end"));

@@ -40,6 +40,9 @@ impl World {
         let epoch = self.epoch;
         if let Effect::Stop { unit, .. } | Effect::Restart { unit, .. } = &effect {
             self.sent.insert(unit.clone(), self.now);
+            if let Some(grace) = self.term_timeout(unit) {
+                self.graces.insert(unit.clone(), grace);
+            }
         }
         self.say(|| format!("   -> {} {effect:?}", id.0));
         let latency = self.latency();

@@ -164,6 +164,8 @@ pub struct World {
     pub epoch: u64,
     /// StopUnit or RestartUnit that the agent sent, by unit, newest last.
     pub sent: BTreeMap<String, Us>,
+    /// The grace that the rules gave it then.
+    pub graces: BTreeMap<String, Us>,
     /// By target: the landing of the newest deploy that it has reached, as the agent says.
     pub reached: BTreeMap<String, Us>,
     /// Pools that the agent may have taken the host out of.
@@ -204,6 +206,7 @@ impl World {
             waiting: BTreeMap::new(),
             epoch: 0,
             sent: BTreeMap::new(),
+            graces: BTreeMap::new(),
             reached: BTreeMap::new(),
             agent_owes: std::collections::BTreeSet::new(),
             agent_was_away: false,

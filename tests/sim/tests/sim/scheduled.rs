@@ -1,10 +1,12 @@
 //! Timer-activated scripts.
 
 use restart_agent::core::policy::After;
+use restart_agent::core::seen::Active;
 use restart_agent::core::status::State;
-use sim::world::{By, HOUR, MINUTE, S, Script};
+use sim::host::Deed;
+use sim::world::{By, HOUR, MINUTE, OnTerm, S, Script};
 
-use crate::given::{SCRIPT, script_host};
+use crate::given::{SCRIPT, policy, script_host};
 
 #[test]
 fn a_stale_script_is_stopped_after_its_drain_and_runs_again_at_once() {
@@ -18,4 +20,27 @@ fn a_stale_script_is_stopped_after_its_drain_and_runs_again_at_once() {
     assert_eq!(runs.len(), 2);
     assert_eq!(runs[1].1, By::Agent);
     assert_eq!(host.casualties().len(), 1);
+}
+
+/// A child that ignores SIGTERM would outlive its grace, and be ended by systemd's deadline: Result=timeout, and OnFailure= (facts F1.3).
+#[test]
+fn a_script_that_is_being_stopped_goes_down_the_ladder_though_its_target_has_left_the_configuration() {
+    let script = Script { on_term: OnTerm::Exits { status: 143, after: S }, stubborn_child: true, ..Script::default() };
+    let mut host = script_host(After::Rerun, script, HOUR, false);
+    host.world.touch("d2");
+    let stopping = |host: &sim::host::Host| host.world.units[SCRIPT].active == Active::Deactivating;
+    assert!(host.run_until(2 * MINUTE, stopping));
+    let asked = host.world.sent[SCRIPT];
+    host.later(S, Deed::Policy(Box::new(policy())));
+    assert!(host.run_until(MINUTE, |host| !stopping(host)));
+    host.must_be_right();
+    let took = host.world.now - asked;
+    assert!((20 * S..21 * S).contains(&took), "ended {took} us after it was asked to");
+    assert_eq!(host.world.units[SCRIPT].result, "success");
+    assert!(host.run_until(MINUTE, sim::host::Host::quiet));
+    host.check_at_rest();
+    host.must_be_right();
+    assert_eq!(host.world.units[SCRIPT].runs.len(), 2, "what was owed to it is paid all the same");
+    let ended_by: Vec<_> = host.casualties().into_iter().map(|casualty| casualty.ended_by).collect();
+    assert_eq!(ended_by, ["SIGKILL"]);
 }
