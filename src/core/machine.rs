@@ -292,7 +292,7 @@ impl Machine {
             let began = self.began(now);
             match self.works.get_mut(&name) {
                 Some(Work::Fpm) => self.inplace.renew(now.mono, &name, want, began),
-                Some(Work::Scheduled(work)) => work.renew(&mut turn!(self, now, step), want, began),
+                Some(Work::Scheduled(work)) => work.renew(&mut turn!(self, now, step), &mut self.loans, want, began),
                 Some(Work::Services(work)) => work.renew(&mut turn!(self, now, step), want, began),
                 None => {}
             }

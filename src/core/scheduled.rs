@@ -140,10 +140,15 @@ impl Scheduled {
     }
 
     /// Begins, or begins again, to make this target fresh.
-    pub fn renew(&mut self, turn: &mut Turn<'_>, want: Want, began: Mono) {
+    pub fn renew(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, want: Want, began: Mono) {
         self.began = began;
         self.renewed = turn.now.mono;
-        self.scripts.retain(|_, script| !matches!(script.step, ScriptStep::Done(..) | ScriptStep::Left(_)));
+        self.scripts.retain(|unit, script| {
+            if script.at_rest() {
+                loans.release(unit);
+            }
+            !script.at_rest()
+        });
         if want.forced {
             for script in self.scripts.values_mut() {
                 script.drain_until = script.drain_until.min(turn.now.mono);
@@ -182,7 +187,7 @@ impl Scheduled {
     pub fn pause(&mut self, loans: &mut Loans) {
         self.scripts.retain(|unit, script| {
             let untouched = matches!(script.step, ScriptStep::Draining);
-            if untouched {
+            if untouched || script.at_rest() {
                 loans.release(unit);
             }
             !untouched

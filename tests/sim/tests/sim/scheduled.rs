@@ -3,8 +3,8 @@
 use restart_agent::core::policy::After;
 use restart_agent::core::seen::Active;
 use restart_agent::core::status::State;
-use sim::host::Deed;
-use sim::world::{By, HOUR, MINUTE, OnTerm, S, Script};
+use sim::host::{Deed, Host};
+use sim::world::{By, HOUR, MINUTE, OnTerm, S, Script, Unit};
 
 use crate::given::{SCRIPT, policy, script_host};
 
@@ -28,7 +28,7 @@ fn a_script_that_is_being_stopped_goes_down_the_ladder_though_its_target_has_lef
     let script = Script { on_term: OnTerm::Exits { status: 143, after: S }, stubborn_child: true, ..Script::default() };
     let mut host = script_host(After::Rerun, script, HOUR, false);
     host.world.touch("d2");
-    let stopping = |host: &sim::host::Host| host.world.units[SCRIPT].active == Active::Deactivating;
+    let stopping = |host: &Host| host.world.units[SCRIPT].active == Active::Deactivating;
     assert!(host.run_until(2 * MINUTE, stopping));
     let asked = host.world.sent[SCRIPT];
     host.later(S, Deed::Policy(Box::new(policy())));
@@ -37,10 +37,26 @@ fn a_script_that_is_being_stopped_goes_down_the_ladder_though_its_target_has_lef
     let took = host.world.now - asked;
     assert!((20 * S..21 * S).contains(&took), "ended {took} us after it was asked to");
     assert_eq!(host.world.units[SCRIPT].result, "success");
-    assert!(host.run_until(MINUTE, sim::host::Host::quiet));
+    assert!(host.run_until(MINUTE, Host::quiet));
     host.check_at_rest();
     host.must_be_right();
     assert_eq!(host.world.units[SCRIPT].runs.len(), 2, "what was owed to it is paid all the same");
     let ended_by: Vec<_> = host.casualties().into_iter().map(|casualty| casualty.ended_by).collect();
     assert_eq!(ended_by, ["SIGKILL"]);
+}
+
+/// It was lent something; or the rollout would wait for ever for that to be given back.
+#[test]
+fn a_script_that_has_ended_by_itself_when_the_next_deploy_lands_holds_nothing_up() {
+    let ends = Script { next_runs: [75 * S].into(), ..Script::default() };
+    let mut host = script_host(After::Rerun, ends, HOUR, false);
+    host.world.add(Unit::script("mediawiki_job_b.service", Script::default()), 60 * S);
+    host.world.touch("d2");
+    let ended = |host: &Host| !host.world.units[SCRIPT].active.runs();
+    assert!(host.run_until(20 * S, ended));
+    host.world.touch("d3");
+    assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)));
+    host.run(S);
+    host.check_at_rest();
+    host.must_be_right();
 }
