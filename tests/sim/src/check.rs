@@ -231,11 +231,11 @@ impl World {
             (None, _) => None,
         };
         // One run is one casualty, however many of its commands were ended.
-        let same_run = |cut: &Cut| cut.unit == name && self.units.get(name).is_some_and(|unit| cut.at >= unit.main_start);
+        let Some(invocation) = self.units.get(name).map(|unit| unit.invocation.clone()) else { return };
         if let Some(doubtful) = cut
-            && !self.cuts.iter().any(same_run)
+            && !self.cuts.iter().any(|cut| cut.invocation == invocation)
         {
-            self.cuts.push(Cut { unit: name.to_owned(), pid: process.pid, request: None, at: now, doubtful });
+            self.cuts.push(Cut { unit: name.to_owned(), invocation, pid: process.pid, request: None, at: now, doubtful });
         }
     }
 
@@ -303,7 +303,8 @@ impl World {
         for timer in self.timers.values().filter(|timer| timer.stopped_by_agent && !timer.active) {
             left.push(format!("{} was stopped and never started again", timer.name));
         }
-        for balancer in self.balancers.values().filter(|balancer| balancer.out && !balancer.by_person) {
+        // What a person took out at the very moment at which the agent saw it back is that person's.
+        for balancer in self.balancers.values().filter(|balancer| balancer.out && !balancer.turned_out_by_person) {
             left.push(format!("the host is still out of pool {}", balancer.name));
         }
         left

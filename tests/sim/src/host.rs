@@ -442,15 +442,20 @@ impl Host {
         let Some(machine) = &self.machine else { return };
         let memory = machine.memory();
         let held = memory.hold.as_ref().is_some_and(|hold| hold.targets.is_none());
-        let pending = memory.rollout.is_some()
-            || !memory.depooled.is_empty()
-            || !memory.lent.is_empty()
-            || !memory.timers.is_empty()
-            || !memory.reruns.is_empty()
-            || !memory.frozen.is_empty()
-            || (matches!(machine.waited(None), Waited::Pending { .. }) && !held);
-        if pending && self.outstanding.is_empty() && machine.next_deadline().is_none() && self.journal_told {
-            self.world.violates("something is to be done, no effect is under way, and there is no deadline".to_owned());
+        let waits = matches!(machine.waited(None), Waited::Pending { .. }) && !held;
+        let pending = [
+            (memory.rollout.is_some(), "a rollout"),
+            (!memory.depooled.is_empty(), "depooled"),
+            (!memory.lent.is_empty(), "lent"),
+            (!memory.timers.is_empty(), "timers"),
+            (!memory.reruns.is_empty(), "reruns"),
+            (!memory.frozen.is_empty(), "frozen"),
+            (waits, "wait"),
+        ];
+        let pending: Vec<&str> = pending.iter().filter(|(owed, _)| *owed).map(|(_, what)| *what).collect();
+        if !pending.is_empty() && self.outstanding.is_empty() && machine.next_deadline().is_none() && self.journal_told {
+            let what = pending.join(", ");
+            self.world.violates(format!("something is to be done ({what}), no effect is under way, and there is no deadline"));
         }
         let Some(machine) = &self.machine else { return };
         if thorough && self.stamp_told && matches!(machine.waited(None), Waited::Converged { .. }) {

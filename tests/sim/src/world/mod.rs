@@ -123,6 +123,7 @@ pub struct Faults {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cut {
     pub unit: String,
+    pub invocation: String,
     pub pid: u32,
     /// The request's line; `None` for a script.
     pub request: Option<String>,
