@@ -133,6 +133,9 @@ pub struct Cutting {
     pub casualties: Vec<Casualty>,
     /// The restart or stop is in the journal, so it may have taken place.
     pub begun: bool,
+    /// systemd has answered it, so it has taken place.
+    #[serde(default)]
+    pub answered: bool,
 }
 
 impl Cutting {
@@ -218,7 +221,8 @@ impl Memory {
             }
             Entry::Cutting { unit, invocation, asked, grace, casualties } => {
                 let (invocation, casualties) = (invocation.clone(), casualties.clone());
-                self.cutting.insert(unit.clone(), Cutting { invocation, asked: *asked, grace: *grace, casualties, begun: false });
+                self.cutting
+                    .insert(unit.clone(), Cutting { invocation, asked: *asked, grace: *grace, casualties, begun: false, answered: false });
             }
             Entry::CutSettled { unit, .. } => {
                 self.cutting.remove(unit);
@@ -350,6 +354,11 @@ impl Memory {
             (Effect::Depool { pool, .. }, Outcome::Fault(Fault::Journal(_))) => {
                 // Not begun: there is nothing to put back. Any other fault may have come after the act.
                 self.depooled.remove(&pool);
+            }
+            (Effect::Stop { unit, .. }, Outcome::Job(_)) => {
+                if let Some(cutting) = self.cutting.get_mut(&unit) {
+                    cutting.answered = true;
+                }
             }
             (Effect::Unlend { units }, Outcome::Done) => {
                 for unit in units {

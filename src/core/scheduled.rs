@@ -535,7 +535,7 @@ impl Script {
             turn.record(Entry::RerunOwed { unit: unit.to_owned(), target: target.to_owned() });
         }
         self.invocation.clone_from(&self.seen.invocation);
-        let casualties = vec![self.casualty(turn, target, unit)];
+        let casualties = vec![Casualty { certain: ours, ..self.casualty(turn, target, unit) }];
         turn.record(Entry::Cutting {
             unit: unit.to_owned(),
             invocation: self.invocation.clone(),

@@ -60,3 +60,17 @@ fn a_script_that_has_ended_by_itself_when_the_next_deploy_lands_holds_nothing_up
     host.check_at_rest();
     host.must_be_right();
 }
+
+#[test]
+fn of_a_script_that_somebody_else_was_stopping_already_nobody_is_certain_who_ended_it() {
+    let slow = Script { on_term: OnTerm::Exits { status: 143, after: 15 * S }, ..Script::default() };
+    let mut host = script_host(After::Rerun, slow, HOUR, false);
+    host.world.touch("d2");
+    host.later(25 * S, Deed::World("a person stops it", Box::new(|world| drop(world.person("stop", SCRIPT, By::Person)))));
+    assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)));
+    host.run(S);
+    host.check_at_rest();
+    host.must_be_right();
+    assert_eq!(host.world.units[SCRIPT].runs.len(), 1, "what a person has stopped stays stopped");
+    assert_eq!(host.casualties().into_iter().map(|casualty| casualty.certain).collect::<Vec<_>>(), [false]);
+}
