@@ -135,7 +135,9 @@ impl Scheduled {
     #[must_use]
     pub fn owns(&self, timer: &str, unit: &str) -> bool {
         let busy = self.scripts.iter().filter(|(_, script)| !script.at_rest());
-        let mut busy = busy.map(|(name, script)| name == unit || script.seen.timers.iter().any(|seen| seen.unit == timer));
+        // Which timers one has that was taken up, its first look tells.
+        let has = |script: &Script| script.seen_at == Mono::BOOT || script.seen.timers.iter().any(|seen| seen.unit == timer);
+        let mut busy = busy.map(|(name, script)| name == unit || (!timer.is_empty() && has(script)));
         busy.any(|owned| owned)
     }
 
