@@ -110,7 +110,7 @@ impl World {
         if unit.active.runs() {
             return;
         }
-        let stopped_by_us = unit.last_stop_by_agent.is_some();
+        let stopped_by_us = unit.last_stop_by_agent.is_some() || self.maybe_stopped.contains(&unit.invocation);
         let soon = self
             .timers
             .values()
@@ -212,7 +212,10 @@ impl World {
             return self.violates(format!("SIGKILL to {name} {:.3} s after SIGTERM", (now - sent) as f64 / 1e6));
         }
         let Some(unit) = self.units.get(name) else { return };
-        if !unit.processes.is_empty() && unit.processes.values().all(|process| process.start > sent + 20 * MS) && unit.stop.is_none() {
+        // What has just been started could not be known.
+        let knowable = self.kill_sent.get(name).copied().unwrap_or(now).saturating_sub(300 * MS);
+        let anew = |process: &Process| process.start > sent + 20 * MS && process.start < knowable;
+        if !unit.processes.is_empty() && unit.processes.values().all(anew) && unit.stop.is_none() {
             self.violates(format!("SIGKILL to {name}, which was started anew"));
         }
     }

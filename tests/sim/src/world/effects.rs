@@ -44,6 +44,9 @@ impl World {
                 self.graces.insert(unit.clone(), grace);
             }
         }
+        if let Effect::Kill { unit, .. } = &effect {
+            self.kill_sent.insert(unit.clone(), self.now);
+        }
         self.say(|| format!("   -> {} {effect:?}", id.0));
         let latency = self.latency();
         self.after(latency, Happening::Act { epoch, id, effect, stage: 0 });
