@@ -103,14 +103,14 @@ impl Debts {
             (Debt::Kill(unit), Outcome::Fault(_)) => self.orphans.kill_failed(&unit, turn.now.mono),
             (Debt::Kill(_), _) => {}
             (Debt::Timer(unit) | Debt::Rerun(unit), other) => {
-                let why = format!("{unit} could not be started again: {}", said(other));
+                let why = format!("{unit} could not be started again: {}", other.said());
                 if matches!(other, Outcome::Fault(Fault::NoSuchUnit(_) | Fault::Refused(_))) {
                     turn.record(Entry::TimerSettled { timer: unit.clone(), why: why.clone() });
                     turn.record(Entry::RerunSettled { unit, why: why.clone() });
                 }
                 self.trouble = Some(why);
             }
-            (Debt::Look(_), other) => self.trouble = Some(format!("cannot look at what is owed a new run: {}", said(other))),
+            (Debt::Look(_), other) => self.trouble = Some(format!("cannot look at what is owed a new run: {}", other.said())),
         }
         true
     }
@@ -222,12 +222,5 @@ impl Debts {
         let owed = (self.waiting && self.pending.is_empty()).then(|| Deadline::new(self.next, "start again what is owed its start"));
         let frozen = !memory.frozen.is_empty() && self.thawing.is_none();
         earliest([owed, frozen.then(|| Deadline::new(self.next_thaw, "let stopped workers go on"))])
-    }
-}
-
-fn said(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Fault(fault) => fault.to_string(),
-        _ => "no answer".to_owned(),
     }
 }

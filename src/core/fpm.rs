@@ -276,7 +276,7 @@ impl Fpm {
             }
             (FpmStep::Testing, _) if self.tests < TESTS => self.next = now.after(TEST_AGAIN),
             (FpmStep::Testing, other) => {
-                self.refuse(turn, format!("php-fpm -t could not be run ({}), so it is not restarted", said(other)))
+                self.refuse(turn, format!("php-fpm -t could not be run ({}), so it is not restarted", other.said()))
             }
             (FpmStep::Inspecting, Outcome::Layout(layout)) => {
                 self.source = Source::choose(&self.rules, Some(layout));
@@ -284,7 +284,7 @@ impl Fpm {
                 self.enter(now, FpmStep::Prepared);
             }
             (FpmStep::Inspecting, other) => {
-                self.notes.push(format!("its configuration could not be read ({})", said(other)));
+                self.notes.push(format!("its configuration could not be read ({})", other.said()));
                 self.source = Source::choose(&self.rules, None);
                 self.enter(now, FpmStep::Prepared);
             }
@@ -721,7 +721,7 @@ impl Fpm {
         match outcome {
             Outcome::Answered { status: 200, .. } => self.enter(turn.now.mono, FpmStep::Dating { until }),
             other if turn.now.mono >= until => {
-                self.break_down(turn, format!("it runs, but does not answer its ping: {}", said(other)));
+                self.break_down(turn, format!("it runs, but does not answer its ping: {}", other.said()));
             }
             _ => self.next = turn.now.mono.after(VERIFY_EVERY),
         }
@@ -758,7 +758,7 @@ impl Fpm {
         match outcome {
             Outcome::Answered { status, .. } if *status < 400 => {}
             Outcome::Answered { status, .. } => self.notes.push(format!("warm-up {script} answered {status}")),
-            other => self.notes.push(format!("warm-up {script} failed: {}", said(other))),
+            other => self.notes.push(format!("warm-up {script} failed: {}", other.said())),
         }
         self.warmed += 1;
         self.next = now;
@@ -791,7 +791,7 @@ impl Fpm {
                     format!("proof: {script} answers {status} without the id {}: it serves other code than the stamp says", self.want.id),
                 );
             }
-            other if turn.now.mono >= until => self.break_down(turn, format!("proof: no answer: {}", said(other))),
+            other if turn.now.mono >= until => self.break_down(turn, format!("proof: no answer: {}", other.said())),
             _ => self.next = turn.now.mono.after(PROOF_EVERY),
         }
     }
@@ -886,7 +886,7 @@ pub fn needs_renewal(turn: &Turn<'_>, target: &str, seen: &UnitSeen, want: &Want
 /// The answers when the question itself could not be asked: no answer is never "idle" (law 5).
 fn silent(source: &Source, outcome: &Outcome) -> PoolAnswers {
     match source {
-        Source::Status { asks, .. } => asks.iter().map(|ask| (ask.pool.clone(), Err(said(outcome)))).collect(),
+        Source::Status { asks, .. } => asks.iter().map(|ask| (ask.pool.clone(), Err(outcome.said()))).collect(),
         _ => PoolAnswers::new(),
     }
 }
@@ -898,12 +898,4 @@ fn main_workers(asks: &[super::effect::StatusAsk], answers: &PoolAnswers) -> Vec
 
 fn without_query(uri: &str) -> String {
     uri.split('?').next().unwrap_or(uri).to_owned()
-}
-
-fn said(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Fault(fault) => fault.to_string(),
-        Outcome::Answered { status, .. } => format!("HTTP status {status}"),
-        _ => "no answer".to_owned(),
-    }
 }
