@@ -2,7 +2,7 @@
 
 use super::entry::Entry;
 use super::memory::Cutting;
-use super::seen::{Active, Exit, UnitSeen};
+use super::seen::{Active, Exit, ExitSeen, UnitSeen};
 use super::step::Turn;
 use super::time::{Mono, Span};
 
@@ -20,9 +20,10 @@ pub fn settle_cut(turn: &mut Turn<'_>, unit: &str, happened: bool, killed: bool)
     turn.record(Entry::CutSettled { unit: unit.to_owned(), happened });
 }
 
-/// The script has ended. Says whether that was our doing: it ended after it was asked to, whatever its exit status.
+/// The script has ended. Says whether that was our doing: it ended after it was asked to, whatever its exit status. That is not certain if
+/// somebody else was stopping it already, or if it exited 0 and nobody knows whether our stop was ever sent.
 pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool) -> bool {
-    let Some(Cutting { invocation, asked, casualties, .. }) = turn.memory.cutting.get(&seen.unit).cloned() else { return false };
+    let Some(Cutting { invocation, asked, casualties, answered, .. }) = turn.memory.cutting.get(&seen.unit).cloned() else { return false };
     // Of a later run its exit says nothing.
     let exit = seen.exit.filter(|exit| seen.invocation == invocation && exit.at != Mono::BOOT);
     let happened = exit.is_none_or(|exit| exit.at >= asked);
@@ -34,7 +35,8 @@ pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool) -> bool
             if let Some(exit) = exit.filter(|_| seen.main_start != Mono::BOOT) {
                 casualty.ran = Span(exit.at.since(seen.main_start)).to_string();
             }
-            casualty.certain = exit.is_some();
+            let by_itself = |exit: ExitSeen| exit.how == Exit::Exited(0) && !answered;
+            casualty.certain = (killed || casualty.certain) && exit.is_some_and(|exit| !by_itself(exit));
             casualty.at = turn.now.wall;
             turn.record(Entry::Casualty(casualty));
         }

@@ -1,5 +1,5 @@
 //! What the agent owes the host whatever happens: workers that it stopped go on, timers that it stopped run, scripts that it stopped to
-//! run again do, and what its stops cut is written down. Most of it is paid in the course of a rollout; this pays what a crash, a fault
+//! run again do, scripts that were asked to end do, and what its stops cut is written down. Most of it is paid in the course of a rollout; this pays what a crash, a fault
 //! or a changed configuration left over.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::cut::{settle_cut, settle_script, still_ending};
 use super::effect::{Effect, EffectId, Fault, Looked, Outcome};
 use super::entry::Entry;
-use super::memory::Memory;
+use super::memory::{Cutting, Memory};
+use super::orphans::{Ending, Orphans};
 use super::policy::{After, TargetRules};
 use super::seen::{Active, UnitSeen};
 use super::status::UnitEnd;
@@ -17,12 +18,15 @@ use super::time::Mono;
 
 /// Between two tries to pay.
 const RETRY: Duration = Duration::from_secs(5);
+/// After a SIGKILL.
+const DYING_LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Default)]
 pub struct Debts {
     thawing: Option<EffectId>,
     next_thaw: Mono,
     pending: BTreeMap<EffectId, Debt>,
+    orphans: Orphans,
     next: Mono,
     /// Something is owed that no rollout is at.
     waiting: bool,
@@ -33,7 +37,9 @@ pub struct Debts {
 enum Debt {
     Timer(String),
     Rerun(String),
-    Look,
+    Kill(String),
+    /// When it was begun.
+    Look(Mono),
 }
 
 impl Debts {
@@ -63,8 +69,9 @@ impl Debts {
             return self.start_timers(turn, owned);
         }
         let units: Vec<String> = units.into_iter().collect();
-        let id = turn.ask(Effect::Look { units, looked: Looked::Exactly, cgroups: BTreeMap::new() });
-        self.pending.insert(id, Debt::Look);
+        self.orphans.keep(&units);
+        let id = turn.ask(Effect::Look { units, looked: Looked::Exactly, cgroups: self.orphans.cgroups() });
+        self.pending.insert(id, Debt::Look(turn.now.mono));
     }
 
     fn start_timers(&mut self, turn: &mut Turn<'_>, owned: &dyn Fn(&str, &str) -> bool) {
@@ -92,16 +99,18 @@ impl Debts {
                 turn.unit_ended(&target, &unit, UnitEnd::Renewed, "stopped, and started again with the new code");
                 self.paid(turn);
             }
-            (Debt::Look, Outcome::Units(units)) => self.looked(turn, units, owned),
+            (Debt::Look(began), Outcome::Units(units)) => self.looked(turn, began, units, owned),
+            (Debt::Kill(unit), Outcome::Fault(_)) => self.orphans.kill_failed(&unit, turn.now.mono),
+            (Debt::Kill(_), _) => {}
             (Debt::Timer(unit) | Debt::Rerun(unit), other) => {
-                let why = format!("{unit} could not be started again: {}", said(other));
+                let why = format!("{unit} could not be started again: {}", other.said());
                 if matches!(other, Outcome::Fault(Fault::NoSuchUnit(_) | Fault::Refused(_))) {
                     turn.record(Entry::TimerSettled { timer: unit.clone(), why: why.clone() });
                     turn.record(Entry::RerunSettled { unit, why: why.clone() });
                 }
                 self.trouble = Some(why);
             }
-            (Debt::Look, other) => self.trouble = Some(format!("cannot look at what is owed a new run: {}", said(other))),
+            (Debt::Look(_), other) => self.trouble = Some(format!("cannot look at what is owed a new run: {}", other.said())),
         }
         true
     }
@@ -112,13 +121,13 @@ impl Debts {
     }
 
     /// First what was cut, once it has ended; then the timers, so that their next elapse is real; then the scripts.
-    fn looked(&mut self, turn: &mut Turn<'_>, units: &[UnitSeen], owned: &dyn Fn(&str, &str) -> bool) {
+    fn looked(&mut self, turn: &mut Turn<'_>, began: Mono, units: &[UnitSeen], owned: &dyn Fn(&str, &str) -> bool) {
         self.trouble = None;
         let units: Vec<&UnitSeen> = units.iter().filter(|seen| !owned("", &seen.unit)).collect();
         for seen in &units {
             let Some(cutting) = turn.memory.cutting.get(&seen.unit).cloned() else { continue };
             if still_ending(&cutting, seen) {
-                self.trouble = Some(format!("{} is still being stopped", seen.unit));
+                self.goes_on_ending(turn, began, &cutting, seen);
             } else if seen.invocation == cutting.invocation && seen.active.runs() {
                 // The stop or restart was not begun after all.
                 settle_cut(turn, &seen.unit, false, false);
@@ -126,7 +135,7 @@ impl Debts {
                     turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it was not stopped".to_owned() });
                 }
             } else if cutting.of_script() {
-                settle_script(turn, seen, false);
+                settle_script(turn, seen, self.orphans.was_killed(&seen.unit));
                 if seen.active == Active::Failed {
                     // Nobody waits for it: its outcome is not needed.
                     turn.ask(Effect::ResetFailed { unit: seen.unit.clone() });
@@ -143,6 +152,21 @@ impl Debts {
             for seen in units {
                 self.rerun(turn, seen);
             }
+        }
+    }
+
+    fn goes_on_ending(&mut self, turn: &mut Turn<'_>, began: Mono, cutting: &Cutting, seen: &UnitSeen) {
+        self.trouble = Some(format!("{} is still being stopped", seen.unit));
+        match self.orphans.ending(cutting, seen, began) {
+            Ending::Wait => {}
+            Ending::LookAt(at) => self.next = self.next.min(at),
+            Ending::Kill { cgroup } => {
+                self.orphans.killed(&seen.unit, turn.now.mono);
+                self.next = turn.now.mono.after(DYING_LOOK);
+                let id = turn.ask(Effect::Kill { unit: seen.unit.clone(), cgroup });
+                self.pending.insert(id, Debt::Kill(seen.unit.clone()));
+            }
+            Ending::Never => self.trouble = Some(format!("{} does not end, not even by SIGKILL", seen.unit)),
         }
     }
 
@@ -198,12 +222,5 @@ impl Debts {
         let owed = (self.waiting && self.pending.is_empty()).then(|| Deadline::new(self.next, "start again what is owed its start"));
         let frozen = !memory.frozen.is_empty() && self.thawing.is_none();
         earliest([owed, frozen.then(|| Deadline::new(self.next_thaw, "let stopped workers go on"))])
-    }
-}
-
-fn said(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Fault(fault) => fault.to_string(),
-        _ => "no answer".to_owned(),
     }
 }

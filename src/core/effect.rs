@@ -176,6 +176,19 @@ pub enum Outcome {
     Fault(Fault),
 }
 
+impl Outcome {
+    /// Why it is not the one that was hoped for, for people.
+    #[must_use]
+    pub fn said(&self) -> String {
+        match self {
+            Outcome::Fault(fault) => fault.to_string(),
+            Outcome::Answered { status, .. } => format!("HTTP status {status}"),
+            Outcome::Job(JobEnd::Running) => "it took too long".to_owned(),
+            _ => "no answer".to_owned(),
+        }
+    }
+}
+
 /// How a hook command ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -1,6 +1,7 @@
 //! The journal: what is written so that nothing is forgotten. What it adds up to is [`super::memory::Memory`].
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +78,9 @@ pub enum Entry {
         invocation: String,
         /// The end of a script before this was not ours.
         asked: Mono,
+        /// So long after `asked` a script is sent SIGKILL, whatever has become of its target by then.
+        #[serde(default)]
+        grace: Option<Duration>,
         casualties: Vec<Casualty>,
     },
     /// The restart took place (the casualties are real), or did not.

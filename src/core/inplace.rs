@@ -173,8 +173,7 @@ impl InPlace {
             match outcome {
                 Outcome::Units(units) => self.seen(turn, units),
                 other => {
-                    let said = if let Outcome::Fault(fault) = other { fault.to_string() } else { "no answer".to_owned() };
-                    self.trouble = Some(format!("cannot look at php-fpm: {said}"));
+                    self.trouble = Some(format!("cannot look at php-fpm: {}", other.said()));
                     self.next = turn.now.mono.after(RETRY);
                 }
             }

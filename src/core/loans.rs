@@ -94,12 +94,8 @@ impl Loans {
                 }
             }
             other => {
-                let said = match other {
-                    Outcome::Fault(fault) => fault.to_string(),
-                    _ => "no answer".to_owned(),
-                };
                 self.failed = self.failed.saturating_add(1);
-                self.trouble = Some(format!("cannot write zz-restart-agent.conf and reload systemd: {said}"));
+                self.trouble = Some(format!("cannot write zz-restart-agent.conf and reload systemd: {}", other.said()));
                 self.next_try = turn.now.mono.after(RETRY);
             }
         }

@@ -57,11 +57,7 @@ impl Looker {
                 Some(units)
             }
             other => {
-                let said = match other {
-                    Outcome::Fault(fault) => fault.to_string(),
-                    _ => "no answer".to_owned(),
-                };
-                self.trouble = Some(format!("cannot look at the units: {said}"));
+                self.trouble = Some(format!("cannot look at the units: {}", other.said()));
                 self.not_before = turn.now.mono.after(RETRY);
                 self.want(self.not_before);
                 None

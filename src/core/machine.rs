@@ -30,7 +30,7 @@ const PASSES: usize = 16;
 /// Between two turns that only time causes; longer and longer while nothing comes of them.
 const BREATH: Duration = Duration::from_millis(5);
 const BREATH_LONGEST: Duration = Duration::from_secs(1);
-/// So long a script that is being stopped and belongs to no target any more keeps what it was lent.
+/// So long past its grace a script that is being stopped and belongs to no target any more keeps what it was lent.
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(120);
 /// After a rollout that failed: the next try, doubled each time.
 const RETRY_FAILED: Duration = Duration::from_secs(60);
@@ -292,7 +292,7 @@ impl Machine {
             let began = self.began(now);
             match self.works.get_mut(&name) {
                 Some(Work::Fpm) => self.inplace.renew(now.mono, &name, want, began),
-                Some(Work::Scheduled(work)) => work.renew(&mut turn!(self, now, step), want, began),
+                Some(Work::Scheduled(work)) => work.renew(&mut turn!(self, now, step), &mut self.loans, want, began),
                 Some(Work::Services(work)) => work.renew(&mut turn!(self, now, step), want, began),
                 None => {}
             }
@@ -412,7 +412,7 @@ impl Machine {
         // A script that is being stopped keeps what it was lent until it has ended, also if its target has left the configuration.
         let known = |unit: &str| self.works.values().any(|work| matches!(work, Work::Scheduled(work) if work.knows(unit)));
         let orphan = |(unit, cutting): (&String, &Cutting)| {
-            cutting.of_script() && !known(unit) && turn.now.mono < cutting.asked.after(ORPHAN_PATIENCE)
+            cutting.of_script() && !known(unit) && turn.now.mono < cutting.asked.after(cutting.grace.unwrap_or_default() + ORPHAN_PATIENCE)
         };
         let mut stopping = turn.memory.cutting.iter().any(orphan);
         for (name, work) in &mut self.works {

@@ -128,9 +128,14 @@ pub struct Hold {
 pub struct Cutting {
     pub invocation: String,
     pub asked: Mono,
+    #[serde(default)]
+    pub grace: Option<Duration>,
     pub casualties: Vec<Casualty>,
     /// The restart or stop is in the journal, so it may have taken place.
     pub begun: bool,
+    /// systemd has answered it, so it has taken place.
+    #[serde(default)]
+    pub answered: bool,
 }
 
 impl Cutting {
@@ -214,9 +219,10 @@ impl Memory {
             Entry::Proven { unit } => {
                 self.unproven.remove(unit);
             }
-            Entry::Cutting { unit, invocation, asked, casualties } => {
+            Entry::Cutting { unit, invocation, asked, grace, casualties } => {
                 let (invocation, casualties) = (invocation.clone(), casualties.clone());
-                self.cutting.insert(unit.clone(), Cutting { invocation, asked: *asked, casualties, begun: false });
+                self.cutting
+                    .insert(unit.clone(), Cutting { invocation, asked: *asked, grace: *grace, casualties, begun: false, answered: false });
             }
             Entry::CutSettled { unit, .. } => {
                 self.cutting.remove(unit);
@@ -348,6 +354,11 @@ impl Memory {
             (Effect::Depool { pool, .. }, Outcome::Fault(Fault::Journal(_))) => {
                 // Not begun: there is nothing to put back. Any other fault may have come after the act.
                 self.depooled.remove(&pool);
+            }
+            (Effect::Stop { unit, .. }, Outcome::Job(_)) => {
+                if let Some(cutting) = self.cutting.get_mut(&unit) {
+                    cutting.answered = true;
+                }
             }
             (Effect::Unlend { units }, Outcome::Done) => {
                 for unit in units {

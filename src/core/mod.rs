@@ -16,6 +16,7 @@ mod loans;
 mod look;
 pub mod machine;
 pub mod memory;
+mod orphans;
 pub mod plan;
 pub mod policy;
 mod pool;

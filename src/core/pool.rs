@@ -65,6 +65,8 @@ pub struct Pool {
     next_try: Mono,
     /// When the present wait for a proof ends.
     until: Mono,
+    /// Until then "out" may be from before: a repool of ours, taken back by a depool, is still on its way to the balancer.
+    stale_until: Mono,
     backoff: Duration,
 }
 
@@ -82,6 +84,7 @@ impl Pool {
             commanded: false,
             next_try: Mono::BOOT,
             until: Mono::NEVER,
+            stale_until: Mono::BOOT,
             backoff: REPOOL_FIRST,
         }
     }
@@ -179,6 +182,9 @@ impl Pool {
         }
         self.state = state;
         self.trouble = trouble;
+        if state == PoolState::Pooled {
+            self.stale_until = Mono::BOOT;
+        }
         let debt = turn.memory.depooled.get(&self.name);
         let ours = debt.is_some();
         let returning = debt.is_some_and(|debt| debt.returning);
@@ -186,7 +192,11 @@ impl Pool {
             (Goal::Rest, _) => {}
             (Goal::Know, PoolState::Pooled) => self.verdict = Verdict::Pooled,
             // On its way back, by our own doing: it is not out until that is taken back.
-            (Goal::Out, PoolState::Depooled) if returning => self.depool(turn),
+            (Goal::Out, PoolState::Depooled) if returning => {
+                self.stale_until = turn.now.mono.after(self.timeout(turn));
+                self.depool(turn);
+            }
+            (Goal::Out, PoolState::Depooled) if turn.now.mono < self.stale_until => self.next_try = turn.now.mono.after(CHECK_EVERY),
             (Goal::Know | Goal::Out, PoolState::Depooled) => self.verdict = if ours { Verdict::OutByUs } else { Verdict::OutByOther },
             (Goal::Out, PoolState::Pooled) if !self.commanded => self.depool(turn),
             // Asked before the repool: a depool of ours may still be on its way to the balancer.

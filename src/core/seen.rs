@@ -47,6 +47,17 @@ pub struct UnitSeen {
     pub timers: Vec<TimerSeen>,
 }
 
+impl UnitSeen {
+    /// What is seen now takes the place of what was seen before; of a dead unit the cgroup is known from before only (facts F3.2).
+    pub fn update(&mut self, seen: &UnitSeen) {
+        let cgroup = std::mem::take(&mut self.cgroup);
+        self.clone_from(seen);
+        if self.cgroup.is_empty() {
+            self.cgroup = cgroup;
+        }
+    }
+}
+
 /// `LoadState`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -10,10 +10,10 @@ use super::look::Looker;
 use super::memory::Want;
 use super::policy::ServiceRules;
 use super::seen::{Active, Load, UnitSeen};
-use super::stale::{LOOK_FROM, Stale, stale};
+use super::stale::{Stale, stale};
 use super::status::{TargetState, UnitEnd, UnitView};
 use super::step::{Deadline, Turn, earliest};
-use super::target::{Progress, matches_any};
+use super::target::{Progress, Pursuit, matches_any};
 use super::time::{Mono, Now};
 
 /// RestartUnit jobs under way at once: four in flight have all the gain of pipelining (docs/performance), more only delay the first unit.
@@ -32,13 +32,7 @@ const START_PAUSE: Duration = Duration::from_secs(2);
 pub struct Services {
     name: String,
     units: BTreeMap<String, Service>,
-    look: Looker,
-    working: Option<Want>,
-    /// The start of the rollout: drains are counted from there.
-    began: Mono,
-    /// What was seen before this was seen for something else.
-    renewed: Mono,
-    progress: Progress,
+    pursuit: Pursuit,
 }
 
 #[derive(Debug)]
@@ -77,29 +71,19 @@ enum Step {
 impl Services {
     #[must_use]
     pub fn new(name: &str) -> Services {
-        Services {
-            name: name.to_owned(),
-            units: BTreeMap::new(),
-            look: Looker::default(),
-            working: None,
-            began: Mono::BOOT,
-            renewed: Mono::BOOT,
-            progress: Progress::Idle,
-        }
+        Services { name: name.to_owned(), units: BTreeMap::new(), pursuit: Pursuit::default() }
     }
 
     pub fn progress(&self) -> &Progress {
-        &self.progress
+        self.pursuit.progress()
     }
 
     #[must_use]
     pub fn gathering(&self) -> bool {
-        matches!(self.progress, Progress::Working) && !self.look.seen_since(self.renewed)
+        self.pursuit.gathering()
     }
 
     pub fn renew(&mut self, turn: &mut Turn<'_>, want: Want, began: Mono) {
-        self.began = began;
-        self.renewed = turn.now.mono;
         self.units.retain(|_, unit| !unit.at_rest());
         // What did not come up the last time is not found among what runs, and is ours to bring up.
         let views = turn.memory.rollout.iter().map(|rollout| &rollout.view).chain(&turn.memory.last_rollout);
@@ -114,30 +98,26 @@ impl Services {
                 }
             }
         }
-        self.working = Some(want);
-        self.progress = Progress::Working;
-        self.look.reset();
-        self.look.want(turn.now.mono);
+        self.pursuit.renew(turn.now.mono, want, began);
     }
 
     pub fn pause(&mut self) {
         self.units.retain(|_, unit| !matches!(unit.step, Step::Draining { .. }));
         if self.units.values().all(Service::at_rest) {
-            self.progress = Progress::Idle;
-            self.working = None;
+            self.pursuit.rest();
         }
     }
 
     pub fn hint(&mut self, now: Mono, unit: Option<&str>) {
         // A removed job of a unit that is being restarted comes with its outcome.
-        if unit.is_none() && self.working.is_some() {
-            self.look.want(now);
+        if unit.is_none() && self.pursuit.want().is_some() {
+            self.pursuit.look.want(now);
         }
     }
 
     pub fn outcome(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, id: EffectId, outcome: &Outcome) -> bool {
-        if self.look.owns(id) {
-            if let Some(units) = self.look.outcome(turn, id, outcome) {
+        if self.pursuit.look.owns(id) {
+            if let Some(units) = self.pursuit.look.outcome(turn, id, outcome) {
                 self.seen(turn, rules, units);
             }
             return true;
@@ -148,7 +128,7 @@ impl Services {
                 if let (Outcome::Fault(_), Some(ladder)) = (outcome, &mut unit.ladder) {
                     ladder.kill_failed(now);
                 }
-                self.look.want(now.after(BATCH));
+                self.pursuit.look.want(now.after(BATCH));
                 return true;
             }
             if unit.pending.take_if(|pending| *pending == id).is_some() {
@@ -156,7 +136,7 @@ impl Services {
                     Outcome::Fault(fault) => unit.refused(turn, &self.name, name, fault),
                     _ => unit.enter(now, Step::Verifying),
                 }
-                self.look.want(now.after(BATCH));
+                self.pursuit.look.want(now.after(BATCH));
                 return true;
             }
         }
@@ -164,10 +144,10 @@ impl Services {
     }
 
     fn seen(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, units: &[UnitSeen]) {
-        let Some(want) = self.working.clone() else { return };
+        let Some(want) = self.pursuit.want().cloned() else { return };
         let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
         let mut present = BTreeSet::new();
-        let drain_until = if want.forced { turn.now.mono } else { self.began.after(rules.drain_timeout) };
+        let drain_until = self.pursuit.drain_until(turn.now.mono, rules.drain_timeout);
         for seen in units {
             let known = self.units.contains_key(&seen.unit);
             if !known && (!matches_any(&rules.units, &seen.unit) || matches_any(&rules.exclude, &seen.unit)) {
@@ -176,14 +156,14 @@ impl Services {
             present.insert(seen.unit.clone());
             let stale = stale(seen, &want, &memory);
             match self.units.get_mut(&seen.unit) {
-                Some(unit) => unit.look(turn, &self.name, seen, stale, &self.look, drain_until),
+                Some(unit) => unit.look(turn, &self.name, seen, stale, &self.pursuit.look, drain_until),
                 None if !stale.is_empty() => {
                     self.units.insert(seen.unit.clone(), Service::new(seen.clone(), stale, turn.now.mono, drain_until));
                 }
                 None => {}
             }
         }
-        if self.look.exact() {
+        if self.pursuit.look.exact() {
             return;
         }
         for (name, unit) in &mut self.units {
@@ -194,7 +174,7 @@ impl Services {
     }
 
     pub fn advance(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules) {
-        let Some(want) = self.working.clone() else { return };
+        let Some(want) = self.pursuit.want().cloned() else { return };
         let now = turn.now.mono;
         let mut under_way = self.units.values().filter(|unit| matches!(unit.step, Step::Restarting)).count();
         let mut failed = None;
@@ -205,17 +185,9 @@ impl Services {
             }
         }
         let busy = self.units.values().any(|unit| !unit.at_rest());
-        if matches!(self.progress, Progress::Working) && !busy {
-            let since = self.units.values().map(|unit| unit.since).max().unwrap_or(self.renewed);
-            let from = since.max(self.renewed).max(want.landed.after(LOOK_FROM));
-            if self.look.seen_since(from) {
-                self.progress = match failed {
-                    None => Progress::Reached,
-                    Some(why) => Progress::Failed { why, blocked: false },
-                };
-            } else {
-                self.look.want(from.max(now));
-            }
+        if self.pursuit.works() && !busy {
+            let changed = self.units.values().map(|unit| unit.since).max();
+            self.pursuit.conclude(now, changed, failed);
         }
         self.look_when_due(turn, rules);
     }
@@ -224,32 +196,32 @@ impl Services {
         let now = turn.now.mono;
         let restarting = self.units.values().any(|unit| matches!(unit.step, Step::Restarting | Step::Verifying));
         if restarting {
-            self.look.want(now.after(RESTART_LOOK));
+            self.pursuit.look.want(now.after(RESTART_LOOK));
         } else if self.units.values().any(|unit| !unit.at_rest()) {
-            self.look.want(now.after(DRAIN_LOOK));
+            self.pursuit.look.want(now.after(DRAIN_LOOK));
         }
         let unseen = |unit: &Service| matches!(unit.step, Step::Draining { until } if now >= until && unit.seen_at < until);
         if self.units.values().any(unseen) {
-            self.look.want(now);
+            self.pursuit.look.want(now);
         }
         let overdue = |unit: &Service| matches!(unit.step, Step::Restarting) && now >= unit.since.after(RESTART_LOOK);
         let named = self.units.iter().filter(|(_, unit)| matches!(unit.step, Step::Verifying) || overdue(unit));
         let cgroups: BTreeMap<String, String> = named.map(|(name, unit)| (name.clone(), unit.seen.cgroup.clone())).collect();
         if !cgroups.is_empty() {
             let units: Vec<String> = cgroups.keys().cloned().collect();
-            self.look.ask(turn, &units, Looked::Bare, BTreeMap::new());
+            self.pursuit.look.ask(turn, &units, Looked::Bare, BTreeMap::new());
         } else if restarting {
             // Nothing is late yet.
-            self.look.put_off(now);
+            self.pursuit.look.put_off(now);
         } else {
-            self.look.ask(turn, &rules.units, Looked::Running, BTreeMap::new());
+            self.pursuit.look.ask(turn, &rules.units, Looked::Running, BTreeMap::new());
         }
     }
 
     #[must_use]
     pub fn deadline(&self) -> Option<Deadline> {
-        self.working.as_ref()?;
-        let look = self.look.due().map(|at| Deadline::new(at, format!("{}: look at its services", self.name)));
+        self.pursuit.want()?;
+        let look = self.pursuit.look.due().map(|at| Deadline::new(at, format!("{}: look at its services", self.name)));
         earliest(self.units.iter().map(|(name, unit)| unit.deadline(name)).chain([look]))
     }
 
@@ -260,7 +232,7 @@ impl Services {
 
     #[must_use]
     pub fn trouble(&self) -> Option<&str> {
-        self.look.trouble()
+        self.pursuit.look.trouble()
     }
 }
 
@@ -327,11 +299,7 @@ impl Service {
             }
             _ => {
                 self.stale = stale;
-                let cgroup = std::mem::take(&mut self.seen.cgroup);
-                self.seen = seen.clone();
-                if self.seen.cgroup.is_empty() {
-                    self.seen.cgroup = cgroup;
-                }
+                self.seen.update(seen);
             }
         }
     }

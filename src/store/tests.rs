@@ -458,6 +458,7 @@ fn every_kind_of_entry_can_be_read_back() {
             unit: "a.service".to_owned(),
             invocation: String::new(),
             asked: Mono::BOOT,
+            grace: Some(Duration::from_millis(2500)),
             casualties: vec![casualty(wall_now())],
         },
         Entry::Casualty(casualty(wall_now())),

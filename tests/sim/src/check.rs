@@ -46,7 +46,7 @@ impl World {
         }
     }
 
-    fn term_timeout(&self, unit: &str) -> Option<Us> {
+    pub(crate) fn term_timeout(&self, unit: &str) -> Option<Us> {
         Some(us(match self.target_of(unit)?.1 {
             TargetRules::PhpFpm(rules) => rules.term_timeout,
             TargetRules::Scheduled(rules) => rules.term_timeout,
@@ -110,7 +110,7 @@ impl World {
         if unit.active.runs() {
             return;
         }
-        let stopped_by_us = unit.last_stop_by_agent.is_some();
+        let stopped_by_us = unit.last_stop_by_agent.is_some() || self.maybe_stopped.contains(&unit.invocation);
         let soon = self
             .timers
             .values()
@@ -201,11 +201,9 @@ impl World {
 
     pub(crate) fn agent_may_kill(&mut self, name: &str) {
         let now = self.now;
-        let Some(term_timeout) = self.term_timeout(name) else {
-            if self.now > self.policy_changed + 20 * S {
-                self.violates(format!("the agent kills {name}, which is no target's"));
-            }
-            return;
+        // What it has asked to end it may kill, also when its target has left the configuration since.
+        let Some(term_timeout) = self.term_timeout(name).or(self.graces.get(name).copied()) else {
+            return self.violates(format!("the agent kills {name}, which is no target's"));
         };
         let Some(sent) = self.sent.get(name).copied() else {
             return self.violates(format!("the agent kills {name} without having asked it to end"));
@@ -214,7 +212,10 @@ impl World {
             return self.violates(format!("SIGKILL to {name} {:.3} s after SIGTERM", (now - sent) as f64 / 1e6));
         }
         let Some(unit) = self.units.get(name) else { return };
-        if !unit.processes.is_empty() && unit.processes.values().all(|process| process.start > sent + 20 * MS) && unit.stop.is_none() {
+        // What has just been started could not be known.
+        let knowable = self.kill_sent.get(name).copied().unwrap_or(now).saturating_sub(300 * MS);
+        let anew = |process: &Process| process.start > sent + 20 * MS && process.start < knowable;
+        if !unit.processes.is_empty() && unit.processes.values().all(anew) && unit.stop.is_none() {
             self.violates(format!("SIGKILL to {name}, which was started anew"));
         }
     }
@@ -233,11 +234,11 @@ impl World {
             (None, _) => None,
         };
         // One run is one casualty, however many of its commands were ended.
-        let same_run = |cut: &Cut| cut.unit == name && self.units.get(name).is_some_and(|unit| cut.at >= unit.main_start);
+        let Some(invocation) = self.units.get(name).map(|unit| unit.invocation.clone()) else { return };
         if let Some(doubtful) = cut
-            && !self.cuts.iter().any(same_run)
+            && !self.cuts.iter().any(|cut| cut.invocation == invocation)
         {
-            self.cuts.push(Cut { unit: name.to_owned(), pid: process.pid, request: None, at: now, doubtful });
+            self.cuts.push(Cut { unit: name.to_owned(), invocation, pid: process.pid, request: None, at: now, doubtful });
         }
     }
 
@@ -305,7 +306,8 @@ impl World {
         for timer in self.timers.values().filter(|timer| timer.stopped_by_agent && !timer.active) {
             left.push(format!("{} was stopped and never started again", timer.name));
         }
-        for balancer in self.balancers.values().filter(|balancer| balancer.out && !balancer.by_person) {
+        // What a person took out at the very moment at which the agent saw it back is that person's.
+        for balancer in self.balancers.values().filter(|balancer| balancer.out && !balancer.turned_out_by_person) {
             left.push(format!("the host is still out of pool {}", balancer.name));
         }
         left

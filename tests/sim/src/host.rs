@@ -186,6 +186,10 @@ impl Host {
         if self.machine.take().is_some() {
             self.world.say(|| "== the agent dies".to_owned());
         }
+        let stops = self.durable.open.values().filter_map(|effect| if let Effect::Stop { unit, .. } = effect { Some(unit) } else { None });
+        let runs = stops.filter_map(|unit| self.world.units.get(unit)).map(|unit| unit.invocation.clone());
+        let runs: Vec<String> = runs.collect();
+        self.world.maybe_stopped.extend(runs);
         self.world.epoch += 1;
         self.world.agent_was_away = true;
         self.outstanding.clear();
@@ -354,11 +358,15 @@ impl Host {
             let forced = *force;
             let id = self.memory().stamp.as_ref().map(|stamp| stamp.deploy.id.clone()).unwrap_or_default();
             // It is a deploy for the world from the moment at which it is accepted; what is checked in between may know of it.
-            self.world.wanted.push(crate::world::Wanted { at, forced, targets, id });
+            self.world.wanted.push(crate::world::Wanted { at, perhaps: false, forced, targets, id });
             let kept = self.world.wanted.len();
             self.feed(Event::Order { by: "root".to_owned(), order });
             if !matches!(self.answers.get(before), Some(Answer::Accepted(_))) && self.world.wanted.len() == kept {
-                self.world.wanted.pop();
+                // The machine may have taken it all the same, before the journal could not.
+                let taken = self.memory().targets.values().filter_map(|target| target.want.as_ref()).any(|want| want.landed.0 == at);
+                if let Some(refused) = self.world.wanted.pop().filter(|_| taken) {
+                    self.world.wanted.push(crate::world::Wanted { perhaps: true, ..refused });
+                }
             }
             return;
         }
@@ -442,15 +450,20 @@ impl Host {
         let Some(machine) = &self.machine else { return };
         let memory = machine.memory();
         let held = memory.hold.as_ref().is_some_and(|hold| hold.targets.is_none());
-        let pending = memory.rollout.is_some()
-            || !memory.depooled.is_empty()
-            || !memory.lent.is_empty()
-            || !memory.timers.is_empty()
-            || !memory.reruns.is_empty()
-            || !memory.frozen.is_empty()
-            || (matches!(machine.waited(None), Waited::Pending { .. }) && !held);
-        if pending && self.outstanding.is_empty() && machine.next_deadline().is_none() && self.journal_told {
-            self.world.violates("something is to be done, no effect is under way, and there is no deadline".to_owned());
+        let waits = matches!(machine.waited(None), Waited::Pending { .. }) && !held;
+        let pending = [
+            (memory.rollout.is_some(), "a rollout"),
+            (!memory.depooled.is_empty(), "depooled"),
+            (!memory.lent.is_empty(), "lent"),
+            (!memory.timers.is_empty(), "timers"),
+            (!memory.reruns.is_empty(), "reruns"),
+            (!memory.frozen.is_empty(), "frozen"),
+            (waits, "wait"),
+        ];
+        let pending: Vec<&str> = pending.iter().filter(|(owed, _)| *owed).map(|(_, what)| *what).collect();
+        if !pending.is_empty() && self.outstanding.is_empty() && machine.next_deadline().is_none() && self.journal_told {
+            let what = pending.join(", ");
+            self.world.violates(format!("something is to be done ({what}), no effect is under way, and there is no deadline"));
         }
         let Some(machine) = &self.machine else { return };
         if thorough && self.stamp_told && matches!(machine.waited(None), Waited::Converged { .. }) {
@@ -613,6 +626,11 @@ impl World {
                 fpm.config_good = true;
                 fpm.pings = true;
                 fpm.status = Answers::Well;
+                // Whoever is overloaded for ever answers no ping.
+                fpm.load.long_percent = 0;
+                if fpm.load.every > 0 {
+                    fpm.load.every = 400 * MS;
+                }
                 if fpm.start != FpmStart::Well(60 * MS) {
                     fpm.start = FpmStart::Well(60 * MS);
                 }

@@ -26,6 +26,8 @@ pub struct Balancer {
     pub by_person: bool,
     /// Since when it has been out, as the balancer has it.
     pub out_since: Us,
+    /// It was a person who took it out last; whose it is nobody can tell if the agent owed the pool this host then.
+    pub turned_out_by_person: bool,
     /// When a person last put it in.
     pub put_in: Us,
     pub depool: Hook,
@@ -44,6 +46,7 @@ impl Balancer {
             name: name.to_owned(),
             out: false,
             by_person: false,
+            turned_out_by_person: false,
             out_since: 0,
             put_in: 0,
             depool: Hook::Works(80 * MS),
@@ -124,6 +127,7 @@ impl World {
             return self.violates(format!("pool {pool}: the agent puts back what a person took out"));
         }
         balancer.out = out;
+        balancer.turned_out_by_person = false;
         balancer.out_since = now;
         if out {
             balancer.by_agent.0 += 1
@@ -147,10 +151,12 @@ impl World {
         if out && !balancer.out {
             // While the agent owes the pool this host, nobody can tell whose depool it is.
             balancer.by_person = !self.agent_owes.contains(pool);
+            balancer.turned_out_by_person = true;
             balancer.out_since = now;
         }
         if !out {
             balancer.by_person = false;
+            balancer.turned_out_by_person = false;
             balancer.put_in = now;
         }
         balancer.out = out;

@@ -40,6 +40,12 @@ impl World {
         let epoch = self.epoch;
         if let Effect::Stop { unit, .. } | Effect::Restart { unit, .. } = &effect {
             self.sent.insert(unit.clone(), self.now);
+            if let Some(grace) = self.term_timeout(unit) {
+                self.graces.insert(unit.clone(), grace);
+            }
+        }
+        if let Effect::Kill { unit, .. } = &effect {
+            self.kill_sent.insert(unit.clone(), self.now);
         }
         self.say(|| format!("   -> {} {effect:?}", id.0));
         let latency = self.latency();

@@ -324,7 +324,8 @@ impl World {
             }
             let request_line = Some(format!("GET {}", request.uri));
             let doubtful = request.finishing || !known || (strays && now - request.began < 100 * MS);
-            self.cuts.push(Cut { unit: name.to_owned(), pid: process.pid, request: request_line, at: now, doubtful });
+            let invocation = self.units[name].invocation.clone();
+            self.cuts.push(Cut { unit: name.to_owned(), invocation, pid: process.pid, request: request_line, at: now, doubtful });
         }
         if !stopping && self.units[name].processes.contains_key(&master) {
             // The master starts another.

@@ -123,6 +123,7 @@ pub struct Faults {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cut {
     pub unit: String,
+    pub invocation: String,
     pub pid: u32,
     /// The request's line; `None` for a script.
     pub request: Option<String>,
@@ -135,6 +136,8 @@ pub struct Cut {
 #[derive(Debug, Clone)]
 pub struct Wanted {
     pub at: Us,
+    /// The journal could not take it: whether it is carried out, nobody was promised.
+    pub perhaps: bool,
     pub forced: bool,
     pub targets: Option<Vec<String>>,
     pub id: String,
@@ -164,6 +167,12 @@ pub struct World {
     pub epoch: u64,
     /// StopUnit or RestartUnit that the agent sent, by unit, newest last.
     pub sent: BTreeMap<String, Us>,
+    /// The grace that the rules gave it then.
+    pub graces: BTreeMap<String, Us>,
+    /// SIGKILL that the agent sent, by unit, newest last.
+    pub kill_sent: BTreeMap<String, Us>,
+    /// Runs that a dead agent has written it would stop: nobody can know whether it did.
+    pub maybe_stopped: std::collections::BTreeSet<String>,
     /// By target: the landing of the newest deploy that it has reached, as the agent says.
     pub reached: BTreeMap<String, Us>,
     /// Pools that the agent may have taken the host out of.
@@ -204,6 +213,9 @@ impl World {
             waiting: BTreeMap::new(),
             epoch: 0,
             sent: BTreeMap::new(),
+            graces: BTreeMap::new(),
+            kill_sent: BTreeMap::new(),
+            maybe_stopped: std::collections::BTreeSet::new(),
             reached: BTreeMap::new(),
             agent_owes: std::collections::BTreeSet::new(),
             agent_was_away: false,
@@ -311,7 +323,7 @@ impl World {
                 restart_agent::core::deploy::Scope::Only(names) => Some(names.iter().cloned().collect::<Vec<_>>()),
             };
             let forced = of(&deploy.forced).is_none_or(|names| !names.is_empty());
-            self.wanted.push(Wanted { at: self.now, forced, targets: of(&deploy.targets), id: deploy.id });
+            self.wanted.push(Wanted { at: self.now, perhaps: false, forced, targets: of(&deploy.targets), id: deploy.id });
         }
         self.stamp = Ok(seen);
         let told = Event::Stamp(self.stamp.clone());
@@ -321,6 +333,10 @@ impl World {
     /// The newest moment that a target is to be fresh for.
     #[must_use]
     pub fn newest_want(&self, target: &str) -> Option<&Wanted> {
-        self.wanted.iter().rev().find(|wanted| wanted.targets.as_ref().is_none_or(|names| names.iter().any(|name| name == target)))
+        self.wanted
+            .iter()
+            .rev()
+            .filter(|wanted| !wanted.perhaps)
+            .find(|wanted| wanted.targets.as_ref().is_none_or(|names| names.iter().any(|name| name == target)))
     }
 }

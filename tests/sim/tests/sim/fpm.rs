@@ -1,7 +1,8 @@
 //! php-fpm in place.
 
 use restart_agent::core::status::State;
-use sim::world::{Fpm, MINUTE, S};
+use sim::host::Deed;
+use sim::world::{Fpm, Load, MINUTE, MS, S};
 
 use crate::given::{FPM, fpm_host};
 
@@ -17,4 +18,22 @@ fn a_touched_stamp_renews_php_fpm_and_the_host_is_back_in_the_pool() {
     assert_ne!(before, host.world.units[FPM].invocation);
     assert_eq!(host.world.balancers["default"].by_agent, (1, 1));
     assert!(host.casualties().is_empty());
+}
+
+/// The agent that comes back puts the host back, then takes it out again: the check says "out" until the balancer has heard of either.
+#[test]
+fn a_drain_begins_anew_when_the_agent_was_away_and_a_repool_is_still_on_its_way() {
+    let load =
+        Load { every: 200 * MS, strays_every: 0, short: (5 * MS, 30 * MS), long_percent: 10, long: (20 * S, 30 * S), until: u64::MAX };
+    let mut host = fpm_host(true, Fpm { workers: 40, load, ..Fpm::default() });
+    host.world.balancers.get_mut("default").unwrap().delay = 2 * S;
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.balancers["default"].out));
+    host.later(S, Deed::KillAgent(S));
+    host.run(5 * S);
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+    host.run(5 * S);
+    host.check_at_rest();
+    host.must_be_right();
+    assert_eq!(host.world.balancers["default"].by_agent, (2, 2));
 }

@@ -23,7 +23,7 @@ fn whatever_happens_the_rules_hold() {
         assert_eq!(wrong, None, "seed {seed}");
         return;
     }
-    let (from, seeds) = (number("FROM").unwrap_or(0), number("SEEDS").unwrap_or(500));
+    let (from, seeds) = (number("FROM").unwrap_or(0), number("SEEDS").unwrap_or(1000));
     let keep_going = std::env::var("KEEP_GOING").is_ok();
     let began = Instant::now();
     let mut turns = 0;

@@ -1,0 +1,98 @@
+//! The drain: until nothing is in flight, by proof, or the threshold is there.
+
+use std::time::Duration;
+
+use super::{Fpm, FpmStep};
+use crate::core::effect::Outcome;
+use crate::core::evidence::{Flight, Proof, Source, busy_workers, flight};
+use crate::core::seen::{PoolAnswers, WorkerState};
+use crate::core::step::Turn;
+use crate::core::time::Mono;
+
+/// Between two looks while draining: 0.3 % of a core (docs/performance), and the end of the last request is seen within two of them.
+const POLL: Duration = Duration::from_millis(50);
+const POLL_SLOWEST: Duration = Duration::from_secs(1);
+
+impl Fpm {
+    /// Begins to drain: `until` is the threshold, `quiet` how long nothing may come in. What has the new code already, or nothing to
+    /// drain, skips it.
+    pub fn drain(&mut self, now: Mono, until: Mono, quiet: Duration, exposed: bool) {
+        self.exposed = exposed;
+        self.quiet = quiet;
+        self.until = if self.unproven || !self.seen.active.runs() { now } else { until };
+        self.drain_again(now);
+    }
+
+    /// Whether nothing is in flight, or what is has had its time.
+    #[must_use]
+    pub fn drained(&self, now: Mono) -> bool {
+        matches!(self.step, FpmStep::Draining { until } if self.idle || now >= until)
+    }
+
+    pub(super) fn drain_again(&mut self, now: Mono) {
+        self.idle = false;
+        self.proof = Proof::default();
+        self.enter(now, FpmStep::Draining { until: self.until });
+    }
+
+    pub(super) fn drain_on(&mut self, turn: &mut Turn<'_>, until: Mono) {
+        let now = turn.now.mono;
+        let quiet = match &self.source {
+            Source::StatusText { interval } => self.quiet.max(*interval + Duration::from_secs(1)),
+            _ => self.quiet,
+        };
+        self.idle = self.proof.holds(now, quiet);
+        if now < self.next || now >= until {
+            return;
+        }
+        // An hour's drain need not be watched twenty times a second.
+        let pace = (now.since(self.since) / 600).clamp(if self.held { POLL * 2 } else { POLL }, POLL_SLOWEST);
+        self.next = now.after(pace);
+        match &self.source {
+            Source::Status { .. } => {
+                let full = self.held
+                    || self.proof.in_flight.is_none_or(|requests| requests > 0)
+                        && now >= self.last_full_at.after(Duration::from_millis(250));
+                if full {
+                    self.last_full_at = now;
+                }
+                let left = until.since(now);
+                self.ask_status(turn, full, Duration::from_secs(1).min(left).max(Duration::from_millis(50)));
+            }
+            Source::StatusText { .. } | Source::Cgroup => {
+                if self.looking.is_none() {
+                    self.next = now.after(Duration::from_millis(500));
+                    self.look(turn);
+                }
+            }
+        }
+    }
+
+    pub(super) fn polled(&mut self, now: Mono, answers: &PoolAnswers) {
+        let Source::Status { asks, own } = &self.source else { return };
+        let mut flight = flight(asks, own, answers);
+        let probes = u64::try_from(own.iter().filter(|own| **own).count()).unwrap_or(0);
+        if let Some(workers) = busy_workers(asks, own, answers) {
+            let all = answers.values().flatten().flat_map(|status| status.workers.iter().flatten());
+            self.held = all.into_iter().any(|worker| worker.state == WorkerState::ReadingHeaders);
+            if workers.is_empty()
+                && let Flight::Busy { .. } = flight
+            {
+                // Only held connections without a request (facts 3j).
+                let accepted = answers.values().flatten().map(|status| status.accepted).sum();
+                flight = Flight::Idle { accepted };
+            }
+            self.last_full = Some(workers);
+        }
+        self.answered |= !matches!(flight, Flight::Unknown(_));
+        self.proof.flight(now, &flight, probes);
+    }
+}
+
+/// The answers when the question itself could not be asked: no answer is never "idle" (law 5).
+pub(super) fn silent(source: &Source, outcome: &Outcome) -> PoolAnswers {
+    match source {
+        Source::Status { asks, .. } => asks.iter().map(|ask| (ask.pool.clone(), Err(outcome.said()))).collect(),
+        _ => PoolAnswers::new(),
+    }
+}

@@ -1,0 +1,354 @@
+//! One php-fpm unit on its way through an in-place restart: preflight, drain, cut, restart, proof. The bracket around it, with the
+//! load balancer, is `inplace`.
+//!
+//! What comes after what is in this file; `drain`, `cut`, `restart` and `proof` are the parts of the way, `looks`
+//! is what it is asked, `view` what status is told.
+
+mod cut;
+mod drain;
+mod looks;
+mod proof;
+mod restart;
+mod view;
+
+use std::time::Duration;
+
+use drain::silent;
+use proof::VERIFY_TIMEOUT;
+
+use crate::core::cut::settle_cut;
+use crate::core::effect::{Effect, EffectId, Outcome, WorkerRef};
+use crate::core::evidence::{Proof, Source};
+use crate::core::ladder::Ladder;
+use crate::core::loans::{Loans, fpm_drop_in};
+use crate::core::memory::Want;
+use crate::core::policy::FpmRules;
+use crate::core::seen::{FpmLayout, UnitSeen, WorkerSeen};
+use crate::core::stale::stale_fpm;
+use crate::core::status::UnitEnd;
+use crate::core::step::Turn;
+use crate::core::time::{Mono, Wall};
+
+/// For an answer over pm.status_listen, and for the second look of the cut (facts M8).
+const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
+/// A request whose answer is on the way gets this long (facts M8).
+const FINISHING: Duration = Duration::from_millis(100);
+/// A test that gives no verdict (the bus went away, systemd reloaded) is repeated: it touches nothing.
+const TESTS: u32 = 3;
+const TEST_AGAIN: Duration = Duration::from_millis(500);
+const RESTART_LOOK: Duration = Duration::from_millis(500);
+
+#[derive(Debug)]
+pub struct Fpm {
+    pub target: String,
+    pub unit: String,
+    pub rules: FpmRules,
+    pub want: Want,
+    seen: UnitSeen,
+    layout: Option<FpmLayout>,
+    source: Source,
+    pub step: FpmStep,
+    since: Mono,
+    pending: Option<EffectId>,
+    /// A SIGKILL under way beside the restart that it hurries, or a SIGCONT after one that did not take place.
+    aside: Option<EffectId>,
+    looking: Option<EffectId>,
+    look_began: Mono,
+    /// When the last answered look of the restart had begun.
+    looked_at: Mono,
+    /// The old invocation is no more.
+    old_gone: bool,
+    restarted_at: Wall,
+    /// Held connections without a request in the last full status: then only full looks tell idle from busy.
+    held: bool,
+    next: Mono,
+    proof: Proof,
+    /// Proof that nothing is in flight.
+    idle: bool,
+    /// The threshold.
+    until: Mono,
+    quiet: Duration,
+    /// Its status has answered at least once.
+    answered: bool,
+    /// Asked in the last look of the drain: whose requests they are, if the cut gets no answer.
+    last_full: Option<Vec<WorkerSeen>>,
+    last_full_at: Mono,
+    frozen: Vec<WorkerRef>,
+    frozen_busy: Vec<WorkerSeen>,
+    /// Workers whose answer was on its way have had their moment.
+    thawed: bool,
+    ladder: Option<Ladder>,
+    warmed: usize,
+    /// How often its configuration was tested.
+    tests: u32,
+    /// Its restart was begun before, and it was not proven since.
+    unproven: bool,
+    /// Requests may still come in: no pool, or an emergency that does not wait for it.
+    exposed: bool,
+    /// Not looked at for ever: the job has this long.
+    within: Mono,
+    notes: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FpmStep {
+    Testing,
+    Inspecting,
+    /// Ready for the bracket to take the host out and drain.
+    Prepared,
+    /// It goes on until the bracket does: what is idle now may be busy by then.
+    Draining {
+        until: Mono,
+    },
+    /// Its processes are looked up, for the cut.
+    Seeing,
+    /// First full status of the cut.
+    Counting,
+    Freezing,
+    Recounting,
+    Thawing,
+    Finishing,
+    WaitingForLoan,
+    Restarting,
+    Verifying {
+        until: Mono,
+    },
+    /// Its status page is asked for its start time.
+    Dating {
+        until: Mono,
+    },
+    Warming,
+    Proving {
+        until: Mono,
+    },
+    Done,
+    /// Nothing was signalled: the old code keeps serving.
+    Refused(String),
+    /// It was restarted and does not serve as it should.
+    Broken(String),
+}
+
+impl Fpm {
+    #[must_use]
+    pub fn new(target: &str, rules: &FpmRules, want: Want, seen: UnitSeen, now: Mono) -> Fpm {
+        Fpm {
+            target: target.to_owned(),
+            unit: rules.unit.clone(),
+            rules: rules.clone(),
+            want,
+            seen,
+            layout: None,
+            source: Source::Cgroup,
+            step: FpmStep::Testing,
+            since: now,
+            pending: None,
+            aside: None,
+            looking: None,
+            look_began: Mono::BOOT,
+            looked_at: Mono::BOOT,
+            old_gone: false,
+            restarted_at: Wall(0),
+            held: false,
+            next: now,
+            proof: Proof::default(),
+            idle: false,
+            until: Mono::BOOT,
+            quiet: Duration::ZERO,
+            answered: false,
+            last_full: None,
+            last_full_at: Mono::BOOT,
+            frozen: Vec::new(),
+            frozen_busy: Vec::new(),
+            thawed: false,
+            ladder: None,
+            warmed: 0,
+            tests: 0,
+            unproven: false,
+            exposed: false,
+            within: Mono::BOOT,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Goes on to the restart: counts what is in flight, also after a drain that ended idle, since something may have come in since.
+    pub fn renew(&mut self, now: Mono) {
+        if self.unproven && self.seen.active.runs() {
+            return self.enter(now, FpmStep::Verifying { until: now.after(VERIFY_TIMEOUT) });
+        }
+        let asks = matches!(self.source, Source::Status { .. });
+        if !self.idle && !asks {
+            self.notes
+                .push("it has no status page, so nobody knows which requests were cut: set pm.status_path and pm.status_listen".to_owned());
+        }
+        self.enter(now, if asks && self.seen.active.runs() { FpmStep::Seeing } else { FpmStep::WaitingForLoan });
+    }
+
+    /// It was restarted before, by us, and never proven: after the preflight only the proof is left, or its start.
+    pub fn resume_unproven(&mut self) {
+        self.unproven = true;
+    }
+
+    /// Whether workers are stopped for the count, or about to be, and go on by what it does itself.
+    #[must_use]
+    pub fn counting(&self) -> bool {
+        matches!(
+            self.step,
+            FpmStep::Counting
+                | FpmStep::Freezing
+                | FpmStep::Recounting
+                | FpmStep::Thawing
+                | FpmStep::Finishing
+                | FpmStep::WaitingForLoan
+                | FpmStep::Restarting
+        )
+    }
+
+    #[must_use]
+    pub fn at_rest(&self) -> bool {
+        matches!(self.step, FpmStep::Done | FpmStep::Refused(_) | FpmStep::Broken(_))
+    }
+
+    /// Whether it has been touched, so that there is no way back.
+    #[must_use]
+    pub fn committed(&self) -> bool {
+        !matches!(self.step, FpmStep::Testing | FpmStep::Inspecting | FpmStep::Prepared | FpmStep::Draining { .. } | FpmStep::Refused(_))
+    }
+
+    pub fn outcome(&mut self, turn: &mut Turn<'_>, id: EffectId, outcome: &Outcome) -> bool {
+        if self.aside.take_if(|aside| *aside == id).is_some() {
+            if let (Outcome::Fault(_), Some(ladder)) = (outcome, &mut self.ladder) {
+                ladder.kill_failed(turn.now.mono);
+            }
+            return true;
+        }
+        if self.looking.take_if(|looking| *looking == id).is_some() {
+            self.looked(turn, outcome);
+            return true;
+        }
+        if self.pending.take_if(|pending| *pending == id).is_none() {
+            return false;
+        }
+        let now = turn.now.mono;
+        match (self.step.clone(), outcome) {
+            (FpmStep::Testing, Outcome::Tested { ok: true, .. }) => self.enter(now, FpmStep::Inspecting),
+            (FpmStep::Testing, Outcome::Tested { ok: false, output }) => {
+                self.refuse(
+                    turn,
+                    format!("its configuration is broken, php-fpm -t says: {output}. The old code keeps serving; mend the configuration"),
+                );
+            }
+            (FpmStep::Testing, _) if self.tests < TESTS => self.next = now.after(TEST_AGAIN),
+            (FpmStep::Testing, other) => {
+                self.refuse(turn, format!("php-fpm -t could not be run ({}), so it is not restarted", other.said()))
+            }
+            (FpmStep::Inspecting, Outcome::Layout(layout)) => {
+                self.source = Source::choose(&self.rules, Some(layout));
+                self.layout = Some(layout.clone());
+                self.enter(now, FpmStep::Prepared);
+            }
+            (FpmStep::Inspecting, other) => {
+                self.notes.push(format!("its configuration could not be read ({})", other.said()));
+                self.source = Source::choose(&self.rules, None);
+                self.enter(now, FpmStep::Prepared);
+            }
+            (FpmStep::Draining { .. }, Outcome::Pools(answers)) => self.polled(now, answers),
+            (FpmStep::Draining { .. }, other) => self.polled(now, &silent(&self.source, other)),
+            (FpmStep::Counting, Outcome::Pools(answers)) => self.counted(turn, answers),
+            (FpmStep::Counting, other) => self.counted(turn, &silent(&self.source, other)),
+            (FpmStep::Freezing, Outcome::Frozen(workers)) => {
+                self.frozen.clone_from(workers);
+                self.enter(now, FpmStep::Recounting);
+            }
+            (FpmStep::Freezing, _) => {
+                self.cut(turn, self.frozen_busy.clone(), false);
+                self.enter(now, FpmStep::WaitingForLoan);
+            }
+            (FpmStep::Recounting, Outcome::Pools(answers)) => self.recounted(turn, answers),
+            (FpmStep::Recounting, other) => self.recounted(turn, &silent(&self.source, other)),
+            (FpmStep::Thawing, _) => self.enter(now, FpmStep::Finishing),
+            (FpmStep::Restarting, other) => self.restarted(turn, other),
+            (FpmStep::Verifying { until }, other) => self.pinged(turn, until, other),
+            (FpmStep::Dating { until }, other) => self.dated(turn, until, other),
+            (FpmStep::Warming, other) => self.warmed_one(now, other),
+            (FpmStep::Proving { until }, other) => self.proved(turn, until, other),
+            _ => {}
+        }
+        true
+    }
+
+    pub fn advance(&mut self, turn: &mut Turn<'_>, loans: &mut Loans) {
+        let now = turn.now.mono;
+        if self.pending.is_some() && !matches!(self.step, FpmStep::Restarting) {
+            return;
+        }
+        let unit = self.unit.clone();
+        match self.step.clone() {
+            FpmStep::Testing if now >= self.next => {
+                self.tests += 1;
+                self.pending = Some(turn.ask(Effect::TestConfig { unit }));
+            }
+            FpmStep::Inspecting => self.pending = Some(turn.ask(Effect::Inspect { unit })),
+            FpmStep::Draining { until } => {
+                loans.want(&unit, &fpm_drop_in(self.rules.term_timeout));
+                self.drain_on(turn, until);
+            }
+            FpmStep::Seeing if self.looking.is_none() && now >= self.next && self.may_renew(turn, loans) => {
+                self.next = now.after(RESTART_LOOK);
+                self.look(turn);
+            }
+            FpmStep::Counting | FpmStep::Recounting => self.ask_status(turn, true, STATUS_TIMEOUT),
+            // Finishing may also be a long shutdown function: whoever is still at it then is cut, and counted again for that.
+            FpmStep::Finishing if now >= self.since.after(FINISHING) => self.enter(now, FpmStep::Counting),
+            FpmStep::WaitingForLoan => {
+                if self.may_renew(turn, loans) {
+                    self.restart(turn);
+                } else if !self.frozen.is_empty() {
+                    // Nobody knows for how long: what was stopped for the count goes on, and is counted again.
+                    let workers = std::mem::take(&mut self.frozen);
+                    self.aside = Some(turn.ask(Effect::Thaw { workers }));
+                    settle_cut(turn, &unit, false, false);
+                    self.enter(now, FpmStep::Seeing);
+                }
+            }
+            FpmStep::Restarting => self.escalate(turn),
+            FpmStep::Verifying { until } if now >= self.next => self.verify(turn, until),
+            FpmStep::Dating { until } if now >= self.next => {
+                if matches!(self.source, Source::Status { .. }) && self.restarted_at != Wall(0) {
+                    let timeout = Duration::from_secs(2).min(until.since(now)).max(Duration::from_millis(100));
+                    self.ask_status(turn, false, timeout);
+                } else {
+                    self.serves(turn.now);
+                }
+            }
+            FpmStep::Warming => self.warm(turn),
+            FpmStep::Proving { until } if now >= self.next => self.prove(turn, until),
+            _ => {}
+        }
+        if self.at_rest() {
+            loans.release(&self.unit);
+        }
+    }
+
+    fn enter(&mut self, now: Mono, step: FpmStep) {
+        self.step = step;
+        self.since = now;
+        self.next = now;
+    }
+
+    fn refuse(&mut self, turn: &mut Turn<'_>, why: String) {
+        turn.unit_ended(&self.target, &self.unit, UnitEnd::Failed, why.clone());
+        self.enter(turn.now.mono, FpmStep::Refused(why));
+    }
+
+    fn break_down(&mut self, turn: &mut Turn<'_>, why: String) {
+        turn.unit_ended(&self.target, &self.unit, UnitEnd::Failed, why.clone());
+        self.enter(turn.now.mono, FpmStep::Broken(why));
+    }
+}
+
+/// Whether the unit needs the bracket: its master is older than the landing, or it was restarted and never proven.
+#[must_use]
+pub fn needs_renewal(turn: &Turn<'_>, target: &str, seen: &UnitSeen, want: &Want) -> bool {
+    let memory = turn.memory.targets.get(target).cloned().unwrap_or_default();
+    turn.memory.unproven.contains_key(&seen.unit) || !stale_fpm(seen, want, &memory).is_empty()
+}

@@ -1,0 +1,143 @@
+//! The proof: ping, the start time of its status page, warm-up, and a script that answers with the deploy's id.
+
+use std::time::Duration;
+
+use super::{Fpm, FpmStep};
+use crate::core::effect::{Effect, FpmRequest, Outcome};
+use crate::core::entry::Entry;
+use crate::core::status::UnitEnd;
+use crate::core::step::Turn;
+use crate::core::time::{Mono, Now};
+
+pub(super) const VERIFY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Of that, for a status page that has never answered.
+const NEVER_ANSWERED: Duration = Duration::from_secs(2);
+const VERIFY_EVERY: Duration = Duration::from_millis(100);
+const WARM_TIMEOUT: Duration = Duration::from_secs(60);
+const PROOF_TIMEOUT: Duration = Duration::from_secs(30);
+const PROOF_EVERY: Duration = Duration::from_millis(500);
+
+impl Fpm {
+    /// Ping over the main socket where there is a ping path, else the status page there, else READY=1 has to do.
+    pub(super) fn verify(&mut self, turn: &mut Turn<'_>, until: Mono) {
+        let pool = self.layout.as_ref().and_then(|layout| layout.pools.first());
+        let path = pool.and_then(|pool| pool.ping_path.clone().or_else(|| pool.status_path.clone()));
+        match (pool, path) {
+            (Some(pool), Some(path)) => {
+                let timeout = Duration::from_secs(2).min(until.since(turn.now.mono)).max(Duration::from_millis(100));
+                let request = FpmRequest::Ping { path };
+                self.pending = Some(turn.ask(Effect::Request { socket: pool.listen.clone(), request, timeout }));
+            }
+            _ => self.enter(turn.now.mono, FpmStep::Dating { until }),
+        }
+    }
+
+    pub(super) fn pinged(&mut self, turn: &mut Turn<'_>, until: Mono, outcome: &Outcome) {
+        match outcome {
+            Outcome::Answered { status: 200, .. } => self.enter(turn.now.mono, FpmStep::Dating { until }),
+            other if turn.now.mono >= until => {
+                self.break_down(turn, format!("it runs, but does not answer its ping: {}", other.said()));
+            }
+            _ => self.next = turn.now.mono.after(VERIFY_EVERY),
+        }
+    }
+
+    /// `start time` has a resolution of one second (facts 1f).
+    pub(super) fn dated(&mut self, turn: &mut Turn<'_>, until: Mono, outcome: &Outcome) {
+        let oldest = match outcome {
+            Outcome::Pools(answers) => answers.values().map(|answer| answer.as_ref().ok().map(|status| status.start_time)).min().flatten(),
+            _ => None,
+        };
+        match oldest {
+            Some(start) if start >= self.restarted_at.seconds() - 1 => self.serves(turn.now),
+            Some(_) if turn.now.mono >= until => self.break_down(turn, "it runs, but its status page shows the old start time".to_owned()),
+            None if turn.now.mono >= until => self.break_down(turn, "it runs, but its status page does not answer".to_owned()),
+            // It had said nothing before either, so its silence is no sign that something is wrong with what was started.
+            None if !self.answered && turn.now.mono >= self.since.after(NEVER_ANSWERED) => {
+                self.notes.push("its status page does not answer: look at `status`, `status_path` and pm.status_path".to_owned());
+                self.serves(turn.now);
+            }
+            _ => self.next = turn.now.mono.after(VERIFY_EVERY),
+        }
+    }
+
+    pub(super) fn serves(&mut self, now: Now) {
+        self.warmed = 0;
+        self.enter(now.mono, FpmStep::Warming);
+        if !self.rules.warm.is_empty() {
+            // A file younger than this is not cached, so warming earlier would be for nothing (facts 5e).
+            let protection = self.layout.as_ref().map_or(2000, |layout| layout.file_update_protection_ms);
+            let from = self.want.landed.after(Duration::from_millis(protection + 100));
+            self.next = from.max(now.mono);
+        }
+    }
+
+    pub(super) fn warm(&mut self, turn: &mut Turn<'_>) {
+        let now = turn.now.mono;
+        let Some(socket) = self.layout.as_ref().and_then(|layout| layout.pools.first()).map(|pool| pool.listen.clone()) else {
+            return self.warm_done(now);
+        };
+        match self.rules.warm.get(self.warmed).cloned() {
+            None => self.warm_done(now),
+            Some(_) if now < self.next => {}
+            Some(script) => {
+                let request = FpmRequest::Script { script };
+                self.pending = Some(turn.ask(Effect::Request { socket, request, timeout: WARM_TIMEOUT }));
+            }
+        }
+    }
+
+    pub(super) fn warmed_one(&mut self, now: Mono, outcome: &Outcome) {
+        let script = self.rules.warm.get(self.warmed).cloned().unwrap_or_default();
+        match outcome {
+            Outcome::Answered { status, .. } if *status < 400 => {}
+            Outcome::Answered { status, .. } => self.notes.push(format!("warm-up {script} answered {status}")),
+            other => self.notes.push(format!("warm-up {script} failed: {}", other.said())),
+        }
+        self.warmed += 1;
+        self.next = now;
+    }
+
+    fn warm_done(&mut self, now: Mono) {
+        self.enter(now, FpmStep::Proving { until: now.after(PROOF_TIMEOUT) });
+    }
+
+    pub(super) fn prove(&mut self, turn: &mut Turn<'_>, until: Mono) {
+        let socket = self.layout.as_ref().and_then(|layout| layout.pools.first()).map(|pool| pool.listen.clone());
+        match (self.rules.proof.clone(), socket) {
+            (Some(proof), Some(socket)) => {
+                let timeout = Duration::from_secs(10).min(until.since(turn.now.mono)).max(Duration::from_millis(100));
+                let request = FpmRequest::Script { script: proof.script };
+                self.pending = Some(turn.ask(Effect::Request { socket, request, timeout }));
+            }
+            (Some(_), None) => self.break_down(turn, "its socket is not known, so proof could not be asked for".to_owned()),
+            (None, _) => self.done(turn),
+        }
+    }
+
+    pub(super) fn proved(&mut self, turn: &mut Turn<'_>, until: Mono, outcome: &Outcome) {
+        match outcome {
+            Outcome::Answered { status: 200, body } if body.contains(&self.want.id) => self.done(turn),
+            Outcome::Answered { status, .. } if turn.now.mono >= until => {
+                let script = self.rules.proof.as_ref().map(|proof| proof.script.clone()).unwrap_or_default();
+                self.break_down(
+                    turn,
+                    format!("proof: {script} answers {status} without the id {}: it serves other code than the stamp says", self.want.id),
+                );
+            }
+            other if turn.now.mono >= until => self.break_down(turn, format!("proof: no answer: {}", other.said())),
+            _ => self.next = turn.now.mono.after(PROOF_EVERY),
+        }
+    }
+
+    fn done(&mut self, turn: &mut Turn<'_>) {
+        turn.record(Entry::Proven { unit: self.unit.clone() });
+        let mut why = "restarted, and it serves".to_owned();
+        for note in &self.notes {
+            why.push_str("; ");
+            why.push_str(note);
+        }
+        turn.unit_ended(&self.target, &self.unit, UnitEnd::Renewed, why);
+        self.enter(turn.now.mono, FpmStep::Done);
+    }
+}

@@ -1,0 +1,43 @@
+//! The first rung: a stale script may end by itself, until its drain is over. What may not be stopped at all is left to that.
+
+use super::script::{Script, ScriptStep};
+use crate::core::loans::{Loans, script_drop_in};
+use crate::core::policy::{Overdue, ScheduledRules};
+use crate::core::seen::{Load, UnitSeen};
+use crate::core::status::UnitEnd;
+use crate::core::step::Turn;
+
+impl Script {
+    pub(super) fn drain(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
+        if let Some(why) = untouchable(&self.seen, rules.overdue) {
+            turn.unit_ended(&self.target, &self.unit, UnitEnd::Left, why.clone());
+            return self.enter(turn.now.mono, ScriptStep::Left(why));
+        }
+        // With what several ExecStart= are lent, the next of them would not run: that is for when it is about to be stopped.
+        if self.seen.exec_starts <= 1 {
+            loans.want(&self.unit, &script_drop_in(&self.seen, rules.term_timeout));
+        }
+        if turn.now.mono < self.drain_until || !turn.journal_good {
+            return;
+        }
+        self.stop_timers(turn);
+    }
+}
+
+/// A script that its rules, or systemd, do not let us stop.
+fn untouchable(unit: &UnitSeen, overdue: Option<Overdue>) -> Option<String> {
+    if unit.refuse_manual_stop {
+        return Some("it refuses a manual stop (RefuseManualStop=yes): it goes on with old code until it ends".to_owned());
+    }
+    if unit.load == Load::Masked {
+        return Some("it is masked, so it could not come back: it goes on with old code until it ends".to_owned());
+    }
+    match overdue {
+        Some(Overdue::Finish) => Some("its rules let it finish (overdue = \"finish\")".to_owned()),
+        Some(Overdue::Stop) => None,
+        None if unit.on_success && unit.on_failure => {
+            Some("it has OnSuccess= and OnFailure=, so any stop would start one of them: it may finish".to_owned())
+        }
+        None => None,
+    }
+}

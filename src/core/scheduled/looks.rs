@@ -1,0 +1,157 @@
+//! When and what is looked at, and what a look says of each script.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::Scheduled;
+use super::script::{Script, ScriptStep};
+use crate::core::effect::Looked;
+use crate::core::entry::Entry;
+use crate::core::ladder::Rung;
+use crate::core::loans::Loans;
+use crate::core::policy::ScheduledRules;
+use crate::core::seen::UnitSeen;
+use crate::core::stale::{Stale, stale};
+use crate::core::status::UnitEnd;
+use crate::core::step::Turn;
+use crate::core::target::matches_any;
+use crate::core::time::Mono;
+
+/// While scripts drain, their end is announced by JobRemoved; this catches what was missed.
+const DRAIN_LOOK: Duration = Duration::from_secs(5);
+/// While one is being stopped.
+const STOP_LOOK: Duration = Duration::from_millis(500);
+/// Stops that end together are looked at together.
+pub(super) const BATCH: Duration = Duration::from_millis(15);
+/// While nothing is to be done but some are left running.
+const LEFT_LOOK: Duration = Duration::from_secs(30);
+
+impl Scheduled {
+    pub(super) fn seen(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, units: &[UnitSeen]) {
+        let Some(want) = self.pursuit.want().cloned() else { return };
+        let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
+        let mut present = BTreeSet::new();
+        let drain_until = self.pursuit.drain_until(turn.now.mono, rules.drain_timeout);
+        for seen in units {
+            let known = self.scripts.contains_key(&seen.unit);
+            if !known && (!matches_any(&rules.units, &seen.unit) || matches_any(&rules.exclude, &seen.unit)) {
+                continue;
+            }
+            let stale = stale(seen, &want, &memory);
+            if seen.active.runs() || !seen.processes.is_empty() {
+                present.insert(seen.unit.clone());
+            }
+            if let Some(script) = self.scripts.get_mut(&seen.unit) {
+                script.seen_at = self.pursuit.look.began().unwrap_or(script.seen_at);
+                script.look(turn, loans, seen, stale, drain_until);
+            } else if !stale.is_empty() && self.pursuit.works() {
+                // One that was given up in an earlier rollout may still be being stopped.
+                match turn.memory.cutting.get(&seen.unit).cloned() {
+                    Some(cutting) => self.take_up(turn.now.mono, &seen.unit, &cutting, want.clone(), rules),
+                    None => {
+                        let script = Script::new(&self.name, seen.clone(), stale, turn.now.mono, drain_until);
+                        self.scripts.insert(seen.unit.clone(), script);
+                    }
+                }
+            }
+        }
+        if self.pursuit.look.exact() {
+            return;
+        }
+        for (unit, script) in &mut self.scripts {
+            if !present.contains(unit) && matches!(script.step, ScriptStep::Draining | ScriptStep::Left(_)) {
+                script.ended_by_itself(turn);
+            }
+        }
+    }
+
+    pub(super) fn look_when_due(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
+        let now = turn.now.mono;
+        let any = |what: fn(&ScriptStep) -> bool| self.scripts.values().any(|script| what(&script.step));
+        let look = &mut self.pursuit.look;
+        if any(|step| matches!(step, ScriptStep::Stopping)) {
+            look.want(now.after(STOP_LOOK));
+        } else if self.scripts.values().any(|script| !script.at_rest()) {
+            look.want(now.after(DRAIN_LOOK));
+        } else if any(|step| matches!(step, ScriptStep::Left(_))) {
+            look.want(now.after(LEFT_LOOK));
+        }
+        // One look serves all that became ready together.
+        let timers_stopping = any(|step| matches!(step, ScriptStep::StoppingTimers));
+        let unseen = |script: &Script| match script.step {
+            ScriptStep::Ready => !timers_stopping && !look.seen_since(script.since),
+            ScriptStep::Deciding => !look.seen_since(script.since),
+            _ => false,
+        };
+        if self.scripts.values().any(unseen) {
+            look.want(now);
+        }
+        // A unit that is being stopped is asked for by name: one that has ended does not match "running".
+        let named = self.scripts.iter().filter(|(_, script)| script.watched(now));
+        let cgroups: BTreeMap<String, String> = named.map(|(unit, script)| (unit.clone(), script.seen.cgroup.clone())).collect();
+        if cgroups.is_empty() {
+            look.ask(turn, &rules.units, Looked::WithTimers, cgroups);
+        } else {
+            let units: Vec<String> = cgroups.keys().cloned().collect();
+            look.ask(turn, &units, Looked::Exactly, cgroups);
+        }
+    }
+}
+
+impl Script {
+    /// Whether it is to be looked at by name: it is being stopped and its stop has been answered or is overdue, or it just was.
+    fn watched(&self, now: Mono) -> bool {
+        match self.step {
+            ScriptStep::Stopping => {
+                self.answered.is_some() || self.ladder.as_ref().is_some_and(|ladder| !matches!(ladder.rung(now), Rung::Grace { .. }))
+            }
+            ScriptStep::StoppingTimers | ScriptStep::Ready | ScriptStep::Deciding => true,
+            _ => false,
+        }
+    }
+
+    fn look(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, seen: &UnitSeen, stale: Stale, drain_until: Mono) {
+        match self.step {
+            // What was seen before it was done says nothing of what was done.
+            ScriptStep::Done(..) if self.seen_at < self.since => {}
+            ScriptStep::Draining | ScriptStep::Left(_) if stale.is_empty() => self.ended_by_itself(turn),
+            ScriptStep::StoppingTimers | ScriptStep::Ready if stale.is_empty() && !turn.memory.cutting.contains_key(&self.unit) => {
+                // It ended while its timers were being stopped: they are owed their start all the same.
+                self.stale = stale;
+                loans.release(&self.unit);
+                self.enter(turn.now.mono, ScriptStep::Stopped);
+            }
+            ScriptStep::Ready if stale.is_empty() => {
+                // The stop of which nobody knew what became has taken place.
+                self.stale = stale;
+                self.seen = seen.clone();
+                self.enter(turn.now.mono, ScriptStep::Stopping);
+            }
+            ScriptStep::Stopping if self.not_stopped(seen) => self.stop_was_lost(turn, seen, stale),
+            ScriptStep::Stopping => {
+                self.stale = stale;
+                self.seen.update(seen);
+            }
+            ScriptStep::Done(UnitEnd::Renewed, _) if self.started_for.is_some() => {
+                let Some(landed) = self.started_for.take() else { return };
+                if !seen.invocation.is_empty() && seen.invocation != self.seen.invocation {
+                    let (target, unit, invocation) = (self.target.clone(), self.unit.clone(), seen.invocation.clone());
+                    turn.record(Entry::Fresh { target, unit, invocation, landed });
+                }
+            }
+            ScriptStep::Done(end, _) if !stale.is_empty() && end != UnitEnd::Failed => {
+                // Somebody's process is older than the landing all the same: begin again with it.
+                *self = Script::new(&self.target, seen.clone(), stale, turn.now.mono, drain_until);
+            }
+            ScriptStep::Draining | ScriptStep::Left(_) | ScriptStep::StoppingTimers | ScriptStep::Ready => {
+                self.stale = stale;
+                self.seen = seen.clone();
+            }
+            ScriptStep::Stopped | ScriptStep::StartingTimers | ScriptStep::Deciding | ScriptStep::Starting | ScriptStep::Done(..) => {
+                self.seen.timers.clone_from(&seen.timers);
+                self.seen.active = seen.active;
+                self.stale = stale;
+            }
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! `kind = "scheduled"`: timer-activated scripts. A running stale one may end by itself; then it is stopped, and runs again now, or at
+//! its next scheduled run.
+//!
+//! The order of a stop is that of facts F2.3: its timers, the service, then what was lent is given back, then the rerun and the timers.
+//! `script` says what comes after what; each rung of the ladder has its file: `drain`, `stop` (SIGTERM and SIGKILL). `timers` and `rerun`
+//! follow, `looks` says when and what is looked at, `view` what status is told.
+
+mod drain;
+mod looks;
+mod rerun;
+mod script;
+mod stop;
+mod timers;
+mod view;
+
+use std::collections::BTreeMap;
+
+use script::{Ask, Script, ScriptStep};
+
+use crate::core::effect::{EffectId, Outcome};
+use crate::core::loans::Loans;
+use crate::core::memory::{Cutting, Want};
+use crate::core::policy::ScheduledRules;
+use crate::core::status::UnitView;
+use crate::core::step::{Deadline, Turn, earliest};
+use crate::core::target::{Progress, Pursuit};
+use crate::core::time::{Mono, Now};
+
+#[derive(Debug)]
+pub struct Scheduled {
+    name: String,
+    scripts: BTreeMap<String, Script>,
+    pursuit: Pursuit,
+}
+
+impl Scheduled {
+    #[must_use]
+    pub fn new(name: &str) -> Scheduled {
+        Scheduled { name: name.to_owned(), scripts: BTreeMap::new(), pursuit: Pursuit::default() }
+    }
+
+    pub fn progress(&self) -> &Progress {
+        self.pursuit.progress()
+    }
+
+    /// Whether the first look for the present want is still to come.
+    #[must_use]
+    pub fn gathering(&self) -> bool {
+        self.pursuit.gathering()
+    }
+
+    #[must_use]
+    pub fn stopping(&self) -> bool {
+        self.scripts.values().any(|script| matches!(script.step, ScriptStep::StoppingTimers | ScriptStep::Ready | ScriptStep::Stopping))
+    }
+
+    /// Whether it knows this script, be it one that was given up.
+    #[must_use]
+    pub fn knows(&self, unit: &str) -> bool {
+        self.scripts.contains_key(unit)
+    }
+
+    /// Whether this timer, or this script, is being worked on.
+    #[must_use]
+    pub fn owns(&self, timer: &str, unit: &str) -> bool {
+        let mut busy = self.scripts.values().filter(|script| !script.at_rest());
+        busy.any(|script| script.unit == unit || (!timer.is_empty() && script.has_timer(timer)))
+    }
+
+    /// Begins, or begins again, to make this target fresh.
+    pub fn renew(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, want: Want, began: Mono) {
+        self.scripts.retain(|unit, script| {
+            if script.at_rest() {
+                loans.release(unit);
+            }
+            !script.at_rest()
+        });
+        if want.forced {
+            for script in self.scripts.values_mut() {
+                script.drain_until = script.drain_until.min(turn.now.mono);
+            }
+        }
+        self.pursuit.renew(turn.now.mono, want, began);
+    }
+
+    /// A stop that an earlier agent sent goes on where it was: its grace is counted from there.
+    pub fn take_up(&mut self, now: Mono, unit: &str, cutting: &Cutting, want: Want, rules: &ScheduledRules) {
+        self.scripts.insert(unit.to_owned(), Script::taken_up(&self.name, unit, cutting, now, rules));
+        self.pursuit.take_up(now, want);
+    }
+
+    /// The target is no longer in the configuration.
+    pub fn release(&self, loans: &mut Loans) {
+        for unit in self.scripts.keys() {
+            loans.release(unit);
+        }
+    }
+
+    /// Gives up what has not been touched; what has been goes on to its end.
+    pub fn pause(&mut self, loans: &mut Loans) {
+        self.scripts.retain(|unit, script| {
+            let untouched = matches!(script.step, ScriptStep::Draining);
+            if untouched || script.at_rest() {
+                loans.release(unit);
+            }
+            !untouched
+        });
+        if self.scripts.values().all(Script::at_rest) {
+            self.pursuit.rest();
+        }
+    }
+
+    pub fn hint(&mut self, now: Mono, unit: Option<&str>) {
+        let ours = unit.is_none_or(|unit| self.scripts.contains_key(unit));
+        if ours && self.pursuit.want().is_some() {
+            self.pursuit.look.want(now);
+        }
+    }
+
+    pub fn outcome(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, id: EffectId, outcome: &Outcome) -> bool {
+        if self.pursuit.look.owns(id) {
+            if let Some(units) = self.pursuit.look.outcome(turn, id, outcome) {
+                self.seen(turn, rules, loans, units);
+            }
+            return true;
+        }
+        for script in self.scripts.values_mut() {
+            if let Some(ask) = script.pending.remove(&id) {
+                let stopped = ask == Ask::StopScript;
+                script.came_of(turn, loans, ask, outcome);
+                if stopped {
+                    self.pursuit.look.want(turn.now.mono.after(looks::BATCH));
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    pub fn advance(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
+        if self.pursuit.want().is_none() {
+            return;
+        }
+        for script in self.scripts.values_mut() {
+            script.advance(turn, rules, loans, &self.pursuit.look);
+        }
+        let busy = self.scripts.values().any(|script| !script.at_rest());
+        if !busy {
+            self.release(loans);
+        }
+        self.look_when_due(turn, rules);
+        if busy || !self.pursuit.works() {
+            return;
+        }
+        let changed = self.scripts.values().map(|script| script.since).max();
+        let failed = self.scripts.values().find_map(Script::failure);
+        self.pursuit.conclude(turn.now.mono, changed, failed);
+        self.look_when_due(turn, rules);
+    }
+
+    #[must_use]
+    pub fn deadline(&self) -> Option<Deadline> {
+        self.pursuit.want()?;
+        let look = self.pursuit.look.due().map(|at| Deadline::new(at, format!("{}: look at its scripts", self.name)));
+        earliest(self.scripts.values().map(Script::deadline).chain([look]))
+    }
+
+    #[must_use]
+    pub fn views(&self, now: Now) -> Vec<UnitView> {
+        self.scripts.values().map(|script| script.view(now)).collect()
+    }
+
+    #[must_use]
+    pub fn trouble(&self) -> Option<&str> {
+        self.pursuit.look.trouble()
+    }
+}

@@ -1,0 +1,160 @@
+//! One script on its way from running old code to being at rest: which step comes after which.
+
+use std::collections::BTreeMap;
+
+use crate::core::effect::{EffectId, Outcome};
+use crate::core::ladder::Ladder;
+use crate::core::loans::Loans;
+use crate::core::look::Looker;
+use crate::core::memory::Cutting;
+use crate::core::policy::ScheduledRules;
+use crate::core::seen::{Active, UnitSeen};
+use crate::core::stale::Stale;
+use crate::core::status::UnitEnd;
+use crate::core::step::Turn;
+use crate::core::time::{Mono, Span};
+
+#[derive(Debug)]
+pub(super) struct Script {
+    pub target: String,
+    pub unit: String,
+    pub seen: UnitSeen,
+    pub stale: Stale,
+    pub step: ScriptStep,
+    /// When `step` was entered.
+    pub since: Mono,
+    pub drain_until: Mono,
+    /// From the stop on.
+    pub ladder: Option<Ladder>,
+    pub pending: BTreeMap<EffectId, Ask>,
+    /// It was started again: when what it is fresh for landed. A newer deploy may have come since.
+    pub started_for: Option<Mono>,
+    /// The run that is being stopped.
+    pub invocation: String,
+    /// When the look had begun that it was last seen in; [`Mono::BOOT`] if it was taken up and not seen since.
+    pub seen_at: Mono,
+    /// When its stop was answered, or taken up.
+    pub answered: Option<Mono>,
+    /// How often its stop was begun in vain.
+    pub tries: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ScriptStep {
+    Draining,
+    /// Its timers are being stopped, so that the end of the script starts no run off schedule (facts F2.2).
+    StoppingTimers,
+    /// Its loan is awaited, and one more look, so that nothing fresh is stopped.
+    Ready,
+    Stopping,
+    /// It is gone; what was lent is given back before anything starts.
+    Stopped,
+    StartingTimers,
+    Deciding,
+    Starting,
+    Done(UnitEnd, String),
+    Left(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ask {
+    StopTimer,
+    StopScript,
+    Kill,
+    Reset,
+    StartTimer(String),
+    StartScript,
+}
+
+impl Script {
+    pub fn new(target: &str, seen: UnitSeen, stale: Stale, now: Mono, drain_until: Mono) -> Script {
+        Script {
+            target: target.to_owned(),
+            unit: seen.unit.clone(),
+            seen,
+            stale,
+            step: ScriptStep::Draining,
+            since: now,
+            drain_until,
+            ladder: None,
+            pending: BTreeMap::new(),
+            started_for: None,
+            invocation: String::new(),
+            seen_at: now,
+            answered: None,
+            tries: 0,
+        }
+    }
+
+    /// One whose stop was sent by an earlier agent, or in an earlier rollout.
+    pub fn taken_up(target: &str, unit: &str, cutting: &Cutting, now: Mono, rules: &ScheduledRules) -> Script {
+        let invocation = cutting.invocation.clone();
+        let seen = UnitSeen { unit: unit.to_owned(), invocation, active: Active::Deactivating, ..UnitSeen::default() };
+        Script {
+            seen_at: Mono::BOOT,
+            answered: Some(now),
+            step: ScriptStep::Stopping,
+            invocation: cutting.invocation.clone(),
+            ladder: Some(Ladder::new(cutting.asked, rules.term_timeout)),
+            ..Script::new(target, seen, Stale::default(), now, now)
+        }
+    }
+
+    pub fn at_rest(&self) -> bool {
+        matches!(self.step, ScriptStep::Done(..) | ScriptStep::Left(_))
+    }
+
+    /// Why the target has failed, if that is by this script.
+    pub fn failure(&self) -> Option<String> {
+        if let ScriptStep::Done(UnitEnd::Failed, why) = &self.step { Some(format!("{}: {why}", self.unit)) } else { None }
+    }
+
+    pub fn advance(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, look: &Looker) {
+        match self.step {
+            ScriptStep::Draining => self.drain(turn, rules, loans),
+            ScriptStep::StoppingTimers if self.pending.is_empty() => self.enter(turn.now.mono, ScriptStep::Ready),
+            ScriptStep::Ready => self.stop_when_lent(turn, rules, loans, look),
+            ScriptStep::Stopping => self.escalate(turn, rules, loans),
+            ScriptStep::Stopped => self.go_on_when_given_back(turn, rules, loans),
+            ScriptStep::StartingTimers if self.pending.is_empty() => self.start_timers(turn, rules),
+            ScriptStep::Deciding if look.seen_since(self.since) => self.decide(turn, rules),
+            ScriptStep::StoppingTimers
+            | ScriptStep::StartingTimers
+            | ScriptStep::Deciding
+            | ScriptStep::Starting
+            | ScriptStep::Done(..)
+            | ScriptStep::Left(_) => {}
+        }
+    }
+
+    pub fn came_of(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, ask: Ask, outcome: &Outcome) {
+        match ask {
+            Ask::StopTimer => self.timer_stopped(turn, outcome),
+            Ask::StopScript => self.stop_answered(turn, loans, outcome),
+            Ask::Kill => self.kill_answered(turn, outcome),
+            Ask::Reset => {}
+            Ask::StartTimer(timer) => self.timer_started(turn, timer, outcome),
+            Ask::StartScript => self.script_started(turn, outcome),
+        }
+    }
+
+    pub fn enter(&mut self, now: Mono, step: ScriptStep) {
+        self.step = step;
+        self.since = now;
+    }
+
+    pub fn done(&mut self, turn: &mut Turn<'_>, end: UnitEnd, why: String) {
+        turn.unit_ended(&self.target, &self.unit, end, why.clone());
+        self.enter(turn.now.mono, ScriptStep::Done(end, why));
+    }
+
+    pub fn give_up(&mut self, turn: &mut Turn<'_>, why: &str) {
+        self.done(turn, UnitEnd::Failed, why.to_owned());
+    }
+
+    pub fn ended_by_itself(&mut self, turn: &mut Turn<'_>) {
+        let ran = Span(turn.now.mono.since(self.stale.oldest.unwrap_or(turn.now.mono)));
+        self.stale = Stale::default();
+        self.done(turn, UnitEnd::Finished, format!("it ended by itself after {ran}"));
+    }
+}

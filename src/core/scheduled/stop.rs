@@ -1,0 +1,167 @@
+//! The last rungs: StopUnit, which is SIGTERM, and SIGKILL after the grace; and what is known when it has ended.
+
+use std::time::Duration;
+
+use super::script::{Ask, Script, ScriptStep};
+use crate::core::cut::{settle_cut, settle_script};
+use crate::core::effect::{Effect, Fault, Outcome};
+use crate::core::entry::Entry;
+use crate::core::ladder::{Ladder, Rung};
+use crate::core::loans::{Loan, Loans, script_drop_in};
+use crate::core::look::Looker;
+use crate::core::policy::{After, ScheduledRules};
+use crate::core::seen::{Active, UnitSeen};
+use crate::core::stale::Stale;
+use crate::core::status::{Casualty, CasualtyKind};
+use crate::core::step::Turn;
+use crate::core::time::Span;
+
+/// A stop whose fate is not known, since systemd does not answer, is sent so often.
+const STOP_TRIES: u32 = 3;
+/// So much later than our SIGKILL its job is given up.
+const STOP_SLACK: Duration = Duration::from_secs(30);
+
+impl Script {
+    /// Its timers are stopped: as soon as it has what it is lent, and one more look has shown it to be stale still.
+    pub(super) fn stop_when_lent(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, look: &Looker) {
+        loans.want(&self.unit, &script_drop_in(&self.seen, rules.term_timeout));
+        match loans.of(&self.unit) {
+            Loan::Here => {}
+            Loan::Coming => return,
+            Loan::Failed(why) => return self.give_up(turn, &why),
+        }
+        if look.seen_since(self.since) {
+            self.stop(turn, rules);
+        }
+    }
+
+    fn stop(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
+        // What somebody else is stopping already is not for us to start again.
+        let ours = self.seen.active != Active::Deactivating;
+        if ours && rules.after != After::UntilNext && !self.seen.refuse_manual_start && !self.seen.transient {
+            turn.record(Entry::RerunOwed { unit: self.unit.clone(), target: self.target.clone() });
+        }
+        self.invocation.clone_from(&self.seen.invocation);
+        let casualties = vec![self.casualty(turn, ours)];
+        turn.record(Entry::Cutting {
+            unit: self.unit.clone(),
+            invocation: self.invocation.clone(),
+            asked: turn.now.mono,
+            grace: Some(rules.term_timeout),
+            casualties,
+        });
+        let id = turn.ask(Effect::Stop { unit: self.unit.clone(), within: rules.term_timeout + STOP_SLACK });
+        self.pending.insert(id, Ask::StopScript);
+        self.answered = None;
+        self.ladder = Some(Ladder::new(turn.now.mono, rules.term_timeout));
+        self.enter(turn.now.mono, ScriptStep::Stopping);
+    }
+
+    /// What is lost if the stop cuts it; how it ended is added when that is known. `ours`: nobody else was stopping it already.
+    fn casualty(&self, turn: &Turn<'_>, ours: bool) -> Casualty {
+        let started = self.stale.oldest.unwrap_or(self.seen.main_start);
+        Casualty {
+            target: self.target.clone(),
+            unit: self.unit.clone(),
+            what: CasualtyKind::Script,
+            pid: self.seen.main_pid,
+            name: self.unit.clone(),
+            ran: Span(turn.now.mono.since(started)).to_string(),
+            ended_by: "SIGTERM".to_owned(),
+            certain: ours,
+            at: turn.now.wall,
+            request: None,
+        }
+    }
+
+    pub(super) fn stop_answered(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, outcome: &Outcome) {
+        match outcome {
+            Outcome::Job(_) => self.answered = Some(turn.now.mono),
+            Outcome::Fault(fault) => {
+                self.tries += 1;
+                if matches!(fault, Fault::Unreachable(_) | Fault::Other(_)) && self.tries < STOP_TRIES {
+                    // Whether it was taken is not known; a second one does no harm.
+                    return self.enter(turn.now.mono, ScriptStep::Ready);
+                }
+                settle_cut(turn, &self.unit, false, false);
+                loans.release(&self.unit);
+                self.give_up(turn, &format!("it could not be stopped: {fault}"));
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn escalate(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
+        let Some(ladder) = &mut self.ladder else { return };
+        let ended = !self.seen.active.runs() && self.seen.processes.is_empty();
+        // Another run is not to be stopped for this one.
+        let runs_anew = self.seen.invocation != self.invocation && self.stale.is_empty();
+        if self.answered.is_some() && self.seen_at >= self.since && (ended || runs_anew) {
+            self.gone(turn);
+            // At once, so that the last one to end takes all back with one Reload.
+            return loans.release(&self.unit);
+        }
+        // Only on the word of a look that began after the grace.
+        let looked = self.seen_at >= ladder.sent().after(rules.term_timeout);
+        match ladder.rung(turn.now.mono) {
+            Rung::Kill if looked && !ended && !runs_anew => {
+                ladder.killed(turn.now.mono);
+                let id = turn.ask(Effect::Kill { unit: self.unit.clone(), cgroup: self.seen.cgroup.clone() });
+                self.pending.insert(id, Ask::Kill);
+            }
+            Rung::Unkillable => {
+                let pids: Vec<String> = self.seen.processes.iter().map(|process| process.pid.to_string()).collect();
+                let why = format!("process {} does not end, not even by SIGKILL: it is stuck in the kernel", pids.join(", "));
+                // What it owes is paid when it has ended all the same, whoever sees that.
+                self.give_up(turn, &why);
+            }
+            Rung::Kill | Rung::Grace { .. } | Rung::Dying { .. } => {}
+        }
+    }
+
+    pub(super) fn kill_answered(&mut self, turn: &Turn<'_>, outcome: &Outcome) {
+        if let (Outcome::Fault(_), Some(ladder)) = (outcome, &mut self.ladder) {
+            ladder.kill_failed(turn.now.mono);
+        }
+    }
+
+    /// Whether a look after the answer to its stop shows the same run, and nobody stopping it.
+    pub(super) fn not_stopped(&self, seen: &UnitSeen) -> bool {
+        let looked = self.answered.is_some_and(|answered| self.seen_at >= answered);
+        looked && seen.invocation == self.invocation && matches!(seen.active, Active::Active | Active::Activating)
+    }
+
+    /// The stop was lost, with the bus or with an earlier agent: begin again.
+    pub(super) fn stop_was_lost(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen, stale: Stale) {
+        settle_cut(turn, &self.unit, false, false);
+        if turn.memory.reruns.contains_key(&self.unit) {
+            turn.record(Entry::RerunSettled { unit: self.unit.clone(), why: "it was not stopped".to_owned() });
+        }
+        self.tries += 1;
+        if self.tries >= STOP_TRIES {
+            return self.give_up(turn, "systemd takes its stop and does not do it");
+        }
+        self.stale = stale;
+        self.seen = seen.clone();
+        self.ladder = None;
+        self.drain_until = turn.now.mono;
+        self.enter(turn.now.mono, ScriptStep::Draining);
+    }
+
+    /// It has ended. Whether our signal ended it, its exit tells.
+    fn gone(&mut self, turn: &mut Turn<'_>) {
+        let killed = self.ladder.as_ref().is_some_and(Ladder::was_killed);
+        if !settle_script(turn, &self.seen, killed) {
+            // It was done before it was asked.
+            self.ladder = None;
+            if turn.memory.reruns.contains_key(&self.unit) {
+                turn.record(Entry::RerunSettled { unit: self.unit.clone(), why: "it had ended by itself".to_owned() });
+            }
+        }
+        if self.seen.active == Active::Failed {
+            let id = turn.ask(Effect::ResetFailed { unit: self.unit.clone() });
+            self.pending.insert(id, Ask::Reset);
+        }
+        self.enter(turn.now.mono, ScriptStep::Stopped);
+    }
+}

@@ -1,0 +1,49 @@
+//! What status is told of a script, and until when it waits.
+
+use super::script::{Script, ScriptStep};
+use crate::core::ladder::Rung;
+use crate::core::status::{TargetState, UnitEnd, UnitView};
+use crate::core::step::Deadline;
+use crate::core::time::Now;
+
+impl Script {
+    pub(super) fn deadline(&self) -> Option<Deadline> {
+        let unit = &self.unit;
+        match (&self.step, &self.ladder) {
+            (ScriptStep::Draining, _) => Some(Deadline::new(self.drain_until, format!("{unit}: may end by itself"))),
+            (ScriptStep::Stopping, Some(ladder)) => match ladder.rung(self.since) {
+                Rung::Grace { until } => Some(Deadline::new(until, format!("{unit}: its grace after SIGTERM"))),
+                Rung::Dying { until } => Some(Deadline::new(until, format!("{unit}: SIGKILL"))),
+                Rung::Kill | Rung::Unkillable => None,
+            },
+            _ => None,
+        }
+    }
+
+    pub(super) fn view(&self, now: Now) -> UnitView {
+        let (state, why, deadline) = match &self.step {
+            ScriptStep::Draining => (TargetState::Draining, "runs old code; may end by itself".to_owned(), Some(self.drain_until)),
+            ScriptStep::StoppingTimers | ScriptStep::Ready => (TargetState::Stopping, "about to be stopped".to_owned(), None),
+            ScriptStep::Stopping => match self.ladder.as_ref().map(|ladder| ladder.rung(now.mono)) {
+                Some(Rung::Grace { until }) => (TargetState::Stopping, "was sent SIGTERM".to_owned(), Some(until)),
+                Some(Rung::Dying { until }) => (TargetState::Killing, "was sent SIGKILL".to_owned(), Some(until)),
+                _ => (TargetState::Killing, "SIGKILL is due".to_owned(), None),
+            },
+            ScriptStep::Stopped | ScriptStep::StartingTimers | ScriptStep::Deciding | ScriptStep::Starting => {
+                (TargetState::Starting, "stopped; its timers, and if its rules say so the script, are being started".to_owned(), None)
+            }
+            ScriptStep::Done(UnitEnd::Failed, why) => (TargetState::Failed, why.clone(), None),
+            ScriptStep::Done(_, why) => (TargetState::Fresh, why.clone(), None),
+            ScriptStep::Left(why) => (TargetState::Left, why.clone(), None),
+        };
+        UnitView {
+            unit: self.unit.clone(),
+            state,
+            stale_processes: self.stale.count(),
+            oldest_start: self.stale.oldest.map(|at| now.wall_of(at)),
+            in_flight: None,
+            why,
+            deadline: deadline.map(|at| now.wall_of(at)),
+        }
+    }
+}
