@@ -6,16 +6,21 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags as Flags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, sleep_until};
 
 use super::walk::walk;
 
 /// One for each directory on the way, links included, and one for the file.
 const WATCHES_MAX: usize = 64;
+/// Somebody who writes into the file in place is waited for until the file is closed, so that half a stamp is no deploy (trap T3); but no longer
+/// than this.
+const WRITING: Duration = Duration::from_secs(2);
 /// So many reads of 4 KiB of events before somebody else gets a turn.
 const BATCHES_MAX: u32 = 64;
 
@@ -42,7 +47,21 @@ pub struct Watch {
     mounts: Option<AsyncFd<File>>,
     /// The names of interest in each watched directory; none for the file.
     watched: BTreeMap<WatchDescriptor, BTreeSet<OsString>>,
+    /// The watch of the file itself.
+    file: Option<WatchDescriptor>,
+    /// Something has changed that was not told yet.
+    owed: bool,
+    /// The file was written into and not closed yet: waited for until then.
+    writing: Option<Instant>,
     trouble: Option<String>,
+}
+
+/// What a batch of events says.
+#[derive(Debug, Default)]
+struct Heard {
+    near: bool,
+    /// The last that was heard of writing into the file: begun or ended.
+    writing: Option<bool>,
 }
 
 impl Watch {
@@ -54,23 +73,54 @@ impl Watch {
         // Of the thread: that is the mount namespace in which paths are resolved.
         let mounts = File::open("/proc/thread-self/mountinfo").and_then(|file| register(file, Interest::PRIORITY));
         let trouble = queue.as_ref().err().map(|error| format!("cannot watch the stamp, so it is only polled: {error}"));
-        let mut watch = Watch { path: path.to_owned(), queue: queue.ok(), mounts: mounts.ok(), watched: BTreeMap::new(), trouble };
+        let mut watch = Watch {
+            path: path.to_owned(),
+            queue: queue.ok(),
+            mounts: mounts.ok(),
+            watched: BTreeMap::new(),
+            file: None,
+            owed: false,
+            writing: None,
+            trouble,
+        };
         watch.arm();
         watch
     }
 
-    /// Returns when the stamp may have changed since the last return, or since [`Watch::new`]; never without a reason, sometimes without
-    /// a change. Many changes at once are one return. Dropping the future loses nothing.
+    /// Returns when the stamp may have changed since the last return, or since [`Watch::new`], and nobody is in the middle of writing into it, at
+    /// the latest 2 s after that has begun; never without a reason, sometimes without a change. Many changes at once are one return. Dropping
+    /// the future loses nothing.
     pub async fn changed(&mut self) {
         loop {
-            let near = tokio::select! {
-                near = events(self.queue.as_ref(), &self.watched) => near,
-                () = mounted(self.mounts.as_ref()) => true,
-            };
-            if near {
-                self.arm();
+            if self.owed && self.writing.is_none() {
+                self.owed = false;
                 return;
             }
+            let written = self.writing;
+            tokio::select! {
+                heard = events(self.queue.as_ref(), &self.watched, self.file) => {
+                    match heard.writing {
+                        Some(true) => self.writing = self.writing.or_else(|| Some(Instant::now() + WRITING)),
+                        Some(false) => self.writing = None,
+                        None => {}
+                    }
+                    if heard.near {
+                        self.near();
+                    }
+                }
+                () = mounted(self.mounts.as_ref()) => self.near(),
+                () = sleep_until(written.unwrap_or_else(Instant::now)), if written.is_some() => self.writing = None,
+            }
+        }
+    }
+
+    fn near(&mut self) {
+        self.owed = true;
+        let file = self.file;
+        self.arm();
+        if self.file != file {
+            // Whoever writes into a file that is no stamp any more is of no interest.
+            self.writing = None;
         }
     }
 
@@ -87,13 +137,17 @@ impl Watch {
         let inotify = &queue.get_ref().0;
         let mut watched: BTreeMap<WatchDescriptor, BTreeSet<OsString>> = BTreeMap::new();
         let mut trouble = None;
+        let mut file = None;
         let mut add = |fd: &OwnedFd, flags: Flags, name: Option<&OsStr>| {
             if watched.len() >= WATCHES_MAX {
                 trouble = Some(format!("the path of the stamp goes through more than {WATCHES_MAX} directories: some are only polled"));
                 return;
             }
             match inotify.add_watch(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str(), flags) {
-                Ok(watch) => watched.entry(watch).or_default().extend(name.map(OsStr::to_owned)),
+                Ok(watch) => {
+                    file = name.is_none().then_some(watch);
+                    watched.entry(watch).or_default().extend(name.map(OsStr::to_owned));
+                }
                 Err(Errno::ENOSPC) => {
                     trouble = Some("cannot watch the stamp, so it is only polled: fs.inotify.max_user_watches is reached".to_owned())
                 }
@@ -113,6 +167,7 @@ impl Watch {
             let _ = inotify.rm_watch(*gone);
         }
         self.watched = watched;
+        self.file = file;
         self.trouble = trouble;
     }
 }
@@ -121,14 +176,25 @@ fn display(name: Option<&OsStr>) -> String {
     name.map_or_else(|| "the file".to_owned(), |name| name.display().to_string())
 }
 
-/// Waits for events; whether one of them is of interest.
-async fn events(queue: Option<&AsyncFd<Queue>>, watched: &BTreeMap<WatchDescriptor, BTreeSet<OsString>>) -> bool {
+/// Waits for events.
+async fn events(
+    queue: Option<&AsyncFd<Queue>>,
+    watched: &BTreeMap<WatchDescriptor, BTreeSet<OsString>>,
+    file: Option<WatchDescriptor>,
+) -> Heard {
     let Some(queue) = queue else { return std::future::pending().await };
     let Ok(mut ready) = queue.readable().await else { return std::future::pending().await };
-    let mut near = false;
+    let mut heard = Heard::default();
     for _ in 0..BATCHES_MAX {
         match ready.get_inner().0.read_events() {
-            Ok(events) => near |= events.iter().any(|event| of_interest(event, watched)),
+            Ok(events) => {
+                for event in &events {
+                    heard.near |= of_interest(event, watched);
+                    if file == Some(event.wd) && event.mask.intersects(Flags::IN_MODIFY.union(Flags::IN_CLOSE_WRITE)) {
+                        heard.writing = Some(event.mask.contains(Flags::IN_MODIFY));
+                    }
+                }
+            }
             Err(Errno::EINTR) => {}
             Err(_) => {
                 ready.clear_ready();
@@ -136,7 +202,7 @@ async fn events(queue: Option<&AsyncFd<Queue>>, watched: &BTreeMap<WatchDescript
             }
         }
     }
-    near
+    heard
 }
 
 fn of_interest(event: &InotifyEvent, watched: &BTreeMap<WatchDescriptor, BTreeSet<OsString>>) -> bool {

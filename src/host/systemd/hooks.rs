@@ -35,6 +35,13 @@ const OTHERS_AGAIN: Duration = Duration::from_millis(20);
 const EXIT_EXEC: i32 = 203;
 const SIGKILL: i32 = 9;
 
+/// What exit status 1 of a command means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    Failure,
+    Answer,
+}
+
 impl Systemd {
     /// Runs `argv` and waits for its end, at most `timeout`; then it and all that it started is killed, which takes at most 5 s more. `purpose` is shown as the unit's
     /// description: `depool default`. What a command leaves running when it ends is ended with it. Arguments are taken as they are: no shell, no variables, no specifiers.
@@ -43,7 +50,15 @@ impl Systemd {
     /// [`Fault::Refused`] for an argv without an absolute path first; the fault of starting the unit; [`Fault::Unreachable`] if the bus went
     /// away and its end is not known.
     pub async fn run(&self, purpose: &str, argv: &[String], timeout: Duration) -> Result<CommandEnd, Fault> {
-        self.run_keeping(purpose, argv, timeout, OUTPUT).await.map(|(end, _)| end)
+        self.run_keeping(purpose, argv, timeout, OUTPUT, Meaning::Failure).await.map(|(end, _)| end)
+    }
+
+    /// As [`Systemd::run`], for a command that answers with its exit status: 1 is an answer, and no failed unit that alerts somebody.
+    ///
+    /// # Errors
+    /// As [`Systemd::run`].
+    pub async fn ask(&self, purpose: &str, argv: &[String], timeout: Duration) -> Result<CommandEnd, Fault> {
+        self.run_keeping(purpose, argv, timeout, OUTPUT, Meaning::Answer).await.map(|(end, _)| end)
     }
 
     /// As [`Systemd::run`], with the first MiB of what it printed, standard output and error as they came.
@@ -51,10 +66,17 @@ impl Systemd {
     /// # Errors
     /// As [`Systemd::run`].
     pub async fn run_output(&self, purpose: &str, argv: &[String], timeout: Duration) -> Result<(CommandEnd, Vec<u8>), Fault> {
-        self.run_keeping(purpose, argv, timeout, LONG_OUTPUT).await
+        self.run_keeping(purpose, argv, timeout, LONG_OUTPUT, Meaning::Failure).await
     }
 
-    async fn run_keeping(&self, purpose: &str, argv: &[String], timeout: Duration, limit: usize) -> Result<(CommandEnd, Vec<u8>), Fault> {
+    async fn run_keeping(
+        &self,
+        purpose: &str,
+        argv: &[String],
+        timeout: Duration,
+        limit: usize,
+        one: Meaning,
+    ) -> Result<(CommandEnd, Vec<u8>), Fault> {
         let Some(program) = argv.first().filter(|program| program.starts_with('/')) else {
             return Err(Fault::Refused(format!("cannot run the command for \"{purpose}\": it does not start with an absolute path")));
         };
@@ -66,7 +88,7 @@ impl Systemd {
         let (mut capture, output) =
             Capture::new(limit).map_err(|error| Fault::Other(format!("cannot run \"{purpose}\": no pipe: {error}")))?;
 
-        let job = self.start_hook(&unit, purpose, argv, timeout, &output).await?;
+        let job = self.start_hook(&unit, purpose, argv, timeout, &output, one).await?;
         drop(output);
         // Its start job ends when it has ended, and with it all that it started: Type=oneshot, KillMode=control-group.
         let mut end = self.read_until_end(job, deadline, &mut capture).await;
@@ -80,7 +102,8 @@ impl Systemd {
             }
         }
         capture.finish();
-        let end = if timed_out { Ok(CommandEnd::TimedOut) } else { self.how_it_ended(&unit, purpose, program, &end, &capture).await };
+        let end =
+            if timed_out { Ok(CommandEnd::TimedOut) } else { self.how_it_ended(&unit, (purpose, program), &end, &capture, one).await };
         self.link.let_go(&unit, LAST).await;
         Ok((end?, capture.into_output()))
     }
@@ -121,11 +144,21 @@ impl Systemd {
         }
     }
 
-    async fn start_hook(&self, unit: &str, purpose: &str, argv: &[String], timeout: Duration, output: &impl AsFd) -> Result<u32, Fault> {
+    async fn start_hook(
+        &self,
+        unit: &str,
+        purpose: &str,
+        argv: &[String],
+        timeout: Duration,
+        output: &impl AsFd,
+        one: Meaning,
+    ) -> Result<u32, Fault> {
         let (key, exec) = command(argv);
         let output = Variant::Fd(Fd::from(output.as_fd()));
         let at_most = micros(timeout.saturating_add(BACKSTOP));
+        let (statuses, signals): (Vec<i32>, Vec<i32>) = (if one == Meaning::Answer { vec![1] } else { Vec::new() }, Vec::new());
         let properties: &[(&str, &Variant<'_>)] = &[
+            ("SuccessExitStatus", &Variant::from((statuses, signals))),
             ("Description", &Variant::from(format!("restart-agent: {purpose}"))),
             ("Type", &Variant::from("oneshot")),
             (key, &exec),
@@ -165,7 +198,14 @@ impl Systemd {
     }
 
     /// Its exit status; while the unit is loaded systemd tells, otherwise the end of its job says whether it was 0.
-    async fn how_it_ended(&self, unit: &str, purpose: &str, program: &str, job: &JobEnd, capture: &Capture) -> Result<CommandEnd, Fault> {
+    async fn how_it_ended(
+        &self,
+        unit: &str,
+        (purpose, program): (&str, &str),
+        job: &JobEnd,
+        capture: &Capture,
+        one: Meaning,
+    ) -> Result<CommandEnd, Fault> {
         let wanted = [(SERVICE, "ExecMainCode"), (SERVICE, "ExecMainStatus"), (SERVICE, "Result")];
         let unknown = || Fault::Unreachable(format!("the bus went away while the command for \"{purpose}\" ran: its end is not known"));
         let values = timeout(LAST, self.properties(unit, &wanted)).await.map_err(|_| unknown())??;
@@ -178,7 +218,7 @@ impl Systemd {
             1 => Ok(CommandEnd::Exited { status, said }),
             2 | 3 if values.text(2) == "timeout" => Ok(CommandEnd::TimedOut),
             2 | 3 => Ok(CommandEnd::Killed { signal: status }),
-            _ if *job == JobEnd::Done => Ok(CommandEnd::Exited { status: 0, said }),
+            _ if *job == JobEnd::Done && one == Meaning::Failure => Ok(CommandEnd::Exited { status: 0, said }),
             _ if matches!(job, JobEnd::Failed | JobEnd::Timeout | JobEnd::Canceled | JobEnd::Dependency) => {
                 let result = values.text(2);
                 Err(Fault::Other(format!(
