@@ -302,10 +302,12 @@ impl Fpm {
             FpmStep::WaitingForLoan => {
                 if self.may_renew(turn, loans) {
                     self.restart(turn);
-                } else if !self.frozen.is_empty() {
+                } else if matches!(self.source, Source::Status { .. }) && self.seen.active.runs() {
                     // Nobody knows for how long: what was stopped for the count goes on, and is counted again.
                     let workers = std::mem::take(&mut self.frozen);
-                    self.aside = Some(turn.ask(Effect::Thaw { workers }));
+                    if !workers.is_empty() {
+                        self.aside = Some(turn.ask(Effect::Thaw { workers }));
+                    }
                     settle_cut(turn, &unit, false, false);
                     self.enter(now, FpmStep::Seeing);
                 }
