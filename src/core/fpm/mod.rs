@@ -100,7 +100,7 @@ pub enum FpmStep {
     Draining {
         until: Mono,
     },
-    /// Its processes are looked up, for the cut.
+    /// It is looked at once more: whether somebody else has restarted it, and its processes, for the cut.
     Seeing,
     /// First full status of the cut.
     Counting,
@@ -180,7 +180,7 @@ impl Fpm {
             self.notes
                 .push("it has no status page, so nobody knows which requests were cut: set pm.status_path and pm.status_listen".to_owned());
         }
-        self.enter(now, if asks && self.seen.active.runs() { FpmStep::Seeing } else { FpmStep::WaitingForLoan });
+        self.enter(now, if self.seen.active.runs() { FpmStep::Seeing } else { FpmStep::WaitingForLoan });
     }
 
     /// It was restarted before, by us, and never proven: after the preflight only the proof is left, or its start.
