@@ -43,7 +43,8 @@ impl Fpm {
             }
             FpmStep::Seeing => {
                 self.seen = seen.clone();
-                self.enter(now, FpmStep::Counting);
+                let asks = matches!(self.source, Source::Status { .. });
+                self.enter(now, if asks { FpmStep::Counting } else { FpmStep::WaitingForLoan });
             }
             FpmStep::Restarting if self.pending.is_none() => {
                 self.looked_at = self.look_began;

@@ -100,7 +100,7 @@ pub enum FpmStep {
     Draining {
         until: Mono,
     },
-    /// Its processes are looked up, for the cut.
+    /// It is looked at once more: whether somebody else has restarted it, and its processes, for the cut.
     Seeing,
     /// First full status of the cut.
     Counting,
@@ -180,7 +180,7 @@ impl Fpm {
             self.notes
                 .push("it has no status page, so nobody knows which requests were cut: set pm.status_path and pm.status_listen".to_owned());
         }
-        self.enter(now, if asks && self.seen.active.runs() { FpmStep::Seeing } else { FpmStep::WaitingForLoan });
+        self.enter(now, if self.seen.active.runs() { FpmStep::Seeing } else { FpmStep::WaitingForLoan });
     }
 
     /// It was restarted before, by us, and never proven: after the preflight only the proof is left, or its start.
@@ -302,10 +302,12 @@ impl Fpm {
             FpmStep::WaitingForLoan => {
                 if self.may_renew(turn, loans) {
                     self.restart(turn);
-                } else if !self.frozen.is_empty() {
+                } else if matches!(self.source, Source::Status { .. }) && self.seen.active.runs() {
                     // Nobody knows for how long: what was stopped for the count goes on, and is counted again.
                     let workers = std::mem::take(&mut self.frozen);
-                    self.aside = Some(turn.ask(Effect::Thaw { workers }));
+                    if !workers.is_empty() {
+                        self.aside = Some(turn.ask(Effect::Thaw { workers }));
+                    }
                     settle_cut(turn, &unit, false, false);
                     self.enter(now, FpmStep::Seeing);
                 }

@@ -248,7 +248,8 @@ impl World {
         let preventable =
             unit.result == "timeout" || matches!(unit.exit.map(|exit| exit.how), Some(Exit::Killed(9 | 15) | Exit::Exited(143 | 75)));
         let stuck = matches!(&unit.body, crate::world::Body::Script(script) if script.unkillable_for > 0);
-        let away = self.faults.systemd_away_until > self.now || self.agent_was_away || stuck;
+        // While systemd does not answer it is asked once a second.
+        let away = self.faults.systemd_away_until + 2 * S > self.now || self.agent_was_away || stuck;
         if preventable && !unit.on_success && !away {
             let result = unit.result;
             self.violates(format!("{name}, stopped by the agent, has failed with Result={result}"));

@@ -2,7 +2,7 @@
 
 use restart_agent::core::status::State;
 use sim::host::Deed;
-use sim::world::{Fpm, Load, MINUTE, MS, S};
+use sim::world::{By, Fpm, Load, MINUTE, MS, S};
 
 use crate::given::{FPM, fpm_host};
 
@@ -36,4 +36,16 @@ fn a_drain_begins_anew_when_the_agent_was_away_and_a_repool_is_still_on_its_way(
     host.check_at_rest();
     host.must_be_right();
     assert_eq!(host.world.balancers["default"].by_agent, (2, 2));
+}
+
+#[test]
+fn without_a_status_page_too_what_somebody_else_restarts_in_the_drain_is_not_restarted_again() {
+    let mut host = fpm_host(false, Fpm { has_status: false, ..Fpm::default() });
+    host.world.touch("d2");
+    host.later(3 * S, Deed::World("a person restarts it", Box::new(|world| drop(world.person("restart", FPM, By::Person)))));
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+    host.run(S);
+    host.check_at_rest();
+    host.must_be_right();
+    assert_eq!(host.world.units[FPM].runs.last().map(|(_, by)| *by), Some(By::Person));
 }

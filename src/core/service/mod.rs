@@ -1,0 +1,139 @@
+//! `kind = "service"`: long-running services other than php-fpm, renewed by one RestartUnit job each (law 6, facts M4).
+//!
+//! `unit` says what comes after what for one of them, `looks` when and what is looked at, `view` what status is told.
+
+mod looks;
+mod unit;
+mod view;
+
+use std::collections::BTreeMap;
+
+use looks::BATCH;
+use unit::{Service, Step};
+
+use crate::core::effect::{EffectId, Outcome};
+use crate::core::memory::Want;
+use crate::core::policy::ServiceRules;
+use crate::core::status::{UnitEnd, UnitView};
+use crate::core::step::{Deadline, Turn, earliest};
+use crate::core::target::{Progress, Pursuit};
+use crate::core::time::{Mono, Now};
+
+#[derive(Debug)]
+pub struct Services {
+    name: String,
+    units: BTreeMap<String, Service>,
+    pursuit: Pursuit,
+}
+
+impl Services {
+    #[must_use]
+    pub fn new(name: &str) -> Services {
+        Services { name: name.to_owned(), units: BTreeMap::new(), pursuit: Pursuit::default() }
+    }
+
+    pub fn progress(&self) -> &Progress {
+        self.pursuit.progress()
+    }
+
+    #[must_use]
+    pub fn gathering(&self) -> bool {
+        self.pursuit.gathering()
+    }
+
+    pub fn renew(&mut self, turn: &mut Turn<'_>, want: Want, began: Mono) {
+        self.units.retain(|_, unit| !unit.at_rest());
+        // What did not come up the last time is not found among what runs, and is ours to bring up.
+        let views = turn.memory.rollout.iter().map(|rollout| &rollout.view).chain(&turn.memory.last_rollout);
+        let failed = views.flat_map(|view| &view.units).filter(|end| end.target == self.name && end.what == UnitEnd::Failed);
+        for end in failed {
+            self.units.entry(end.unit.clone()).or_insert_with(|| Service::down(&end.unit, turn.now.mono));
+        }
+        if want.forced {
+            for unit in self.units.values_mut() {
+                if let Step::Draining { until } = &mut unit.step {
+                    *until = (*until).min(turn.now.mono);
+                }
+            }
+        }
+        self.pursuit.renew(turn.now.mono, want, began);
+    }
+
+    pub fn pause(&mut self) {
+        self.units.retain(|_, unit| !matches!(unit.step, Step::Draining { .. }));
+        if self.units.values().all(Service::at_rest) {
+            self.pursuit.rest();
+        }
+    }
+
+    pub fn hint(&mut self, now: Mono, unit: Option<&str>) {
+        // A removed job of a unit that is being restarted comes with its outcome.
+        if unit.is_none() && self.pursuit.want().is_some() {
+            self.pursuit.look.want(now);
+        }
+    }
+
+    pub fn outcome(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, id: EffectId, outcome: &Outcome) -> bool {
+        if self.pursuit.look.owns(id) {
+            if let Some(units) = self.pursuit.look.outcome(turn, id, outcome) {
+                self.seen(turn, rules, units);
+            }
+            return true;
+        }
+        let now = turn.now.mono;
+        for (name, unit) in &mut self.units {
+            if unit.killing.take_if(|killing| *killing == id).is_some() {
+                if let (Outcome::Fault(_), Some(ladder)) = (outcome, &mut unit.ladder) {
+                    ladder.kill_failed(now);
+                }
+                self.pursuit.look.want(now.after(BATCH));
+                return true;
+            }
+            if unit.pending.take_if(|pending| *pending == id).is_some() {
+                match outcome {
+                    Outcome::Fault(fault) => unit.refused(turn, &self.name, name, fault),
+                    _ => unit.enter(now, Step::Verifying),
+                }
+                self.pursuit.look.want(now.after(BATCH));
+                return true;
+            }
+        }
+        false
+    }
+
+    pub fn advance(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules) {
+        let Some(want) = self.pursuit.want().cloned() else { return };
+        let now = turn.now.mono;
+        let mut under_way = self.units.values().filter(|unit| matches!(unit.step, Step::Restarting)).count();
+        let mut failed = None;
+        for (name, unit) in &mut self.units {
+            unit.advance(turn, rules, &self.name, name, &mut under_way, &want);
+            if let Step::Done(UnitEnd::Failed, why) = &unit.step {
+                failed.get_or_insert(format!("{name}: {why}"));
+            }
+        }
+        let busy = self.units.values().any(|unit| !unit.at_rest());
+        if self.pursuit.works() && !busy {
+            let changed = self.units.values().map(|unit| unit.since).max();
+            self.pursuit.conclude(now, changed, failed);
+        }
+        self.look_when_due(turn, rules);
+    }
+
+    #[must_use]
+    pub fn deadline(&self) -> Option<Deadline> {
+        self.pursuit.want()?;
+        let look = self.pursuit.look.due().map(|at| Deadline::new(at, format!("{}: look at its services", self.name)));
+        earliest(self.units.iter().map(|(name, unit)| unit.deadline(name)).chain([look]))
+    }
+
+    #[must_use]
+    pub fn views(&self, now: Now) -> Vec<UnitView> {
+        self.units.iter().map(|(name, unit)| unit.view(name, now)).collect()
+    }
+
+    #[must_use]
+    pub fn trouble(&self) -> Option<&str> {
+        self.pursuit.look.trouble()
+    }
+}

@@ -1,0 +1,201 @@
+//! One service on its way from running old code to being at rest: drain, RestartUnit, SIGKILL after the grace, another try.
+
+use std::time::Duration;
+
+use crate::core::effect::{Effect, EffectId, Fault};
+use crate::core::entry::Entry;
+use crate::core::ladder::{Ladder, Rung};
+use crate::core::memory::Want;
+use crate::core::policy::ServiceRules;
+use crate::core::seen::{Active, Load, UnitSeen};
+use crate::core::stale::Stale;
+use crate::core::status::UnitEnd;
+use crate::core::step::Turn;
+use crate::core::time::Mono;
+
+/// RestartUnit jobs under way at once: four in flight have all the gain of pipelining (docs/performance), more only delay the first unit.
+const WINDOW: usize = 16;
+/// How long a service may take to start: systemd's own default for TimeoutStartSec=, and a little.
+const START_TIMEOUT: Duration = Duration::from_secs(95);
+/// A service that does not come up is started again so often, with this pause.
+const START_TRIES: u32 = 3;
+const START_PAUSE: Duration = Duration::from_secs(2);
+
+#[derive(Debug)]
+pub(super) struct Service {
+    pub seen: UnitSeen,
+    pub stale: Stale,
+    pub step: Step,
+    pub since: Mono,
+    pub ladder: Option<Ladder>,
+    pub pending: Option<EffectId>,
+    pub killing: Option<EffectId>,
+    /// The invocation that was stale.
+    pub before: String,
+    /// When what it was last restarted for landed. A newer deploy may have come since.
+    pub restarted_for: Option<Mono>,
+    /// When the look had begun that it was last seen in.
+    pub seen_at: Mono,
+    pub tries: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    Draining {
+        until: Mono,
+    },
+    Restarting,
+    /// Its job has ended; a look shows how it fares.
+    Verifying,
+    Pausing {
+        until: Mono,
+    },
+    Done(UnitEnd, String),
+    Left(String),
+}
+
+impl Service {
+    pub(super) fn new(seen: UnitSeen, stale: Stale, now: Mono, until: Mono) -> Service {
+        let before = seen.invocation.clone();
+        let step = Step::Draining { until };
+        Service {
+            seen,
+            stale,
+            step,
+            since: now,
+            ladder: None,
+            pending: None,
+            killing: None,
+            before,
+            restarted_for: None,
+            seen_at: now,
+            tries: 0,
+        }
+    }
+
+    /// One that may be down since it was restarted: to be looked at, and started again if it is.
+    pub(super) fn down(unit: &str, now: Mono) -> Service {
+        let seen = UnitSeen { unit: unit.to_owned(), ..UnitSeen::default() };
+        Service { step: Step::Verifying, ..Service::new(seen, Stale::default(), now, now) }
+    }
+
+    pub(super) fn at_rest(&self) -> bool {
+        matches!(self.step, Step::Done(..) | Step::Left(_))
+    }
+
+    pub(super) fn advance(
+        &mut self,
+        turn: &mut Turn<'_>,
+        rules: &ServiceRules,
+        target: &str,
+        name: &str,
+        under_way: &mut usize,
+        want: &Want,
+    ) {
+        let now = turn.now.mono;
+        match self.step {
+            Step::Draining { until } => {
+                if let Some(why) = untouchable(&self.seen) {
+                    turn.unit_ended(target, name, UnitEnd::Left, why);
+                    return self.enter(now, Step::Left(why.to_owned()));
+                }
+                // In the drain somebody else may have restarted it.
+                if now >= until && self.seen_at >= until && *under_way < WINDOW && turn.journal_good {
+                    *under_way += 1;
+                    self.restart(turn, rules, name, want);
+                }
+            }
+            Step::Restarting => {
+                let Some(ladder) = &mut self.ladder else { return };
+                // Only on the word of a look that began after the grace: what was started anew is not to be killed for the old one.
+                let grace_over = ladder.sent().after(rules.term_timeout);
+                let old_lives = self.seen.invocation == self.before && self.seen.active.runs();
+                if !old_lives || self.seen_at < grace_over {
+                    return;
+                }
+                match ladder.rung(now) {
+                    Rung::Kill => {
+                        ladder.killed(now);
+                        self.killing = Some(turn.ask(Effect::Kill { unit: name.to_owned(), cgroup: self.seen.cgroup.clone() }));
+                    }
+                    Rung::Unkillable => {
+                        self.pending = None;
+                        self.done(
+                            turn,
+                            target,
+                            name,
+                            UnitEnd::Failed,
+                            "its processes do not end, not even by SIGKILL: they are stuck in the kernel",
+                        );
+                    }
+                    Rung::Grace { .. } | Rung::Dying { .. } => {}
+                }
+            }
+            Step::Pausing { until } if now >= until && turn.journal_good => self.restart(turn, rules, name, want),
+            _ => {}
+        }
+    }
+
+    fn restart(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, name: &str, want: &Want) {
+        self.restarted_for = Some(want.landed);
+        let within = rules.term_timeout + START_TIMEOUT;
+        self.pending = Some(turn.ask(Effect::Restart { unit: name.to_owned(), cut: Vec::new(), within }));
+        self.ladder = Some(Ladder::new(turn.now.mono, rules.term_timeout));
+        self.enter(turn.now.mono, Step::Restarting);
+    }
+
+    pub(super) fn verify(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale) {
+        let renewed = !seen.invocation.is_empty() && seen.invocation != self.before;
+        // One that waits for systemd to start it once more has no job.
+        let up = matches!(seen.active, Active::Active | Active::Reloading) || (seen.active == Active::Activating && seen.job);
+        if renewed && up {
+            if let Some(landed) = self.restarted_for {
+                let (target, unit, invocation) = (target.to_owned(), seen.unit.clone(), seen.invocation.clone());
+                turn.record(Entry::Fresh { target, unit, invocation, landed });
+            }
+            self.seen = seen.clone();
+            return self.done(turn, target, &seen.unit, UnitEnd::Renewed, "restarted");
+        }
+        if self.restarted_for.is_none() && seen.active == Active::Inactive {
+            return self.done(turn, target, &seen.unit, UnitEnd::Finished, "somebody has stopped it");
+        }
+        self.stale = stale;
+        self.seen = seen.clone();
+        self.tries += 1;
+        if self.tries >= START_TRIES {
+            let why = format!("it does not come up after its restart: {:?}, Result={}", seen.active, seen.result);
+            return self.done(turn, target, &seen.unit, UnitEnd::Failed, &why);
+        }
+        self.enter(turn.now.mono, Step::Pausing { until: turn.now.mono.after(START_PAUSE) });
+    }
+
+    pub(super) fn enter(&mut self, now: Mono, step: Step) {
+        self.step = step;
+        self.since = now;
+    }
+
+    pub(super) fn done(&mut self, turn: &mut Turn<'_>, target: &str, name: &str, end: UnitEnd, why: &str) {
+        turn.unit_ended(target, name, end, why);
+        if end != UnitEnd::Failed {
+            self.stale = Stale::default();
+        }
+        self.enter(turn.now.mono, Step::Done(end, why.to_owned()));
+    }
+
+    pub(super) fn refused(&mut self, turn: &mut Turn<'_>, target: &str, name: &str, fault: &Fault) {
+        self.done(turn, target, name, UnitEnd::Failed, &format!("it could not be restarted: {fault}"));
+    }
+}
+
+/// A service that systemd does not let us restart, or that could not come back (facts F2.7, F3.9, F3.11).
+fn untouchable(unit: &UnitSeen) -> Option<&'static str> {
+    if unit.refuse_manual_stop || unit.refuse_manual_start {
+        Some("it refuses a manual stop or start: restart it by what starts it")
+    } else if unit.load == Load::Masked {
+        Some("it is masked, so it could not come back")
+    } else if unit.transient {
+        Some("it is transient: a restart might not find it again")
+    } else {
+        None
+    }
+}

@@ -1,0 +1,47 @@
+//! What status is told of a service, and until when it waits.
+
+use super::unit::{Service, Step};
+use crate::core::ladder::Rung;
+use crate::core::status::{TargetState, UnitEnd, UnitView};
+use crate::core::step::Deadline;
+use crate::core::time::Now;
+
+impl Service {
+    pub(super) fn deadline(&self, name: &str) -> Option<Deadline> {
+        match (&self.step, &self.ladder) {
+            (Step::Draining { until } | Step::Pausing { until }, _) => Some(Deadline::new(*until, format!("{name}: restart"))),
+            (Step::Restarting, Some(ladder)) => match ladder.rung(self.since) {
+                Rung::Grace { until } | Rung::Dying { until } => Some(Deadline::new(until, format!("{name}: its grace after SIGTERM"))),
+                Rung::Kill | Rung::Unkillable => None,
+            },
+            _ => None,
+        }
+    }
+
+    pub(super) fn view(&self, name: &str, now: Now) -> UnitView {
+        let (state, why, deadline) = match &self.step {
+            Step::Draining { until } if *until > now.mono => {
+                (TargetState::Draining, "runs old code; may end by itself".to_owned(), Some(*until))
+            }
+            Step::Draining { .. } => (TargetState::Stale, "waits for its turn to be restarted".to_owned(), None),
+            Step::Restarting => match self.ladder.as_ref().map(|ladder| ladder.rung(now.mono)) {
+                Some(Rung::Grace { until }) => (TargetState::Stopping, "is being restarted".to_owned(), Some(until)),
+                _ => (TargetState::Killing, "was sent SIGKILL".to_owned(), None),
+            },
+            Step::Verifying => (TargetState::Verifying, "restarted; to be seen running".to_owned(), None),
+            Step::Pausing { until } => (TargetState::Starting, "did not come up; is started again".to_owned(), Some(*until)),
+            Step::Done(UnitEnd::Failed, why) => (TargetState::Failed, why.clone(), None),
+            Step::Done(_, why) => (TargetState::Fresh, why.clone(), None),
+            Step::Left(why) => (TargetState::Left, why.clone(), None),
+        };
+        UnitView {
+            unit: name.to_owned(),
+            state,
+            stale_processes: self.stale.count(),
+            oldest_start: self.stale.oldest.map(|at| now.wall_of(at)),
+            in_flight: None,
+            why,
+            deadline: deadline.map(|at| now.wall_of(at)),
+        }
+    }
+}
