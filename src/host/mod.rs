@@ -91,7 +91,7 @@ impl Host {
             Effect::Inspect { unit } => self.inspect(unit).await.map_or_else(Outcome::Fault, Outcome::Layout),
             Effect::TestConfig { unit } => self.test_config(unit).await.unwrap_or_else(Outcome::Fault),
             Effect::CheckPool { pool, argv, timeout } => {
-                self.units.systemd.ask(&format!("check {pool}"), argv, *timeout).await.map_or_else(Outcome::Fault, Outcome::Command)
+                self.units.systemd.run_check(&format!("check {pool}"), argv, *timeout).await.map_or_else(Outcome::Fault, Outcome::Command)
             }
             Effect::Repool { pool, argv, timeout } => self.hook("repool", pool, argv, *timeout).await,
             Effect::Depool { pool, depool, timeout, .. } => self.hook("depool", pool, depool, *timeout).await,

@@ -57,7 +57,7 @@ impl Systemd {
     ///
     /// # Errors
     /// As [`Systemd::run`].
-    pub async fn ask(&self, purpose: &str, argv: &[String], timeout: Duration) -> Result<CommandEnd, Fault> {
+    pub async fn run_check(&self, purpose: &str, argv: &[String], timeout: Duration) -> Result<CommandEnd, Fault> {
         self.run_keeping(purpose, argv, timeout, OUTPUT, Meaning::Answer).await.map(|(end, _)| end)
     }
 
