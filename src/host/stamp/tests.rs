@@ -68,6 +68,44 @@ async fn writing_touching_truncating_and_chmod_are_noticed() {
     .await;
 }
 
+/// A deploy hook that writes in place is not told of before it has closed the file (trap T3).
+#[tokio::test]
+async fn what_is_written_in_place_is_told_when_it_is_closed() {
+    let place = Place::new();
+    let path = place.stamp();
+    let mut watch = Watch::new(&path);
+    settle(&mut watch).await;
+    let mut file = fs::File::create(&path).unwrap();
+    for half in ["id = \"two\"\n", "targets = [\"one\"]\n"] {
+        std::io::Write::write_all(&mut file, half.as_bytes()).unwrap();
+        assert!(tokio::time::timeout(QUIET, watch.changed()).await.is_err(), "told in the middle of a write");
+    }
+    drop(file);
+    tokio::time::timeout(SOON, watch.changed()).await.unwrap();
+    assert_eq!(content(&path).as_deref(), Some("id = \"two\"\ntargets = [\"one\"]\n"));
+}
+
+/// Whoever never closes it is waited for no longer than two seconds; whoever replaces it meanwhile is not kept waiting.
+#[tokio::test]
+async fn a_writer_that_never_ends_does_not_hide_a_stamp() {
+    let place = Place::new();
+    let path = place.stamp();
+    let mut watch = Watch::new(&path);
+    settle(&mut watch).await;
+    let mut file = fs::File::create(&path).unwrap();
+    std::io::Write::write_all(&mut file, b"two").unwrap();
+    let begun = std::time::Instant::now();
+    tokio::time::timeout(SOON, watch.changed()).await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(1900), "{:?}", begun.elapsed());
+
+    std::io::Write::write_all(&mut file, b"three").unwrap();
+    assert!(tokio::time::timeout(QUIET, watch.changed()).await.is_err());
+    fs::write(place.at("in/new"), "four").unwrap();
+    fs::rename(place.at("in/new"), &path).unwrap();
+    tokio::time::timeout(Duration::from_secs(1), watch.changed()).await.unwrap();
+    assert_eq!(content(&path).as_deref(), Some("four"));
+}
+
 #[tokio::test]
 async fn a_rename_over_it_is_noticed_and_so_is_what_is_written_then() {
     let place = Place::new();
