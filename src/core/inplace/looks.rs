@@ -1,0 +1,137 @@
+//! Who needs the bracket: a look at the units of all targets that are to be made fresh.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{InPlace, Phase};
+use crate::core::cut::settle_cut;
+use crate::core::effect::{Effect, Looked};
+use crate::core::fpm::{Fpm, needs_renewal};
+use crate::core::policy::{FpmRules, TargetRules};
+use crate::core::seen::{Active, Load, UnitSeen};
+use crate::core::stale::{LOOK_FROM, stale_fpm};
+use crate::core::status::{TargetState, UnitEnd};
+use crate::core::step::Turn;
+use crate::core::target::Progress;
+
+/// After a look that failed.
+pub(super) const RETRY: Duration = Duration::from_secs(1);
+/// For a restart that an earlier agent began: what is lent gives systemd 5 s more than the grace to end it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl InPlace {
+    pub(super) fn look(&mut self, turn: &mut Turn<'_>) {
+        if self.looking.is_some() || turn.now.mono < self.next {
+            return;
+        }
+        let working = self.progress.iter().filter(|(_, progress)| **progress == Progress::Working);
+        let units: Vec<String> = working.filter_map(|(target, _)| Self::rules(turn, target)).map(|rules| rules.unit.clone()).collect();
+        if units.is_empty() {
+            self.phase = Phase::Idle;
+            return;
+        }
+        self.look_began = turn.now.mono;
+        self.looking = Some(turn.ask(Effect::Look { units, looked: Looked::Exactly, cgroups: BTreeMap::new() }));
+    }
+
+    pub(super) fn seen(&mut self, turn: &mut Turn<'_>, units: &[UnitSeen]) {
+        self.trouble = None;
+        self.units.clear();
+        let now = turn.now.mono;
+        if self.restart_under_way(turn, units) {
+            self.next = now.after(RETRY);
+            return;
+        }
+        let wants = self.wants.clone();
+        let mut renewals = Vec::new();
+        for (target, (want, _)) in &wants {
+            if self.progress.get(target) != Some(&Progress::Working) {
+                continue;
+            }
+            let Some(rules) = Self::rules(turn, target) else { continue };
+            let seen = units
+                .iter()
+                .find(|seen| seen.unit == rules.unit)
+                .cloned()
+                .unwrap_or_else(|| UnitSeen { unit: rules.unit.clone(), ..UnitSeen::default() });
+            match untouchable(&seen) {
+                Some(why) => self.fail(turn, target, &rules.unit, why),
+                None if needs_renewal(turn, target, &seen, want) => renewals.push((target.clone(), rules.clone(), want.clone(), seen)),
+                None if self.look_began < want.landed.after(LOOK_FROM) => {
+                    self.next = want.landed.after(LOOK_FROM);
+                }
+                None => {
+                    let why = if seen.active.runs() { "runs the newest code" } else { "does not run" };
+                    self.notes.insert(target.clone(), (TargetState::Fresh, why.to_owned()));
+                    self.progress.insert(target.clone(), Progress::Reached);
+                }
+            }
+        }
+        // An emergency does not wait for those that are none; they have a bracket of their own after it.
+        self.forced = renewals.iter().any(|(_, _, want, _)| want.forced);
+        for (target, rules, want, seen) in renewals {
+            if want.forced == self.forced {
+                let unit = Fpm::new(&target, &rules, want, seen, now);
+                self.units.insert(unit.unit.clone(), unit);
+            }
+        }
+        if self.units.is_empty() {
+            self.phase =
+                if self.progress.values().any(|progress| *progress == Progress::Working) { Phase::Looking } else { Phase::Returning };
+            return;
+        }
+        for (unit, fpm) in &mut self.units {
+            let memory = turn.memory.targets.get(&fpm.target).cloned().unwrap_or_default();
+            let Some(seen) = units.iter().find(|seen| seen.unit == *unit) else { continue };
+            settle_cut(turn, unit, cut_happened(turn, seen), false);
+            if turn.memory.unproven.contains_key(unit) && stale_fpm(seen, &fpm.want, &memory).is_empty() {
+                fpm.resume_unproven();
+            }
+            turn.phase_began(&fpm.target.clone(), "preflight");
+        }
+        self.phase = Phase::Preparing;
+        self.rounds = 0;
+    }
+
+    pub(super) fn rules<'p>(turn: &Turn<'p>, target: &str) -> Option<&'p FpmRules> {
+        match turn.policy.targets.get(target) {
+            Some(TargetRules::PhpFpm(rules)) => Some(rules),
+            _ => None,
+        }
+    }
+
+    /// An earlier agent has begun to restart one of them and systemd is still at it: that comes to its end first.
+    fn restart_under_way(&mut self, turn: &Turn<'_>, units: &[UnitSeen]) -> bool {
+        let stopping = |seen: &&UnitSeen| seen.active == Active::Deactivating && turn.memory.unproven.contains_key(&seen.unit);
+        let Some(seen) = units.iter().find(stopping) else {
+            self.patience = None;
+            return false;
+        };
+        let rules = turn.memory.unproven.get(&seen.unit).and_then(|target| Self::rules(turn, target));
+        let term_timeout = rules.map_or(RETRY, |rules| rules.term_timeout);
+        let until = *self.patience.get_or_insert(turn.now.mono.after(term_timeout + PATIENCE));
+        turn.now.mono < until
+    }
+
+    fn fail(&mut self, turn: &mut Turn<'_>, target: &str, unit: &str, why: &str) {
+        turn.unit_ended(target, unit, UnitEnd::Failed, why);
+        self.progress.insert(target.to_owned(), Progress::Failed { why: format!("{unit}: {why}"), blocked: false });
+        self.notes.insert(target.to_owned(), (TargetState::Failed, why.to_owned()));
+    }
+}
+
+fn cut_happened(turn: &Turn<'_>, seen: &UnitSeen) -> bool {
+    turn.memory.cutting.get(&seen.unit).is_some_and(|cutting| cutting.invocation != seen.invocation || !seen.active.runs())
+}
+
+fn untouchable(unit: &UnitSeen) -> Option<&'static str> {
+    match unit.load {
+        Load::NotFound => Some("there is no such unit: mend `unit` in the configuration, or install it"),
+        Load::Bad => Some("systemd cannot load it: see systemctl status"),
+        Load::Masked => Some("it is masked, so it could not come back: unmask it"),
+        Load::Loaded if unit.refuse_manual_stop || unit.refuse_manual_start => {
+            Some("it refuses a manual stop or start (RefuseManualStop=, RefuseManualStart=)")
+        }
+        Load::Loaded => None,
+    }
+}

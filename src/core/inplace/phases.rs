@@ -1,0 +1,237 @@
+//! The phases of the bracket, and what leads from one into the next.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{InPlace, Phase};
+use crate::core::fpm::{Fpm, FpmStep};
+use crate::core::loans::Loans;
+use crate::core::pool::{Goal, Pool, Verdict};
+use crate::core::status::{TargetState, UnitEnd};
+use crate::core::step::Turn;
+use crate::core::target::Progress;
+use crate::core::time::Mono;
+
+/// Rounds of "somebody put it back while we drained" before that is taken for a person's will (traps T30, T32).
+const ROUNDS: u32 = 3;
+
+impl InPlace {
+    pub(super) fn advance_phase(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, pools: &mut BTreeMap<String, Pool>) {
+        let now = turn.now.mono;
+        match self.phase {
+            Phase::Idle => {
+                if self.progress.values().any(|progress| *progress == Progress::Working) {
+                    self.phase = Phase::Looking;
+                    self.look(turn);
+                }
+            }
+            Phase::Looking => self.look(turn),
+            Phase::Preparing => self.prepared(turn, pools),
+            Phase::LeavingPool => self.leaving(turn, pools, false),
+            Phase::Draining => {
+                if self.drained(turn, loans) {
+                    self.each_phase(turn, "drain", "restart");
+                    self.phase = Phase::Rechecking;
+                    if !self.forced {
+                        let _ = verdicts(turn, pools, Goal::Know, true);
+                    }
+                    self.rechecked(turn, loans, pools);
+                }
+            }
+            Phase::Rechecking => self.rechecked(turn, loans, pools),
+            Phase::Renewing => {
+                self.renew_drained(turn, loans);
+                if self.units.values().all(Fpm::at_rest) {
+                    self.renewed(turn, now);
+                }
+            }
+            Phase::Returning => {
+                // As long as some php-fpm is not proven, here or held, the host stays out; and a newer deploy does not wait for a balancer.
+                let back = turn.memory.depooled.is_empty() || !turn.memory.unproven.is_empty();
+                if back || self.outdated() {
+                    self.finish(turn);
+                }
+            }
+        }
+    }
+
+    fn prepared(&mut self, turn: &mut Turn<'_>, pools: &mut BTreeMap<String, Pool>) {
+        if !self.units.values().all(|unit| unit.step == FpmStep::Prepared || unit.at_rest()) {
+            return;
+        }
+        if self.live().next().is_none() {
+            return self.leave();
+        }
+        if self.forced || turn.policy.pools.is_empty() {
+            self.each_phase(turn, "preflight", "drain");
+            return self.begin_drain(turn, Duration::ZERO);
+        }
+        self.each_phase(turn, "preflight", "depool");
+        self.phase = Phase::LeavingPool;
+        self.leaving(turn, pools, true);
+    }
+
+    fn leaving(&mut self, turn: &mut Turn<'_>, pools: &mut BTreeMap<String, Pool>, afresh: bool) {
+        let verdicts = verdicts(turn, pools, Goal::Out, afresh);
+        if let Some(why) = verdicts.iter().find_map(|verdict| if let Verdict::Failed(why) = verdict { Some(why.clone()) } else { None }) {
+            return self.give_up(turn, &why);
+        }
+        if verdicts.iter().all(|verdict| matches!(verdict, Verdict::OutByUs | Verdict::OutByOther)) {
+            self.each_phase(turn, "depool", "drain");
+            let quiet = turn.policy.pools.values().map(|rules| rules.quiet).max().unwrap_or_default();
+            self.begin_drain(turn, quiet);
+        }
+    }
+
+    fn begin_drain(&mut self, turn: &mut Turn<'_>, quiet: Duration) {
+        let now = turn.now.mono;
+        let pooled = !turn.policy.pools.is_empty();
+        for unit in self.units.values_mut().filter(|unit| unit.step == FpmStep::Prepared) {
+            let from = if pooled { now } else { self.wants.get(&unit.target).map_or(now, |(_, began)| *began) };
+            let until = if self.forced { now } else { from.after(unit.rules.drain_timeout) };
+            unit.drain(now, until, quiet, self.forced || !pooled);
+        }
+        self.phase = Phase::Draining;
+    }
+
+    /// Right before the restart: a host that somebody has put back meanwhile is taken out and drained again (trap T30).
+    fn rechecked(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, pools: &mut BTreeMap<String, Pool>) {
+        if !self.forced {
+            let verdicts = verdicts(turn, pools, Goal::Know, false);
+            if verdicts.contains(&Verdict::Pending) {
+                return;
+            }
+            if let Some(why) = verdicts.iter().find_map(|verdict| if let Verdict::Failed(why) = verdict { Some(why.clone()) } else { None })
+            {
+                return self.give_up(turn, &why);
+            }
+            if verdicts.contains(&Verdict::Pooled) {
+                self.rounds += 1;
+                if self.rounds >= ROUNDS {
+                    return self.give_up(
+                        turn,
+                        "somebody puts this host back into the pool whenever it is taken out: hold the agent or let it work",
+                    );
+                }
+                for unit in self.units.values_mut().filter(|unit| !unit.at_rest()) {
+                    unit.step = FpmStep::Prepared;
+                }
+                self.phase = Phase::LeavingPool;
+                return self.leaving(turn, pools, true);
+            }
+        }
+        if !self.drained(turn, loans) {
+            // Something has come in while the pools were asked.
+            self.phase = Phase::Draining;
+            return;
+        }
+        self.phase = Phase::Renewing;
+        self.renew_drained(turn, loans);
+    }
+
+    /// Whether all have drained, at this moment, and none would have to wait for what else its restart needs.
+    pub(super) fn drained(&mut self, turn: &Turn<'_>, loans: &mut Loans) -> bool {
+        let mut drained = true;
+        for unit in self.units.values_mut().filter(|unit| !unit.at_rest()) {
+            drained &= unit.may_renew(turn, loans);
+            drained &= unit.drained(turn.now.mono);
+        }
+        drained
+    }
+
+    fn renew_drained(&mut self, turn: &mut Turn<'_>, loans: &mut Loans) {
+        for unit in self.units.values_mut() {
+            if unit.drained(turn.now.mono) && unit.may_renew(turn, loans) {
+                unit.renew(turn.now.mono);
+                unit.advance(turn, loans);
+            }
+        }
+    }
+
+    fn renewed(&mut self, turn: &mut Turn<'_>, now: Mono) {
+        self.each_phase(turn, "restart", "repool");
+        self.next = now;
+        self.leave();
+    }
+
+    fn give_up(&mut self, turn: &mut Turn<'_>, why: &str) {
+        for unit in self.units.values_mut().filter(|unit| !unit.at_rest()) {
+            turn.unit_ended(&unit.target, &unit.unit, UnitEnd::Failed, why);
+            unit.step = FpmStep::Refused(why.to_owned());
+            self.progress.insert(unit.target.clone(), Progress::Failed { why: why.to_owned(), blocked: true });
+            self.notes.insert(unit.target.clone(), (TargetState::Stale, format!("not restarted, the old code keeps serving: {why}")));
+        }
+        self.leave();
+    }
+
+    fn leave(&mut self) {
+        self.phase = Phase::Returning;
+    }
+
+    /// All is back where it was. What was wanted of each target is reached, or not; a newer want is looked at afresh.
+    fn finish(&mut self, turn: &mut Turn<'_>) {
+        self.each_phase(turn, "repool", "");
+        for unit in std::mem::take(&mut self.units).into_values() {
+            if !self.wants.contains_key(&unit.target) {
+                // Given up, or no longer in the configuration.
+                continue;
+            }
+            let progress = match &unit.step {
+                FpmStep::Done => {
+                    self.notes.insert(unit.target.clone(), (TargetState::Fresh, "restarted, and it serves".to_owned()));
+                    // One more look decides, and sees a deploy that landed meanwhile.
+                    continue;
+                }
+                FpmStep::Refused(why) | FpmStep::Broken(why) => {
+                    if self.wants.get(&unit.target).is_some_and(|(want, _)| !want.is(&unit.want)) {
+                        self.progress.insert(unit.target.clone(), Progress::Working);
+                        continue;
+                    }
+                    let blocked = matches!(self.progress.get(&unit.target), Some(Progress::Failed { blocked: true, .. }));
+                    self.notes.entry(unit.target.clone()).or_insert((TargetState::Failed, why.clone()));
+                    if !blocked {
+                        self.notes.insert(unit.target.clone(), (TargetState::Failed, why.clone()));
+                    }
+                    Progress::Failed { why: format!("{}: {why}", unit.unit), blocked }
+                }
+                _ => Progress::Working,
+            };
+            self.progress.insert(unit.target.clone(), progress);
+        }
+        self.phase = Phase::Idle;
+        self.next = turn.now.mono;
+    }
+
+    fn each_phase(&mut self, turn: &mut Turn<'_>, ended: &str, began: &str) {
+        for unit in self.units.values() {
+            turn.phase_ended(&unit.target, ended);
+            if !began.is_empty() && !matches!(unit.step, FpmStep::Refused(_)) {
+                turn.phase_began(&unit.target, began);
+            }
+        }
+    }
+
+    /// Something newer is wanted than what this bracket was for.
+    fn outdated(&self) -> bool {
+        let newer = |unit: &Fpm| self.wants.get(&unit.target).is_some_and(|(want, _)| !want.is(&unit.want));
+        self.units.values().any(newer)
+    }
+
+    fn live(&self) -> impl Iterator<Item = &Fpm> {
+        self.units.values().filter(|unit| !unit.at_rest())
+    }
+}
+
+/// What the pools of the configuration say to a goal. One that came with a new configuration meanwhile is asked like the others; one
+/// that is no longer in it gets its host back, and is no concern of a restart any more.
+fn verdicts(turn: &mut Turn<'_>, pools: &mut BTreeMap<String, Pool>, goal: Goal, afresh: bool) -> Vec<Verdict> {
+    let policy = turn.policy;
+    let mut verdicts = Vec::new();
+    for pool in pools.values_mut().filter(|pool| policy.pools.contains_key(pool.name())) {
+        if afresh || pool.goal() != goal {
+            pool.want(turn, goal);
+        }
+        verdicts.push(pool.verdict());
+    }
+    verdicts
+}
