@@ -30,10 +30,7 @@ const CORE_MAY_USE: [&str; 8] =
 const CRATES_OF_CORE: [&str; 4] = ["serde", "jiff", "thiserror", "sha2"];
 
 /// Lines of a file, tests aside.
-const LONGEST: usize = 400;
-/// Longer than that, how long at most, and why. To be made shorter, never longer.
-const LONG: [(&str, usize, &str); 2] =
-    [("src/core/machine.rs", 610, "every event enters here"), ("src/core/inplace.rs", 570, "the bracket around all php-fpm targets")];
+const LONGEST: usize = 380;
 
 #[test]
 fn rooms_import_only_what_they_may() {
@@ -97,15 +94,8 @@ fn files_fit_a_readers_head() {
     let mut wrong = Vec::new();
     for file in sources() {
         let lines = file.code().count();
-        let most = LONG.iter().find(|(name, ..)| *name == file.path).map_or(LONGEST, |(_, most, _)| *most);
-        if lines > most {
-            wrong.push(format!("{} has {lines} lines, tests aside, of {most}", file.path));
-        }
-    }
-    for (name, ..) in LONG {
-        let lines = sources().into_iter().find(|file| file.path == name).map_or(0, |file| file.code().count());
-        if lines <= LONGEST {
-            wrong.push(format!("{name} has {lines} lines and needs no exception any more"));
+        if lines > LONGEST {
+            wrong.push(format!("{} has {lines} lines, tests aside, of {LONGEST}", file.path));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

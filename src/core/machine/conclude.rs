@@ -1,0 +1,86 @@
+//! What comes of a rollout: what has been reached, when to try again, and the way back into the pools.
+
+use std::time::Duration;
+
+use super::{Machine, Retry, turn};
+use crate::core::entry::Entry;
+use crate::core::pool::{Goal, Pool, Verdict};
+use crate::core::status::RolloutResult;
+use crate::core::step::{Step, Turn};
+use crate::core::target::Progress;
+use crate::core::time::Now;
+
+/// After a rollout that failed: the next try, doubled each time.
+const RETRY_FAILED: Duration = Duration::from_secs(60);
+const RETRY_FAILED_SLOWEST: Duration = Duration::from_secs(15 * 60);
+/// After one that was blocked by something that may go away by itself.
+const RETRY_BLOCKED: Duration = Duration::from_secs(15);
+const RETRY_BLOCKED_SLOWEST: Duration = Duration::from_secs(5 * 60);
+
+impl Machine {
+    /// Writes down what has been reached, and the end of the rollout when nothing more comes of it.
+    pub(super) fn conclude(&mut self, now: Now, step: &mut Step) {
+        let Some(targets) = self.memory.rollout.as_ref().map(|rollout| rollout.targets.clone()) else { return };
+        let mut failed: Vec<(String, bool)> = Vec::new();
+        let mut working = false;
+        for name in targets.iter().filter(|name| self.works.contains_key(*name)) {
+            let Some(want) = self.memory.targets.get(name).and_then(|target| target.unmet().cloned()) else { continue };
+            match self.progress(name) {
+                Progress::Reached => {
+                    turn!(self, now, step).record(Entry::Reached { target: name.clone(), id: want.id, landed_at: want.landed_at });
+                }
+                Progress::Failed { why, blocked } => failed.push((why, blocked)),
+                Progress::Working | Progress::Idle => working = true,
+            }
+        }
+        // The host is not done while it is out of the pool by us.
+        let out = self.memory.depooled.keys().any(|pool| self.pools.contains_key(pool)) && self.memory.unproven.is_empty();
+        // Whoever waits for a rollout that failed is told when the host is back, or cannot be put back for now.
+        let returning = |pool: &Pool| pool.goal() == Goal::In && pool.verdict() == Verdict::Pending && pool.trouble().is_none();
+        let returning = self.pools.values().any(|pool| self.memory.depooled.contains_key(pool.name()) && returning(pool));
+        let lent = !self.memory.lent.is_empty() || !self.memory.timers.is_empty() || !self.memory.reruns.is_empty();
+        let aborting = self.memory.hold.as_ref().is_some_and(|hold| hold.abort);
+        if aborting && !out && self.all_paused() {
+            let why = self.memory.hold.as_ref().map(|hold| hold.reason.clone());
+            return turn!(self, now, step).record(Entry::RolloutFinished { result: RolloutResult::Aborted, why });
+        }
+        if working
+            || (out && failed.is_empty())
+            || returning
+            || (lent && self.journal_problem.is_none() && self.loans.trouble().is_none() && !self.debts.stuck())
+        {
+            return;
+        }
+        if failed.is_empty() {
+            self.retry = None;
+            return turn!(self, now, step).record(Entry::RolloutFinished { result: RolloutResult::Converged, why: None });
+        }
+        let blocked = failed.iter().all(|(_, blocked)| *blocked);
+        let why = failed.iter().map(|(why, _)| why.as_str()).collect::<Vec<_>>().join("; ");
+        turn!(self, now, step).record(Entry::RolloutFinished { result: RolloutResult::Failed, why: Some(why.clone()) });
+        let tries = self.retry.as_ref().map_or(0, |retry| retry.tries) + 1;
+        let (first, slowest) = if blocked { (RETRY_BLOCKED, RETRY_BLOCKED_SLOWEST) } else { (RETRY_FAILED, RETRY_FAILED_SLOWEST) };
+        let pause = (first * 2_u32.saturating_pow(tries.saturating_sub(1).min(10))).min(slowest);
+        self.retry = Some(Retry { at: now.mono.after(pause), tries, why, blocked });
+    }
+
+    fn all_paused(&self) -> bool {
+        self.inplace.idle() && self.works.keys().all(|name| !matches!(self.progress(name), Progress::Working))
+    }
+
+    /// What we took out goes back as soon as nothing needs it out (traps T31, T6), unless php-fpm is not proven to serve; a person who
+    /// aborts takes that on.
+    pub(super) fn repool_unless_needed(&mut self, now: Now, step: &mut Step) {
+        let aborted = self.settling || self.memory.hold.as_ref().is_some_and(|hold| hold.abort);
+        let keep_out = self.inplace.needs_out() || (!self.memory.unproven.is_empty() && !aborted);
+        if keep_out {
+            return;
+        }
+        for pool in self.pools.values_mut() {
+            let owed = self.memory.depooled.contains_key(pool.name());
+            if owed && pool.goal() != Goal::In {
+                pool.want(&mut turn!(self, now, step), Goal::In);
+            }
+        }
+    }
+}

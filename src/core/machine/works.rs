@@ -1,0 +1,250 @@
+//! The work on each target: it fits the configuration, is renewed, held and advanced.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{Machine, turn};
+use crate::core::entry::Entry;
+use crate::core::inplace::InPlace;
+use crate::core::loans::Loans;
+use crate::core::memory::Cutting;
+use crate::core::policy::TargetRules;
+use crate::core::pool::{Goal, Pool};
+use crate::core::scheduled::Scheduled;
+use crate::core::service::Services;
+use crate::core::step::{Step, Turn};
+use crate::core::target::Progress;
+use crate::core::time::{Mono, Now};
+
+/// So long past its grace a script that is being stopped and belongs to no target any more keeps what it was lent.
+const ORPHAN_PATIENCE: Duration = Duration::from_secs(120);
+
+#[derive(Debug)]
+pub(in crate::core) enum Work {
+    /// Its state is in the bracket that all php-fpm targets share.
+    Fpm,
+    Scheduled(Scheduled),
+    Services(Services),
+}
+
+impl Work {
+    fn new(name: &str, rules: &TargetRules) -> Work {
+        match rules {
+            TargetRules::PhpFpm(_) => Work::Fpm,
+            TargetRules::Scheduled(_) => Work::Scheduled(Scheduled::new(name)),
+            TargetRules::Service(_) => Work::Services(Services::new(name)),
+        }
+    }
+
+    /// It is no more: what it was lent is not wanted any longer. What it owes to the host is paid all the same.
+    fn release(&self, loans: &mut Loans) {
+        if let Work::Scheduled(work) = self {
+            work.release(loans);
+        }
+    }
+
+    fn fits(&self, rules: &TargetRules) -> bool {
+        matches!(
+            (self, rules),
+            (Work::Fpm, TargetRules::PhpFpm(_))
+                | (Work::Scheduled(_), TargetRules::Scheduled(_))
+                | (Work::Services(_), TargetRules::Service(_))
+        )
+    }
+}
+
+impl Machine {
+    /// Makes works, pools and adoptions fit the configuration.
+    pub(super) fn configure(&mut self, now: Now, step: &mut Step) {
+        let policy = self.policy.clone();
+        // Without any configuration, or with one that cannot be read, nothing is forgotten: or it would be adopted anew, and a deploy missed.
+        let unconfigured = policy.targets.is_empty() && policy.stamp.path.is_empty();
+        let dropped = self.memory.targets.keys().filter(|name| !unconfigured && !policy.targets.contains_key(*name));
+        let dropped: Vec<String> = dropped.cloned().collect();
+        for target in dropped {
+            self.inplace.forget(&target, &mut self.loans);
+            if let Some(work) = self.works.remove(&target) {
+                work.release(&mut self.loans);
+            }
+            turn!(self, now, step).record(Entry::Dropped { target });
+        }
+        for (name, rules) in &policy.targets {
+            if !self.memory.targets.contains_key(name) {
+                let id = self.memory.stamp.as_ref().map(|stamp| stamp.deploy.id.clone());
+                turn!(self, now, step).record(Entry::Adopted { target: name.clone(), id });
+            }
+            if self.works.get(name).is_none_or(|work| !work.fits(rules))
+                && let Some(work) = self.works.insert(name.clone(), Work::new(name, rules))
+            {
+                self.inplace.forget(name, &mut self.loans);
+                work.release(&mut self.loans);
+            }
+        }
+        let gone: Vec<String> = self.works.keys().filter(|name| !policy.targets.contains_key(*name)).cloned().collect();
+        for name in gone {
+            if let Some(work) = self.works.remove(&name) {
+                work.release(&mut self.loans);
+            }
+        }
+        let pools: Vec<String> = policy.pools.keys().chain(self.memory.depooled.keys()).cloned().collect();
+        for name in pools {
+            if self.pools.contains_key(&name) {
+                continue;
+            }
+            let mut pool = Pool::new(&name);
+            // What we owe is put back by itself; of the others status says from the start how they are.
+            if !self.memory.depooled.contains_key(&name) {
+                pool.want(&mut turn!(self, now, step), Goal::Know);
+            }
+            self.pools.insert(name, pool);
+        }
+    }
+
+    /// After a change of the configuration: targets whose work was made anew.
+    pub(super) fn renew_new(&mut self, now: Now, step: &mut Step) {
+        if self.memory.rollout.is_some() {
+            self.renew_unmet(now, step);
+        }
+    }
+
+    /// Sets every target to work that is not fresh for what it is wanted to be fresh for, and is not held.
+    pub(in crate::core) fn renew_unmet(&mut self, now: Now, step: &mut Step) {
+        let names: Vec<String> = self.works.keys().cloned().collect();
+        for name in names {
+            let Some(want) = self.memory.targets.get(&name).and_then(|target| target.unmet().cloned()) else { continue };
+            if self.held(&name) {
+                self.inplace.rest(&name);
+                continue;
+            }
+            let began = self.began(now);
+            match self.works.get_mut(&name) {
+                Some(Work::Fpm) => self.inplace.renew(now.mono, &name, want, began),
+                Some(Work::Scheduled(work)) => work.renew(&mut turn!(self, now, step), &mut self.loans, want, began),
+                Some(Work::Services(work)) => work.renew(&mut turn!(self, now, step), want, began),
+                None => {}
+            }
+        }
+    }
+
+    /// Stops of scripts that were under way when the agent ended go on where they were.
+    pub(super) fn take_up(&mut self, now: Now, step: &mut Step) {
+        let cutting: Vec<_> = self.memory.cutting.iter().map(|(unit, cutting)| (unit.clone(), cutting.clone())).collect();
+        for (unit, cutting) in cutting {
+            let target = cutting.casualties.first().map(|casualty| casualty.target.clone()).unwrap_or_default();
+            let memory = self.memory.targets.get(&target);
+            let want = memory.and_then(|memory| memory.want.clone());
+            let turn = turn!(self, now, step);
+            let rules = turn.policy.targets.get(&target);
+            if let (Some(Work::Scheduled(work)), Some(TargetRules::Scheduled(rules)), Some(want)) =
+                (self.works.get_mut(&target), rules, want)
+            {
+                work.take_up(now.mono, &unit, &cutting, want, rules);
+            }
+        }
+    }
+
+    /// When the rollout began: drains are counted from there, also after a restart of the agent.
+    fn began(&self, now: Now) -> Mono {
+        let started = self.memory.rollout.as_ref().map(|rollout| now.mono_of(rollout.view.started_at));
+        started.map_or(now.mono, |at| at.min(now.mono))
+    }
+
+    pub(in crate::core) fn held(&self, target: &str) -> bool {
+        self.settling || self.memory.hold.as_ref().is_some_and(|hold| hold.targets.as_ref().is_none_or(|targets| targets.contains(target)))
+    }
+
+    pub(super) fn advance_targets(&mut self, now: Now, step: &mut Step) {
+        let mut turn = turn!(self, now, step);
+        self.pools.retain(|name, _| turn.policy.pools.contains_key(name) || turn.memory.depooled.contains_key(name));
+        for pool in self.pools.values_mut() {
+            pool.advance(&mut turn);
+        }
+        let mut gathering = self.inplace.gathering();
+        // A script that is being stopped keeps what it was lent until it has ended, also if its target has left the configuration.
+        let known = |unit: &str| self.works.values().any(|work| matches!(work, Work::Scheduled(work) if work.knows(unit)));
+        let orphan = |(unit, cutting): (&String, &Cutting)| {
+            cutting.of_script() && !known(unit) && turn.now.mono < cutting.asked.after(cutting.grace.unwrap_or_default() + ORPHAN_PATIENCE)
+        };
+        let mut stopping = turn.memory.cutting.iter().any(orphan);
+        for (name, work) in &mut self.works {
+            match (work, turn.policy.targets.get(name)) {
+                (Work::Scheduled(work), Some(TargetRules::Scheduled(rules))) => {
+                    work.advance(&mut turn, rules, &mut self.loans);
+                    gathering |= work.gathering();
+                    stopping |= work.stopping();
+                }
+                (Work::Services(work), Some(TargetRules::Service(rules))) => {
+                    work.advance(&mut turn, rules);
+                    gathering |= work.gathering();
+                }
+                _ => {}
+            }
+        }
+        self.inplace.advance(&mut turn, &mut self.loans, &mut self.pools);
+        self.loans.advance(&mut turn, gathering, stopping);
+        let owned = owned(&self.works, &self.inplace);
+        self.debts.advance(&mut turn, gathering, self.inplace.counting(), &owned);
+    }
+
+    pub(super) fn enforce_hold(&mut self, now: Now, step: &mut Step) {
+        if self.hold_until.is_some_and(|until| until <= now.mono) {
+            turn!(self, now, step).record(Entry::HoldEnded { by: "it expired".to_owned() });
+            self.hold_ended(now, step);
+        }
+        let Some(hold) = self.memory.hold.clone() else { return };
+        let held = |name: &str| hold.targets.as_ref().is_none_or(|targets| targets.contains(name));
+        let mut fpm_held = false;
+        for (name, work) in &mut self.works {
+            if !held(name) {
+                continue;
+            }
+            match work {
+                Work::Fpm => fpm_held |= self.inplace.progress(name) == Progress::Working,
+                Work::Scheduled(work) => work.pause(&mut self.loans),
+                Work::Services(work) => work.pause(),
+            }
+        }
+        if fpm_held && self.inplace.pause(&mut self.loans) {
+            self.renew_unheld_fpm(now);
+        }
+    }
+
+    /// A hold on one php-fpm target gives up the bracket for all: the others begin again.
+    fn renew_unheld_fpm(&mut self, now: Now) {
+        let wants: Vec<_> =
+            self.memory.targets.iter().filter_map(|(name, target)| target.unmet().cloned().map(|want| (name.clone(), want))).collect();
+        for (name, want) in wants {
+            if matches!(self.works.get(&name), Some(Work::Fpm)) && !self.held(&name) {
+                let began = self.began(now);
+                self.inplace.renew(now.mono, &name, want, began);
+            }
+        }
+    }
+
+    pub(super) fn pause_all(&mut self) {
+        for work in self.works.values_mut() {
+            match work {
+                Work::Fpm => {}
+                Work::Scheduled(work) => work.pause(&mut self.loans),
+                Work::Services(work) => work.pause(),
+            }
+        }
+        let _ = self.inplace.pause(&mut self.loans);
+    }
+
+    pub(in crate::core) fn progress(&self, name: &str) -> Progress {
+        match self.works.get(name) {
+            Some(Work::Fpm) => self.inplace.progress(name),
+            Some(Work::Scheduled(work)) => work.progress().clone(),
+            Some(Work::Services(work)) => work.progress().clone(),
+            None => Progress::Idle,
+        }
+    }
+}
+
+/// Whether a rollout is at this timer, or at this unit, and pays what it owes to it itself.
+pub(super) fn owned<'m>(works: &'m BTreeMap<String, Work>, inplace: &'m InPlace) -> impl Fn(&str, &str) -> bool + 'm {
+    let scheduled =
+        |timer: &str, unit: &str| works.values().any(|work| if let Work::Scheduled(work) = work { work.owns(timer, unit) } else { false });
+    move |timer, unit| scheduled(timer, unit) || inplace.owns(unit)
+}
