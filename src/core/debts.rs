@@ -180,6 +180,12 @@ impl Debts {
         if seen.active.runs() {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it runs".to_owned() });
         }
+        // By its rules it may have to stay quiet.
+        if turn.policy.unusable.is_some() {
+            self.trouble =
+                Some(format!("{} is owed a new run: whether now, its rules say, and the configuration cannot be read", seen.unit));
+            return;
+        }
         let next = seen.timers.iter().filter(|timer| timer.active).filter_map(|timer| timer.next).min();
         if let Some(TargetRules::Scheduled(rules)) = turn.policy.targets.get(&target) {
             let soon = next.is_some_and(|next| next.since(turn.now.wall) <= rules.quiet_within);

@@ -49,6 +49,9 @@ pub enum Entry {
         deploy: Deploy,
         targets: BTreeSet<String>,
         by: Option<String>,
+        /// It was ordered over the hold that there is, which stays for everything else.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        over_hold: bool,
     },
     /// All of the target is fresh for this deploy, or allowed not to be.
     Reached {
@@ -189,7 +192,7 @@ mod tests {
             [Outcome::Job(JobEnd::Other("x".to_owned())), Outcome::Frozen(vec![worker]), Outcome::Fault(Fault::Refused("no".to_owned()))];
         let mut entries = vec![
             Entry::Stamp { path: "/x".to_owned(), identity, deploy: deploy.clone(), adopted: false },
-            Entry::RolloutStarted { id: "r0".to_owned(), deploy, targets: ["a".to_owned()].into(), by: None },
+            Entry::RolloutStarted { id: "r0".to_owned(), deploy, targets: ["a".to_owned()].into(), by: None, over_hold: false },
             Entry::Ordered { by: "uid 0".to_owned(), order: Order::Abort { reason: None } },
         ];
         entries.extend(effects.map(|effect| Entry::Intent { id: EffectId(7), effect }));

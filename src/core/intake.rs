@@ -8,6 +8,7 @@ use super::entry::Entry;
 use super::event::{Answer, Order};
 use super::machine::{Machine, turn};
 use super::policy::Identity;
+use super::pool::Goal;
 use super::status::RolloutResult;
 use super::step::{Deadline, Step, Turn, earliest};
 use super::time::{Mono, Now, Span};
@@ -73,6 +74,15 @@ impl Machine {
                 return;
             }
         };
+        if self.policy.stamp.identity == Identity::Content
+            && self.pending.is_some()
+            && self.memory.stamp.as_ref().is_some_and(|stamp| stamp.identity.digest == seen.identity.digest)
+        {
+            // It says again what it has said before: no new content has come, whatever there was in between.
+            self.pending = None;
+            self.stamp_fault = None;
+            return;
+        }
         let known = self.pending.as_ref().map(|pending| &pending.identity).or(self.memory.stamp.as_ref().map(|stamp| &stamp.identity));
         let same = known.is_some_and(|known| match self.policy.stamp.identity {
             Identity::Mtime => *known == seen.identity,
@@ -104,7 +114,11 @@ impl Machine {
     /// Starts what is due: a deploy, or another try.
     pub(super) fn take_in(&mut self, now: Now, step: &mut Step) {
         // A deploy waits until a hold on everything ends; one on some targets lets the others go on.
-        if self.settling() || self.memory.hold.as_ref().is_some_and(|hold| hold.targets.is_none()) || self.journal_problem.is_some() {
+        if self.settling()
+            || self.policy.unusable.is_some()
+            || self.memory.hold.as_ref().is_some_and(|hold| hold.targets.is_none())
+            || self.journal_problem.is_some()
+        {
             return;
         }
         if self.settled_at().is_some_and(|at| at <= now.mono)
@@ -114,7 +128,7 @@ impl Machine {
             let entry = Entry::Stamp { path, identity: pending.identity, deploy: pending.deploy.clone(), adopted: false };
             turn!(self, now, step).record(entry);
             self.retry = None;
-            return self.start_rollout(now, step, pending.deploy, None);
+            return self.start_rollout(now, step, pending.deploy, None, false);
         }
         if self.retry.as_ref().is_some_and(|retry| retry.at <= now.mono)
             && self.memory.rollout.is_none()
@@ -126,23 +140,29 @@ impl Machine {
                 retry.at = Mono::NEVER;
             }
             let deploy = Deploy { reason: Some(printable(&format!("another try, after: {why}"), 500)), ..deploy };
-            self.start_rollout(now, step, deploy, None);
+            self.start_rollout(now, step, deploy, None, false);
         }
     }
 
-    fn start_rollout(&mut self, now: Now, step: &mut Step, deploy: Deploy, by: Option<String>) {
+    fn start_rollout(&mut self, now: Now, step: &mut Step, deploy: Deploy, by: Option<String>, over_hold: bool) {
         let mut targets: BTreeSet<String> = self.works.keys().filter(|name| deploy.targets.contains(name)).cloned().collect();
         // What an unfinished rollout had still to do, this one has.
         targets.extend(self.memory.targets.iter().filter(|(_, target)| target.unmet().is_some()).map(|(name, _)| name.clone()));
         let mut turn = turn!(self, now, step);
         if turn.memory.rollout.is_some() {
-            turn.record(Entry::RolloutFinished { result: RolloutResult::Superseded, why: Some(format!("by {}", deploy.id)) });
+            let same = turn.memory.rollout.as_ref().is_some_and(|rollout| rollout.deploy.id == deploy.id);
+            let why = match &by {
+                Some(by) => format!("by a trigger of {by}"),
+                None if same => format!("by a newer stamp of the same id, {}", deploy.id),
+                None => format!("by {}", deploy.id),
+            };
+            turn.record(Entry::RolloutFinished { result: RolloutResult::Superseded, why: Some(why) });
         }
         if targets.is_empty() {
             return;
         }
         let id = format!("r{}", turn.memory.next_rollout);
-        turn.record(Entry::RolloutStarted { id, deploy, targets, by });
+        turn.record(Entry::RolloutStarted { id, deploy, targets, by, over_hold });
         self.last_start = Some(now.mono);
         self.renew_unmet(now, step);
     }
@@ -150,6 +170,9 @@ impl Machine {
     pub(super) fn order(&mut self, now: Now, step: &mut Step, by: &str, order: Order) -> Answer {
         if let Some(problem) = &self.journal_problem {
             return Machine::refuse(format!("the journal cannot be written, so nothing can be promised: {problem}"));
+        }
+        if let (Order::Trigger { .. } | Order::Hold { targets: Some(_), .. }, Some(problem)) = (&order, &self.policy.unusable) {
+            return Machine::refuse(problem.clone());
         }
         if let Order::Trigger { targets: Some(targets), .. } | Order::Hold { targets: Some(targets), .. } = &order
             && let Some(unknown) = targets.iter().find(|target| !self.works.contains_key(*target))
@@ -169,8 +192,6 @@ impl Machine {
                             format!("held by {} until {}: {}. Wait, release, or give --override-hold", hold.by, hold.until, hold.reason);
                         return Machine::refuse(text);
                     }
-                    turn!(self, now, step).record(Entry::HoldEnded { by: format!("{by}, by a trigger") });
-                    self.hold_until = None;
                 }
                 turn!(self, now, step).record(ordered);
                 let id = self.memory.stamp.as_ref().map_or_else(|| now.wall.to_string(), |stamp| stamp.deploy.id.clone());
@@ -179,9 +200,12 @@ impl Machine {
                 let deploy =
                     Deploy { id, landed_at: now.wall, landed: now.mono, targets, forced, reason: reason.map(|text| printable(&text, 500)) };
                 self.retry = None;
-                self.start_rollout(now, step, deploy, Some(by.to_owned()));
+                let over_hold = self.memory.hold.is_some();
+                self.start_rollout(now, step, deploy, Some(by.to_owned()), over_hold);
                 let rollout = self.memory.rollout.as_ref().map(|rollout| rollout.view.id.clone()).unwrap_or_default();
-                Answer::Accepted(format!("accepted: rollout {rollout}; follow it with restart-agent status --watch"))
+                let hold = self.memory.hold.as_ref().map(|hold| format!(" over the hold of {}, which stays for the next", hold.by));
+                let hold = hold.unwrap_or_default();
+                Answer::Accepted(format!("accepted: rollout {rollout}{hold}; follow it with restart-agent status --watch"))
             }
             Order::Hold { reason, span, targets } => {
                 let span = span.min(LONGEST_HOLD);
@@ -233,7 +257,9 @@ impl Machine {
     }
 
     pub(super) fn intake_deadline(&self) -> Option<Deadline> {
-        let held = self.memory.hold.as_ref().is_some_and(|hold| hold.targets.is_none()) || self.journal_problem.is_some();
+        let held = self.memory.hold.as_ref().is_some_and(|hold| hold.targets.is_none())
+            || self.journal_problem.is_some()
+            || self.policy.unusable.is_some();
         let settle = self.settled_at().filter(|_| !held).map(|at| Deadline::new(at, "the stamp to settle"));
         let retry =
             self.retry.as_ref().filter(|retry| !held && retry.at != Mono::NEVER).map(|retry| Deadline::new(retry.at, "another try"));
@@ -249,6 +275,10 @@ impl Machine {
     /// How it stands for somebody who waits for deploy `id`, or for the newest; right as of the last stamp that was read.
     #[must_use]
     pub fn waited(&self, id: Option<&str>) -> Waited {
+        let newest = self.memory.stamp.as_ref().map(|stamp| stamp.deploy.id.clone()).unwrap_or_default();
+        if let Some(why) = &self.policy.unusable {
+            return Waited::Blocked { id: newest, why: why.clone() };
+        }
         if let Some(id) = id
             && !self.memory.known.iter().any(|known| known == id)
         {
@@ -257,29 +287,47 @@ impl Machine {
         if id.is_none()
             && let Some(why) = self.unusable_stamp()
         {
-            let id = self.memory.stamp.as_ref().map(|stamp| stamp.deploy.id.clone()).unwrap_or_default();
-            return Waited::Blocked { id, why };
+            return Waited::Blocked { id: newest, why };
         }
+        let held = self.memory.hold.as_ref().map(|hold| format!("held by {} until {}: {}", hold.by, hold.until, hold.reason));
         if self.pending.is_some() {
-            let why = match &self.memory.hold {
-                Some(hold) => format!("held by {} until {}: {}", hold.by, hold.until, hold.reason),
-                None => "the stamp has changed and is to settle".to_owned(),
-            };
-            return Waited::Pending { why };
+            return Waited::Pending { why: held.unwrap_or_else(|| "the stamp has changed and is to settle".to_owned()) };
         }
-        let newest = self.memory.stamp.as_ref().map(|stamp| stamp.deploy.id.clone()).unwrap_or_default();
-        let unmet = self.memory.targets.iter().any(|(name, target)| self.works.contains_key(name) && target.unmet().is_some());
-        if self.memory.rollout.is_some() {
-            return Waited::Pending { why: "a rollout is under way".to_owned() };
-        }
-        if let Some(hold) = self.memory.hold.as_ref().filter(|hold| hold.abort && unmet) {
+        let unmet = || self.memory.targets.iter().filter(|(name, target)| self.works.contains_key(*name) && target.unmet().is_some());
+        if let Some(hold) = self.memory.hold.as_ref().filter(|hold| hold.abort && self.memory.rollout.is_none() && unmet().next().is_some())
+        {
             return Waited::Blocked { id: newest, why: format!("{} by {}; held until {}", hold.reason, hold.by, hold.until) };
         }
-        match (&self.retry, unmet) {
+        // The same that status calls failed: a person has to look, and is not to find out by waiting.
+        if let Some(why) = self.repool_trouble() {
+            return Waited::Failed { id: newest, why };
+        }
+        let waits = unmet().find(|(name, _)| self.memory.holds(name)).and(held);
+        if self.memory.rollout.is_some() {
+            return Waited::Pending { why: waits.unwrap_or_else(|| "a rollout is under way".to_owned()) };
+        }
+        match (&self.retry, unmet().next().is_some()) {
+            (_, false) => Waited::Converged { id: newest },
+            (_, true) if waits.is_some() => Waited::Pending { why: waits.unwrap_or_default() },
             (Some(retry), true) if retry.blocked && retry.tries > 0 => Waited::Blocked { id: newest, why: retry.why.clone() },
             (Some(retry), true) if retry.tries > 0 => Waited::Failed { id: newest, why: retry.why.clone() },
             (_, true) => Waited::Pending { why: "another try is about to begin".to_owned() },
-            (_, false) => Waited::Converged { id: newest },
+        }
+    }
+
+    /// What keeps a pool from taking this host back.
+    #[must_use]
+    pub(super) fn repool_trouble(&self) -> Option<String> {
+        let failing = self.pools.values().find(|pool| pool.goal() == Goal::In && pool.trouble().is_some())?;
+        failing.trouble().map(|trouble| format!("pool {} has not taken this host back: {trouble}", failing.name()))
+    }
+
+    /// Names of the newest stamp that are no target here: they may be those of other hosts, or slips.
+    #[must_use]
+    pub(super) fn unknown_targets(&self) -> Vec<String> {
+        match self.memory.stamp.as_ref().map(|stamp| &stamp.deploy.targets) {
+            Some(Scope::Only(names)) => names.iter().filter(|name| !self.works.contains_key(*name)).cloned().collect(),
+            _ => Vec::new(),
         }
     }
 }

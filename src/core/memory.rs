@@ -100,6 +100,9 @@ pub struct Rollout {
     pub view: RolloutView,
     pub deploy: Deploy,
     pub targets: BTreeSet<String>,
+    /// The hold that there was when it was ordered does not hold what it names.
+    #[serde(default)]
+    pub over_hold: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,6 +170,14 @@ impl TargetMemory {
 }
 
 impl Memory {
+    /// Whether the hold keeps this target from being renewed now.
+    #[must_use]
+    pub fn holds(&self, target: &str) -> bool {
+        let over = |rollout: &Rollout| rollout.over_hold && rollout.deploy.targets.contains(target);
+        self.hold.as_ref().is_some_and(|hold| hold.targets.as_ref().is_none_or(|targets| targets.contains(target)))
+            && !self.rollout.as_ref().is_some_and(over)
+    }
+
     /// Adds one line of the journal.
     pub fn apply(&mut self, written: &Written) {
         let at = written.at;
@@ -202,7 +213,10 @@ impl Memory {
                 self.targets.remove(target);
                 self.unproven.retain(|_, of| of != target);
             }
-            Entry::RolloutStarted { id, deploy, targets, by } => self.rollout_started(at, id, deploy, targets, by.as_ref()),
+            Entry::RolloutStarted { id, deploy, targets, by, over_hold } => {
+                self.rollout_started(at, id, deploy, targets, by.as_ref());
+                self.rollout.iter_mut().for_each(|rollout| rollout.over_hold = *over_hold);
+            }
             Entry::Reached { target, .. } => {
                 if let Some(target) = self.targets.get_mut(target) {
                     target.reached.clone_from(&target.want);
@@ -261,6 +275,7 @@ impl Memory {
                 self.depooled.remove(pool);
             }
             Entry::HoldSet { reason, by, until, targets, abort } => {
+                self.rollout.iter_mut().for_each(|rollout| rollout.over_hold = false);
                 self.hold = Some(Hold { reason: reason.clone(), by: by.clone(), until: *until, targets: targets.clone(), abort: *abort });
             }
             Entry::HoldEnded { .. } => self.hold = None,
@@ -306,7 +321,7 @@ impl Memory {
         }
         let view = RolloutView::begun(id, deploy, at, by);
         self.last_deploy = Some(deploy.clone());
-        self.rollout = Some(Rollout { view, deploy: deploy.clone(), targets: targets.clone() });
+        self.rollout = Some(Rollout { view, deploy: deploy.clone(), targets: targets.clone(), over_hold: false });
     }
 
     /// From the intent on, the act may have happened.

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 /// All rules of one host. The default has no target: such an agent watches nothing and touches nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Policy {
+    /// Why the configuration cannot be used, if so: then nothing is known of what is wanted on this host. Nothing is begun, what is owed is paid,
+    /// and nobody is told that anything has converged.
+    #[serde(default)]
+    pub unusable: Option<String>,
     pub stamp: StampRules,
     /// By name; a plain `[pool]` has the name `default`.
     pub pools: BTreeMap<String, PoolRules>,

@@ -39,6 +39,9 @@ pub struct AgentView {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StampView {
     pub path: String,
+    /// Targets that the newest stamp names and that this host does not have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown_targets: Vec<String>,
     pub id: Option<String>,
     pub landed_at: Option<Wall>,
     pub error: Option<String>,

@@ -63,7 +63,8 @@ impl Machine {
     fn stamp_view(&self) -> StampView {
         let deploy = self.pending.as_ref().map(|pending| &pending.deploy).or(self.memory.stamp.as_ref().map(|stamp| &stamp.deploy));
         StampView {
-            path: self.policy.stamp.path.clone(),
+            path: self.policy.unusable.as_ref().and(self.memory.watching.clone()).unwrap_or_else(|| self.policy.stamp.path.clone()),
+            unknown_targets: self.unknown_targets(),
             id: deploy.map(|deploy| deploy.id.clone()),
             landed_at: deploy.map(|deploy| deploy.landed_at),
             error: self.stamp_fault.as_ref().map(ToString::to_string),
@@ -72,6 +73,7 @@ impl Machine {
 
     fn problems(&self) -> Vec<String> {
         let mut problems: Vec<String> = Vec::new();
+        problems.extend(self.policy.unusable.clone());
         problems.extend(self.config_problem.clone());
         problems.extend(self.journal_problem.clone());
         problems.extend(self.loans.trouble().map(str::to_owned));
@@ -101,13 +103,16 @@ impl Machine {
     fn state(&self) -> State {
         let unmet = self.memory.targets.iter().any(|(name, target)| self.works.contains_key(name) && target.unmet().is_some());
         let stranded = self.memory.rollout.is_none() && !self.memory.depooled.is_empty();
-        let repool_fails = self.pools.values().any(|pool| pool.goal() == Goal::In && pool.trouble().is_some());
-        let committed = self.memory.rollout.is_some() && self.inplace.needs_out();
+        let repool_fails = self.repool_trouble().is_some();
+        let committed = self.memory.rollout.as_ref().is_some_and(|rollout| rollout.over_hold || self.inplace.needs_out());
         if self.memory.hold.is_some() && !committed {
             return if stranded || repool_fails { State::Failed } else { State::Held };
         }
         if repool_fails || (stranded && !self.memory.unproven.is_empty()) {
             return State::Failed;
+        }
+        if self.policy.unusable.is_some() {
+            return State::Blocked;
         }
         if self.journal_problem.is_some() && (unmet || self.pending.is_some()) {
             return State::Blocked;
@@ -206,6 +211,10 @@ impl Machine {
             let what = why.unwrap_or_else(|| deadline.why.clone());
             let next = if self.pending.is_some() { "a rollout" } else { "another try" };
             return Waiting { waiting_for: Some(what), next: Some(next.to_owned()), deadline: Some(now.wall_of(deadline.at)) };
+        }
+        if let Some(problem) = &self.policy.unusable {
+            let next = "mend it, then systemctl reload restart-agent";
+            return Waiting { waiting_for: Some(problem.clone()), next: Some(next.to_owned()), deadline: None };
         }
         match (state, &self.journal_problem) {
             (State::Blocked, Some(problem)) => {

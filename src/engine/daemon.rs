@@ -47,7 +47,7 @@ pub struct Handle {
 pub async fn run<F: Future<Output = ()> + Send + 'static>(options: Options, beside: impl FnOnce(Handle) -> F) -> Result<StatusView> {
     let now = clock::now();
     let (store, loaded) = Store::open(&options.state_dir, |memory, written| memory.apply(written)).context("the journal")?;
-    let (policy, config_problem) = policy(&options.roots);
+    let policy = policy(&options.roots);
     let (stimuli, stimuli_in) = mpsc::channel(STIMULI);
     let (host, hints) = Host::connect(options.host.clone());
     let world = RealWorld::new(host, hints, stimuli.clone());
@@ -55,12 +55,9 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(options: Options, besi
     let boot = clock::boot_name(&options.run_dir);
     let (mut machine, mut first) = Machine::resume(loaded.memory, policy, &boot, env!("CARGO_PKG_VERSION"), now);
     merge(&mut first, machine.left_behind(now, world.leftovers()));
-    let mut problems: Vec<String> = Vec::new();
-    problems.extend(config_problem);
-    problems.extend(loaded.problem);
-    if !problems.is_empty() {
-        tracing::error!("{}", problems.join("; "));
-        merge(&mut first, machine.handle(now, crate::core::event::Event::ConfigProblem(Some(problems.join("; ")))));
+    if let Some(problem) = loaded.problem {
+        tracing::error!("{problem}");
+        merge(&mut first, machine.handle(now, crate::core::event::Event::ConfigProblem(Some(problem))));
     }
     if options.settle_debts.is_some() {
         machine.settle();
@@ -92,12 +89,13 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(options: Options, besi
     Ok(engine.run(first).await)
 }
 
-fn policy(roots: &Roots) -> (Policy, Option<String>) {
+fn policy(roots: &Roots) -> Policy {
     match config::load(roots) {
-        Ok(loaded) => (loaded.policy, None),
+        Ok(loaded) => loaded.policy,
         Err(errors) => {
             tracing::error!("the configuration cannot be used:\n{errors}");
-            (Policy::default(), Some(format!("the configuration cannot be used, so nothing is renewed: {}", errors.first_line())))
+            let problem = format!("the configuration cannot be used, so nothing is renewed: {}", errors.first_line());
+            Policy { unusable: Some(problem), ..Policy::default() }
         }
     }
 }

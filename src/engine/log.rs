@@ -11,7 +11,7 @@ pub(super) fn tell(written: &Written) {
             tracing::info!(target_name = target, "{target}: adopted, nothing of it is renewed until the next deploy")
         }
         Entry::Dropped { target } => tracing::info!(target_name = target, "{target}: no longer in the configuration"),
-        Entry::RolloutStarted { id, deploy, targets, by } => {
+        Entry::RolloutStarted { id, deploy, targets, by, .. } => {
             let names = targets.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
             let by = by.as_deref().map(|by| format!(", ordered by {by}")).unwrap_or_default();
             tracing::info!(rollout = id, deploy = deploy.id, "rollout {id} of deploy {} begins for {names}{by}", deploy.id);

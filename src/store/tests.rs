@@ -74,6 +74,7 @@ fn rollout(id: &str, at: Wall) -> Vec<Written> {
             deploy: deploy(&format!("deploy-{id}")),
             targets: BTreeSet::new(),
             by: Some("root".to_owned()),
+            over_hold: false,
         },
         Entry::PhaseBegan { target: "jobrunner".to_owned(), phase: "drain".to_owned() },
         Entry::PhaseEnded { target: "jobrunner".to_owned(), phase: "drain".to_owned() },
@@ -453,7 +454,7 @@ fn every_kind_of_entry_can_be_read_back() {
         Entry::Started { boot: "b".to_owned(), version: "v".to_owned() },
         Entry::Stamp { path: "/s".to_owned(), identity, deploy: deploy("x"), adopted: true },
         Entry::Adopted { target: "t".to_owned(), id: None },
-        Entry::RolloutStarted { id: "r0".to_owned(), deploy: deploy("x"), targets: ["t".to_owned()].into(), by: None },
+        Entry::RolloutStarted { id: "r0".to_owned(), deploy: deploy("x"), targets: ["t".to_owned()].into(), by: None, over_hold: false },
         Entry::Cutting {
             unit: "a.service".to_owned(),
             invocation: String::new(),

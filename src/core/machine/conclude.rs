@@ -20,6 +20,10 @@ const RETRY_BLOCKED_SLOWEST: Duration = Duration::from_secs(5 * 60);
 impl Machine {
     /// Writes down what has been reached, and the end of the rollout when nothing more comes of it.
     pub(super) fn conclude(&mut self, now: Now, step: &mut Step) {
+        // What is wanted is not known: that is no reason to call it reached.
+        if self.policy.unusable.is_some() {
+            return;
+        }
         let Some(targets) = self.memory.rollout.as_ref().map(|rollout| rollout.targets.clone()) else { return };
         let mut failed: Vec<(String, bool)> = Vec::new();
         let mut working = false;

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Machine, turn};
+use super::{Machine, Retry, turn};
 use crate::core::entry::Entry;
 use crate::core::inplace::InPlace;
 use crate::core::loans::Loans;
-use crate::core::memory::Cutting;
+use crate::core::memory::{Cutting, TargetMemory};
 use crate::core::policy::TargetRules;
 use crate::core::pool::{Goal, Pool};
 use crate::core::scheduled::Scheduled;
@@ -58,7 +58,7 @@ impl Machine {
     pub(super) fn configure(&mut self, now: Now, step: &mut Step) {
         let policy = self.policy.clone();
         // Without any configuration, or with one that cannot be read, nothing is forgotten: or it would be adopted anew, and a deploy missed.
-        let unconfigured = policy.targets.is_empty() && policy.stamp.path.is_empty();
+        let unconfigured = policy.unusable.is_some() || (policy.targets.is_empty() && policy.stamp.path.is_empty());
         let dropped = self.memory.targets.keys().filter(|name| !unconfigured && !policy.targets.contains_key(*name));
         let dropped: Vec<String> = dropped.cloned().collect();
         for target in dropped {
@@ -100,10 +100,16 @@ impl Machine {
         }
     }
 
-    /// After a change of the configuration: targets whose work was made anew.
+    /// After a change of the configuration: targets whose work was made anew, and what failed may be possible now.
     pub(super) fn renew_new(&mut self, now: Now, step: &mut Step) {
         if self.memory.rollout.is_some() {
-            self.renew_unmet(now, step);
+            return self.renew_unmet(now, step);
+        }
+        let unmet =
+            |(name, target): (&String, &TargetMemory)| target.unmet().is_some() && self.works.contains_key(name) && !self.held(name);
+        if self.memory.targets.iter().any(unmet) {
+            let fresh = || Retry { at: now.mono, tries: 0, why: "the configuration has changed".to_owned(), blocked: true };
+            self.retry.get_or_insert_with(fresh).at = now.mono;
         }
     }
 
@@ -150,7 +156,7 @@ impl Machine {
     }
 
     pub(in crate::core) fn held(&self, target: &str) -> bool {
-        self.settling || self.memory.hold.as_ref().is_some_and(|hold| hold.targets.as_ref().is_none_or(|targets| targets.contains(target)))
+        self.settling || self.memory.holds(target)
     }
 
     pub(super) fn advance_targets(&mut self, now: Now, step: &mut Step) {
@@ -191,11 +197,12 @@ impl Machine {
             turn!(self, now, step).record(Entry::HoldEnded { by: "it expired".to_owned() });
             self.hold_ended(now, step);
         }
-        let Some(hold) = self.memory.hold.clone() else { return };
-        let held = |name: &str| hold.targets.as_ref().is_none_or(|targets| targets.contains(name));
+        if self.memory.hold.is_none() {
+            return;
+        }
         let mut fpm_held = false;
         for (name, work) in &mut self.works {
-            if !held(name) {
+            if !self.memory.holds(name) {
                 continue;
             }
             match work {

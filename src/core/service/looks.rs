@@ -59,12 +59,18 @@ impl Services {
         } else if self.units.values().any(|unit| !unit.at_rest()) {
             self.pursuit.look.want(now.after(DRAIN_LOOK));
         }
-        let unseen = |unit: &Service| matches!(unit.step, Step::Draining { until } if now >= until && unit.seen_at < until);
+        let unseen = |unit: &Service| match unit.step {
+            Step::Draining { until } | Step::Pausing { until } => now >= until && unit.seen_at < until,
+            _ => false,
+        };
         if self.units.values().any(unseen) {
             self.pursuit.look.want(now);
         }
         let overdue = |unit: &Service| matches!(unit.step, Step::Restarting) && now >= unit.since.after(RESTART_LOOK);
-        let named = self.units.iter().filter(|(_, unit)| matches!(unit.step, Step::Verifying) || overdue(unit));
+        let by_name = |unit: &Service| {
+            matches!(unit.step, Step::Verifying) || overdue(unit) || (matches!(unit.step, Step::Pausing { .. }) && unseen(unit))
+        };
+        let named = self.units.iter().filter(|(_, unit)| by_name(unit));
         let cgroups: BTreeMap<String, String> = named.map(|(name, unit)| (name.clone(), unit.seen.cgroup.clone())).collect();
         if !cgroups.is_empty() {
             let units: Vec<String> = cgroups.keys().cloned().collect();
@@ -86,6 +92,9 @@ impl Service {
                 self.done(turn, target, &seen.unit, UnitEnd::Renewed, "somebody else has restarted it");
             }
             Step::Verifying if look.seen_since(self.since) => self.verify(turn, target, seen, stale),
+            // Its end was missed, since the bus went away.
+            Step::Restarting if self.pending.is_none() && !self.under_way(seen) => self.verify(turn, target, seen, stale),
+            Step::Pausing { .. } if self.came_up(seen) => self.verify(turn, target, seen, stale),
             Step::Done(UnitEnd::Failed, _) if stale.is_empty() && seen.active == Active::Active => {
                 self.seen = seen.clone();
                 self.done(turn, target, &seen.unit, UnitEnd::Renewed, "it has come up");

@@ -131,7 +131,8 @@ impl Service {
                     Rung::Grace { .. } | Rung::Dying { .. } => {}
                 }
             }
-            Step::Pausing { until } if now >= until && turn.journal_good => self.restart(turn, rules, name, want),
+            // In the pause it may have come up, or somebody may have seen to it.
+            Step::Pausing { until } if now >= until && self.seen_at >= until && turn.journal_good => self.restart(turn, rules, name, want),
             _ => {}
         }
     }
@@ -144,11 +145,21 @@ impl Service {
         self.enter(turn.now.mono, Step::Restarting);
     }
 
-    pub(super) fn verify(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale) {
+    /// It runs, in another run than the one that was stale.
+    pub(super) fn came_up(&self, seen: &UnitSeen) -> bool {
         let renewed = !seen.invocation.is_empty() && seen.invocation != self.before;
         // One that waits for systemd to start it once more has no job.
         let up = matches!(seen.active, Active::Active | Active::Reloading) || (seen.active == Active::Activating && seen.job);
-        if renewed && up {
+        renewed && up
+    }
+
+    /// systemd is still at the restart that was asked for.
+    pub(super) fn under_way(&self, seen: &UnitSeen) -> bool {
+        self.restarted_for.is_some() && seen.job && seen.invocation == self.before && seen.active.runs()
+    }
+
+    pub(super) fn verify(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale) {
+        if self.came_up(seen) {
             if let Some(landed) = self.restarted_for {
                 let (target, unit, invocation) = (target.to_owned(), seen.unit.clone(), seen.invocation.clone());
                 turn.record(Entry::Fresh { target, unit, invocation, landed });
@@ -161,6 +172,11 @@ impl Service {
         }
         self.stale = stale;
         self.seen = seen.clone();
+        if self.under_way(seen) {
+            // The bus went away before its end: its ladder goes on.
+            self.step = Step::Restarting;
+            return;
+        }
         self.tries += 1;
         if self.tries >= START_TRIES {
             let why = format!("it does not come up after its restart: {:?}, Result={}", seen.active, seen.result);

@@ -20,7 +20,7 @@ use restart_agent::core::time::Mono;
 use crate::world::{By, Cut, Happening, MINUTE, MS, S, Us, World};
 
 /// As the engine's: the stamp is read this often whatever is hinted.
-const SLOW_POLL: Us = 30 * S;
+const SLOW_POLL: Us = 60 * S;
 /// More ticks than this in a second of virtual time is a loop that burns a core.
 const TICKS_A_SECOND: u32 = 120;
 
@@ -30,6 +30,7 @@ pub enum Deed {
     SpoilStamp(StampFault),
     Order(Order),
     Policy(Box<Policy>),
+    /// The files of the configuration cannot be used from now on; `None`: they are mended, and read again.
     ConfigProblem(Option<String>),
     DiskFull,
     DiskGood,
@@ -71,6 +72,8 @@ pub struct Crash {
 pub struct Host {
     pub world: World,
     pub policy: Policy,
+    /// Why an agent that starts now cannot use it.
+    unusable: Option<String>,
     /// What is on the disk.
     pub journal: Vec<Written>,
     /// What it adds up to.
@@ -106,6 +109,7 @@ impl Host {
         Host {
             world,
             policy,
+            unusable: None,
             journal: Vec::new(),
             durable: Memory::default(),
             queued: Vec::new(),
@@ -172,7 +176,11 @@ impl Host {
         self.outstanding.clear();
         self.ticks = (0, 0);
         self.journal_told = true;
-        let (machine, step) = Machine::resume(self.durable.clone(), self.policy.clone(), &self.boot, "sim", self.world.clock());
+        let policy = match &self.unusable {
+            Some(problem) => Policy { unusable: Some(problem.clone()), ..Policy::default() },
+            None => self.policy.clone(),
+        };
+        let (machine, step) = Machine::resume(self.durable.clone(), policy, &self.boot, "sim", self.world.clock());
         self.machine = Some(machine);
         self.take(step);
         let read = self.world.stamp.clone();
@@ -301,6 +309,11 @@ impl Host {
         }
     }
 
+    /// What somebody does right now.
+    pub fn deed_now(&mut self, deed: Deed) {
+        self.deed(deed);
+    }
+
     fn deed(&mut self, deed: Deed) {
         if !matches!(deed, Deed::SlowPoll(_)) {
             self.world.say(|| format!("== {deed:?}"));
@@ -308,6 +321,14 @@ impl Host {
         match deed {
             Deed::Touch(content) => {
                 self.stamp_told = false;
+                // Nobody can know of a stamp that is overwritten while there is no agent.
+                let taken_in = self.durable.stamp.as_ref().map(|stamp| &stamp.identity);
+                if self.machine.is_none()
+                    && self.world.stamp.as_ref().is_ok_and(|stamp| Some(&stamp.identity) != taken_in)
+                    && let Some(overwritten) = self.world.wanted.last_mut()
+                {
+                    overwritten.perhaps = true;
+                }
                 self.world.touch(&content);
             }
             Deed::SpoilStamp(fault) => {
@@ -327,7 +348,16 @@ impl Host {
                 self.world.policy_changed = now;
                 self.feed(Event::Policy(policy));
             }
-            Deed::ConfigProblem(problem) => self.feed(Event::ConfigProblem(problem)),
+            Deed::ConfigProblem(Some(problem)) => {
+                self.unusable = Some(problem.clone());
+                self.feed(Event::ConfigProblem(Some(problem)));
+            }
+            Deed::ConfigProblem(None) => {
+                self.unusable = None;
+                self.feed(Event::Policy(Box::new(self.policy.clone())));
+                let read = self.world.stamp.clone();
+                self.feed(Event::Stamp(read));
+            }
             Deed::DiskFull => self.disk_full = true,
             Deed::DiskGood => self.disk_good(),
             Deed::KillAgent(down) => {
@@ -452,7 +482,8 @@ impl Host {
         let held = memory.hold.as_ref().is_some_and(|hold| hold.targets.is_none());
         let waits = matches!(machine.waited(None), Waited::Pending { .. }) && !held;
         let pending = [
-            (memory.rollout.is_some(), "a rollout"),
+            // Without a configuration it waits for one.
+            (memory.rollout.is_some() && machine.policy().unusable.is_none(), "a rollout"),
             (!memory.depooled.is_empty(), "depooled"),
             (!memory.lent.is_empty(), "lent"),
             (!memory.timers.is_empty(), "timers"),
@@ -618,6 +649,7 @@ impl World {
             balancer.delay = 0;
         }
         let mut dead = Vec::new();
+        let now = self.now;
         for unit in self.units.values_mut() {
             for process in unit.processes.values_mut() {
                 process.unkillable_until = 0;
@@ -625,6 +657,9 @@ impl World {
             if let Some(fpm) = unit.as_fpm_mut() {
                 fpm.config_good = true;
                 fpm.pings = true;
+                if fpm.status != Answers::Well {
+                    fpm.status_mended = now;
+                }
                 fpm.status = Answers::Well;
                 // Whoever is overloaded for ever answers no ping.
                 fpm.load.long_percent = 0;

@@ -154,7 +154,7 @@ fn policy(draw: &mut Draw) -> Policy {
         };
         targets.insert("workers".to_owned(), TargetRules::Service(rules));
     }
-    Policy { stamp, pools, targets }
+    Policy { unusable: None, stamp, pools, targets }
 }
 
 fn populate(draw: &mut Draw, world: &mut World, policy: &Policy) {
@@ -341,6 +341,16 @@ fn faults(draw: &mut Draw, host: &mut Host) {
         host.later(at, Deed::DiskFull);
         let after = draw.rng.between(100 * MS, 40 * S);
         host.later(at + after, Deed::DiskGood);
+    }
+    if draw.rng.chance(8) {
+        let at = draw.time();
+        host.later(at, Deed::ConfigProblem(Some("config.toml:7: unknown key".to_owned())));
+        if draw.rng.chance(70) {
+            let (begins, down) = (draw.rng.between(0, 5 * S), draw.rng.between(S, 5 * S));
+            host.later(at + begins, Deed::KillAgent(down));
+        }
+        let after = draw.rng.between(S, 60 * S);
+        host.later(at + after, Deed::ConfigProblem(None));
     }
     if draw.rng.chance(8) {
         let (at, after) = (draw.time(), draw.rng.between(100 * MS, 20 * S));

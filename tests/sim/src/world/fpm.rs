@@ -60,6 +60,8 @@ pub struct Fpm {
     pub status_listen: bool,
     pub has_status: bool,
     pub status: Answers,
+    /// When the status page was mended.
+    pub status_mended: Us,
     /// `php-fpm -t`.
     pub config_good: bool,
     pub start: FpmStart,
@@ -85,6 +87,7 @@ impl Default for Fpm {
             status_listen: true,
             has_status: true,
             status: Answers::Well,
+            status_mended: 0,
             config_good: true,
             start: FpmStart::Well(60 * MS),
             pings: true,
@@ -309,7 +312,8 @@ impl World {
         let master = unit.main_pid;
         let fpm = unit.as_fpm_mut().unwrap();
         // Exact is what a status page of its own makes exact, whatever has come in since its last word apart.
-        let known = fpm.status_listen && fpm.has_status && fpm.status == Answers::Well;
+        let known =
+            fpm.status_listen && fpm.has_status && fpm.status == Answers::Well && (fpm.status_mended == 0 || now > fpm.status_mended + S);
         let strays = fpm.load.strays_every > 0;
         let at = fpm.requests.iter().find(|(_, request)| request.pid == process.pid).map(|(id, _)| *id);
         let request = at.and_then(|id| fpm.requests.remove(&id));

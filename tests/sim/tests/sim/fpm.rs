@@ -1,7 +1,9 @@
 //! php-fpm in place.
 
+use restart_agent::core::Waited;
+use restart_agent::core::event::Order;
 use restart_agent::core::status::State;
-use sim::host::Deed;
+use sim::host::{Deed, span};
 use sim::world::{By, Fpm, Load, MINUTE, MS, S};
 
 use crate::given::{FPM, fpm_host};
@@ -48,4 +50,54 @@ fn without_a_status_page_too_what_somebody_else_restarts_in_the_drain_is_not_res
     host.check_at_rest();
     host.must_be_right();
     assert_eq!(host.world.units[FPM].runs.last().map(|(_, by)| *by), Some(By::Person));
+}
+
+/// What is wanted is not known then: nothing may be called converged, and nothing forgotten (the agent comes back in the middle of a drain).
+#[test]
+fn a_configuration_that_breaks_while_a_rollout_is_interrupted_forgets_no_deploy() {
+    let long =
+        Load { every: 200 * MS, strays_every: 0, short: (5 * MS, 30 * MS), long_percent: 10, long: (20 * S, 30 * S), until: u64::MAX };
+    let mut host = fpm_host(true, Fpm { workers: 40, load: long, ..Fpm::default() });
+    let before = host.world.units[FPM].invocation.clone();
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.balancers["default"].out));
+    host.deed_now(Deed::ConfigProblem(Some("bogus.toml:1: unknown key".to_owned())));
+    host.deed_now(Deed::KillAgent(S));
+    host.run(10 * S);
+    assert_eq!(host.state(), Some(State::Blocked));
+    assert!(matches!(host.waited(None), Some(Waited::Blocked { why, .. }) if why.contains("bogus.toml:1")));
+    assert!(!host.world.balancers["default"].out, "what is owed is paid");
+    assert_eq!(before, host.world.units[FPM].invocation);
+
+    host.world.touch("d3");
+    host.run(10 * S);
+    assert!(matches!(host.waited(None), Some(Waited::Blocked { .. })), "{:?}", host.waited(None));
+    host.deed_now(Deed::ConfigProblem(None));
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+    host.run(S);
+    host.check_at_rest();
+    assert_ne!(before, host.world.units[FPM].invocation);
+    assert!(matches!(host.waited(None), Some(Waited::Converged { id }) if id == "d3"));
+}
+
+#[test]
+fn a_trigger_over_a_hold_leaves_the_hold_for_the_next_deploy() {
+    let mut host = fpm_host(true, Fpm::default());
+    let before = host.world.units[FPM].invocation.clone();
+    host.order(Order::Hold { reason: "the database moves".to_owned(), span: span(60 * MINUTE), targets: None });
+    let trigger = Order::Trigger { force: false, override_hold: true, targets: None, reason: None };
+    host.order(trigger);
+    assert_eq!(host.state(), Some(State::Converging));
+    assert!(host.run_until(MINUTE, |host| host.world.units[FPM].invocation != before && !host.world.balancers["default"].out));
+    host.run(5 * S);
+    assert_eq!(host.state(), Some(State::Held));
+
+    let triggered = host.world.units[FPM].invocation.clone();
+    host.world.touch("d2");
+    host.run(MINUTE);
+    assert_eq!(triggered, host.world.units[FPM].invocation);
+    assert!(matches!(host.waited(None), Some(Waited::Pending { why }) if why.contains("the database moves")));
+    host.order(Order::Release);
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+    assert_ne!(triggered, host.world.units[FPM].invocation);
 }

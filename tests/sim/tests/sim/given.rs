@@ -40,6 +40,7 @@ pub fn pool_rules() -> PoolRules {
 
 pub fn policy() -> Policy {
     Policy {
+        unusable: None,
         stamp: StampRules { path: "/srv/deploy/stamp".to_owned(), ..StampRules::default() },
         pools: BTreeMap::new(),
         targets: BTreeMap::new(),
