@@ -42,7 +42,7 @@ impl Waiters {
         let default_timeout = machine.longest() + Duration::from_secs(60);
         for waiter in std::mem::take(&mut self.0) {
             let unseen = waiter.stamp.is_some_and(|stamp| newest.is_none_or(|newest| newest < stamp));
-            let how = if unseen && machine.unusable_stamp().is_none() {
+            let how = if unseen && machine.unusable_stamp().is_none() && machine.policy().unusable.is_none() {
                 Waited::Pending { why: "the agent has not seen this stamp: is it the one that its configuration names?".to_owned() }
             } else {
                 machine.waited(waiter.id.as_deref())

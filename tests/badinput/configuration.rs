@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lab::agent::{Agent, CONFIG};
+use lab::load::Load;
 use lab::pool::{Command, FilePool};
 use lab::web;
 use lab::{Host, Release};
@@ -50,6 +51,42 @@ pub fn unknown_key(release: Release) -> Result<()> {
     let status = agent.wait_status("d2", SOON, |status| status["reached"]["id"] == "d2")?;
     ensure!(status["problems"].as_array().is_some_and(Vec::is_empty), "{status}");
     ensure!(host.property(WORKER, "InvocationID")? != worker, "the worker was not renewed for d2");
+    Ok(())
+}
+
+/// A file that breaks while a rollout is on its way, and an agent that is restarted then: nothing is called converged that is not.
+pub fn broken_in_a_rollout(release: Release) -> Result<()> {
+    let host = Host::boot(release, "broken-in-a-rollout")?;
+    let stage = Stage::set(&host, &web::Options::default(), &FilePool::config("5s", "100ms"), "drain_timeout = \"20s\"")?;
+    let agent = &stage.agent;
+    let before = stage.web.generation()?;
+    let load = Load::builder(&host).rate(0.0).start()?;
+    let long = load.send(Duration::from_secs(15), web::POOL)?;
+    load.wait_started(long)?;
+    agent.deploy("v1")?;
+    agent.wait_status("the drain", SOON, |status| status["targets"][0]["state"] == "draining")?;
+    let good = host.read(CONFIG)?;
+    host.write(CONFIG, &format!("{good}\nbogus = 1\n"))?;
+    agent.kill()?;
+    let status = agent.wait_state("blocked", SOON)?;
+    ensure!(says(&status, "nothing is renewed") && status["stamp"]["path"] == lab::agent::STAMP, "{status}");
+    let waited = agent.wait(Duration::from_secs(5))?;
+    ensure!(waited.status == 1 && waited.stderr.contains("cannot be used"), "{waited:?}");
+    ensure!(agent.history()?.iter().all(|rollout| rollout["result"] != "converged"), "{:#?}", agent.history()?);
+    stage.pool.wait_state("pooled")?;
+    // A deploy that nobody was there to see.
+    agent.deploy("v2")?;
+    let waited = agent.wait(Duration::from_secs(5))?;
+    ensure!(waited.status == 1, "{waited:?}");
+    let report = load.stop()?;
+    ensure!(report.cut_ids().is_empty(), "{report}");
+
+    host.write(CONFIG, &good)?;
+    host.ok(&["systemctl", "reload", "restart-agent"])?;
+    let waited = agent.wait(Duration::from_secs(60))?;
+    ensure!(waited.status == 0, "{waited:?}");
+    ensure!(stage.web.generation()? != before, "php-fpm was not renewed");
+    ensure!(agent.status()?["reached"]["id"] == "v2", "{}", agent.status()?);
     Ok(())
 }
 

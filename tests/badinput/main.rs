@@ -19,6 +19,8 @@ fn main() -> ExitCode {
     lab::suite()
         .on_each("a_stamp_that_cannot_be_used_leaves_the_old_deploy", stamps::hostile)
         .on_each("a_bad_configuration_is_told_and_not_taken", configuration::unknown_key)
+        .on_each("half_a_stamp_is_no_deploy", stamps::half)
+        .on_each("a_configuration_that_breaks_in_a_rollout_forgets_no_deploy", configuration::broken_in_a_rollout)
         .on_each("units_that_cannot_be_restarted_are_told", configuration::impossible_units)
         .on_each("a_full_disk_begins_nothing_and_forgets_nothing", configuration::full_disk)
         .on_each("installed_on_a_running_host_it_restarts_nothing", adoption::nothing_is_restarted)

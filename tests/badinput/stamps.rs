@@ -55,3 +55,32 @@ pub fn hostile(release: Release) -> Result<()> {
     ensure!(host.property(WORKER, "InvocationID")? != worker, "the worker was not renewed for d2");
     agent.ensure_nothing_left()
 }
+
+/// A hook that writes in place, in steps, with the agent looking on: what it names last is renewed, and nothing else (trap T3).
+pub fn half(release: Release) -> Result<()> {
+    let host = Host::boot(release, "half-a-stamp")?;
+    start_worker(&host)?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("d0")?;
+    let other = "[target.others]\nkind = \"service\"\nunits = [\"other.service\"]\n";
+    host.write("/etc/systemd/system/other.service", "[Service]\nExecStart=/bin/sleep infinity\n")?;
+    host.sh_ok("systemctl daemon-reload && systemctl start other")?;
+    agent.configure(&format!("{STAMP}{WORKERS}{other}"))?;
+    let steps = [
+        ("d1", "exec 4>stamp; printf 'id=\"d1\"\\n' >&4; sleep 0.3; printf 'targets=[\"workers\"]\\n' >&4; exec 4>&-"),
+        ("d2", "exec 4>stamp; sleep 0.3; printf 'id=\"d2\"\\n' >&4; sleep 0.3; printf 'targets=[\"workers\"]\\n' >&4; exec 4>&-"),
+        ("d3", "rm stamp; printf 'id=\"d3\"\\ntargets=[\"workers\"]\\n' > stamp"),
+    ];
+    let untouched = host.property("other.service", "InvocationID")?;
+    for (id, write) in steps {
+        let before = host.property(WORKER, "InvocationID")?;
+        host.sh_ok(&format!("cd /srv/deploy && {write}"))?;
+        let waited = agent.wait(SOON)?;
+        ensure!(waited.status == 0, "{id}: {waited:?}");
+        ensure!(agent.status()?["reached"]["id"] == id, "{}", agent.status()?);
+        ensure!(host.property(WORKER, "InvocationID")? != before, "{id}: the worker was not renewed");
+        ensure!(host.property("other.service", "InvocationID")? == untouched, "{id}: what the stamp does not name was renewed");
+    }
+    ensure!(agent.history()?.len() == steps.len(), "{:#?}", agent.history()?);
+    agent.ensure_nothing_left()
+}

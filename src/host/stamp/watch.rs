@@ -21,6 +21,8 @@ const WATCHES_MAX: usize = 64;
 /// Somebody who writes into the file in place is waited for until the file is closed, so that half a stamp is no deploy (trap T3); but no longer
 /// than this.
 const WRITING: Duration = Duration::from_secs(2);
+/// A file that was just made and is empty: whoever made it may be about to write into it, or was done before it was watched.
+const MADE: Duration = Duration::from_millis(100);
 /// So many reads of 4 KiB of events before somebody else gets a turn.
 const BATCHES_MAX: u32 = 64;
 
@@ -49,10 +51,14 @@ pub struct Watch {
     watched: BTreeMap<WatchDescriptor, BTreeSet<OsString>>,
     /// The watch of the file itself.
     file: Option<WatchDescriptor>,
+    /// It had no content when that watch was put on it.
+    empty: bool,
     /// Something has changed that was not told yet.
     owed: bool,
     /// The file was written into and not closed yet: waited for until then.
     writing: Option<Instant>,
+    /// That it was written into is known, and not only taken for possible.
+    written: bool,
     trouble: Option<String>,
 }
 
@@ -79,8 +85,10 @@ impl Watch {
             mounts: mounts.ok(),
             watched: BTreeMap::new(),
             file: None,
+            empty: false,
             owed: false,
             writing: None,
+            written: false,
             trouble,
         };
         watch.arm();
@@ -96,12 +104,13 @@ impl Watch {
                 self.owed = false;
                 return;
             }
-            let written = self.writing;
+            let until = self.writing;
             tokio::select! {
                 heard = events(self.queue.as_ref(), &self.watched, self.file) => {
                     match heard.writing {
-                        Some(true) => self.writing = self.writing.or_else(|| Some(Instant::now() + WRITING)),
-                        Some(false) => self.writing = None,
+                        Some(true) if self.written => {}
+                        Some(true) => (self.writing, self.written) = (Some(Instant::now() + WRITING), true),
+                        Some(false) => (self.writing, self.written) = (None, false),
                         None => {}
                     }
                     if heard.near {
@@ -109,7 +118,7 @@ impl Watch {
                     }
                 }
                 () = mounted(self.mounts.as_ref()) => self.near(),
-                () = sleep_until(written.unwrap_or_else(Instant::now)), if written.is_some() => self.writing = None,
+                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => (self.writing, self.written) = (None, false),
             }
         }
     }
@@ -120,7 +129,8 @@ impl Watch {
         self.arm();
         if self.file != file {
             // Whoever writes into a file that is no stamp any more is of no interest.
-            self.writing = None;
+            self.written = false;
+            self.writing = (self.empty && self.file.is_some()).then(|| Instant::now() + MADE);
         }
     }
 
@@ -161,6 +171,7 @@ impl Watch {
             && super::other_than_file(&end.seen).is_none()
         {
             add(&end.fd, FILE, None);
+            self.empty = end.seen.st_size == 0;
         }
         for gone in self.watched.keys().filter(|watch| !watched.contains_key(watch)) {
             // It is gone by itself if what it watched is.
