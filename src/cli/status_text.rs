@@ -121,6 +121,10 @@ fn facts(view: &StatusView, page: &Page) -> Vec<(String, String)> {
         };
         say(&format!("pool {}", pool.name), state);
     }
+    // At rest nobody looks a second time: what has started since is not in the table.
+    if let Some(at) = view.targets.iter().map(|target| target.looked_at).min().flatten() {
+        say("units", format!("as seen {}; sudo restart-agent plan looks now", page.since(at)));
+    }
     if view.slot.state != "none" {
         let holders = if view.slot.holders.is_empty() { String::new() } else { format!(", holders: {}", view.slot.holders.join(", ")) };
         say("slot", format!("{}{holders}", view.slot.state));
@@ -167,9 +171,7 @@ fn table(targets: &[&TargetView], whole: bool, page: &Page) -> String {
         let mut shown: Vec<&UnitView> =
             target.units.iter().filter(|unit| whole || !matches!(unit.state, TargetState::Fresh | TargetState::Adopted)).collect();
         shown.sort_by_key(|unit| std::cmp::Reverse(unit.state));
-        // What is only adopted has not been looked at.
-        let units = if target.units.is_empty() && target.state == TargetState::Adopted { String::new() } else { summary(&target.units) };
-        let mut row = head(units, String::new(), String::new());
+        let mut row = head(summary(target), String::new(), String::new());
         if let Some(why) = row.last_mut().filter(|why| shown.iter().any(|unit| why.starts_with(&format!("{}: ", unit.unit)))) {
             // Told in that unit's own line.
             why.clear();
@@ -206,9 +208,12 @@ fn in_flight(unit: &UnitView) -> String {
 }
 
 /// `15 units: 12 fresh, 3 draining`.
-fn summary(units: &[UnitView]) -> String {
+fn summary(target: &TargetView) -> String {
+    let units = &target.units;
     if units.is_empty() {
-        return "no unit runs".to_owned();
+        // At work on it the agent names only what is stale.
+        let said = if target.looked_at.is_some() { "no unit runs" } else { "" };
+        return said.to_owned();
     }
     let mut states: BTreeMap<TargetState, usize> = BTreeMap::new();
     for unit in units {

@@ -27,6 +27,7 @@ mod service;
 pub mod stale;
 pub mod status;
 pub mod step;
+mod survey;
 mod target;
 pub mod time;
 

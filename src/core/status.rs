@@ -112,6 +112,8 @@ pub struct TargetView {
     pub state: TargetState,
     pub why: String,
     pub deadline: Option<Wall>,
+    /// When its units were looked at, if nothing is at work on it: at rest that is once. `null`: not yet, or something is at work.
+    pub looked_at: Option<Wall>,
     pub units: Vec<UnitView>,
 }
 

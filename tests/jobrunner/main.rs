@@ -9,6 +9,7 @@ mod orders;
 mod pools;
 mod proofs;
 mod stage;
+mod status;
 mod waits;
 
 use std::process::ExitCode;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         .on_each("without_proof_the_host_stays_out_and_says_so", proofs::proof)
         .on_each("force_neither_depools_nor_drains", orders::force)
         .on_each("abort_and_hold_during_a_drain_give_the_host_back", orders::abort_and_hold)
+        .on_each("status_says_what_runs_and_which_deploy_waits", status::what_runs)
         .on_each("who_may_look_and_who_may_order", orders::permissions)
         .on_each("killed_anywhere_between_depool_and_repool_it_comes_back_and_finishes", crashes::killed)
         .on_each("a_power_failure_in_the_drain_leaves_no_host_out", crashes::power_failure)

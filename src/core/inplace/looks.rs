@@ -124,7 +124,9 @@ fn cut_happened(turn: &Turn<'_>, seen: &UnitSeen) -> bool {
     turn.memory.cutting.get(&seen.unit).is_some_and(|cutting| cutting.invocation != seen.invocation || !seen.active.runs())
 }
 
-fn untouchable(unit: &UnitSeen) -> Option<&'static str> {
+/// Why a php-fpm cannot be renewed as it is.
+#[must_use]
+pub fn untouchable(unit: &UnitSeen) -> Option<&'static str> {
     match unit.load {
         Load::NotFound => Some("there is no such unit: mend `unit` in the configuration, or install it"),
         Load::Bad => Some("systemd cannot load it: see systemctl status"),

@@ -10,6 +10,7 @@ mod phases;
 use std::collections::BTreeMap;
 
 use looks::RETRY;
+pub use looks::untouchable;
 
 use crate::core::effect::{EffectId, Outcome};
 use crate::core::fpm::Fpm;

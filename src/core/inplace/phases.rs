@@ -212,7 +212,8 @@ impl InPlace {
     }
 
     /// Something newer is wanted than what this bracket was for.
-    fn outdated(&self) -> bool {
+    #[must_use]
+    pub fn outdated(&self) -> bool {
         let newer = |unit: &Fpm| self.wants.get(&unit.target).is_some_and(|(want, _)| !want.is(&unit.want));
         self.units.values().any(newer)
     }

@@ -26,6 +26,7 @@ use crate::core::memory::Memory;
 use crate::core::policy::{Policy, TargetRules};
 use crate::core::pool::Pool;
 use crate::core::step::{Deadline, Step, Turn, earliest};
+use crate::core::survey::Survey;
 use crate::core::time::{Mono, Now};
 
 /// Passes in one turn until nothing more follows from what is known; far more than any chain of decisions is long.
@@ -50,6 +51,7 @@ pub struct Machine {
     pub(super) loans: Loans,
     pub(super) pools: BTreeMap<String, Pool>,
     pub(super) debts: Debts,
+    pub(super) survey: Survey,
     pub(super) retry: Option<Retry>,
     /// The start of the last rollout, for `min_interval`.
     pub(super) last_start: Option<Mono>,
@@ -100,6 +102,7 @@ impl Machine {
             loans: Loans::default(),
             pools: BTreeMap::new(),
             debts: Debts::default(),
+            survey: Survey::default(),
             retry: None,
             last_start: None,
             hold_until: memory.hold.as_ref().map(|hold| now.mono.after(hold.until.since(now.wall))),
@@ -149,6 +152,7 @@ impl Machine {
             Event::Policy(policy) => {
                 self.policy = *policy;
                 self.config_problem = None;
+                self.survey.again();
                 self.configure(now, &mut step);
                 self.renew_new(now, &mut step);
             }
@@ -218,6 +222,9 @@ impl Machine {
         if self.memory.open.contains_key(&id.0) {
             turn!(self, now, step).record(Entry::Outcome { id, outcome: outcome.clone() });
         }
+        if self.survey.outcome(now, &self.policy.targets, id, outcome) {
+            return;
+        }
         let mut turn = turn!(self, now, step);
         let loans = &mut self.loans;
         let mut taken = loans.outcome(&turn, id, outcome);
@@ -246,6 +253,7 @@ impl Machine {
             self.advance_targets(now, step);
             self.repool_unless_needed(now, step);
             self.conclude(now, step);
+            self.look_at_rest(now, step);
             quiet = if (step.effects.len(), step.entries.len()) == before { quiet + 1 } else { 0 };
             if quiet > 1 {
                 break;
@@ -268,6 +276,7 @@ impl Machine {
             self.inplace.deadline(),
             self.loans.deadline(&self.memory.lent),
             self.debts.deadline(&self.memory),
+            self.look_at_rest_deadline(),
             hold,
         ];
         // What has passed was seen to in the last turn, as far as it could be.

@@ -13,7 +13,7 @@ use restart_agent::core::event::{Answer, Event, Order};
 use restart_agent::core::machine::Machine;
 use restart_agent::core::memory::Memory;
 use restart_agent::core::policy::Policy;
-use restart_agent::core::status::{AgentView, Casualty, State, StatusView};
+use restart_agent::core::status::{AgentView, Casualty, State, StatusView, TargetState};
 use restart_agent::core::step::Step;
 use restart_agent::core::time::Mono;
 
@@ -496,6 +496,9 @@ impl Host {
             let what = pending.join(", ");
             self.world.violates(format!("something is to be done ({what}), no effect is under way, and there is no deadline"));
         }
+        if thorough {
+            self.check_status();
+        }
         let Some(machine) = &self.machine else { return };
         if thorough && self.stamp_told && matches!(machine.waited(None), Waited::Converged { .. }) {
             let since = self.since.clone();
@@ -512,6 +515,25 @@ impl Host {
                 self.world.violates("status says converged, and the agent still owes the pool this host".to_owned());
             }
         }
+    }
+
+    /// Whoever reads the status is not told that old code is new, nor that something is waited for that has no name.
+    fn check_status(&mut self) {
+        let status = self.status();
+        if let Some(blank) = status.waiting_for.filter(|what| what.trim_end().ends_with(':')) {
+            self.world.violates(format!("status says that it waits for {blank:?}"));
+        }
+        if !self.stamp_told {
+            return;
+        }
+        let since = self.since.clone();
+        let stale = self.world.stale_units(|target| since.get(target).copied().unwrap_or(Us::MAX));
+        let units = status.targets.iter().flat_map(|target| &target.units);
+        let wrong: Vec<String> = units
+            .filter(|unit| stale.contains(&unit.unit) && unit.state == TargetState::Fresh)
+            .map(|unit| format!("{} runs old code, and status says: {}", unit.unit, unit.why))
+            .collect();
+        wrong.into_iter().for_each(|wrong| self.world.violates(wrong));
     }
 
     /// What holds when all is said and done and nothing stands in the way any more.

@@ -4,3 +4,4 @@ mod fpm;
 mod given;
 mod random;
 mod scheduled;
+mod status;

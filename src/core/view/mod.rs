@@ -1,14 +1,13 @@
 //! What status says: the machine seen from outside, in the contract's words.
 
-use super::effect::Effect;
-use super::machine::{Machine, Work};
-use super::policy::TargetRules;
-use super::pool::Goal;
-use super::status::{
-    AgentView, HoldView, PoolView, ReachedView, SlotView, StampView, State, StatusView, TargetState, TargetView, UnitView,
-};
-use super::target::Progress;
-use super::time::Now;
+mod targets;
+
+use crate::core::deploy::StampFault;
+use crate::core::effect::Effect;
+use crate::core::machine::{Machine, Work};
+use crate::core::pool::{Goal, Pool};
+use crate::core::status::{AgentView, HoldView, PoolView, ReachedView, SlotView, StampView, State, StatusView, TargetState, TargetView};
+use crate::core::time::{Now, Wall};
 
 /// The version of the schema of status.json.
 pub const SCHEMA: u32 = 1;
@@ -18,7 +17,7 @@ pub const SCHEMA: u32 = 1;
 struct Waiting {
     waiting_for: Option<String>,
     next: Option<String>,
-    deadline: Option<super::time::Wall>,
+    deadline: Option<Wall>,
 }
 
 impl Machine {
@@ -67,7 +66,12 @@ impl Machine {
             unknown_targets: self.unknown_targets(),
             id: deploy.map(|deploy| deploy.id.clone()),
             landed_at: deploy.map(|deploy| deploy.landed_at),
-            error: self.stamp_fault.as_ref().map(ToString::to_string),
+            error: self.stamp_fault.as_ref().map(|fault| match (fault, deploy) {
+                (StampFault::Missing { path }, Some(deploy)) => {
+                    format!("{path} has been removed; the last deploy was {}, and the next one makes it again", deploy.id)
+                }
+                (fault, _) => fault.to_string(),
+            }),
         }
     }
 
@@ -79,6 +83,8 @@ impl Machine {
         problems.extend(self.loans.trouble().map(str::to_owned));
         problems.extend(self.debts.trouble().map(str::to_owned));
         problems.extend(self.inplace.trouble().map(str::to_owned));
+        problems.extend(self.survey.trouble().map(str::to_owned));
+        problems.extend(self.in_the_way());
         for work in self.works.values() {
             let trouble = match work {
                 Work::Fpm => None,
@@ -87,7 +93,7 @@ impl Machine {
             };
             problems.extend(trouble.map(str::to_owned));
         }
-        let troubled = |pool: &&super::pool::Pool| pool.goal() != Goal::Rest;
+        let troubled = |pool: &&Pool| pool.goal() != Goal::Rest;
         problems.extend(self.pools.values().filter(troubled).filter_map(|pool| pool.trouble().map(str::to_owned)));
         if self.memory.rollout.is_none() && !self.memory.depooled.is_empty() {
             let pools = self.memory.depooled.keys().cloned().collect::<Vec<_>>().join(", ");
@@ -129,55 +135,12 @@ impl Machine {
         }
     }
 
-    fn target_views(&self, now: Now) -> Vec<TargetView> {
-        let mut views = Vec::new();
-        for (name, work) in &self.works {
-            let Some(rules) = self.policy.targets.get(name) else { continue };
-            let units: Vec<UnitView> = match (work, rules) {
-                (Work::Scheduled(work), _) => work.views(now),
-                (Work::Services(work), _) => work.views(now),
-                (Work::Fpm, TargetRules::PhpFpm(rules)) => self.inplace.view(name, rules, now).into_iter().collect(),
-                (Work::Fpm, _) => Vec::new(),
-            };
-            let (state, why) = self.target_state(name, &units);
-            let deadline = units.iter().filter_map(|unit| unit.deadline).max();
-            views.push(TargetView { name: name.clone(), kind: rules.kind().to_owned(), state, why, deadline, units });
-        }
-        views
-    }
-
-    fn target_state(&self, name: &str, units: &[UnitView]) -> (TargetState, String) {
-        let memory = self.memory.targets.get(name).cloned().unwrap_or_default();
-        let Some(want) = &memory.want else {
-            return (TargetState::Adopted, format!("adopted, not renewed since {}", memory.adopted_at));
-        };
-        if self.held(name) && memory.unmet().is_some() && units.iter().all(|unit| unit.state <= TargetState::Left) {
-            let until = self
-                .memory
-                .hold
-                .as_ref()
-                .map(|hold| format!("held by {} until {}: {}", hold.by, hold.until, hold.reason))
-                .unwrap_or_default();
-            return (TargetState::Held, until);
-        }
-        if let Some(worst) = units.iter().max_by_key(|unit| unit.state).filter(|unit| unit.state > TargetState::Adopted) {
-            let others = units.iter().filter(|unit| unit.state == worst.state).count() - 1;
-            let more = if others == 0 { String::new() } else { format!(" (and {others} more)") };
-            return (worst.state, format!("{}: {}{more}", worst.unit, worst.why));
-        }
-        match (self.progress(name), memory.unmet()) {
-            (Progress::Failed { why, .. }, Some(_)) => (TargetState::Failed, why),
-            (_, Some(want)) => (TargetState::Stale, format!("to be renewed for {}", want.id)),
-            (_, None) => (TargetState::Fresh, format!("fresh for {}", want.id)),
-        }
-    }
-
     fn waiting(&self, now: Now, state: State, targets: &[TargetView]) -> Waiting {
         if state == State::Held {
             let hold = self.memory.hold.as_ref();
             return Waiting {
                 waiting_for: hold.map(|hold| format!("the hold of {}: {}", hold.by, hold.reason)),
-                next: Some("what waits goes on".to_owned()),
+                next: Some(self.waits_for_hold().map_or("nothing waits for it".to_owned(), |id| format!("deploy {id} is rolled out"))),
                 deadline: hold.map(|hold| hold.until),
             };
         }
@@ -226,6 +189,13 @@ impl Machine {
             }
             _ => Waiting::default(),
         }
+    }
+
+    /// The deploy that goes on when the hold ends.
+    fn waits_for_hold(&self) -> Option<&str> {
+        let pending = self.pending.as_ref().map(|pending| pending.deploy.id.as_str());
+        let unmet = || self.works.keys().find_map(|name| self.memory.targets.get(name)?.unmet());
+        pending.or_else(|| unmet().map(|want| want.id.as_str()))
     }
 
     fn kind_of<'t>(&self, targets: &'t [TargetView], unit: &str) -> &'t str {
