@@ -6,8 +6,8 @@ use std::fmt::Write;
 use super::output::Page;
 use super::phrase::{count, took};
 use crate::core::status::{
-    Casualty, CasualtyKind, DepooledBy, PoolState, RolloutResult, RolloutView, State, StatusView, TargetState, TargetView, UnitEnd,
-    UnitView,
+    Casualty, CasualtyKind, DepooledBy, NOT_TAKEN, PoolState, RolloutResult, RolloutView, State, StatusView, TargetState, TargetView,
+    UNUSABLE, UnitEnd, UnitView,
 };
 
 /// How many units of a target are listed, unless it was asked for by name.
@@ -58,6 +58,9 @@ pub fn one_line(view: &StatusView, page: &Page) -> String {
 
 fn headline(view: &StatusView, deploy: &str, page: &Page) -> String {
     let said = match view.state {
+        State::Idle | State::Blocked if view.targets.is_empty() && problem(view, UNUSABLE) => {
+            "BLOCKED: the configuration cannot be used; nothing is renewed until it is mended".to_owned()
+        }
         State::Idle if view.targets.is_empty() => "idle: no targets are configured, so nothing is ever restarted".to_owned(),
         State::Idle if view.reached.is_some() => "idle: no deploy seen yet; what is there counts as reached".to_owned(),
         State::Idle => "idle: no deploy seen yet".to_owned(),
@@ -72,6 +75,11 @@ fn headline(view: &StatusView, deploy: &str, page: &Page) -> String {
     }
     let (first, rest) = (said.chars().next().into_iter().collect::<String>(), said.chars().skip(1).collect::<String>());
     format!("THE AGENT IS NOT RUNNING. It wrote this at {}:\n{first}{rest}", page.since(view.written_at))
+}
+
+/// Whether one of the problems is of this kind. They may be told together.
+fn problem(view: &StatusView, kind: &str) -> bool {
+    view.problems.iter().any(|problem| problem.contains(kind))
 }
 
 /// Name and text of each line between the headline and the targets.
@@ -129,8 +137,11 @@ fn facts(view: &StatusView, page: &Page) -> Vec<(String, String)> {
         let holders = if view.slot.holders.is_empty() { String::new() } else { format!(", holders: {}", view.slot.holders.join(", ")) };
         say("slot", format!("{}{holders}", view.slot.state));
     }
+    if problem(view, UNUSABLE) || problem(view, NOT_TAKEN) {
+        say("do now", "mend it, restart-agent check-config tells all errors; then sudo systemctl reload restart-agent".to_owned());
+    }
     match view.state {
-        State::Idle if view.targets.is_empty() => {
+        State::Idle if view.targets.is_empty() && !problem(view, UNUSABLE) => {
             say("do now", "write targets into /etc/restart-agent/config.toml, then systemctl reload restart-agent".to_owned())
         }
         State::Failed => say("do now", "mend what the table below names, then sudo restart-agent trigger".to_owned()),

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::output::{Output, Page};
 use super::{Cli, Exit, casualties, history, plan, run, status_text, wait};
-use crate::core::status::{Casualty, PlanView, RolloutView, StatusView};
+use crate::core::status::{Casualty, PlanView, RolloutView, State, StatusView, UNUSABLE};
 use crate::core::time::{Span, Wall};
 use crate::store;
 
@@ -91,6 +91,18 @@ fn page(view: &StatusView) -> String {
 fn idle_without_targets() {
     let view = view(json!({"state": "idle", "reached": null, "pools": [], "targets": [], "stamp": {"id": null, "landed_at": null}}));
     assert_snapshot!(page(&view));
+}
+
+#[test]
+fn a_configuration_that_cannot_be_used() {
+    let said =
+        format!("{UNUSABLE}: /etc/restart-agent/conf.d/50-jobs.toml:5:1: there is no key `setle` in [stamp]: did you mean `settle`?");
+    let change = json!({"reached": null, "pools": [], "targets": [], "stamp": {"id": null, "landed_at": null}, "problems": [said]});
+    let mut view = view(change);
+    for state in [State::Blocked, State::Idle] {
+        view.state = state;
+        assert_snapshot!("a_configuration_that_cannot_be_used", page(&view));
+    }
 }
 
 #[test]

@@ -4,6 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use super::time::Wall;
 
+/// How the problem begins with which the agent runs without any rules.
+pub const UNUSABLE: &str = "the configuration cannot be used, so nothing is renewed";
+/// How the problem begins with which it keeps those that it had.
+pub const NOT_TAKEN: &str = "the configuration was not taken, the old one stays";
+
 /// The whole of /run/restart-agent/status.json.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusView {

@@ -14,7 +14,7 @@ use crate::config::{self, Roots};
 use crate::core::entry::Written;
 use crate::core::machine::Machine;
 use crate::core::policy::Policy;
-use crate::core::status::{AgentView, StatusView};
+use crate::core::status::{AgentView, StatusView, UNUSABLE};
 use crate::host::{self, Host, clock};
 use crate::store::Store;
 
@@ -94,8 +94,7 @@ fn policy(roots: &Roots) -> Policy {
         Ok(loaded) => loaded.policy,
         Err(errors) => {
             tracing::error!("the configuration cannot be used:\n{errors}");
-            let problem = format!("the configuration cannot be used, so nothing is renewed: {}", errors.first_line());
-            Policy { unusable: Some(problem), ..Policy::default() }
+            Policy { unusable: Some(format!("{UNUSABLE}: {}", errors.first_line())), ..Policy::default() }
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::core::effect::{Effect, EffectId, Fault, Outcome};
 use crate::core::entry::{Entry, Written};
 use crate::core::event::{Answer, Event};
 use crate::core::machine::Machine;
-use crate::core::status::{AgentView, PlanView, StatusView};
+use crate::core::status::{AgentView, NOT_TAKEN, PlanView, StatusView};
 use crate::core::step::Step;
 use crate::core::time::Wall;
 use crate::host::notify;
@@ -329,7 +329,7 @@ impl<W: World> Engine<W> {
             }
             Err(errors) => {
                 tracing::error!("the configuration was not taken, the old one stays:\n{errors}");
-                let problem = format!("the configuration was not taken, the old one stays: {}", errors.first_line());
+                let problem = format!("{NOT_TAKEN}: {}", errors.first_line());
                 self.turn(Event::ConfigProblem(Some(problem))).await;
             }
         }

@@ -43,6 +43,9 @@ pub fn unknown_key(release: Release) -> Result<()> {
     host.ok(&["systemctl", "restart", "restart-agent"])?;
     agent.wait_active()?;
     agent.wait_status("the problem in status", SOON, |status| says(status, &place) && says(status, "nothing is renewed"))?;
+    let text = agent.status_text()?;
+    ensure!(text.starts_with("BLOCKED: the configuration cannot be used") && text.contains("systemctl reload restart-agent"), "{text}");
+    ensure!(!text.contains("write targets"), "{text}");
     agent.deploy("d2")?;
     ensure!(host.property("restart-agent.service", "NRestarts")? == "0", "it does not stay up with a bad configuration");
     ensure!(agent.history()?.len() == 1, "{:#?}", agent.history()?);
