@@ -177,6 +177,9 @@ impl Agent {
         let Some(reason) = some(reason) else {
             return Err(OrderError::Refused("a hold needs a reason: others will want to know".to_owned()));
         };
+        if span_usec < 1_000_000 {
+            return Err(OrderError::Refused("a hold lasts at least 1s; to end one, release it".to_owned()));
+        }
         let order = Order::Hold { reason, span: Duration::from_micros(span_usec), targets: some_targets(targets) };
         self.order(&header, connection, order).await
     }

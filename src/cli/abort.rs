@@ -6,5 +6,5 @@ use super::exit::Exit;
 use super::output::Output;
 
 pub fn run(args: &AbortArgs, places: &Places, out: &Output) -> Exit {
-    bus::tell(places, out, "abort", async |agent| agent.abort(args.reason.as_deref().unwrap_or_default()).await)
+    bus::tell(places, out, async |agent| agent.abort(args.reason.as_deref().unwrap_or_default()).await)
 }

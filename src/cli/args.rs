@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -138,7 +139,7 @@ pub struct HoldArgs {
     #[arg(long, value_name = "R")]
     pub reason: String,
     /// How long, at most
-    #[arg(long = "for", value_name = "D", value_parser = Span::parse, default_value = "1h")]
+    #[arg(long = "for", value_name = "D", value_parser = at_least_a_second, default_value = "1h")]
     pub span: Span,
     /// Only this target; may be given several times
     #[arg(long = "target", value_name = "T")]
@@ -158,7 +159,7 @@ pub struct HistoryArgs {
     #[arg(long)]
     pub json: bool,
     /// How many
-    #[arg(short = 'n', value_name = "N", default_value_t = 20)]
+    #[arg(short = 'n', value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub number: u32,
 }
 
@@ -187,4 +188,10 @@ pub struct DaemonArgs {
     /// Begin nothing; put back, start again and remove what is owed to this host, then end: for the removal of the package
     #[arg(long, hide = true)]
     pub settle_debts: bool,
+}
+
+/// A hold that is over when it begins would hold nothing.
+fn at_least_a_second(text: &str) -> Result<Span, String> {
+    let span = Span::parse(text)?;
+    if span.0 < Duration::from_secs(1) { Err("at least 1s; restart-agent release ends a hold".to_owned()) } else { Ok(span) }
 }

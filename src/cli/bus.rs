@@ -75,11 +75,10 @@ pub async fn within<T>(patience: Duration, call: impl Future<Output = zbus::Resu
     }
 }
 
-/// Makes one call, or says why not. `command` is what to type as root.
+/// Makes one call, or says why not.
 pub fn order<T>(
     places: &Places,
     out: &Output,
-    command: &str,
     patience: Duration,
     call: impl AsyncFnOnce(&AgentProxy<'static>) -> zbus::Result<T>,
 ) -> Result<T, Exit> {
@@ -91,12 +90,12 @@ pub fn order<T>(
         };
         within(patience, call(&agent)).await
     });
-    called.map_err(|fault| said(&fault, command, out))
+    called.map_err(|fault| said(&fault, out))
 }
 
 /// Gives an order and prints the agent's sentence.
-pub fn tell(places: &Places, out: &Output, command: &str, call: impl AsyncFnOnce(&AgentProxy<'static>) -> zbus::Result<String>) -> Exit {
-    match order(places, out, command, PATIENCE, call) {
+pub fn tell(places: &Places, out: &Output, call: impl AsyncFnOnce(&AgentProxy<'static>) -> zbus::Result<String>) -> Exit {
+    match order(places, out, PATIENCE, call) {
         Ok(sentence) => {
             out.say(&sentence);
             Exit::Done
@@ -106,13 +105,13 @@ pub fn tell(places: &Places, out: &Output, command: &str, call: impl AsyncFnOnce
 }
 
 /// Says what went wrong.
-pub fn said(fault: &CallFault, command: &str, out: &Output) -> Exit {
+pub fn said(fault: &CallFault, out: &Output) -> Exit {
     match fault {
         CallFault::NotRunning => out.fail(Exit::NotRunning, NOT_RUNNING),
         CallFault::Silent => {
             out.fail(Exit::NotRunning, "the agent does not answer: journalctl -u restart-agent -n 50, then systemctl restart restart-agent")
         }
-        CallFault::Denied => out.needs_root(command),
+        CallFault::Denied => out.needs_root(),
         CallFault::Refused(why) => out.fail(Exit::Failed, &format!("refused: {why}")),
         CallFault::Other(error) => out.fail(Exit::Failed, error),
     }

@@ -64,7 +64,7 @@ impl Bus {
     }
 
     fn typed(&self, words: &[&str]) -> (Exit, String) {
-        let out = Output { terminal: false, kept: Some(Default::default()) };
+        let out = Output { terminal: false, typed: words.iter().map(|&word| word.to_owned()).collect(), kept: Some(Default::default()) };
         let places = ["restart-agent", "--bus", &self.address, "--run-dir", self.dir.path().to_str().unwrap()];
         let exit = run(Cli::try_parse_from([&places, words].concat()).unwrap(), &out);
         (exit, out.kept.unwrap().into_inner())
@@ -113,8 +113,11 @@ impl Agent {
         Ok(format!("accepted: {force} {override_hold} {targets:?} {reason}"))
     }
 
-    fn hold(&self, reason: &str, span: u64, targets: Vec<String>) -> String {
-        format!("{reason} {span} {targets:?}")
+    fn hold(&self, reason: &str, span: u64, targets: Vec<String>) -> zbus::fdo::Result<String> {
+        if reason.contains("T1") {
+            return Err(zbus::fdo::Error::AccessDenied("no".to_owned()));
+        }
+        Ok(format!("{reason} {span} {targets:?}"))
     }
 
     fn release(&self) -> zbus::fdo::Result<String> {
@@ -169,6 +172,8 @@ fn orders_arrive_and_their_answers_are_printed() {
     assert_eq!(bus.typed(&["hold", "--reason", "r", "--for", "2h"]), (Exit::Done, "r 7200000000 []\n".to_owned()));
     assert_eq!(bus.typed(&["hold", "--reason", " "]).0, Exit::Usage);
     assert_eq!(bus.typed(&["release"]), (Exit::NeedsRoot, "! restart-agent: this needs root: sudo restart-agent release\n".to_owned()));
+    let said = "! restart-agent: this needs root: sudo restart-agent hold --reason 'it'\\''s a dump, T1' --for 2h\n";
+    assert_eq!(bus.typed(&["hold", "--reason", "it's a dump, T1", "--for", "2h"]), (Exit::NeedsRoot, said.to_owned()));
     assert_eq!(bus.typed(&["abort", "--reason", "x"]), (Exit::Done, "abort x\n".to_owned()));
     assert_eq!(bus.typed(&["plan"]), (Exit::Done, "A deploy now would restart nothing: no unit of a target runs.\n".to_owned()));
 }
@@ -219,7 +224,12 @@ fn wait_says_why_not() {
         text,
         "! restart-agent: timed out after 300ms: 2 requests in flight; it goes on without this command: restart-agent status\n"
     );
+    assert_eq!(bus.typed(&["wait", "--timeout", "0s"]).0, Exit::TimedOut);
     drop(serving);
+    let serving = Serving::new(&bus, vec![json!({"result": "converged", "why": null, "id": "d1"})]);
+    assert_eq!(bus.typed(&["wait", "--timeout", "0s"]).0, Exit::Done, "it is told how things stand");
+    drop(serving);
+    assert_eq!(bus.typed(&["wait", "--timeout", "0s"]).0, Exit::NotRunning);
     let began = Instant::now();
     assert_eq!(bus.typed(&["wait"]).0, Exit::NotRunning);
     assert!(began.elapsed() >= Duration::from_secs(5), "a restart of the agent takes a moment");

@@ -14,7 +14,7 @@ pub fn run(args: &CasualtiesArgs, places: &Places, out: &Output) -> Exit {
     let since = args.since.map(|span| Wall(page.now.0.saturating_sub(i64::try_from(span.0.as_micros()).unwrap_or(i64::MAX))));
     let mut casualties = match Reader::open(&places.state_dir).and_then(|reader| reader.casualties(since)) {
         Ok(casualties) => casualties,
-        Err(fault) => return unread(&fault, "casualties", out),
+        Err(fault) => return unread(&fault, out),
     };
     if !args.requests {
         for casualty in &mut casualties {

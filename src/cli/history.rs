@@ -11,7 +11,7 @@ use crate::store::{Reader, StoreFault};
 pub fn run(args: &HistoryArgs, places: &Places, out: &Output) -> Exit {
     let mut rollouts = match Reader::open(&places.state_dir).and_then(|reader| reader.rollouts(args.number)) {
         Ok(rollouts) => rollouts,
-        Err(fault) => return unread(&fault, "history", out),
+        Err(fault) => return unread(&fault, out),
     };
     if args.json {
         for casualty in rollouts.iter_mut().flat_map(|rollout| &mut rollout.casualties) {
@@ -24,9 +24,9 @@ pub fn run(args: &HistoryArgs, places: &Places, out: &Output) -> Exit {
 }
 
 /// Says why there is no history to show.
-pub fn unread(fault: &StoreFault, command: &str, out: &Output) -> Exit {
+pub fn unread(fault: &StoreFault, out: &Output) -> Exit {
     match fault {
-        StoreFault::Denied(_) => out.needs_root(command),
+        StoreFault::Denied(_) => out.needs_root(),
         other => out.fail(Exit::Failed, &other.to_string()),
     }
 }

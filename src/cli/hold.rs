@@ -11,5 +11,5 @@ pub fn run(args: &HoldArgs, places: &Places, out: &Output) -> Exit {
     }
     let targets: Vec<&str> = args.targets.iter().map(String::as_str).collect();
     let span = u64::try_from(args.span.0.as_micros()).unwrap_or(u64::MAX);
-    bus::tell(places, out, "hold", async |agent| agent.hold(&args.reason, span, &targets).await)
+    bus::tell(places, out, async |agent| agent.hold(&args.reason, span, &targets).await)
 }

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use jiff::tz::TimeZone;
 
 use super::exit::Exit;
+use super::phrase::quoted;
 use crate::core::time::Wall;
 
 /// What rendering depends on beside the view.
@@ -20,6 +21,8 @@ pub struct Page {
 #[derive(Debug)]
 pub struct Output {
     pub terminal: bool,
+    /// The arguments, as they were typed.
+    pub typed: Vec<String>,
     /// In a test: what was written, standard error with a `! ` before each line.
     #[cfg(test)]
     pub kept: Option<std::cell::RefCell<String>>,
@@ -29,6 +32,7 @@ impl Output {
     pub fn of_process() -> Output {
         Output {
             terminal: std::io::stdout().is_terminal(),
+            typed: std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect(),
             #[cfg(test)]
             kept: None,
         }
@@ -93,9 +97,10 @@ impl Output {
         }
     }
 
-    /// Says that this needs root, with the sentence to type.
-    pub fn needs_root(&self, command: &str) -> Exit {
-        self.fail(Exit::NeedsRoot, &format!("this needs root: sudo restart-agent {command}"))
+    /// Says that this needs root, with the line to type: the one that was typed.
+    pub fn needs_root(&self) -> Exit {
+        let words: Vec<String> = self.typed.iter().map(|word| quoted(word)).collect();
+        self.fail(Exit::NeedsRoot, &format!("this needs root: sudo restart-agent {}", words.join(" ")))
     }
 }
 

@@ -55,6 +55,12 @@ impl Page {
     }
 }
 
+/// A word as a shell wants to have it typed.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
 /// Whole seconds from a second on: what a person can read while it changes.
 pub fn rough(span: Duration) -> Span {
     if span >= Duration::from_secs(1) { Span(Duration::from_secs(span.as_secs_f64().round() as u64)) } else { Span(span) }

@@ -16,7 +16,7 @@ const SHOWN: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub fn run(args: &PlanArgs, places: &Places, out: &Output) -> Exit {
-    let json = match bus::order(places, out, "plan", PATIENCE, async |agent| agent.plan().await) {
+    let json = match bus::order(places, out, PATIENCE, async |agent| agent.plan().await) {
         Ok(json) => json,
         Err(exit) => return exit,
     };

@@ -6,5 +6,5 @@ use super::exit::Exit;
 use super::output::Output;
 
 pub fn run(places: &Places, out: &Output) -> Exit {
-    bus::tell(places, out, "release", async |agent| agent.release().await)
+    bus::tell(places, out, async |agent| agent.release().await)
 }

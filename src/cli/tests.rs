@@ -270,12 +270,14 @@ fn the_last_line_of_wait() {
     let done: RolloutView = serde_json::from_value(rollout(json!({"casualties": cut()}))).unwrap();
     assert_snapshot!(wait::converged(Some("2026-11-22.3"), Some(&done)), @"converged: deploy 2026-11-22.3, 2 units renewed, 3 casualties, 14.8s");
     assert_snapshot!(wait::converged(Some("other"), Some(&done)), @"converged: deploy other, nothing had to be renewed");
-    assert_snapshot!(wait::converged(None, None), @"converged: deploy (none yet), nothing had to be renewed");
+    assert_snapshot!(wait::converged(None, None), @"converged: no deploy has been seen yet, nothing had to be renewed");
+    assert_snapshot!(wait::converged(Some(""), None), @"converged: no deploy has been seen yet, nothing had to be renewed");
+    assert_snapshot!(wait::converged(Some(""), Some(&done)), @"converged: deploy 2026-11-22.3, 2 units renewed, 3 casualties, 14.8s");
 }
 
 /// What a command line prints and how it ends.
 fn typed(words: &[&str]) -> (Exit, String) {
-    let out = Output { terminal: false, kept: Some(Default::default()) };
+    let out = Output { terminal: false, typed: words.iter().map(|&word| word.to_owned()).collect(), kept: Some(Default::default()) };
     let exit = run(Cli::try_parse_from([&["restart-agent"], words].concat()).unwrap(), &out);
     (exit, out.kept.unwrap().into_inner())
 }
@@ -357,5 +359,8 @@ fn every_help_has_an_example_and_every_command_parses() {
     }
     let error = Cli::try_parse_from(["restart-agent", "hold"]).unwrap_err();
     assert!(error.use_stderr(), "a missing --reason is a usage error");
+    for nonsense in [&["hold", "--reason", "x", "--for", "0s"][..], &["hold", "--reason", "x", "--for", "999ms"], &["history", "-n", "0"]] {
+        assert!(Cli::try_parse_from([&["restart-agent"], nonsense].concat()).unwrap_err().use_stderr(), "{nonsense:?}");
+    }
     assert!(Cli::try_parse_from(["restart-agent", "wait", "--timeout", "soon"]).unwrap_err().to_string().contains("such as 500ms, 5s"));
 }

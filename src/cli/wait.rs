@@ -64,7 +64,7 @@ pub fn run(args: &WaitArgs, places: &Places, out: &Output) -> Exit {
                 &format!("timed out after {}{why}; it goes on without this command: restart-agent status", Span(after)),
             )
         }
-        End::Fault(fault) => bus::said(&fault, "wait", out),
+        End::Fault(fault) => bus::said(&fault, out),
     }
 }
 
@@ -96,14 +96,17 @@ impl<'a> Waiting<'a> {
     }
 
     async fn run(mut self, progress: &mut Progress<'_>) -> End {
+        // Asked at least once: with no time to wait it is told how things stand.
+        let mut asked_once = false;
         loop {
-            let left = match self.limit {
-                Some(limit) => match limit.checked_sub(self.began.elapsed()) {
-                    Some(left) if !left.is_zero() => left,
-                    _ => return End::TimedOut { after: limit, why: self.why },
-                },
-                None => SLICE,
-            };
+            let left = self.limit.map_or(SLICE, |limit| limit.saturating_sub(self.began.elapsed()));
+            if left.is_zero() && asked_once {
+                return match self.gone_since {
+                    Some(_) => End::Fault(CallFault::NotRunning),
+                    None => End::TimedOut { after: self.limit.unwrap_or_default(), why: self.why },
+                };
+            }
+            asked_once = true;
             let asked = Instant::now();
             let answer = progress.during(self.ask(left.min(SLICE))).await;
             match answer {
@@ -185,8 +188,12 @@ fn stamp_ctime(run_dir: &Path) -> u64 {
 
 /// `converged: deploy X, 3 units renewed, 0 casualties, 12.3s`.
 pub fn converged(id: Option<&str>, rollout: Option<&RolloutView>) -> String {
+    // Without any deploy there may have been a trigger all the same.
+    let id = id.filter(|id| !id.is_empty());
     let rollout = rollout.filter(|rollout| id.is_none_or(|id| rollout.deploy == id));
-    let deploy = id.or(rollout.map(|rollout| rollout.deploy.as_str())).unwrap_or("(none yet)");
+    let Some(deploy) = id.or(rollout.map(|rollout| rollout.deploy.as_str())) else {
+        return "converged: no deploy has been seen yet, nothing had to be renewed".to_owned();
+    };
     match rollout.map(|rollout| (rollout, rollout.finished_at)) {
         Some((rollout, Some(finished))) => {
             let renewed = rollout.units.iter().filter(|unit| unit.what == UnitEnd::Renewed).count();

@@ -92,6 +92,8 @@ pub fn permissions(release: Release) -> Result<()> {
         let refused = as_user(&[&["restart-agent"], order].concat())?;
         ensure!(refused.status == 77 && refused.stderr.contains("sudo"), "{order:?}: {refused:?}");
     }
+    let refused = as_user(&["restart-agent", "hold", "--reason", "it's a dump"])?;
+    ensure!(refused.stderr.contains(r"sudo restart-agent hold --reason 'it'\''s a dump'"), "{refused:?}");
     for [method, signature, rest] in [["Release", "", ""], ["Abort", "s", "x"], ["Plan", "", ""]] {
         let call = [&["busctl", "call"], &BUS[..], &[method, signature, rest]].concat();
         let call: Vec<&str> = call.into_iter().filter(|word| !word.is_empty()).collect();
@@ -107,6 +109,8 @@ pub fn permissions(release: Release) -> Result<()> {
     }
     let waited = as_user(&["restart-agent", "wait", "--timeout", "10s"])?;
     ensure!(waited.success() && waited.stdout.contains("v0"), "{waited:?}");
+    let waited = as_user(&["restart-agent", "wait", "--timeout", "0s"])?;
+    ensure!(waited.success(), "it was converged already: {waited:?}");
     let status = as_user(&["restart-agent", "status"])?;
     ensure!(status.success() && status.stdout.contains("jobrunner"), "{status:?}");
     for secret in ["history", "casualties"] {
