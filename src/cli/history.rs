@@ -4,7 +4,7 @@ use super::args::{HistoryArgs, Places};
 use super::exit::Exit;
 use super::output::{Output, Page};
 use super::phrase::took;
-use super::status_text::{ends, result_word};
+use super::status_text::{ends, notes, result_word};
 use crate::core::status::RolloutView;
 use crate::store::{Reader, StoreFault};
 
@@ -41,6 +41,7 @@ pub fn page(rollouts: &[RolloutView], page: &Page) -> String {
         .map(|rollout| {
             let took = rollout.finished_at.map(|at| took(at.since(rollout.started_at)).to_string());
             let why = [rollout.why.clone(), rollout.by.as_ref().map(|by| format!("asked for by {by}")), rollout.reason.clone()];
+            let why = why.into_iter().flatten().chain(notes(rollout));
             vec![
                 page.time(rollout.started_at),
                 rollout.id.clone(),
@@ -49,7 +50,7 @@ pub fn page(rollouts: &[RolloutView], page: &Page) -> String {
                 took.unwrap_or_default(),
                 ends(rollout),
                 rollout.casualties.len().to_string(),
-                why.into_iter().flatten().collect::<Vec<_>>().join("; "),
+                why.collect::<Vec<_>>().join("; "),
             ]
         })
         .collect();

@@ -271,6 +271,9 @@ fn last_rollout(rollout: &RolloutView, page: &Page) -> String {
         (None, Some(reason)) => drop(writeln!(text, "  reason: {reason}")),
         (None, None) => {}
     }
+    for note in notes(rollout) {
+        let _ = writeln!(text, "  note: {note}");
+    }
     for casualty in rollout.casualties.iter().take(CASUALTIES_SHOWN) {
         let _ = writeln!(text, "  {}", cut(casualty));
     }
@@ -305,6 +308,11 @@ pub fn ends(rollout: &RolloutView) -> String {
         .map(|(number, word)| format!("{number} {word}"))
         .collect();
     parts.join(", ")
+}
+
+/// What a person should mend though the rollout went well.
+pub fn notes(rollout: &RolloutView) -> impl Iterator<Item = String> {
+    rollout.units.iter().flat_map(|unit| unit.notes.iter().map(|note| format!("{}: {note}", unit.unit)))
 }
 
 pub fn result_word(result: RolloutResult) -> &'static str {

@@ -220,6 +220,19 @@ fn many_units_and_a_bad_stamp() {
     }))));
 }
 
+/// Renewed, and not all of it went as it should.
+fn noted() -> Value {
+    let notes = ["warm-up /w/health-check.php answered 500", "it has no status page, so nobody knows which requests were cut"];
+    let why = format!("restarted, and it serves; {}", notes.join("; "));
+    rollout(json!({"units": [{"target": "jobrunner", "unit": "php8.2-fpm.service", "what": "renewed", "why": why, "notes": notes}]}))
+}
+
+#[test]
+fn what_is_to_be_mended_after_a_rollout_that_went_well() {
+    assert_snapshot!("notes_in_status", page(&view(json!({"last_rollout": noted()}))));
+    assert_snapshot!("notes_in_history", history::page(&[serde_json::from_value(noted()).unwrap()], &at(None)));
+}
+
 fn rollouts() -> Vec<RolloutView> {
     let aborted = json!({"id": "16", "deploy": "2026-11-22.2", "started_at": "2026-11-21T22:00:00Z", "finished_at": "2026-11-21T22:03:00Z", "result": "aborted",
         "units": [], "by": "uid 1001 (amy)", "reason": "bad deploy", "why": "given up while draining"});

@@ -221,6 +221,9 @@ pub struct UnitOutcome {
     pub what: UnitEnd,
     /// A sentence, for people.
     pub why: String,
+    /// What a person should mend though it went well; told in `why`, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -66,7 +66,18 @@ impl Turn<'_> {
     }
 
     pub fn unit_ended(&mut self, target: &str, unit: &str, what: UnitEnd, why: impl Into<String>) {
-        self.record(Entry::UnitEnded(UnitOutcome { target: target.to_owned(), unit: unit.to_owned(), what, why: why.into() }));
+        self.unit_ended_noting(target, unit, what, why, &[]);
+    }
+
+    /// `notes`: what a person should mend all the same.
+    pub fn unit_ended_noting(&mut self, target: &str, unit: &str, what: UnitEnd, why: impl Into<String>, notes: &[String]) {
+        let mut why = why.into();
+        for note in notes {
+            why.push_str("; ");
+            why.push_str(note);
+        }
+        let (target, unit, notes) = (target.to_owned(), unit.to_owned(), notes.to_vec());
+        self.record(Entry::UnitEnded(UnitOutcome { target, unit, what, why, notes }));
     }
 
     pub fn phase_began(&mut self, target: &str, phase: &str) {

@@ -67,6 +67,7 @@ fn rollout(id: &str, at: Wall) -> Vec<Written> {
         unit: "php8.2-fpm.service".to_owned(),
         what: UnitEnd::Renewed,
         why: "restarted".to_owned(),
+        notes: Vec::new(),
     };
     [
         Entry::RolloutStarted {

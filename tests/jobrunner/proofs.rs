@@ -18,7 +18,8 @@ pub fn warm(release: Release) -> Result<()> {
         "/srv/app/warm.php",
         "<?php\nfile_put_contents('/var/log/app/warm.log', sprintf(\"%s %.3f\\n\", $_GET['n'], microtime(true)), FILE_APPEND);\nusleep(300000);\n",
     )?;
-    let target = "drain_timeout = \"5s\"\nwarm = [\"/srv/app/warm.php?n=1\", \"/srv/app/missing.php\", \"/srv/app/warm.php?n=2\"]";
+    let target =
+        "drain_timeout = \"5s\"\nwarm = [\"/srv/app/warm.php?n=1\", \"/srv/app/missing.php?key=secret\", \"/srv/app/warm.php?n=2\"]";
     let stage = Stage::set(&host, &web::Options::default(), &FilePool::config("30s", "100ms"), target)?;
     stage.pool.block(Command::Repool, Moment::Before)?;
     stage.deploy("v1")?;
@@ -36,6 +37,11 @@ pub fn warm(release: Release) -> Result<()> {
     let history = stage.agent.history()?;
     let why = history[0]["units"][0]["why"].as_str().unwrap_or_default();
     ensure!(why.contains("/srv/app/missing.php answered 404"), "{history:#?}");
+    let note = format!("{}: warm-up /srv/app/missing.php answered 404", release.fpm_unit());
+    ensure!(history[0]["units"][0]["notes"][0].as_str().is_some_and(|told| note.ends_with(told)), "{history:#?}");
+    let (status, history) = (stage.agent.status_text()?, stage.agent.ok(&["history"])?);
+    ensure!(status.contains(&note) && history.contains(&note), "{status}\n{history}");
+    ensure!(!host.read("/run/restart-agent/status.json")?.contains("secret"), "a query string for everybody to read");
     stage.ensure_done("v1")
 }
 

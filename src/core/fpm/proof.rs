@@ -89,6 +89,8 @@ impl Fpm {
 
     pub(super) fn warmed_one(&mut self, now: Mono, outcome: &Outcome) {
         let script = self.rules.warm.get(self.warmed).cloned().unwrap_or_default();
+        // Everybody may read this: no query string.
+        let script = script.split('?').next().unwrap_or_default();
         match outcome {
             Outcome::Answered { status, .. } if *status < 400 => {}
             Outcome::Answered { status, .. } => self.notes.push(format!("warm-up {script} answered {status}")),
@@ -132,12 +134,7 @@ impl Fpm {
 
     fn done(&mut self, turn: &mut Turn<'_>) {
         turn.record(Entry::Proven { unit: self.unit.clone() });
-        let mut why = "restarted, and it serves".to_owned();
-        for note in &self.notes {
-            why.push_str("; ");
-            why.push_str(note);
-        }
-        turn.unit_ended(&self.target, &self.unit, UnitEnd::Renewed, why);
+        turn.unit_ended_noting(&self.target, &self.unit, UnitEnd::Renewed, "restarted, and it serves", &self.notes);
         self.enter(turn.now.mono, FpmStep::Done);
     }
 }
