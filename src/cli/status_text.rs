@@ -95,17 +95,22 @@ fn facts(view: &StatusView, page: &Page) -> Vec<(String, String)> {
     if let Some(error) = &view.stamp.error {
         say("stamp", error.clone());
     }
+    if !view.stamp.unknown_targets.is_empty() {
+        say("stamp", format!("names what is no target here: {}; other hosts' targets, or slips", view.stamp.unknown_targets.join(", ")));
+    }
     if let Some(hold) = &view.hold {
         let of = hold.targets.as_ref().map(|targets| format!(" of {}", targets.join(", "))).unwrap_or_default();
         say("hold", format!("{} (by {}){of}, until {}; sudo restart-agent release ends it", hold.reason, hold.by, page.until(hold.until)));
     }
-    if let Some(waiting_for) = &view.waiting_for {
+    // What is a problem is told above, and what to do about it below.
+    let told = view.waiting_for.as_ref().is_some_and(|waiting_for| view.problems.contains(waiting_for));
+    if let Some(waiting_for) = view.waiting_for.as_ref().filter(|_| !told) {
         say("waiting for", waiting_for.clone());
     }
     if let Some(deadline) = view.deadline {
         say("until", page.until(deadline));
     }
-    if let Some(next) = &view.next {
+    if let Some(next) = view.next.as_ref().filter(|_| !(told && problem(view, UNUSABLE))) {
         say("next", next.clone());
     }
     if let Some(reached) =

@@ -97,7 +97,8 @@ fn idle_without_targets() {
 fn a_configuration_that_cannot_be_used() {
     let said =
         format!("{UNUSABLE}: /etc/restart-agent/conf.d/50-jobs.toml:5:1: there is no key `setle` in [stamp]: did you mean `settle`?");
-    let change = json!({"reached": null, "pools": [], "targets": [], "stamp": {"id": null, "landed_at": null}, "problems": [said]});
+    let change = json!({"reached": null, "pools": [], "targets": [], "stamp": {"id": null, "landed_at": null}, "problems": [said],
+        "waiting_for": said, "next": "mend it, then systemctl reload restart-agent"});
     let mut view = view(change);
     for state in [State::Blocked, State::Idle] {
         view.state = state;
@@ -215,7 +216,7 @@ fn many_units_and_a_bad_stamp() {
         .chain([fresh("queue-worker@30.service")])
         .collect();
     assert_snapshot!(page(&view(json!({
-        "state": "converging", "stamp": {"error": "/srv/deploy/stamp is not UTF-8"}, "slot": {"state": "held", "holders": ["mw1", "mw2"]},
+        "state": "converging", "stamp": {"error": "/srv/deploy/stamp is not UTF-8", "unknown_targets": ["jobruner"]}, "slot": {"state": "held", "holders": ["mw1", "mw2"]},
         "targets": [{"name": "workers", "kind": "service", "state": "stopping", "why": "", "deadline": null, "units": units}]
     }))));
 }

@@ -125,6 +125,12 @@ impl InPlace {
         self.units.get(unit).is_some_and(|unit| !unit.at_rest())
     }
 
+    /// Whether this bracket is about this unit, for this: what it says of it is no older.
+    #[must_use]
+    pub fn is_about(&self, unit: &str, want: &Want) -> bool {
+        self.units.get(unit).is_some_and(|unit| unit.want.is(want))
+    }
+
     /// Whether workers are stopped for a count that is under way.
     #[must_use]
     pub fn counting(&self) -> bool {

@@ -212,8 +212,7 @@ impl InPlace {
     }
 
     /// Something newer is wanted than what this bracket was for.
-    #[must_use]
-    pub fn outdated(&self) -> bool {
+    fn outdated(&self) -> bool {
         let newer = |unit: &Fpm| self.wants.get(&unit.target).is_some_and(|(want, _)| !want.is(&unit.want));
         self.units.values().any(newer)
     }

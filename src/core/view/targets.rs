@@ -52,11 +52,13 @@ impl Machine {
             Some(rest) => self.add_rest(name, rules, &memory, wanted.as_ref(), rest, &mut units),
             None => {
                 // What was said of a unit was said for another deploy, unless its work has looked since.
-                let outdated = matches!(work, Work::Fpm) && self.inplace.outdated();
-                let unseen = |wanted: &&Wanted| wanted.unmet && (wanted.waits || outdated || self.gathers(name) || self.held(name));
-                if let Some(wanted) = wanted.as_ref().filter(unseen) {
-                    let fresh = |unit: &&mut UnitView| unit.state <= TargetState::Adopted && !renewed(&memory, &unit.unit, &wanted.want);
-                    for unit in units.iter_mut().filter(fresh) {
+                for wanted in wanted.iter().filter(|wanted| wanted.unmet) {
+                    let unseen = |unit: &UnitView| match work {
+                        Work::Fpm => !self.inplace.is_about(&unit.unit, &wanted.want),
+                        Work::Scheduled(_) | Work::Services(_) => wanted.waits || self.gathers(name) || self.held(name),
+                    };
+                    let fresh = |unit: &UnitView| unit.state <= TargetState::Adopted && !renewed(&memory, &unit.unit, &wanted.want);
+                    for unit in units.iter_mut().filter(|unit| fresh(unit) && unseen(unit)) {
                         (unit.state, unit.why) = (TargetState::Stale, "about to be looked at".to_owned());
                     }
                 }
