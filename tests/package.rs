@@ -58,6 +58,7 @@ fn installing(release: Release) -> Result<()> {
         ("/etc/restart-agent/conf.d/README", "644 root root"),
         ("/usr/lib/tmpfiles.d/restart-agent.conf", "644 root root"),
         ("/usr/share/dbus-1/system.d/org.wikimedia.RestartAgent1.conf", "644 root root"),
+        ("/usr/share/dbus-1/interfaces/org.wikimedia.RestartAgent1.xml", "644 root root"),
         ("/var/lib/restart-agent", "700 root root"),
         (DATABASE, "600 root root"),
         ("/run/restart-agent", "755 root root"),

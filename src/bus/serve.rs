@@ -129,6 +129,7 @@ struct Agent {
 
 #[zbus::interface(name = "org.wikimedia.RestartAgent1")]
 impl Agent {
+    /// What a deploy right now would do, as JSON. Changes nothing. Root's, as the orders are.
     async fn plan(&self, #[zbus(header)] header: Header<'_>, #[zbus(connection)] connection: &Connection) -> Result<String, OrderError> {
         permit(&header, connection).await?;
         let (reply, answer) = oneshot::channel();
@@ -136,6 +137,9 @@ impl Agent {
         serde_json::to_string(&plan).map_err(|error| OrderError::Refused(error.to_string()))
     }
 
+    /// Waits until a deploy is converged here, or cannot be; at most an hour. JSON: `result` (`converged`, `failed`, `blocked`,
+    /// `timeout`), `why`, `id`, `default_timeout_ms`. The deploy is the one named, or a newer one; with an empty id the one whose stamp has
+    /// this ctime (microseconds since 1970), or a newer one; with neither ("", 0) the newest.
     async fn wait(&self, stamp_ctime_usec: u64, deploy_id: &str, timeout_usec: u64) -> Result<String, OrderError> {
         let (reply, answer) = oneshot::channel();
         let within = Duration::from_micros(timeout_usec).min(LONGEST_WAIT);
@@ -153,6 +157,7 @@ impl Agent {
         serde_json::to_string(&answer).map_err(|error| OrderError::Refused(error.to_string()))
     }
 
+    /// A rollout without a change of the stamp; no targets mean all. A sentence when it is in the journal.
     async fn trigger(
         &self,
         #[zbus(header)] header: Header<'_>,
@@ -166,6 +171,7 @@ impl Agent {
         self.order(&header, connection, order).await
     }
 
+    /// No restarts for so long, at least a second, or until released; no targets mean all. A sentence when it is in the journal.
     async fn hold(
         &self,
         #[zbus(header)] header: Header<'_>,
@@ -184,10 +190,12 @@ impl Agent {
         self.order(&header, connection, order).await
     }
 
+    /// Ends the hold. A sentence when that is in the journal.
     async fn release(&self, #[zbus(header)] header: Header<'_>, #[zbus(connection)] connection: &Connection) -> Result<String, OrderError> {
         self.order(&header, connection, Order::Release).await
     }
 
+    /// Gives up the current rollout at its next safe point, and holds for an hour. A sentence when that is in the journal.
     async fn abort(
         &self,
         #[zbus(header)] header: Header<'_>,
@@ -201,6 +209,7 @@ impl Agent {
     #[zbus(signal)]
     async fn rollout_finished(emitter: &SignalEmitter<'_>, id: &str, deploy: &str, result: &str) -> zbus::Result<()>;
 
+    /// `idle`, `converged`, `converging`, `held`, `blocked` or `failed`.
     #[zbus(property(emits_changed_signal = "false"))]
     fn state(&self) -> String {
         self.view().map(|view| word(&view.state)).unwrap_or_default()
@@ -218,6 +227,7 @@ impl Agent {
         self.view().and_then(|view| view.reached.as_ref().map(|reached| reached.id.clone())).unwrap_or_default()
     }
 
+    /// What the agent waits for; empty if for nothing.
     #[zbus(property(emits_changed_signal = "false"))]
     fn waiting_for(&self) -> String {
         self.view().and_then(|view| view.waiting_for.clone()).unwrap_or_default()
@@ -301,4 +311,32 @@ fn some(text: &str) -> Option<String> {
 
 fn some_targets(targets: Vec<String>) -> Option<std::collections::BTreeSet<String>> {
     (!targets.is_empty()).then(|| targets.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokio::sync::watch;
+    use zbus::object_server::Interface;
+
+    use super::*;
+
+    #[test]
+    fn the_interface_is_the_one_in_the_file() {
+        let handle = Handle { stimuli: mpsc::channel(1).0, view: watch::channel(None).1 };
+        let mut made = String::from(
+            "<!DOCTYPE node PUBLIC \"-//freedesktop//DTD D-BUS Object Introspection 1.0//EN\"\n \
+             \"http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd\">\n\
+             <!-- Made by `UPDATE=1 cargo test --lib bus::`; a test compares it. -->\n<node>\n",
+        );
+        Agent { handle }.introspect_to_writer(&mut made, 2);
+        made.push_str("</node>\n");
+        let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("units/org.wikimedia.RestartAgent1.xml");
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(&committed, &made).unwrap();
+        }
+        let there = std::fs::read_to_string(&committed).unwrap_or_default();
+        assert!(there == made, "units/org.wikimedia.RestartAgent1.xml is out of date: UPDATE=1 cargo test --lib bus::");
+    }
 }

@@ -1,5 +1,5 @@
-//! The man pages and completions in packaging/debian are made from the command line's definition: here they are compared with
-//! it. `UPDATE=1 cargo test --lib cli::generated` writes them anew.
+//! The man pages and completions in packaging/debian are made from the command line's definition, the schema of status.json from the
+//! types that it is written from: here they are compared. `UPDATE=1 cargo test --lib cli::generated` writes them anew.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,6 +9,7 @@ use clap::CommandFactory;
 use clap_complete::{Shell, generate_to};
 
 use super::Cli;
+use crate::core::status::StatusView;
 
 #[test]
 fn man_pages_and_completions_are_what_the_command_line_says() {
@@ -38,6 +39,20 @@ fn man_pages_and_completions_are_what_the_command_line_says() {
             );
         }
     }
+}
+
+#[test]
+fn the_schema_of_status_json_is_that_of_the_view() {
+    let mut schema =
+        schemars::generate::SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<StatusView>();
+    schema.insert("title".to_owned(), "/run/restart-agent/status.json of restart-agent, and restart-agent status --json".into());
+    let made = serde_json::to_string_pretty(&schema).unwrap() + "\n";
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/status.schema.json");
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&committed, &made).unwrap();
+    }
+    let there = fs::read_to_string(&committed).unwrap_or_default();
+    assert!(there == made, "docs/reference/status.schema.json is out of date: UPDATE=1 cargo test --lib cli::generated");
 }
 
 /// Completions would offer hidden options too.

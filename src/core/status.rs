@@ -11,6 +11,7 @@ pub const NOT_TAKEN: &str = "the configuration was not taken, the old one stays"
 
 /// The whole of /run/restart-agent/status.json.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StatusView {
     /// 1.
     pub schema: u32,
@@ -34,6 +35,7 @@ pub struct StatusView {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AgentView {
     pub version: String,
     pub running: bool,
@@ -42,6 +44,7 @@ pub struct AgentView {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StampView {
     pub path: String,
     /// Targets that the newest stamp names and that this host does not have.
@@ -53,6 +56,7 @@ pub struct StampView {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// No targets, or no deploy seen yet.
@@ -67,12 +71,14 @@ pub enum State {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReachedView {
     pub id: String,
     pub at: Wall,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HoldView {
     pub reason: String,
     pub by: String,
@@ -82,6 +88,7 @@ pub struct HoldView {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PoolView {
     pub name: String,
     pub state: PoolState,
@@ -90,6 +97,7 @@ pub struct PoolView {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum PoolState {
     Pooled,
@@ -98,6 +106,7 @@ pub enum PoolState {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum DepooledBy {
     Agent,
@@ -105,12 +114,14 @@ pub enum DepooledBy {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SlotView {
     pub state: String,
     pub holders: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TargetView {
     pub name: String,
     pub kind: String,
@@ -124,6 +135,7 @@ pub struct TargetView {
 
 /// `state` of a target and of a unit, from best to worst where it matters: a target shows its worst unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum TargetState {
     Fresh,
@@ -164,6 +176,7 @@ impl TargetState {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct UnitView {
     pub unit: String,
     pub state: TargetState,
@@ -176,6 +189,7 @@ pub struct UnitView {
 
 /// One rollout, running or past.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RolloutView {
     pub id: String,
     pub deploy: String,
@@ -196,6 +210,7 @@ pub struct RolloutView {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum RolloutResult {
     Converged,
@@ -205,6 +220,7 @@ pub enum RolloutResult {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PhaseView {
     pub target: String,
     /// `preflight`, `depool`, `drain`, `restart`, `verify`, `warm`, `repool`, `stop`.
@@ -215,6 +231,7 @@ pub struct PhaseView {
 
 /// What became of one stale unit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct UnitOutcome {
     pub target: String,
     pub unit: String,
@@ -227,6 +244,7 @@ pub struct UnitOutcome {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum UnitEnd {
     /// Stopped and started with the new code.
@@ -242,6 +260,7 @@ pub enum UnitEnd {
 
 /// A request or script ended by our signal before it finished.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Casualty {
     pub target: String,
     pub unit: String,
@@ -260,6 +279,7 @@ pub struct Casualty {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum CasualtyKind {
     Request,

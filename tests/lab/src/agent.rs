@@ -129,9 +129,11 @@ impl<'h> Agent<'h> {
     /// status.json.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// It cannot be read, or is not as its schema says.
     pub fn status(&self) -> Result<Value> {
-        Ok(serde_json::from_str(&self.host.read("/run/restart-agent/status.json")?)?)
+        let status = serde_json::from_str(&self.host.read("/run/restart-agent/status.json")?)?;
+        crate::schema::check_status(&status)?;
+        Ok(status)
     }
 
     /// `restart-agent status`, as a person reads it.

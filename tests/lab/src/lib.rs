@@ -53,6 +53,7 @@ mod permit;
 pub mod pool;
 mod release;
 pub mod requirements;
+pub mod schema;
 mod suite;
 mod wait;
 pub mod web;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use restart_agent::core::deploy::StampFault;
 use restart_agent::core::event::Order;
 use restart_agent::core::policy::{After, TargetRules};
-use restart_agent::core::status::{TargetState, TargetView, UnitView};
+use restart_agent::core::status::{State, TargetState, TargetView, UnitView};
 use sim::host::{Deed, Host};
 use sim::world::{Fpm, Hook, Load, MINUTE, MS, S, Script, Unit};
 
@@ -156,4 +156,37 @@ fn a_stamp_that_was_removed_is_not_told_as_one_that_never_was() {
     host.run(S);
     let said = "/srv/deploy/stamp has been removed; the last deploy was d2, and the next one makes it again";
     assert_eq!(host.status().stamp.error.as_deref(), Some(said));
+}
+
+/// The status in each state there is, as its schema says.
+#[test]
+fn every_state_is_as_the_schema_of_status_json_says() {
+    let mut seen = Vec::new();
+    let mut look = |host: &Host, state: State| {
+        let status = serde_json::to_value(host.status()).unwrap();
+        lab::schema::check_status(&status).unwrap();
+        assert_eq!(host.status().state, state, "{status}");
+        seen.push(state);
+    };
+    let mut host = fpm_host(true, busy());
+    look(&host, State::Idle);
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| target(host).state == TargetState::Draining));
+    look(&host, State::Converging);
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+    look(&host, State::Converged);
+    assert!(!host.status().last_rollout.unwrap().casualties.is_empty());
+    host.later(0, Deed::Order(hold(Some(&["jobrunner"]))));
+    host.run(S);
+    look(&host, State::Held);
+    host.later(0, Deed::Order(Order::Release));
+    host.world.balancers.get_mut("default").unwrap().depool = Hook::Exits(1);
+    host.world.touch("targets = [\"jobrunner\", \"another\"]\n");
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Blocked)));
+    look(&host, State::Blocked);
+    let mut host = fpm_host(true, Fpm { config_good: false, ..Fpm::default() });
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Failed)));
+    look(&host, State::Failed);
+    assert_eq!(seen.len(), 6);
 }
