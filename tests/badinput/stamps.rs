@@ -12,7 +12,7 @@ const SOON: Duration = Duration::from_secs(30);
 /// What is put at the stamp's place, whole, by a shell in its directory, and what status says of it: an empty file in between would be a
 /// deploy.
 const HOSTILE: [(&str, &str, &str); 9] = [
-    ("missing", "true", "there is no stamp"),
+    ("missing", "true", "has been removed; the last deploy was d1"),
     ("a directory", "mkdir stamp", "a directory"),
     ("a named pipe", "mkfifo stamp", "a named pipe"),
     ("1 GiB of nothing", "truncate -s 1G new && mv new stamp", "longer than 64 KiB"),
