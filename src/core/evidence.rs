@@ -205,6 +205,12 @@ impl Proof {
         self.accepted = None;
     }
 
+    /// Idle as far as the looks go so far: so long it takes at most until it may hold.
+    #[must_use]
+    pub fn left(&self, now: Mono, quiet: Duration) -> Option<Duration> {
+        self.idle_since.map(|since| quiet.saturating_sub(now.since(since)))
+    }
+
     /// Two looks in a row, and nothing accepted for `quiet`.
     #[must_use]
     pub fn holds(&self, now: Mono, quiet: Duration) -> bool {

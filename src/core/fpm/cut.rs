@@ -10,7 +10,10 @@ use crate::core::evidence::{Source, busy_workers, finishing};
 use crate::core::seen::{PoolAnswers, WorkerSeen};
 use crate::core::status::{Casualty, CasualtyKind};
 use crate::core::step::Turn;
-use crate::core::time::Span;
+use crate::core::time::{Mono, Span};
+
+/// As long as that a count takes: within it asking again would not say more.
+const COUNT_HOLDS: Duration = Duration::from_millis(10);
 
 impl Fpm {
     pub(super) fn counted(&mut self, turn: &mut Turn<'_>, answers: &PoolAnswers) {
@@ -19,9 +22,9 @@ impl Fpm {
             if turn.now.mono < self.until {
                 return self.drain_again(turn.now.mono);
             }
-            let guess = self.last_full.clone().unwrap_or_default();
+            let (at, guess) = self.last_full.clone().unwrap_or_default();
             self.notes.push("its status did not answer at the cut: the casualties are those of the last answer".to_owned());
-            self.cut(turn, guess, false);
+            self.cut(turn, guess, at, false);
             return self.enter(turn.now.mono, FpmStep::WaitingForLoan);
         };
         if !busy.is_empty() && turn.now.mono < self.until {
@@ -41,10 +44,11 @@ impl Fpm {
             .collect();
         // With nobody busy now, somebody may be in a moment: requests keep coming, or the drain would have ended by itself.
         if busy.is_empty() && (workers.is_empty() || !all || (self.idle && !self.exposed)) {
-            self.cut(turn, busy, true);
+            self.cut(turn, busy, turn.now.mono, true);
             return self.enter(turn.now.mono, FpmStep::WaitingForLoan);
         }
         self.frozen_busy = busy;
+        self.frozen_at = turn.now.mono;
         self.pending = Some(turn.ask(Effect::Freeze { workers }));
         self.enter(turn.now.mono, FpmStep::Freezing);
     }
@@ -52,7 +56,7 @@ impl Fpm {
     pub(super) fn recounted(&mut self, turn: &mut Turn<'_>, answers: &PoolAnswers) {
         let Source::Status { asks, own } = &self.source else { return };
         let Some(busy) = busy_workers(asks, own, answers) else {
-            self.cut(turn, self.frozen_busy.clone(), false);
+            self.cut(turn, self.frozen_busy.clone(), self.frozen_at, false);
             return self.enter(turn.now.mono, FpmStep::WaitingForLoan);
         };
         if !busy.is_empty() && turn.now.mono < self.until {
@@ -62,7 +66,7 @@ impl Fpm {
         }
         let patient = !self.thawed;
         let (ending, cut): (Vec<WorkerSeen>, Vec<WorkerSeen>) = busy.into_iter().partition(|worker| patient && finishing(worker));
-        self.cut(turn, cut, true);
+        self.cut(turn, cut, turn.now.mono, true);
         let thaw: Vec<WorkerRef> =
             self.frozen.iter().filter(|frozen| ending.iter().any(|worker| worker.pid == frozen.pid)).cloned().collect();
         if thaw.is_empty() {
@@ -73,8 +77,15 @@ impl Fpm {
         self.enter(turn.now.mono, FpmStep::Thawing);
     }
 
-    /// Writes down who is cut if the restart takes place. `certain`: counted while they were stopped.
-    pub(super) fn cut(&mut self, turn: &mut Turn<'_>, workers: Vec<WorkerSeen>, certain: bool) {
+    /// The look that has confirmed that it is idle was full, and has only just been answered: it is the count.
+    pub(super) fn just_counted(&self, now: Mono) -> bool {
+        let counted = self.last_full.as_ref().is_some_and(|(at, busy)| busy.is_empty() && now.since(*at) <= COUNT_HOLDS);
+        self.idle && !self.exposed && !self.silent && counted
+    }
+
+    /// Writes down who is cut if the restart takes place. `at`: when they were seen; `certain`: counted while they were stopped.
+    pub(super) fn cut(&mut self, turn: &mut Turn<'_>, workers: Vec<WorkerSeen>, at: Mono, certain: bool) {
+        let since = turn.now.mono.since(at);
         let casualties: Vec<Casualty> = workers
             .into_iter()
             .map(|worker| Casualty {
@@ -87,7 +98,7 @@ impl Fpm {
                 } else {
                     without_query(&worker.script)
                 },
-                ran: Span(Duration::from_millis(worker.duration_us / 1000)).to_string(),
+                ran: Span(Duration::from_millis(worker.duration_us / 1000) + since).to_string(),
                 ended_by: "SIGTERM".to_owned(),
                 certain: certain && self.frozen.iter().any(|frozen| frozen.pid == worker.pid),
                 at: turn.now.wall,

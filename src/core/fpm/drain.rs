@@ -11,7 +11,16 @@ use crate::core::time::Mono;
 
 /// Between two looks while draining: 0.3 % of a core (docs/performance), and the end of the last request is seen within two of them.
 const POLL: Duration = Duration::from_millis(50);
+/// So few requests may all have ended at the next look, and whoever waits, waits for that: it comes twice as soon.
+const THE_LAST: u32 = 2;
 const POLL_SLOWEST: Duration = Duration::from_secs(1);
+/// Between the first look that finds it idle and the one that confirms it.
+const CONFIRM: Duration = Duration::from_millis(20);
+/// What was seen no longer ago than this is good enough for the restart.
+pub const FRESH: Duration = Duration::from_millis(200);
+/// As long as its status says nothing, systemd is asked how the unit is.
+const LOOK_WHILE_SILENT: Duration = Duration::from_secs(1);
+const LOOK_WITHOUT_STATUS: Duration = Duration::from_millis(500);
 
 impl Fpm {
     /// Begins to drain: `until` is the threshold, `quiet` how long nothing may come in. What has the new code already, or nothing to
@@ -35,37 +44,65 @@ impl Fpm {
         self.enter(now, FpmStep::Draining { until: self.until });
     }
 
-    pub(super) fn drain_on(&mut self, turn: &mut Turn<'_>, until: Mono) {
-        let now = turn.now.mono;
-        let quiet = match &self.source {
+    /// It may have drained in a moment: time to see to what else its restart needs.
+    #[must_use]
+    pub fn nearly_drained(&self, now: Mono) -> bool {
+        matches!(self.step, FpmStep::Draining { .. }) && self.proof.left(now, self.quiet_for()).is_some_and(|left| left <= POLL)
+    }
+
+    /// How long nothing may come in.
+    fn quiet_for(&self) -> Duration {
+        match &self.source {
             Source::StatusText { interval } => self.quiet.max(*interval + Duration::from_secs(1)),
             _ => self.quiet,
-        };
-        self.idle = self.proof.holds(now, quiet);
-        if now < self.next || now >= until {
+        }
+    }
+
+    pub(super) fn drain_on(&mut self, turn: &mut Turn<'_>, until: Mono) {
+        let now = turn.now.mono;
+        self.idle = self.proof.holds(now, self.quiet_for());
+        if now >= until {
+            return;
+        }
+        if self.looking.is_none() && self.look_is_due(now) {
+            self.look(turn);
+        }
+        if now < self.next || self.pending.is_some() {
             return;
         }
         // An hour's drain need not be watched twenty times a second.
-        let pace = (now.since(self.since) / 600).clamp(if self.held { POLL * 2 } else { POLL }, POLL_SLOWEST);
-        self.next = now.after(pace);
-        match &self.source {
-            Source::Status { .. } => {
-                let full = self.held
-                    || self.proof.in_flight.is_none_or(|requests| requests > 0)
-                        && now >= self.last_full_at.after(Duration::from_millis(250));
-                if full {
-                    self.last_full_at = now;
-                }
-                let left = until.since(now);
-                self.ask_status(turn, full, Duration::from_secs(1).min(left).max(Duration::from_millis(50)));
+        let least = match self.proof.in_flight {
+            _ if self.held => POLL * 2,
+            Some(requests) if requests <= THE_LAST => POLL / 2,
+            _ => POLL,
+        };
+        let pace = (now.since(self.since) / 600).clamp(least, POLL_SLOWEST);
+        let nearly = self.nearly_drained(now);
+        self.next = now.after(if nearly { CONFIRM } else { pace });
+        if !matches!(self.source, Source::Status { .. }) {
+            self.next = now.after(LOOK_WITHOUT_STATUS);
+        } else {
+            // The look that confirms is the count for the cut as well.
+            let full = nearly
+                || self.held
+                || self.proof.in_flight.is_none_or(|requests| requests > 0) && now >= self.last_full_at.after(Duration::from_millis(250));
+            if full {
+                self.last_full_at = now;
             }
-            Source::StatusText { .. } | Source::Cgroup => {
-                if self.looking.is_none() {
-                    self.next = now.after(Duration::from_millis(500));
-                    self.look(turn);
-                }
-            }
+            let left = until.since(now);
+            self.ask_status(turn, full, Duration::from_secs(1).min(left).max(Duration::from_millis(50)));
         }
+    }
+
+    fn look_is_due(&self, now: Mono) -> bool {
+        let every = match &self.source {
+            Source::StatusText { .. } | Source::Cgroup => LOOK_WITHOUT_STATUS,
+            Source::Status { .. } if self.nearly_drained(now) => FRESH / 2,
+            // Nobody answers: perhaps it is because somebody has stopped it.
+            Source::Status { .. } if self.silent => LOOK_WHILE_SILENT,
+            Source::Status { .. } => return false,
+        };
+        now >= self.look_began.after(every)
     }
 
     pub(super) fn polled(&mut self, now: Mono, answers: &PoolAnswers) {
@@ -82,10 +119,14 @@ impl Fpm {
                 let accepted = answers.values().flatten().map(|status| status.accepted).sum();
                 flight = Flight::Idle { accepted };
             }
-            self.last_full = Some(workers);
+            self.last_full = Some((now, workers));
         }
-        self.answered |= !matches!(flight, Flight::Unknown(_));
+        self.silent = matches!(flight, Flight::Unknown(_));
+        self.answered |= !self.silent;
         self.proof.flight(now, &flight, probes);
+        if self.nearly_drained(now) {
+            self.next = self.next.min(now.after(CONFIRM));
+        }
     }
 }
 

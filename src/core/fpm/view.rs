@@ -1,6 +1,6 @@
 //! What status is told of one php-fpm, and until when it waits.
 
-use super::{FINISHING, Fpm, FpmStep, RESTART_LOOK};
+use super::{FINISHING, Fpm, FpmStep, RESTART_LOOK, STOPPED};
 use crate::core::ladder::Rung;
 use crate::core::status::{TargetState, UnitView};
 use crate::core::step::Deadline;
@@ -56,6 +56,7 @@ impl Fpm {
             }
             FpmStep::Warming => soon(TargetState::Verifying, "warming up"),
             FpmStep::Proving { until } => (TargetState::Verifying, "is to prove that it serves the new code".to_owned(), Some(*until)),
+            FpmStep::Stopped => soon(TargetState::Fresh, STOPPED),
             FpmStep::Done => soon(TargetState::Fresh, "restarted, and it serves"),
             FpmStep::Refused(why) | FpmStep::Broken(why) => soon(TargetState::Failed, why),
         };

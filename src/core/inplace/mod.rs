@@ -38,6 +38,8 @@ pub struct InPlace {
     next: Mono,
     rounds: u32,
     forced: bool,
+    /// The end of the drain is in the record.
+    restart_told: bool,
     trouble: Option<String>,
 }
 
@@ -69,6 +71,7 @@ impl Default for InPlace {
             next: Mono::BOOT,
             rounds: 0,
             forced: false,
+            restart_told: false,
             trouble: None,
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{InPlace, Phase};
-use crate::core::fpm::{Fpm, FpmStep};
+use crate::core::fpm::{FRESH, Fpm, FpmStep};
 use crate::core::loans::Loans;
 use crate::core::pool::{Goal, Pool, Verdict};
 use crate::core::status::{TargetState, UnitEnd};
@@ -14,6 +14,8 @@ use crate::core::time::Mono;
 
 /// Rounds of "somebody put it back while we drained" before that is taken for a person's will (traps T30, T32).
 const ROUNDS: u32 = 3;
+/// Between two checks of the pools in a drain that is nearly over again and again.
+const CHECK_EARLY_EVERY: Duration = Duration::from_secs(1);
 
 impl InPlace {
     pub(super) fn advance_phase(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, pools: &mut BTreeMap<String, Pool>) {
@@ -29,18 +31,24 @@ impl InPlace {
             Phase::Preparing => self.prepared(turn, pools),
             Phase::LeavingPool => self.leaving(turn, pools, false),
             Phase::Draining => {
-                if self.drained(turn, loans) {
-                    self.each_phase(turn, "drain", "restart");
+                let drained = self.drained(turn, loans);
+                if !drained && !self.forced && self.nearly_drained(turn) {
+                    // Asked while the last looks of the drain are on their way, and not more often than that.
+                    check_pools(turn, pools, CHECK_EARLY_EVERY);
+                }
+                if drained {
                     self.phase = Phase::Rechecking;
-                    if !self.forced {
-                        let _ = verdicts(turn, pools, Goal::Know, true);
-                    }
                     self.rechecked(turn, loans, pools);
                 }
             }
             Phase::Rechecking => self.rechecked(turn, loans, pools),
             Phase::Renewing => {
                 self.renew_drained(turn, loans);
+                // Written with the restart itself: each writing by itself costs a disk's latency.
+                if !self.restart_told && self.units.values().any(Fpm::restarted_or_past) {
+                    self.restart_told = true;
+                    self.each_phase(turn, "drain", "restart");
+                }
                 if self.units.values().all(Fpm::at_rest) {
                     self.renewed(turn, now);
                 }
@@ -92,11 +100,13 @@ impl InPlace {
             unit.drain(now, until, quiet, self.forced || !pooled);
         }
         self.phase = Phase::Draining;
+        self.restart_told = false;
     }
 
     /// Right before the restart: a host that somebody has put back meanwhile is taken out and drained again (trap T30).
     fn rechecked(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, pools: &mut BTreeMap<String, Pool>) {
         if !self.forced {
+            check_pools(turn, pools, FRESH);
             let verdicts = verdicts(turn, pools, Goal::Know, false);
             if verdicts.contains(&Verdict::Pending) {
                 return;
@@ -113,9 +123,10 @@ impl InPlace {
                         "somebody puts this host back into the pool whenever it is taken out: hold the agent or let it work",
                     );
                 }
-                for unit in self.units.values_mut().filter(|unit| !unit.at_rest()) {
+                for unit in self.units.values_mut().filter(|unit| matches!(unit.step, FpmStep::Draining { .. })) {
                     unit.step = FpmStep::Prepared;
                 }
+                self.each_phase(turn, "drain", "depool");
                 self.phase = Phase::LeavingPool;
                 return self.leaving(turn, pools, true);
             }
@@ -137,6 +148,12 @@ impl InPlace {
             drained &= unit.drained(turn.now.mono);
         }
         drained
+    }
+
+    /// Some are about to have drained, and the others have.
+    fn nearly_drained(&self, turn: &Turn<'_>) -> bool {
+        let now = turn.now.mono;
+        self.live().all(|unit| unit.drained(now) || unit.nearly_drained(now))
     }
 
     fn renew_drained(&mut self, turn: &mut Turn<'_>, loans: &mut Loans) {
@@ -177,7 +194,7 @@ impl InPlace {
                 continue;
             }
             let progress = match &unit.step {
-                FpmStep::Done => {
+                FpmStep::Done | FpmStep::Stopped => {
                     self.notes.insert(unit.target.clone(), (TargetState::Fresh, "restarted, and it serves".to_owned()));
                     // One more look decides, and sees a deploy that landed meanwhile.
                     continue;
@@ -205,7 +222,7 @@ impl InPlace {
     fn each_phase(&mut self, turn: &mut Turn<'_>, ended: &str, began: &str) {
         for unit in self.units.values() {
             turn.phase_ended(&unit.target, ended);
-            if !began.is_empty() && !matches!(unit.step, FpmStep::Refused(_)) {
+            if !began.is_empty() && !matches!(unit.step, FpmStep::Refused(_) | FpmStep::Stopped) {
                 turn.phase_began(&unit.target, began);
             }
         }
@@ -219,6 +236,16 @@ impl InPlace {
 
     fn live(&self) -> impl Iterator<Item = &Fpm> {
         self.units.values().filter(|unit| !unit.at_rest())
+    }
+}
+
+/// Are the pools still as they were? What they have said within the last `fresh` stands.
+fn check_pools(turn: &mut Turn<'_>, pools: &mut BTreeMap<String, Pool>, fresh: Duration) {
+    let (policy, now) = (turn.policy, turn.now.mono);
+    for pool in pools.values_mut().filter(|pool| policy.pools.contains_key(pool.name())) {
+        if pool.goal() != Goal::Know || !pool.checked_within(now, fresh) {
+            pool.want(turn, Goal::Know);
+        }
     }
 }
 
