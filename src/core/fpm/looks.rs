@@ -7,7 +7,6 @@ use super::proof::VERIFY_TIMEOUT;
 use super::{Fpm, FpmStep, STOPPED};
 use crate::core::effect::{Effect, Looked, Outcome};
 use crate::core::entry::Entry;
-use crate::core::evidence::Source;
 use crate::core::seen::{Active, UnitSeen};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
@@ -17,9 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Fpm {
     pub(super) fn ask_status(&mut self, turn: &mut Turn<'_>, full: bool, timeout: Duration) {
-        if let Source::Status { asks, .. } = &self.source {
+        if self.source.asks() {
             self.asked_full = full;
-            self.pending = Some(turn.ask(Effect::AskPools { asks: asks.clone(), full, timeout }));
+            self.pending = Some(turn.ask(Effect::AskPools { asks: self.source.asks.clone(), full, timeout }));
         }
     }
 
@@ -27,6 +26,11 @@ impl Fpm {
         let cgroups = BTreeMap::from([(self.unit.clone(), self.seen.cgroup.clone())]);
         self.look_began = turn.now.mono;
         self.looking = Some(turn.ask(Effect::Look { units: vec![self.unit.clone()], looked: Looked::Exactly, cgroups }));
+        // Of use only where a status page says nothing.
+        let sockets: Vec<String> = self.layout.iter().flat_map(|layout| &layout.pools).map(|pool| pool.listen.clone()).collect();
+        if (self.silent || !self.source.mute.is_empty()) && !sockets.is_empty() && self.connecting.is_none() {
+            self.connecting = Some(turn.ask(Effect::Connections { sockets }));
+        }
     }
 
     pub(super) fn looked(&mut self, turn: &mut Turn<'_>, outcome: &Outcome) {
@@ -44,13 +48,11 @@ impl Fpm {
                 self.enter(now, FpmStep::Draining { until: now });
             }
             FpmStep::Draining { .. } => {
-                let by_text = matches!(self.source, Source::StatusText { .. });
-                if !matches!(self.source, Source::Status { .. }) {
-                    self.proof.unit(now, seen, by_text);
+                if !self.source.mute.is_empty() {
+                    self.mute.unit(now, seen, &self.source);
                 }
                 if matches!(seen.active, Active::Active | Active::Reloading) {
-                    self.seen = seen.clone();
-                    self.seen_at = self.look_began;
+                    self.saw(seen);
                 } else if self.seen.active.runs() && !seen.active.runs() {
                     // It has failed, and by nobody's will: there is nothing to drain any more.
                     self.seen = seen.clone();
@@ -66,9 +68,8 @@ impl Fpm {
             // Whatever somebody is doing to it comes to its end first.
             FpmStep::Seeing if seen.active == Active::Deactivating && now < self.since.after(self.rules.term_timeout + PATIENCE) => {}
             FpmStep::Seeing => {
-                self.seen = seen.clone();
-                self.seen_at = self.look_began;
-                let asks = matches!(self.source, Source::Status { .. }) && seen.active.runs();
+                self.saw(seen);
+                let asks = self.source.asks() && seen.active.runs();
                 self.enter(now, if asks { FpmStep::Counting } else { FpmStep::WaitingForLoan });
             }
             FpmStep::Restarting if self.pending.is_none() => {
@@ -86,6 +87,11 @@ impl Fpm {
             _ => {}
         }
     }
+    fn saw(&mut self, seen: &UnitSeen) {
+        self.before = std::mem::replace(&mut self.seen, seen.clone()).processes;
+        self.seen_at = self.look_began;
+    }
+
     /// Trap T19.
     fn restarted_by_somebody(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen) {
         self.seen = seen.clone();

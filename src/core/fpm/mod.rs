@@ -12,6 +12,7 @@ mod restart;
 mod step;
 mod view;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub use drain::FRESH;
@@ -26,7 +27,7 @@ use crate::core::ladder::Ladder;
 use crate::core::loans::{Loans, fpm_drop_in};
 use crate::core::memory::Want;
 use crate::core::policy::FpmRules;
-use crate::core::seen::{FpmLayout, UnitSeen, WorkerSeen};
+use crate::core::seen::{FpmLayout, ProcessSeen, UnitSeen, WorkerSeen};
 use crate::core::stale::stale_fpm;
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
@@ -71,6 +72,15 @@ pub struct Fpm {
     held: bool,
     next: Mono,
     proof: Proof,
+    /// The same of the pools without a status page.
+    mute: Proof,
+    mute_idle: bool,
+    /// The processes of the last look but one, and the connections of the last.
+    before: Vec<ProcessSeen>,
+    connections: BTreeMap<String, u32>,
+    connecting: Option<EffectId>,
+    /// The pools that did not answer in the count.
+    unanswered: BTreeSet<String>,
     /// Proof that nothing is in flight.
     idle: bool,
     /// The threshold.
@@ -80,8 +90,8 @@ pub struct Fpm {
     answered: bool,
     /// Its status did not answer when it was last asked.
     silent: bool,
-    /// What the last full status that was answered had shown, and when: whose requests they are, if the cut gets no answer.
-    last_full: Option<(Mono, Vec<WorkerSeen>)>,
+    /// What the last full status of each pool that was answered had shown, and when: whose requests they are, if the cut gets no answer.
+    last_full: BTreeMap<String, (Mono, Vec<WorkerSeen>)>,
     last_full_at: Mono,
     frozen: Vec<WorkerRef>,
     frozen_busy: Vec<WorkerSeen>,
@@ -111,7 +121,7 @@ impl Fpm {
             want,
             seen,
             layout: None,
-            source: Source::Cgroup,
+            source: Source::default(),
             step: FpmStep::Testing,
             since: now,
             pending: None,
@@ -126,12 +136,18 @@ impl Fpm {
             held: false,
             next: now,
             proof: Proof::default(),
+            mute: Proof::default(),
+            mute_idle: false,
+            before: Vec::new(),
+            connections: BTreeMap::new(),
+            connecting: None,
+            unanswered: BTreeSet::new(),
             idle: false,
             until: Mono::BOOT,
             quiet: Duration::ZERO,
             answered: false,
             silent: false,
-            last_full: None,
+            last_full: BTreeMap::new(),
             last_full_at: Mono::BOOT,
             frozen: Vec::new(),
             frozen_busy: Vec::new(),
@@ -152,10 +168,10 @@ impl Fpm {
         if self.unproven && self.seen.active.runs() {
             return self.enter(now, FpmStep::Verifying { until: now.after(VERIFY_TIMEOUT) });
         }
-        let asks = matches!(self.source, Source::Status { .. });
-        if !self.idle && !asks {
-            self.notes
-                .push("it has no status page, so nobody knows which requests were cut: set pm.status_path and pm.status_listen".to_owned());
+        let asks = self.source.asks();
+        for pool in self.source.mute.iter().filter(|_| !self.mute_idle && !self.idle) {
+            let why = "has no status page, so nobody knows which of its requests were cut: set pm.status_path and pm.status_listen";
+            self.notes.push(format!("{} {why}", pool.called()));
         }
         // What was seen while it was found idle need not be asked again; of what is busy it is to be known who is who at this moment.
         let seen = self.idle && now.since(self.seen_at) <= FRESH;
@@ -178,6 +194,12 @@ impl Fpm {
         if self.aside.take_if(|aside| *aside == id).is_some() {
             if let (Outcome::Fault(_), Some(ladder)) = (outcome, &mut self.ladder) {
                 ladder.kill_failed(turn.now.mono);
+            }
+            return true;
+        }
+        if self.connecting.take_if(|connecting| *connecting == id).is_some() {
+            if let Outcome::Connections(connections) = outcome {
+                self.connections.clone_from(connections);
             }
             return true;
         }
@@ -256,6 +278,8 @@ impl Fpm {
                 self.next = now.after(RESTART_LOOK);
                 self.look(turn);
             }
+            // What the kernel shows is part of the count, and comes at once.
+            FpmStep::Counting | FpmStep::WaitingForLoan if self.connecting.is_some() => {}
             FpmStep::Counting if self.just_counted(now) => {
                 self.cut(turn, Vec::new(), now, true);
                 self.enter(now, FpmStep::WaitingForLoan);
@@ -265,8 +289,11 @@ impl Fpm {
             FpmStep::Finishing if now >= self.since.after(FINISHING) => self.enter(now, FpmStep::Counting),
             FpmStep::WaitingForLoan => {
                 if self.may_renew(turn, loans) {
+                    if !self.source.asks() && self.seen.active.runs() {
+                        self.cut(turn, Vec::new(), now, false);
+                    }
                     self.restart(turn);
-                } else if matches!(self.source, Source::Status { .. }) && self.seen.active.runs() {
+                } else if self.source.asks() && self.seen.active.runs() {
                     // Nobody knows for how long: what was stopped for the count goes on, and is counted again.
                     let workers = std::mem::take(&mut self.frozen);
                     if !workers.is_empty() {
@@ -279,7 +306,7 @@ impl Fpm {
             FpmStep::Restarting => self.escalate(turn),
             FpmStep::Verifying { until } if now >= self.next => self.verify(turn, until),
             FpmStep::Dating { until } if now >= self.next => {
-                if matches!(self.source, Source::Status { .. }) && self.restarted_at != Wall(0) {
+                if self.source.asks() && self.restarted_at != Wall(0) {
                     let timeout = Duration::from_secs(2).min(until.since(now)).max(Duration::from_millis(100));
                     self.ask_status(turn, false, timeout);
                 } else {

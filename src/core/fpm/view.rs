@@ -44,7 +44,7 @@ impl Fpm {
         let (state, why, deadline) = match &self.step {
             FpmStep::Testing | FpmStep::Inspecting => soon(TargetState::Stale, "its configuration is being tested"),
             FpmStep::Prepared => soon(TargetState::Stale, held_back_by),
-            FpmStep::Draining { until } => (TargetState::Draining, self.proof.why.clone(), Some(*until)),
+            FpmStep::Draining { until } => (TargetState::Draining, self.waits_for().1, Some(*until)),
             FpmStep::Seeing | FpmStep::Counting | FpmStep::Freezing | FpmStep::Recounting | FpmStep::Thawing | FpmStep::Finishing => {
                 soon(TargetState::Stopping, "the threshold has passed: what is in flight is being counted")
             }
@@ -70,7 +70,7 @@ impl Fpm {
             state,
             stale_processes: stale,
             oldest_start: Some(now.wall_of(self.seen.main_start)).filter(|_| self.seen.main_pid != 0),
-            in_flight: self.proof.in_flight.filter(|_| matches!(self.step, FpmStep::Draining { .. })),
+            in_flight: self.waits_for().0.filter(|_| matches!(self.step, FpmStep::Draining { .. })),
             why,
             deadline: deadline.map(|at| now.wall_of(at)),
         }

@@ -83,6 +83,28 @@ fn of_a_request_that_is_cut_while_the_status_is_silent_the_whole_time_is_told() 
     assert!(!casualty.certain && (ran - sent).abs() < 0.4, "ran {ran}, cut after {sent}");
 }
 
+#[test]
+fn what_is_cut_without_a_status_page_is_not_called_nothing() {
+    for requests in [0, 1, 4] {
+        let mut host = fpm_host(true, Fpm { has_status: false, ..Fpm::default() });
+        host.world.touch("d2");
+        assert!(host.run_until(MINUTE, |host| host.world.balancers["default"].out));
+        for _ in 0..requests {
+            host.world.begin_request(FPM, 30 * S);
+        }
+        assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+        host.run(S);
+        host.check_at_rest();
+        host.must_be_right();
+        let casualties = host.casualties();
+        let (perhaps, known): (Vec<_>, Vec<_>) = casualties.iter().partition(|casualty| casualty.perhaps);
+        assert_eq!(known.len(), requests, "{casualties:?}");
+        assert!(known.iter().all(|casualty| !casualty.certain && casualty.name == "(unknown request of pool www)"), "{casualties:?}");
+        // With all of the four busy nobody else can have been at one.
+        assert_eq!(perhaps.len(), usize::from(requests < 4), "{casualties:?}");
+    }
+}
+
 fn set_quiet(host: &mut Host, quiet: u64) {
     let mut policy = host.policy.clone();
     policy.pools.values_mut().for_each(|pool| pool.quiet = span(quiet));
