@@ -130,6 +130,12 @@ impl Pool {
         self.checked_at.is_some_and(|at| now.since(at) <= span)
     }
 
+    /// It was found out by this agent's doing, and this time nothing had to be done for that.
+    #[must_use]
+    pub fn stayed_out(&self) -> bool {
+        self.verdict == Verdict::OutByUs && !self.commanded
+    }
+
     /// What stands in the way, for status.
     #[must_use]
     pub fn trouble(&self) -> Option<&str> {

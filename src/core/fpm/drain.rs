@@ -80,11 +80,12 @@ impl Fpm {
         // An hour's drain need not be watched twenty times a second.
         let least = match self.proof.in_flight {
             _ if self.held => POLL * 2,
-            Some(requests) if requests <= THE_LAST => POLL / 2,
+            Some(1..=THE_LAST) => POLL / 2,
             _ => POLL,
         };
         let pace = (now.since(self.since) / 600).clamp(least, POLL_SLOWEST);
-        let nearly = self.nearly_drained(now);
+        // Idle already, and others of the bracket are not: it need not be asked more often for that.
+        let nearly = self.nearly_drained(now) && !self.idle;
         self.next = now.after(if nearly { CONFIRM } else { pace });
         if !self.source.asks() {
             self.next = now.after(LOOK_WITHOUT_STATUS);
@@ -103,8 +104,7 @@ impl Fpm {
 
     fn look_is_due(&self, now: Mono) -> bool {
         let every = match &self.source {
-            source if !source.mute.is_empty() && !self.mute_idle => LOOK_WITHOUT_STATUS,
-            _ if self.nearly_drained(now) => FRESH / 2,
+            _ if self.nearly_drained(now) && !self.idle => FRESH / 2,
             source if !source.mute.is_empty() => LOOK_WITHOUT_STATUS,
             // Nobody answers: perhaps it is because somebody has stopped it.
             _ if self.silent => LOOK_WHILE_SILENT,

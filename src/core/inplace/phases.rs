@@ -72,7 +72,7 @@ impl InPlace {
         }
         if self.forced || turn.policy.pools.is_empty() {
             self.each_phase(turn, "preflight", "drain");
-            return self.begin_drain(turn, Duration::ZERO);
+            return self.begin_drain(turn, Duration::ZERO, false);
         }
         self.each_phase(turn, "preflight", "depool");
         self.phase = Phase::LeavingPool;
@@ -87,15 +87,21 @@ impl InPlace {
         if verdicts.iter().all(|verdict| matches!(verdict, Verdict::OutByUs | Verdict::OutByOther)) {
             self.each_phase(turn, "depool", "drain");
             let quiet = turn.policy.pools.values().map(|rules| rules.quiet).max().unwrap_or_default();
-            self.begin_drain(turn, quiet);
+            let stayed_out = pools.values().filter(|pool| turn.policy.pools.contains_key(pool.name())).all(Pool::stayed_out);
+            self.begin_drain(turn, quiet, stayed_out);
         }
     }
 
-    fn begin_drain(&mut self, turn: &mut Turn<'_>, quiet: Duration) {
+    /// `stayed_out`: the host was out already, by an earlier agent that had begun to drain.
+    fn begin_drain(&mut self, turn: &mut Turn<'_>, quiet: Duration, stayed_out: bool) {
         let now = turn.now.mono;
         let pooled = !turn.policy.pools.is_empty();
         for unit in self.units.values_mut().filter(|unit| unit.step == FpmStep::Prepared) {
-            let from = if pooled { now } else { self.wants.get(&unit.target).map_or(now, |(_, began)| *began) };
+            let from = match (pooled, stayed_out) {
+                (false, _) => self.wants.get(&unit.target).map_or(now, |(_, began)| *began),
+                (true, true) => drained_since(turn, &unit.target),
+                (true, false) => now,
+            };
             let until = if self.forced { now } else { from.after(unit.rules.drain_timeout) };
             unit.drain(now, until, quiet, self.forced || !pooled);
         }
@@ -237,6 +243,15 @@ impl InPlace {
     fn live(&self) -> impl Iterator<Item = &Fpm> {
         self.units.values().filter(|unit| !unit.at_rest())
     }
+}
+
+/// When the drain of this target began of which nothing has been lost since: the threshold does not start again with the agent.
+fn drained_since(turn: &Turn<'_>, target: &str) -> Mono {
+    let now = turn.now;
+    let out = turn.policy.pools.keys().filter_map(|pool| turn.memory.depooled.get(pool)).map(|debt| debt.at).max();
+    let phases = turn.memory.rollout.iter().flat_map(|rollout| &rollout.view.phases);
+    let drains = phases.filter(|phase| phase.target == target && phase.phase == "drain" && Some(phase.started_at) >= out);
+    drains.map(|phase| now.mono_of(phase.started_at)).min().map_or(now.mono, |at| at.min(now.mono))
 }
 
 /// Are the pools still as they were? What they have said within the last `fresh` stands.

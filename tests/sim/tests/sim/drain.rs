@@ -105,6 +105,26 @@ fn what_is_cut_without_a_status_page_is_not_called_nothing() {
     }
 }
 
+/// Neither does the host flap nor the threshold start again.
+#[test]
+#[ignore = "until the machine keeps the host out while InPlace::may_need_out"]
+fn an_agent_that_dies_in_the_drain_goes_on_with_it() {
+    let mut host = fpm_host(true, Fpm::default());
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.balancers["default"].out));
+    let out = host.world.now;
+    host.world.begin_request(FPM, 60 * S);
+    host.later(3 * S, Deed::KillAgent(S));
+    assert!(host.run_until(MINUTE, |host| host.world.sent.contains_key(FPM)));
+    let after = host.world.sent[FPM] - out;
+    assert!((5 * S..6 * S).contains(&after), "cut {after} us after the depool, with a threshold of 5 s");
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+    host.run(S);
+    host.check_at_rest();
+    host.must_be_right();
+    assert_eq!(host.world.balancers["default"].by_agent, (1, 1));
+}
+
 fn set_quiet(host: &mut Host, quiet: u64) {
     let mut policy = host.policy.clone();
     policy.pools.values_mut().for_each(|pool| pool.quiet = span(quiet));
