@@ -35,7 +35,9 @@ pub fn page(view: &StatusView, only: Option<&str>, page: &Page) -> String {
     }
     if let Some(rollout) = &view.last_rollout {
         text.push('\n');
-        text.push_str(&last_rollout(rollout, page));
+        // What the table says is not said again.
+        let said = |why: &str| targets.iter().flat_map(|target| &target.units).any(|unit| !unit.why.is_empty() && why.ends_with(&unit.why));
+        text.push_str(&last_rollout(rollout, said, page));
     }
     text
 }
@@ -218,7 +220,7 @@ fn summary(units: &[UnitView]) -> String {
     format!("{}: {}", count(units.len(), "unit", "units"), parts.join(", "))
 }
 
-fn last_rollout(rollout: &RolloutView, page: &Page) -> String {
+fn last_rollout(rollout: &RolloutView, said: impl Fn(&str) -> bool, page: &Page) -> String {
     let mut text = match (rollout.finished_at, rollout.result) {
         (Some(at), Some(result)) => {
             format!(
@@ -238,7 +240,7 @@ fn last_rollout(rollout: &RolloutView, page: &Page) -> String {
     }
     let _ = write!(text, "; {}", cut_words(rollout.cut(), "nothing was cut"));
     text.push('\n');
-    if let Some(why) = &rollout.why {
+    if let Some(why) = rollout.why.as_ref().filter(|why| !said(why)) {
         let _ = writeln!(text, "  why: {why}");
     }
     match (&rollout.by, &rollout.reason) {

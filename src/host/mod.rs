@@ -16,7 +16,7 @@ use crate::core::deploy::printable;
 use crate::core::effect::{CommandEnd, Effect, Fault, Outcome};
 use crate::core::seen::FpmLayout;
 use fpm::cache::LayoutCache;
-use fpm::invocation;
+use fpm::{invocation, layout};
 use systemd::Hints;
 use units::Units;
 
@@ -165,5 +165,5 @@ fn with_environment(argv: Vec<String>, environment: &[String]) -> Vec<String> {
 }
 
 fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+    text.lines().map(|line| layout::without_time(line.trim())).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
