@@ -47,10 +47,15 @@ pub fn text(casualties: &[Casualty], since: Option<Span>, requests: bool, page: 
                 page.time(casualty.at),
                 kind_word(casualty.what).to_owned(),
                 casualty.unit.clone(),
-                casualty.pid.to_string(),
-                casualty.ran.clone(),
+                if casualty.pid == 0 { "?".to_owned() } else { casualty.pid.to_string() },
+                if casualty.ran.is_empty() { "?".to_owned() } else { casualty.ran.clone() },
                 casualty.ended_by.clone(),
-                if casualty.certain { "yes" } else { "no" }.to_owned(),
+                match casualty {
+                    Casualty { perhaps: true, .. } => "perhaps",
+                    Casualty { certain: true, .. } => "yes",
+                    _ => "no",
+                }
+                .to_owned(),
                 casualty.name.clone(),
             ];
             if requests {

@@ -39,6 +39,7 @@ pub fn page(rollouts: &[RolloutView], page: &Page) -> String {
     let rows: Vec<Vec<String>> = rollouts
         .iter()
         .map(|rollout| {
+            let cut = rollout.cut();
             let took = rollout.finished_at.map(|at| took(at.since(rollout.started_at)).to_string());
             let why = [rollout.why.clone(), rollout.by.as_ref().map(|by| format!("asked for by {by}")), rollout.reason.clone()];
             let why = why.into_iter().flatten().chain(notes(rollout));
@@ -49,7 +50,7 @@ pub fn page(rollouts: &[RolloutView], page: &Page) -> String {
                 rollout.result.map_or("under way", result_word).to_owned(),
                 took.unwrap_or_default(),
                 ends(rollout),
-                rollout.casualties.len().to_string(),
+                if cut.perhaps { format!("{} or more", cut.known) } else { cut.known.to_string() },
                 why.collect::<Vec<_>>().join("; "),
             ]
         })

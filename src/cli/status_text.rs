@@ -6,8 +6,8 @@ use std::fmt::Write;
 use super::output::Page;
 use super::phrase::{count, took};
 use crate::core::status::{
-    Casualty, CasualtyKind, DepooledBy, NOT_TAKEN, PoolState, RolloutResult, RolloutView, State, StatusView, TargetState, TargetView,
-    UNUSABLE, UnitEnd, UnitView,
+    Casualty, CasualtyKind, CutCount, DepooledBy, NOT_TAKEN, PoolState, RolloutResult, RolloutView, State, StatusView, TargetState,
+    TargetView, UNUSABLE, UnitEnd, UnitView,
 };
 
 /// How many units of a target are listed, unless it was asked for by name.
@@ -35,7 +35,9 @@ pub fn page(view: &StatusView, only: Option<&str>, page: &Page) -> String {
     }
     if let Some(rollout) = &view.last_rollout {
         text.push('\n');
-        text.push_str(&last_rollout(rollout, page));
+        // What the table says is not said again.
+        let said = |why: &str| targets.iter().flat_map(|target| &target.units).any(|unit| !unit.why.is_empty() && why.ends_with(&unit.why));
+        text.push_str(&last_rollout(rollout, said, page));
     }
     text
 }
@@ -239,7 +241,7 @@ fn summary(target: &TargetView) -> String {
     format!("{}: {}", count(units.len(), "unit", "units"), parts.join(", "))
 }
 
-fn last_rollout(rollout: &RolloutView, page: &Page) -> String {
+fn last_rollout(rollout: &RolloutView, said: impl Fn(&str) -> bool, page: &Page) -> String {
     let mut text = match (rollout.finished_at, rollout.result) {
         (Some(at), Some(result)) => {
             format!(
@@ -257,17 +259,9 @@ fn last_rollout(rollout: &RolloutView, page: &Page) -> String {
     if !units.is_empty() {
         let _ = write!(text, "; {units}");
     }
-    let _ = write!(
-        text,
-        "; {}",
-        if rollout.casualties.is_empty() {
-            "nothing was cut".to_owned()
-        } else {
-            count(rollout.casualties.len(), "casualty", "casualties")
-        }
-    );
+    let _ = write!(text, "; {}", cut_words(rollout.cut(), "nothing was cut"));
     text.push('\n');
-    if let Some(why) = &rollout.why {
+    if let Some(why) = rollout.why.as_ref().filter(|why| !said(why)) {
         let _ = writeln!(text, "  why: {why}");
     }
     match (&rollout.by, &rollout.reason) {
@@ -288,12 +282,28 @@ fn last_rollout(rollout: &RolloutView, page: &Page) -> String {
     text
 }
 
+/// `3 casualties`, and whether there may be more that nobody can name; `none` if nothing was cut.
+pub fn cut_words(cut: CutCount, none: &str) -> String {
+    match (cut.known, cut.perhaps) {
+        (0, false) => none.to_owned(),
+        (0, true) => "requests may have been cut and cannot be named".to_owned(),
+        (known, false) => count(known, "casualty", "casualties"),
+        (known, true) => format!("{}, others may have been cut and cannot be named", count(known, "casualty", "casualties")),
+    }
+}
+
 /// `cut: request /srv/app/index.php of php8.2-fpm.service, pid 1234, after 3.2s by SIGTERM`.
 fn cut(casualty: &Casualty) -> String {
+    let of = if casualty.name == casualty.unit { String::new() } else { format!(" of {}", casualty.unit) };
+    if casualty.perhaps {
+        return format!("perhaps cut: {}{of}, by {}", casualty.name, casualty.ended_by);
+    }
     let sure = if casualty.certain { "cut" } else { "probably cut" };
     let what = kind_word(casualty.what);
-    let of = if casualty.name == casualty.unit { String::new() } else { format!(" of {}", casualty.unit) };
-    format!("{sure}: {what} {}{of}, pid {}, after {} by {}", casualty.name, casualty.pid, casualty.ran, casualty.ended_by)
+    let pid = if casualty.pid == 0 { String::new() } else { format!(", pid {}", casualty.pid) };
+    let after = if casualty.ran.is_empty() { "," } else { ", after " };
+    let after = format!("{after}{}", casualty.ran);
+    format!("{sure}: {what} {}{of}{pid}{after} by {}", casualty.name, casualty.ended_by)
 }
 
 /// `3 renewed, 1 left`, in the order of [`UnitEnd`].

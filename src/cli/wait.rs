@@ -11,6 +11,7 @@ use super::exit::Exit;
 use super::output::Output;
 use super::phrase::{count, took};
 use super::progress::Progress;
+use super::status_text::cut_words;
 use crate::bus::client::{AgentProxy, WaitAnswer, WaitResult};
 use crate::core::status::{PlanView, RolloutView, UnitEnd};
 use crate::core::time::Span;
@@ -197,7 +198,7 @@ pub fn converged(id: Option<&str>, rollout: Option<&RolloutView>) -> String {
     match rollout.map(|rollout| (rollout, rollout.finished_at)) {
         Some((rollout, Some(finished))) => {
             let renewed = rollout.units.iter().filter(|unit| unit.what == UnitEnd::Renewed).count();
-            let casualties = count(rollout.casualties.len(), "casualty", "casualties");
+            let casualties = cut_words(rollout.cut(), "0 casualties");
             format!(
                 "converged: deploy {deploy}, {} renewed, {casualties}, {}",
                 count(renewed, "unit", "units"),

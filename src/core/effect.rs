@@ -34,6 +34,9 @@ pub enum Effect {
     /// Ask pools for their status. Owes [`Outcome::Pools`] with an answer for each within `timeout`.
     #[serde(skip_deserializing)]
     AskPools { asks: Vec<StatusAsk>, full: bool, timeout: Duration },
+    /// Count the connections that were accepted on these sockets. Owes [`Outcome::Connections`] at once.
+    #[serde(skip_deserializing)]
+    Connections { sockets: Vec<String> },
     /// One FastCGI request. Owes [`Outcome::Answered`] within `timeout`.
     #[serde(skip_deserializing)]
     Request { socket: String, request: FpmRequest, timeout: Duration },
@@ -82,6 +85,7 @@ impl Effect {
                 | Effect::Inspect { .. }
                 | Effect::TestConfig { .. }
                 | Effect::AskPools { .. }
+                | Effect::Connections { .. }
                 | Effect::Request { .. }
                 | Effect::CheckPool { .. }
         )
@@ -161,6 +165,9 @@ pub enum Outcome {
     },
     #[serde(skip_deserializing)]
     Pools(PoolAnswers),
+    /// By socket; one that is missing could not be counted.
+    #[serde(skip_deserializing)]
+    Connections(BTreeMap<String, u32>),
     /// The HTTP status and at most the first 64 KiB of the body, lossy UTF-8.
     #[serde(skip_deserializing)]
     Answered {
@@ -254,6 +261,7 @@ mod tests {
             Effect::Inspect { unit: unit() },
             Effect::TestConfig { unit: unit() },
             Effect::AskPools { asks: Vec::new(), full: false, timeout: within },
+            Effect::Connections { sockets: vec!["/run/s".to_owned()] },
             Effect::Request { socket: "/run/s".to_owned(), request: FpmRequest::Ping { path: "/ping".to_owned() }, timeout: within },
             Effect::CheckPool { pool: "web".to_owned(), argv: Vec::new(), timeout: within },
             Effect::Depool { pool: "web".to_owned(), depool: Vec::new(), repool: Vec::new(), check: Vec::new(), timeout: within },

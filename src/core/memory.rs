@@ -107,6 +107,7 @@ pub struct Rollout {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Depooled {
+    /// When it was last taken out.
     pub at: Wall,
     /// What puts it back, as configured when it was taken out: a configuration that changes meanwhile must not strand it.
     pub repool: Vec<String>,
@@ -332,7 +333,9 @@ impl Memory {
             Effect::Depool { pool, repool, check, timeout, .. } => {
                 let (repool, check) = (repool.clone(), check.clone());
                 let debt = Depooled { at, repool, check, timeout: *timeout, returning: false };
-                self.depooled.entry(pool.clone()).or_insert(debt).returning = false;
+                let debt = self.depooled.entry(pool.clone()).or_insert(debt);
+                debt.returning = false;
+                debt.at = at;
             }
             Effect::Repool { pool, .. } => {
                 if let Some(debt) = self.depooled.get_mut(pool) {

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::effect::StatusAsk;
-use super::evidence::{Source, busy_workers};
+use super::evidence::{Counted, Source};
 use super::memory::Memory;
 use super::policy::{After, FpmRules, Overdue, Policy, ScheduledRules, ServiceRules, TargetRules};
 use super::seen::{Load, PoolAnswers, UnitSeen};
@@ -88,15 +87,16 @@ fn fpm(target: &str, rules: &FpmRules, policy: &Policy, units: &[UnitSeen], answ
 }
 
 fn in_flight((source, answers): &(Source, PoolAnswers)) -> Option<Vec<PlanRequest>> {
-    let Source::Status { asks, own } = source else { return None };
-    let asks: &[StatusAsk] = asks;
-    let workers = busy_workers(asks, own, answers)?;
-    let request = |worker: super::seen::WorkerSeen| PlanRequest {
+    let counted = Counted::of(source, answers);
+    if counted.busy.is_empty() {
+        return None;
+    }
+    let request = |worker: &super::seen::WorkerSeen| PlanRequest {
         pid: worker.pid,
         name: worker.uri.split('?').next().unwrap_or_default().to_owned(),
         ran: Span(std::time::Duration::from_micros(worker.duration_us)).to_string(),
     };
-    Some(workers.into_iter().map(request).collect())
+    Some(counted.workers().map(request).collect())
 }
 
 fn script(target: &str, rules: &ScheduledRules, unit: &UnitSeen, now: Now) -> Option<PlanUnit> {

@@ -57,6 +57,8 @@ pub struct Pool {
     verdict: Verdict,
     state: PoolState,
     since: Option<Wall>,
+    /// When the last check was answered.
+    checked_at: Option<Mono>,
     /// What the last check or command said, if it was no plain answer.
     trouble: Option<String>,
     pending: Option<(EffectId, Asked)>,
@@ -79,6 +81,7 @@ impl Pool {
             verdict: Verdict::Pending,
             state: PoolState::Unknown,
             since: None,
+            checked_at: None,
             trouble: None,
             pending: None,
             commanded: false,
@@ -119,6 +122,18 @@ impl Pool {
     #[must_use]
     pub fn goal(&self) -> Goal {
         self.goal
+    }
+
+    /// Whether a check was answered no longer ago than that.
+    #[must_use]
+    pub fn checked_within(&self, now: Mono, span: Duration) -> bool {
+        self.checked_at.is_some_and(|at| now.since(at) <= span)
+    }
+
+    /// It was found out by this agent's doing, and this time nothing had to be done for that.
+    #[must_use]
+    pub fn stayed_out(&self) -> bool {
+        self.verdict == Verdict::OutByUs && !self.commanded
     }
 
     /// What stands in the way, for status.
@@ -181,6 +196,7 @@ impl Pool {
             self.since = Some(turn.now.wall);
         }
         self.state = state;
+        self.checked_at = Some(turn.now.mono);
         self.trouble = trouble;
         if state == PoolState::Pooled {
             self.stale_until = Mono::BOOT;

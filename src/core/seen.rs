@@ -117,6 +117,12 @@ pub struct ProcessSeen {
     pub comm: String,
     /// Its command line equals its parent's: a fork that carries the parent's code (facts M12).
     pub same_command_as_parent: bool,
+    /// The php-fpm pool that it works for, as its command line says: `php-fpm: pool www`.
+    pub pool: Option<String>,
+    /// It was on a processor, or waiting for a disk.
+    pub running: bool,
+    /// What it has used of processors since its start, in ticks of the kernel.
+    pub cpu_ticks: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -187,6 +187,22 @@ pub struct UnitView {
     pub deadline: Option<Wall>,
 }
 
+/// What a rollout has cut, counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CutCount {
+    pub known: usize,
+    /// Others may have been cut, and nobody can name them.
+    pub perhaps: bool,
+}
+
+impl RolloutView {
+    #[must_use]
+    pub fn cut(&self) -> CutCount {
+        let known = self.casualties.iter().filter(|casualty| !casualty.perhaps).count();
+        CutCount { known, perhaps: known < self.casualties.len() }
+    }
+}
+
 /// One rollout, running or past.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -265,13 +281,17 @@ pub struct Casualty {
     pub target: String,
     pub unit: String,
     pub what: CasualtyKind,
+    /// 0: which one it was is not known.
     pub pid: u32,
     /// The script path or unit, without query string.
     pub name: String,
-    /// For people: `3.2s`.
+    /// For people: `3.2s`. Empty: not known.
     pub ran: String,
     pub ended_by: String,
     pub certain: bool,
+    /// Not even whether anything was cut is known: requests of a pool that says nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub perhaps: bool,
     pub at: Wall,
     /// The full request line. In the journal only, which is root's; never in status.json.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -20,6 +20,9 @@ pub(super) fn tell(written: &Written) {
             tracing::error!(target_name = end.target, unit = end.unit, "{}: {}", end.unit, end.why)
         }
         Entry::UnitEnded(end) => tracing::info!(target_name = end.target, unit = end.unit, "{}: {}", end.unit, end.why),
+        Entry::Casualty(cut) if cut.perhaps => {
+            tracing::warn!(unit = cut.unit, "may have been cut: {} of {}", cut.name, cut.unit);
+        }
         Entry::Casualty(cut) => {
             let certain = if cut.certain { "" } else { " (not certain)" };
             tracing::warn!(

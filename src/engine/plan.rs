@@ -47,8 +47,10 @@ async fn ask<W: World>(world: &W, rules: &FpmRules) -> Option<(Source, PoolAnswe
         _ => None,
     };
     let source = Source::choose(rules, layout.as_ref());
-    let Source::Status { asks, .. } = &source else { return None };
-    match world.perform(Effect::AskPools { asks: asks.clone(), full: true, timeout: ASK }).await {
+    if !source.asks() {
+        return None;
+    }
+    match world.perform(Effect::AskPools { asks: source.asks.clone(), full: true, timeout: ASK }).await {
         Outcome::Pools(answers) => Some((source, answers)),
         _ => None,
     }

@@ -16,7 +16,7 @@ use crate::core::deploy::printable;
 use crate::core::effect::{CommandEnd, Effect, Fault, Outcome};
 use crate::core::seen::FpmLayout;
 use fpm::cache::LayoutCache;
-use fpm::invocation;
+use fpm::{invocation, layout};
 use systemd::Hints;
 use units::Units;
 
@@ -52,14 +52,16 @@ pub struct Host {
     units: Units,
     layouts: Mutex<LayoutCache>,
     run: PathBuf,
+    proc: PathBuf,
 }
 
 impl Host {
     /// Starts to connect to systemd, in the tokio runtime of the caller.
     #[must_use]
     pub fn connect(places: Places) -> (Host, Hints) {
-        let (units, hints) = Units::connect(places.systemd, processes::Processes::at(places.cgroups, places.proc));
-        (Host { units, layouts: Mutex::default(), run: places.run }, hints)
+        let Places { systemd, cgroups, proc, run } = places;
+        let (units, hints) = Units::connect(systemd, processes::Processes::at(cgroups, proc.clone()));
+        (Host { units, layouts: Mutex::default(), run, proc }, hints)
     }
 
     /// systemd's signals are of use from now on.
@@ -84,6 +86,7 @@ impl Host {
     pub async fn perform(&self, effect: &Effect) -> Outcome {
         match effect {
             Effect::AskPools { asks, full, timeout } => Outcome::Pools(fpm::ask_pools(asks, *full, *timeout).await),
+            Effect::Connections { sockets } => Outcome::Connections(fpm::connections::accepted(&self.proc, sockets)),
             Effect::Request { socket, request, timeout } => match fpm::request(socket, request, *timeout).await {
                 Ok((status, body)) => Outcome::Answered { status, body },
                 Err(why) => Outcome::Fault(Fault::Other(why)),
@@ -162,5 +165,5 @@ fn with_environment(argv: Vec<String>, environment: &[String]) -> Vec<String> {
 }
 
 fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+    text.lines().map(|line| layout::without_time(line.trim())).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }

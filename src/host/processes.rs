@@ -58,7 +58,16 @@ impl Processes {
                 && !stat.is_dead
             {
                 let start = self.since_boot(stat.start_ticks);
-                seen.push(ProcessSeen { pid, ppid: stat.ppid, start, comm: stat.comm, same_command_as_parent: false });
+                seen.push(ProcessSeen {
+                    pid,
+                    ppid: stat.ppid,
+                    start,
+                    comm: stat.comm,
+                    same_command_as_parent: false,
+                    pool: None,
+                    running: stat.is_running,
+                    cpu_ticks: stat.cpu_ticks,
+                });
             }
         }
         self.compare_with_parents(&mut seen);
@@ -76,6 +85,7 @@ impl Processes {
                 }
                 let (own, parents) = (lines.get(&process.pid), lines.get(&process.ppid));
                 process.same_command_as_parent = own == parents && own.is_some_and(|line| !line.is_empty());
+                process.pool = own.and_then(|line| fpm_pool(line));
             }
         }
     }
@@ -183,7 +193,11 @@ struct Stat {
     comm: String,
     /// It has ended: a zombie, or on its way.
     is_dead: bool,
+    /// On a processor, or in a sleep that nothing interrupts.
+    is_running: bool,
     ppid: u32,
+    /// Fields 14 and 15: user and system time, in ticks.
+    cpu_ticks: u64,
     /// Field 22, in ticks since boot.
     start_ticks: u64,
 }
@@ -195,12 +209,27 @@ impl Stat {
         let closed = text.iter().rposition(|byte| *byte == b')')?;
         let comm = String::from_utf8_lossy(text.get(opened + 1..closed)?).into_owned();
         let mut fields = std::str::from_utf8(text.get(closed + 1..)?).ok()?.split_ascii_whitespace();
-        let is_dead = matches!(fields.next()?, "Z" | "X" | "x");
+        let state = fields.next()?;
         let ppid = fields.next()?.parse().ok()?;
-        // State is field 3, the parent field 4, the start field 22.
-        let start_ticks = fields.nth(17)?.parse().ok()?;
-        Some(Stat { comm, is_dead, ppid, start_ticks })
+        // State is field 3, the parent field 4, the times are fields 14 and 15, the start is field 22.
+        let (user, system): (u64, u64) = (fields.nth(9)?.parse().ok()?, fields.next()?.parse().ok()?);
+        let start_ticks = fields.nth(6)?.parse().ok()?;
+        Some(Stat {
+            comm,
+            is_dead: matches!(state, "Z" | "X" | "x"),
+            is_running: matches!(state, "R" | "D"),
+            ppid,
+            cpu_ticks: user.saturating_add(system),
+            start_ticks,
+        })
     }
+}
+
+/// The pool of a php-fpm worker, of its command line.
+fn fpm_pool(line: &[u8]) -> Option<String> {
+    let text = line.split(|byte| *byte == 0).next()?;
+    let pool = std::str::from_utf8(text).ok()?.strip_prefix("php-fpm: pool ")?.trim_end();
+    Some(pool.to_owned()).filter(|pool| !pool.is_empty())
 }
 
 /// The path in the unified hierarchy, of the text of /proc/PID/cgroup. A cgroup that was removed has ` (deleted)` behind it.
@@ -281,9 +310,22 @@ mod tests {
     #[test]
     fn a_name_may_be_anything() {
         for comm in ["php-fpm8.2", "a b", ") R 1 2 3", "(", "", "x\n) S 9"] {
-            assert_eq!(stat(comm, "S"), Some(Stat { comm: comm.into(), is_dead: false, ppid: 1, start_ticks: 123_456 }), "{comm:?}");
+            let expected = Stat { comm: comm.into(), is_dead: false, is_running: false, ppid: 1, cpu_ticks: 3, start_ticks: 123_456 };
+            assert_eq!(stat(comm, "S"), Some(expected), "{comm:?}");
         }
         assert!(stat("x", "Z").unwrap().is_dead);
+        assert!(stat("x", "R").unwrap().is_running && stat("x", "D").unwrap().is_running);
+    }
+
+    #[test]
+    fn a_worker_says_which_pool_it_is_of() {
+        assert_eq!(fpm_pool(b"php-fpm: pool www\0\0\0"), Some("www".into()));
+        assert_eq!(fpm_pool(b"php-fpm: pool a-b.c   \0"), Some("a-b.c".into()));
+        for other in
+            [&b"php-fpm: master process (/etc/php-fpm.conf)\0"[..], b"/usr/bin/php\0", b"", b"php-fpm: pool \0", b"php-fpm: pool \xff"]
+        {
+            assert_eq!(fpm_pool(other), None);
+        }
     }
 
     #[test]

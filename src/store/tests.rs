@@ -56,6 +56,7 @@ fn casualty(at: Wall) -> Casualty {
         ran: "3.2s".to_owned(),
         ended_by: "SIGTERM".to_owned(),
         certain: true,
+        perhaps: false,
         at,
         request: Some("GET /index.php?token=secret".to_owned()),
     }

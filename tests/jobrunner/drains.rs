@@ -95,6 +95,8 @@ pub fn all_workers_busy(release: Release) -> Result<()> {
             let history = stage.agent.history()?;
             let why = history[0]["units"][0]["why"].as_str().unwrap_or_default().to_owned();
             ensure!(why.contains("did not answer at the cut"), "{history:#?}");
+            let casualties = stage.agent.casualties()?;
+            ensure!(casualties.len() == 2 && casualties.iter().all(|cut| cut["certain"] == false), "{casualties:#?}");
         }
         stage.ensure_done("v1")?;
     }
@@ -136,3 +138,42 @@ fwrite($socket, record(1, pack('nCx5', 1, 1)) . record(4, $params) . record(4, '
 stream_set_timeout($socket, 300);
 while (!feof($socket)) { echo strlen((string)fread($socket, 8192)), "\n"; }
 "#;
+
+/// Whoever stops php-fpm in the drain wants it stopped, and what that cut is not ours.
+pub fn stopped_by_a_person(release: Release) -> Result<()> {
+    let host = Host::boot(release, "persons-stop")?;
+    let stage = Stage::set(&host, &web::Options::default(), &FilePool::config("5s", "100ms"), "drain_timeout = \"10m\"")?;
+    let unit = release.fpm_unit();
+    let load = Load::builder(&host).rate(0.0).start()?;
+    let long = load.send(Duration::from_secs(60), web::POOL)?;
+    load.wait_started(long)?;
+    stage.deploy("v1")?;
+    stage.agent.wait_status("one request in flight", SOON, |status| status["targets"][0]["units"][0]["in_flight"] == 1)?;
+    host.ok(&["systemctl", "stop", unit])?;
+    let waited = stage.agent.wait(Duration::from_secs(10))?;
+    ensure!(waited.status == 0, "{waited:?}");
+    ensure!(load.stop()?.counts().cut == 1);
+    let history = stage.agent.history()?;
+    let why = history[0]["units"][0]["why"].as_str().unwrap_or_default();
+    ensure!(why.contains("somebody has stopped it"), "{history:#?}");
+    ensure!(stage.agent.casualties()?.is_empty(), "{:?}", stage.agent.casualties()?);
+    ensure!(host.property(unit, "ActiveState")? == "inactive", "it was started");
+    ensure!(stage.pool.state()? == "pooled" && stage.pool.calls(Command::Repool)? == 1, "{history:#?}");
+    stage.agent.ensure_nothing_left()?;
+    host.ok(&["systemctl", "start", unit])?;
+
+    // What a person restarts needs only the proof.
+    let load = Load::builder(&host).rate(0.0).start()?;
+    let long = load.send(Duration::from_secs(60), web::POOL)?;
+    load.wait_started(long)?;
+    stage.deploy("v2")?;
+    stage.agent.wait_status("one request in flight", SOON, |status| status["targets"][0]["units"][0]["in_flight"] == 1)?;
+    host.ok(&["systemctl", "restart", unit])?;
+    let theirs = stage.web.generation()?;
+    let waited = stage.agent.wait(Duration::from_secs(10))?;
+    ensure!(waited.status == 0, "{waited:?}");
+    ensure!(load.stop()?.counts().cut == 1);
+    ensure!(stage.web.generation()? == theirs, "it was restarted once more");
+    ensure!(stage.agent.casualties()?.is_empty(), "{:?}", stage.agent.casualties()?);
+    stage.ensure_done("v2")
+}

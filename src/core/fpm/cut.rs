@@ -4,96 +4,97 @@ use std::time::Duration;
 
 use super::{Fpm, FpmStep};
 use crate::core::cut::settle_cut;
-use crate::core::effect::{Effect, StatusAsk, WorkerRef};
+use crate::core::effect::{Effect, WorkerRef};
 use crate::core::entry::Entry;
-use crate::core::evidence::{Source, busy_workers, finishing};
+use crate::core::evidence::{Counted, MutePool, finishing};
 use crate::core::seen::{PoolAnswers, WorkerSeen};
 use crate::core::status::{Casualty, CasualtyKind};
 use crate::core::step::Turn;
-use crate::core::time::Span;
+use crate::core::time::{Mono, Now, Span};
+
+/// As long as that a count takes: within it asking again would not say more.
+const COUNT_HOLDS: Duration = Duration::from_millis(10);
 
 impl Fpm {
     pub(super) fn counted(&mut self, turn: &mut Turn<'_>, answers: &PoolAnswers) {
-        let Source::Status { asks, own } = &self.source else { return };
-        let Some(busy) = busy_workers(asks, own, answers) else {
-            if turn.now.mono < self.until {
-                return self.drain_again(turn.now.mono);
-            }
-            let guess = self.last_full.clone().unwrap_or_default();
-            self.notes.push("its status did not answer at the cut: the casualties are those of the last answer".to_owned());
-            self.cut(turn, guess, false);
-            return self.enter(turn.now.mono, FpmStep::WaitingForLoan);
-        };
-        if !busy.is_empty() && turn.now.mono < self.until {
+        let now = turn.now.mono;
+        let counted = Counted::of(&self.source, answers);
+        if now < self.until && (counted.workers().next().is_some() || !counted.silent.is_empty()) {
             // It has come in since the drain ended idle, and has its time.
-            return self.drain_again(turn.now.mono);
+            return self.drain_again(now);
+        }
+        let busy: Vec<WorkerSeen> = counted.workers().cloned().collect();
+        self.unanswered = counted.silent;
+        if !self.unanswered.is_empty() {
+            let why =
+                "its status did not answer at the cut: the casualties are those of the last answer, and what the kernel shows".to_owned();
+            if !self.notes.contains(&why) {
+                self.notes.push(why);
+            }
         }
         // With a status socket of its own every worker can be stopped, so nothing new begins between the count and the cut.
         let all = self.source.dedicated();
-        let pids: Vec<u32> = busy.iter().map(|worker| worker.pid).collect();
+        let pids: Vec<u32> = if all { main_workers(answers) } else { busy.iter().map(|worker| worker.pid).collect() };
         let workers: Vec<WorkerRef> = self
             .seen
             .processes
             .iter()
             .filter(|process| process.pid != self.seen.main_pid && process.ppid == self.seen.main_pid)
-            .filter(|process| pids.contains(&process.pid) || (all && main_workers(asks, answers).contains(&process.pid)))
+            .filter(|process| pids.contains(&process.pid))
             .map(|process| WorkerRef { pid: process.pid, start: process.start, cgroup: self.seen.cgroup.clone() })
             .collect();
         // With nobody busy now, somebody may be in a moment: requests keep coming, or the drain would have ended by itself.
         if busy.is_empty() && (workers.is_empty() || !all || (self.idle && !self.exposed)) {
-            self.cut(turn, busy, true);
-            return self.enter(turn.now.mono, FpmStep::WaitingForLoan);
+            self.cut(turn, busy, now, true);
+            return self.enter(now, FpmStep::WaitingForLoan);
         }
         self.frozen_busy = busy;
+        self.frozen_at = now;
         self.pending = Some(turn.ask(Effect::Freeze { workers }));
-        self.enter(turn.now.mono, FpmStep::Freezing);
+        self.enter(now, FpmStep::Freezing);
     }
 
     pub(super) fn recounted(&mut self, turn: &mut Turn<'_>, answers: &PoolAnswers) {
-        let Source::Status { asks, own } = &self.source else { return };
-        let Some(busy) = busy_workers(asks, own, answers) else {
-            self.cut(turn, self.frozen_busy.clone(), false);
-            return self.enter(turn.now.mono, FpmStep::WaitingForLoan);
-        };
-        if !busy.is_empty() && turn.now.mono < self.until {
+        let now = turn.now.mono;
+        let counted = Counted::of(&self.source, answers);
+        if !counted.silent.is_subset(&self.unanswered) {
+            self.cut(turn, self.frozen_busy.clone(), self.frozen_at, false);
+            return self.enter(now, FpmStep::WaitingForLoan);
+        }
+        self.unanswered = counted.silent.clone();
+        if counted.workers().next().is_some() && now < self.until {
             let workers = std::mem::take(&mut self.frozen);
             self.aside = Some(turn.ask(Effect::Thaw { workers }));
-            return self.drain_again(turn.now.mono);
+            return self.drain_again(now);
         }
         let patient = !self.thawed;
-        let (ending, cut): (Vec<WorkerSeen>, Vec<WorkerSeen>) = busy.into_iter().partition(|worker| patient && finishing(worker));
-        self.cut(turn, cut, true);
+        let (ending, cut): (Vec<WorkerSeen>, Vec<WorkerSeen>) =
+            counted.busy.into_values().flatten().partition(|worker| patient && finishing(worker));
+        self.cut(turn, cut, now, true);
         let thaw: Vec<WorkerRef> =
             self.frozen.iter().filter(|frozen| ending.iter().any(|worker| worker.pid == frozen.pid)).cloned().collect();
         if thaw.is_empty() {
-            return self.enter(turn.now.mono, FpmStep::WaitingForLoan);
+            return self.enter(now, FpmStep::WaitingForLoan);
         }
         self.thawed = true;
         self.pending = Some(turn.ask(Effect::Thaw { workers: thaw }));
-        self.enter(turn.now.mono, FpmStep::Thawing);
+        self.enter(now, FpmStep::Thawing);
     }
 
-    /// Writes down who is cut if the restart takes place. `certain`: counted while they were stopped.
-    pub(super) fn cut(&mut self, turn: &mut Turn<'_>, workers: Vec<WorkerSeen>, certain: bool) {
-        let casualties: Vec<Casualty> = workers
-            .into_iter()
-            .map(|worker| Casualty {
-                target: self.target.clone(),
-                unit: self.unit.clone(),
-                what: CasualtyKind::Request,
-                pid: worker.pid,
-                name: if worker.script.is_empty() || worker.script == "-" {
-                    without_query(&worker.uri)
-                } else {
-                    without_query(&worker.script)
-                },
-                ran: Span(Duration::from_millis(worker.duration_us / 1000)).to_string(),
-                ended_by: "SIGTERM".to_owned(),
-                certain: certain && self.frozen.iter().any(|frozen| frozen.pid == worker.pid),
-                at: turn.now.wall,
-                request: Some(format!("{} {}", worker.method, worker.uri)),
-            })
-            .collect();
+    /// The look that has confirmed that it is idle was full, and has only just been answered: it is the count.
+    pub(super) fn just_counted(&self, now: Mono) -> bool {
+        let nobody = |pool: &String| self.last_full.get(pool).is_some_and(|(at, busy)| busy.is_empty() && now.since(*at) <= COUNT_HOLDS);
+        self.idle && !self.exposed && !self.silent && self.source.asks.iter().all(|ask| nobody(&ask.pool))
+    }
+
+    /// Writes down who is cut if the restart takes place. `at`: when they were seen; `certain`: counted while they were stopped.
+    pub(super) fn cut(&mut self, turn: &mut Turn<'_>, workers: Vec<WorkerSeen>, at: Mono, certain: bool) {
+        let known = |worker: WorkerSeen| {
+            let certain = certain && self.frozen.iter().any(|frozen| frozen.pid == worker.pid);
+            self.casualty(turn.now, worker, at, certain)
+        };
+        let mut casualties: Vec<Casualty> = workers.into_iter().map(known).collect();
+        casualties.extend(self.presumed(turn.now));
         if casualties.is_empty() {
             // What an earlier count had found has ended by itself.
             settle_cut(turn, &self.unit, false, false);
@@ -102,11 +103,63 @@ impl Fpm {
             turn.record(Entry::Cutting { unit, invocation, asked: turn.now.mono, grace: None, casualties });
         }
     }
+
+    /// What may be cut of the pools that did not say: those whose status has answered before, by what it said then; what the kernel shows; and a
+    /// word that there may be more.
+    fn presumed(&self, now: Now) -> Vec<Casualty> {
+        let mut presumed = Vec::new();
+        let silent = self.layout.iter().flat_map(|layout| &layout.pools).filter(|pool| self.unanswered.contains(&pool.name));
+        let silent = silent.map(|pool| (MutePool { name: pool.name.clone(), listen: pool.listen.clone() }, "its status did not answer"));
+        // Proven to have no worker left, or by the text of the only pool.
+        let mute = self.source.mute.iter().filter(|_| !self.mute_idle).map(|pool| (pool.clone(), "it has no status page"));
+        for (pool, why) in silent.chain(mute) {
+            let (at, guess) = self.last_full.get(&pool.name).cloned().unwrap_or_default();
+            let workers = pool.workers(&self.seen).count();
+            let busy = pool.evidently_busy(&self.before, &self.seen, self.connections.get(&pool.listen).copied());
+            let told = guess.len();
+            let names: Vec<u32> = guess.iter().map(|worker| worker.pid).collect();
+            presumed.extend(guess.into_iter().map(|worker| self.casualty(now, worker, at, false)));
+            let others = busy.iter().filter(|pid| !names.contains(pid)).take(busy.len().saturating_sub(told));
+            presumed.extend(others.map(|pid| self.nameless(now, *pid, format!("(unknown request of {})", pool.called()), false)));
+            if busy.len().max(told) < workers {
+                presumed.push(self.nameless(now, 0, format!("(requests of {}: {why})", pool.called()), true));
+            }
+        }
+        presumed
+    }
+
+    fn casualty(&self, now: Now, worker: WorkerSeen, at: Mono, certain: bool) -> Casualty {
+        let name = if worker.script.is_empty() || worker.script == "-" { &worker.uri } else { &worker.script };
+        let ran = Duration::from_millis(worker.duration_us / 1000) + now.mono.since(at);
+        Casualty {
+            pid: worker.pid,
+            name: without_query(name),
+            ran: Span(ran).to_string(),
+            certain,
+            request: Some(format!("{} {}", worker.method, worker.uri)),
+            ..self.nameless(now, 0, String::new(), false)
+        }
+    }
+
+    fn nameless(&self, now: Now, pid: u32, name: String, perhaps: bool) -> Casualty {
+        Casualty {
+            target: self.target.clone(),
+            unit: self.unit.clone(),
+            what: CasualtyKind::Request,
+            pid,
+            name,
+            ran: String::new(),
+            ended_by: "SIGTERM".to_owned(),
+            certain: false,
+            perhaps,
+            at: now.wall,
+            request: None,
+        }
+    }
 }
 
-fn main_workers(asks: &[StatusAsk], answers: &PoolAnswers) -> Vec<u32> {
-    let statuses = asks.iter().filter_map(|ask| answers.get(&ask.pool).and_then(|answer| answer.as_ref().ok()));
-    statuses.flat_map(|status| status.workers.iter().flatten().map(|worker| worker.pid)).collect()
+fn main_workers(answers: &PoolAnswers) -> Vec<u32> {
+    answers.values().flatten().flat_map(|status| status.workers.iter().flatten().map(|worker| worker.pid)).collect()
 }
 
 fn without_query(uri: &str) -> String {

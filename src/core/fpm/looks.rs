@@ -4,16 +4,21 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::proof::VERIFY_TIMEOUT;
-use super::{Fpm, FpmStep};
+use super::{Fpm, FpmStep, STOPPED};
 use crate::core::effect::{Effect, Looked, Outcome};
 use crate::core::entry::Entry;
-use crate::core::evidence::Source;
+use crate::core::seen::{Active, UnitSeen};
+use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
+
+/// For somebody's stop: what is lent gives systemd 5 s more than the grace to end it.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Fpm {
     pub(super) fn ask_status(&mut self, turn: &mut Turn<'_>, full: bool, timeout: Duration) {
-        if let Source::Status { asks, .. } = &self.source {
-            self.pending = Some(turn.ask(Effect::AskPools { asks: asks.clone(), full, timeout }));
+        if self.source.asks() {
+            self.asked_full = full;
+            self.pending = Some(turn.ask(Effect::AskPools { asks: self.source.asks.clone(), full, timeout }));
         }
     }
 
@@ -21,29 +26,50 @@ impl Fpm {
         let cgroups = BTreeMap::from([(self.unit.clone(), self.seen.cgroup.clone())]);
         self.look_began = turn.now.mono;
         self.looking = Some(turn.ask(Effect::Look { units: vec![self.unit.clone()], looked: Looked::Exactly, cgroups }));
+        // Of use only where a status page says nothing.
+        let sockets: Vec<String> = self.layout.iter().flat_map(|layout| &layout.pools).map(|pool| pool.listen.clone()).collect();
+        if (self.silent || !self.source.mute.is_empty()) && !sockets.is_empty() && self.connecting.is_none() {
+            self.connecting = Some(turn.ask(Effect::Connections { sockets }));
+        }
     }
 
     pub(super) fn looked(&mut self, turn: &mut Turn<'_>, outcome: &Outcome) {
         let now = turn.now.mono;
         let Outcome::Units(units) = outcome else { return };
         let Some(seen) = units.iter().find(|seen| seen.unit == self.unit) else { return };
-        if matches!(self.step, FpmStep::Draining { .. }) {
-            let by_text = matches!(self.source, Source::StatusText { .. });
-            self.proof.unit(now, seen, by_text);
-            return;
-        }
         let before = self.seen.invocation.clone();
-        match self.step {
+        match self.step.clone() {
+            FpmStep::Draining { .. } | FpmStep::Seeing if self.stopped_by_somebody(turn, seen) => {}
+            FpmStep::Draining { .. } if seen.invocation != before && seen.active.runs() => {
+                // Only the proof is left, and for that it need not be drained any longer.
+                self.restarted_by_somebody(turn, seen);
+                self.unproven = true;
+                self.until = now;
+                self.enter(now, FpmStep::Draining { until: now });
+            }
+            FpmStep::Draining { .. } => {
+                if !self.source.mute.is_empty() {
+                    self.mute.unit(now, seen, &self.source);
+                }
+                if matches!(seen.active, Active::Active | Active::Reloading) {
+                    self.saw(seen);
+                } else if self.seen.active.runs() && !seen.active.runs() {
+                    // It has failed, and by nobody's will: there is nothing to drain any more.
+                    self.seen = seen.clone();
+                    self.notes.push(format!("it had failed in the drain (Result={})", seen.result));
+                    self.until = now;
+                    self.enter(now, FpmStep::Draining { until: now });
+                }
+            }
             FpmStep::Seeing if seen.invocation != before && seen.active.runs() => {
-                // Somebody else has restarted it meanwhile (trap T19): only the proof is left.
-                self.seen = seen.clone();
-                self.notes.push("somebody else has restarted it".to_owned());
-                turn.record(Entry::Unproven { target: self.target.clone(), unit: self.unit.clone() });
+                self.restarted_by_somebody(turn, seen);
                 self.enter(now, FpmStep::Verifying { until: now.after(VERIFY_TIMEOUT) });
             }
+            // Whatever somebody is doing to it comes to its end first.
+            FpmStep::Seeing if seen.active == Active::Deactivating && now < self.since.after(self.rules.term_timeout + PATIENCE) => {}
             FpmStep::Seeing => {
-                self.seen = seen.clone();
-                let asks = matches!(self.source, Source::Status { .. });
+                self.saw(seen);
+                let asks = self.source.asks() && seen.active.runs();
                 self.enter(now, if asks { FpmStep::Counting } else { FpmStep::WaitingForLoan });
             }
             FpmStep::Restarting if self.pending.is_none() => {
@@ -60,5 +86,27 @@ impl Fpm {
             }
             _ => {}
         }
+    }
+    fn saw(&mut self, seen: &UnitSeen) {
+        self.before = std::mem::replace(&mut self.seen, seen.clone()).processes;
+        self.seen_at = self.look_began;
+    }
+
+    /// Trap T19.
+    fn restarted_by_somebody(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen) {
+        self.seen = seen.clone();
+        self.notes.push("somebody else has restarted it".to_owned());
+        turn.record(Entry::Unproven { target: self.target.clone(), unit: self.unit.clone() });
+    }
+
+    /// It ran and does not, and systemd calls that no failure: that was a person's will. Of what was cut then nothing is our doing.
+    fn stopped_by_somebody(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen) -> bool {
+        if self.unproven || !self.seen.active.runs() || seen.active != Active::Inactive {
+            return false;
+        }
+        self.seen = seen.clone();
+        turn.unit_ended(&self.target, &self.unit, UnitEnd::Finished, STOPPED);
+        self.enter(turn.now.mono, FpmStep::Stopped);
+        true
     }
 }

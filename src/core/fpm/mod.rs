@@ -2,19 +2,23 @@
 //! load balancer, is `inplace`.
 //!
 //! What comes after what is in this file; `drain`, `cut`, `restart` and `proof` are the parts of the way, `looks`
-//! is what it is asked, `view` what status is told.
+//! is what it is asked, `step` where it is, `view` what status is told.
 
 mod cut;
 mod drain;
 mod looks;
 mod proof;
 mod restart;
+mod step;
 mod view;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+pub use drain::FRESH;
 use drain::silent;
 use proof::VERIFY_TIMEOUT;
+pub use step::FpmStep;
 
 use crate::core::cut::settle_cut;
 use crate::core::effect::{Effect, EffectId, Outcome, WorkerRef};
@@ -23,7 +27,7 @@ use crate::core::ladder::Ladder;
 use crate::core::loans::{Loans, fpm_drop_in};
 use crate::core::memory::Want;
 use crate::core::policy::FpmRules;
-use crate::core::seen::{FpmLayout, UnitSeen, WorkerSeen};
+use crate::core::seen::{FpmLayout, ProcessSeen, UnitSeen, WorkerSeen};
 use crate::core::stale::stale_fpm;
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
@@ -36,6 +40,7 @@ const FINISHING: Duration = Duration::from_millis(100);
 /// A test that gives no verdict (the bus went away, systemd reloaded) is repeated: it touches nothing.
 const TESTS: u32 = 3;
 const TEST_AGAIN: Duration = Duration::from_millis(500);
+pub(super) const STOPPED: &str = "somebody has stopped it, so it is left stopped";
 const RESTART_LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
@@ -50,10 +55,14 @@ pub struct Fpm {
     pub step: FpmStep,
     since: Mono,
     pending: Option<EffectId>,
+    /// What is pending is a full status.
+    asked_full: bool,
     /// A SIGKILL under way beside the restart that it hurries, or a SIGCONT after one that did not take place.
     aside: Option<EffectId>,
     looking: Option<EffectId>,
     look_began: Mono,
+    /// When the look had begun from which [`Fpm::seen`] is.
+    seen_at: Mono,
     /// When the last answered look of the restart had begun.
     looked_at: Mono,
     /// The old invocation is no more.
@@ -63,6 +72,15 @@ pub struct Fpm {
     held: bool,
     next: Mono,
     proof: Proof,
+    /// The same of the pools without a status page.
+    mute: Proof,
+    mute_idle: bool,
+    /// The processes of the last look but one, and the connections of the last.
+    before: Vec<ProcessSeen>,
+    connections: BTreeMap<String, u32>,
+    connecting: Option<EffectId>,
+    /// The pools that did not answer in the count.
+    unanswered: BTreeSet<String>,
     /// Proof that nothing is in flight.
     idle: bool,
     /// The threshold.
@@ -70,11 +88,14 @@ pub struct Fpm {
     quiet: Duration,
     /// Its status has answered at least once.
     answered: bool,
-    /// Asked in the last look of the drain: whose requests they are, if the cut gets no answer.
-    last_full: Option<Vec<WorkerSeen>>,
+    /// Its status did not answer when it was last asked.
+    silent: bool,
+    /// What the last full status of each pool that was answered had shown, and when: whose requests they are, if the cut gets no answer.
+    last_full: BTreeMap<String, (Mono, Vec<WorkerSeen>)>,
     last_full_at: Mono,
     frozen: Vec<WorkerRef>,
     frozen_busy: Vec<WorkerSeen>,
+    frozen_at: Mono,
     /// Workers whose answer was on its way have had their moment.
     thawed: bool,
     ladder: Option<Ladder>,
@@ -90,44 +111,6 @@ pub struct Fpm {
     notes: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FpmStep {
-    Testing,
-    Inspecting,
-    /// Ready for the bracket to take the host out and drain.
-    Prepared,
-    /// It goes on until the bracket does: what is idle now may be busy by then.
-    Draining {
-        until: Mono,
-    },
-    /// It is looked at once more: whether somebody else has restarted it, and its processes, for the cut.
-    Seeing,
-    /// First full status of the cut.
-    Counting,
-    Freezing,
-    Recounting,
-    Thawing,
-    Finishing,
-    WaitingForLoan,
-    Restarting,
-    Verifying {
-        until: Mono,
-    },
-    /// Its status page is asked for its start time.
-    Dating {
-        until: Mono,
-    },
-    Warming,
-    Proving {
-        until: Mono,
-    },
-    Done,
-    /// Nothing was signalled: the old code keeps serving.
-    Refused(String),
-    /// It was restarted and does not serve as it should.
-    Broken(String),
-}
-
 impl Fpm {
     #[must_use]
     pub fn new(target: &str, rules: &FpmRules, want: Want, seen: UnitSeen, now: Mono) -> Fpm {
@@ -138,27 +121,37 @@ impl Fpm {
             want,
             seen,
             layout: None,
-            source: Source::Cgroup,
+            source: Source::default(),
             step: FpmStep::Testing,
             since: now,
             pending: None,
+            asked_full: false,
             aside: None,
             looking: None,
             look_began: Mono::BOOT,
+            seen_at: Mono::BOOT,
             looked_at: Mono::BOOT,
             old_gone: false,
             restarted_at: Wall(0),
             held: false,
             next: now,
             proof: Proof::default(),
+            mute: Proof::default(),
+            mute_idle: false,
+            before: Vec::new(),
+            connections: BTreeMap::new(),
+            connecting: None,
+            unanswered: BTreeSet::new(),
             idle: false,
             until: Mono::BOOT,
             quiet: Duration::ZERO,
             answered: false,
-            last_full: None,
+            silent: false,
+            last_full: BTreeMap::new(),
             last_full_at: Mono::BOOT,
             frozen: Vec::new(),
             frozen_busy: Vec::new(),
+            frozen_at: Mono::BOOT,
             thawed: false,
             ladder: None,
             warmed: 0,
@@ -175,12 +168,21 @@ impl Fpm {
         if self.unproven && self.seen.active.runs() {
             return self.enter(now, FpmStep::Verifying { until: now.after(VERIFY_TIMEOUT) });
         }
-        let asks = matches!(self.source, Source::Status { .. });
-        if !self.idle && !asks {
-            self.notes
-                .push("it has no status page, so nobody knows which requests were cut: set pm.status_path and pm.status_listen".to_owned());
+        let asks = self.source.asks();
+        for pool in self.source.mute.iter().filter(|_| !self.mute_idle && !self.idle) {
+            let why = "has no status page, so nobody knows which of its requests were cut: set pm.status_path and pm.status_listen";
+            self.notes.push(format!("{} {why}", pool.called()));
         }
-        self.enter(now, if self.seen.active.runs() { FpmStep::Seeing } else { FpmStep::WaitingForLoan });
+        // What was seen while it was found idle need not be asked again; of what is busy it is to be known who is who at this moment.
+        let seen = self.idle && now.since(self.seen_at) <= FRESH;
+        let step = match (self.seen.active.runs(), asks && seen) {
+            (false, _) => FpmStep::WaitingForLoan,
+            (true, true) => FpmStep::Counting,
+            (true, false) => FpmStep::Seeing,
+        };
+        // An answer that is on its way may be the count, if it is to be a full one.
+        self.pending = self.pending.take().filter(|_| step == FpmStep::Counting && self.asked_full);
+        self.enter(now, step);
     }
 
     /// It was restarted before, by us, and never proven: after the preflight only the proof is left, or its start.
@@ -188,36 +190,16 @@ impl Fpm {
         self.unproven = true;
     }
 
-    /// Whether workers are stopped for the count, or about to be, and go on by what it does itself.
-    #[must_use]
-    pub fn counting(&self) -> bool {
-        matches!(
-            self.step,
-            FpmStep::Counting
-                | FpmStep::Freezing
-                | FpmStep::Recounting
-                | FpmStep::Thawing
-                | FpmStep::Finishing
-                | FpmStep::WaitingForLoan
-                | FpmStep::Restarting
-        )
-    }
-
-    #[must_use]
-    pub fn at_rest(&self) -> bool {
-        matches!(self.step, FpmStep::Done | FpmStep::Refused(_) | FpmStep::Broken(_))
-    }
-
-    /// Whether it has been touched, so that there is no way back.
-    #[must_use]
-    pub fn committed(&self) -> bool {
-        !matches!(self.step, FpmStep::Testing | FpmStep::Inspecting | FpmStep::Prepared | FpmStep::Draining { .. } | FpmStep::Refused(_))
-    }
-
     pub fn outcome(&mut self, turn: &mut Turn<'_>, id: EffectId, outcome: &Outcome) -> bool {
         if self.aside.take_if(|aside| *aside == id).is_some() {
             if let (Outcome::Fault(_), Some(ladder)) = (outcome, &mut self.ladder) {
                 ladder.kill_failed(turn.now.mono);
+            }
+            return true;
+        }
+        if self.connecting.take_if(|connecting| *connecting == id).is_some() {
+            if let Outcome::Connections(connections) = outcome {
+                self.connections.clone_from(connections);
             }
             return true;
         }
@@ -260,7 +242,7 @@ impl Fpm {
                 self.enter(now, FpmStep::Recounting);
             }
             (FpmStep::Freezing, _) => {
-                self.cut(turn, self.frozen_busy.clone(), false);
+                self.cut(turn, self.frozen_busy.clone(), self.frozen_at, false);
                 self.enter(now, FpmStep::WaitingForLoan);
             }
             (FpmStep::Recounting, Outcome::Pools(answers)) => self.recounted(turn, answers),
@@ -278,7 +260,7 @@ impl Fpm {
 
     pub fn advance(&mut self, turn: &mut Turn<'_>, loans: &mut Loans) {
         let now = turn.now.mono;
-        if self.pending.is_some() && !matches!(self.step, FpmStep::Restarting) {
+        if self.pending.is_some() && !matches!(self.step, FpmStep::Restarting | FpmStep::Draining { .. }) {
             return;
         }
         let unit = self.unit.clone();
@@ -296,13 +278,22 @@ impl Fpm {
                 self.next = now.after(RESTART_LOOK);
                 self.look(turn);
             }
+            // What the kernel shows is part of the count, and comes at once.
+            FpmStep::Counting | FpmStep::WaitingForLoan if self.connecting.is_some() => {}
+            FpmStep::Counting if self.just_counted(now) => {
+                self.cut(turn, Vec::new(), now, true);
+                self.enter(now, FpmStep::WaitingForLoan);
+            }
             FpmStep::Counting | FpmStep::Recounting => self.ask_status(turn, true, STATUS_TIMEOUT),
             // Finishing may also be a long shutdown function: whoever is still at it then is cut, and counted again for that.
             FpmStep::Finishing if now >= self.since.after(FINISHING) => self.enter(now, FpmStep::Counting),
             FpmStep::WaitingForLoan => {
                 if self.may_renew(turn, loans) {
+                    if !self.source.asks() && self.seen.active.runs() {
+                        self.cut(turn, Vec::new(), now, false);
+                    }
                     self.restart(turn);
-                } else if matches!(self.source, Source::Status { .. }) && self.seen.active.runs() {
+                } else if self.source.asks() && self.seen.active.runs() {
                     // Nobody knows for how long: what was stopped for the count goes on, and is counted again.
                     let workers = std::mem::take(&mut self.frozen);
                     if !workers.is_empty() {
@@ -315,7 +306,7 @@ impl Fpm {
             FpmStep::Restarting => self.escalate(turn),
             FpmStep::Verifying { until } if now >= self.next => self.verify(turn, until),
             FpmStep::Dating { until } if now >= self.next => {
-                if matches!(self.source, Source::Status { .. }) && self.restarted_at != Wall(0) {
+                if self.source.asks() && self.restarted_at != Wall(0) {
                     let timeout = Duration::from_secs(2).min(until.since(now)).max(Duration::from_millis(100));
                     self.ask_status(turn, false, timeout);
                 } else {

@@ -1,6 +1,6 @@
 //! What status is told of one php-fpm, and until when it waits.
 
-use super::{FINISHING, Fpm, FpmStep, RESTART_LOOK};
+use super::{FINISHING, Fpm, FpmStep, RESTART_LOOK, STOPPED};
 use crate::core::ladder::Rung;
 use crate::core::status::{TargetState, UnitView};
 use crate::core::step::Deadline;
@@ -44,7 +44,7 @@ impl Fpm {
         let (state, why, deadline) = match &self.step {
             FpmStep::Testing | FpmStep::Inspecting => soon(TargetState::Stale, "its configuration is being tested"),
             FpmStep::Prepared => soon(TargetState::Stale, held_back_by),
-            FpmStep::Draining { until } => (TargetState::Draining, self.proof.why.clone(), Some(*until)),
+            FpmStep::Draining { until } => (TargetState::Draining, self.waits_for().1, Some(*until)),
             FpmStep::Seeing | FpmStep::Counting | FpmStep::Freezing | FpmStep::Recounting | FpmStep::Thawing | FpmStep::Finishing => {
                 soon(TargetState::Stopping, "the threshold has passed: what is in flight is being counted")
             }
@@ -56,6 +56,7 @@ impl Fpm {
             }
             FpmStep::Warming => soon(TargetState::Verifying, "warming up"),
             FpmStep::Proving { until } => (TargetState::Verifying, "is to prove that it serves the new code".to_owned(), Some(*until)),
+            FpmStep::Stopped => soon(TargetState::Fresh, STOPPED),
             FpmStep::Done => soon(TargetState::Fresh, "restarted, and it serves"),
             FpmStep::Refused(why) | FpmStep::Broken(why) => soon(TargetState::Failed, why),
         };
@@ -69,7 +70,7 @@ impl Fpm {
             state,
             stale_processes: stale,
             oldest_start: Some(now.wall_of(self.seen.main_start)).filter(|_| self.seen.main_pid != 0),
-            in_flight: self.proof.in_flight.filter(|_| matches!(self.step, FpmStep::Draining { .. })),
+            in_flight: self.waits_for().0.filter(|_| matches!(self.step, FpmStep::Draining { .. })),
             why,
             deadline: deadline.map(|at| now.wall_of(at)),
         }

@@ -39,6 +39,8 @@ pub struct InPlace {
     next: Mono,
     rounds: u32,
     forced: bool,
+    /// The end of the drain is in the record.
+    restart_told: bool,
     trouble: Option<String>,
 }
 
@@ -70,6 +72,7 @@ impl Default for InPlace {
             next: Mono::BOOT,
             rounds: 0,
             forced: false,
+            restart_told: false,
             trouble: None,
         }
     }
@@ -152,6 +155,15 @@ impl InPlace {
     #[must_use]
     pub fn needs_out(&self) -> bool {
         matches!(self.phase, Phase::LeavingPool | Phase::Draining | Phase::Rechecking | Phase::Renewing)
+    }
+
+    /// As [`InPlace::needs_out`], or it may be in a moment: who is to be renewed is being looked at and prepared. A host that is out by us,
+    /// since an earlier agent has died in the drain, would only flap if it were put back meanwhile.
+    #[must_use]
+    #[allow(dead_code, reason = "for the machine, which has not come to it yet")]
+    pub fn may_need_out(&self) -> bool {
+        let working = self.progress.values().any(|progress| *progress == Progress::Working);
+        self.needs_out() || (working && matches!(self.phase, Phase::Idle | Phase::Looking | Phase::Preparing))
     }
 
     /// Gives up, if nothing was restarted yet; otherwise goes on to the end.

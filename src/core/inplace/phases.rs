@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{InPlace, Phase};
-use crate::core::fpm::{Fpm, FpmStep};
+use crate::core::fpm::{FRESH, Fpm, FpmStep};
 use crate::core::loans::Loans;
 use crate::core::pool::{Goal, Pool, Verdict};
 use crate::core::status::{TargetState, UnitEnd};
@@ -14,6 +14,8 @@ use crate::core::time::Mono;
 
 /// Rounds of "somebody put it back while we drained" before that is taken for a person's will (traps T30, T32).
 const ROUNDS: u32 = 3;
+/// Between two checks of the pools in a drain that is nearly over again and again.
+const CHECK_EARLY_EVERY: Duration = Duration::from_secs(1);
 
 impl InPlace {
     pub(super) fn advance_phase(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, pools: &mut BTreeMap<String, Pool>) {
@@ -29,18 +31,24 @@ impl InPlace {
             Phase::Preparing => self.prepared(turn, pools),
             Phase::LeavingPool => self.leaving(turn, pools, false),
             Phase::Draining => {
-                if self.drained(turn, loans) {
-                    self.each_phase(turn, "drain", "restart");
+                let drained = self.drained(turn, loans);
+                if !drained && !self.forced && self.nearly_drained(turn) {
+                    // Asked while the last looks of the drain are on their way, and not more often than that.
+                    check_pools(turn, pools, CHECK_EARLY_EVERY);
+                }
+                if drained {
                     self.phase = Phase::Rechecking;
-                    if !self.forced {
-                        let _ = verdicts(turn, pools, Goal::Know, true);
-                    }
                     self.rechecked(turn, loans, pools);
                 }
             }
             Phase::Rechecking => self.rechecked(turn, loans, pools),
             Phase::Renewing => {
                 self.renew_drained(turn, loans);
+                // Written with the restart itself: each writing by itself costs a disk's latency.
+                if !self.restart_told && self.units.values().any(Fpm::restarted_or_past) {
+                    self.restart_told = true;
+                    self.each_phase(turn, "drain", "restart");
+                }
                 if self.units.values().all(Fpm::at_rest) {
                     self.renewed(turn, now);
                 }
@@ -64,7 +72,7 @@ impl InPlace {
         }
         if self.forced || turn.policy.pools.is_empty() {
             self.each_phase(turn, "preflight", "drain");
-            return self.begin_drain(turn, Duration::ZERO);
+            return self.begin_drain(turn, Duration::ZERO, false);
         }
         self.each_phase(turn, "preflight", "depool");
         self.phase = Phase::LeavingPool;
@@ -79,24 +87,32 @@ impl InPlace {
         if verdicts.iter().all(|verdict| matches!(verdict, Verdict::OutByUs | Verdict::OutByOther)) {
             self.each_phase(turn, "depool", "drain");
             let quiet = turn.policy.pools.values().map(|rules| rules.quiet).max().unwrap_or_default();
-            self.begin_drain(turn, quiet);
+            let stayed_out = pools.values().filter(|pool| turn.policy.pools.contains_key(pool.name())).all(Pool::stayed_out);
+            self.begin_drain(turn, quiet, stayed_out);
         }
     }
 
-    fn begin_drain(&mut self, turn: &mut Turn<'_>, quiet: Duration) {
+    /// `stayed_out`: the host was out already, by an earlier agent that had begun to drain.
+    fn begin_drain(&mut self, turn: &mut Turn<'_>, quiet: Duration, stayed_out: bool) {
         let now = turn.now.mono;
         let pooled = !turn.policy.pools.is_empty();
         for unit in self.units.values_mut().filter(|unit| unit.step == FpmStep::Prepared) {
-            let from = if pooled { now } else { self.wants.get(&unit.target).map_or(now, |(_, began)| *began) };
+            let from = match (pooled, stayed_out) {
+                (false, _) => self.wants.get(&unit.target).map_or(now, |(_, began)| *began),
+                (true, true) => drained_since(turn, &unit.target),
+                (true, false) => now,
+            };
             let until = if self.forced { now } else { from.after(unit.rules.drain_timeout) };
             unit.drain(now, until, quiet, self.forced || !pooled);
         }
         self.phase = Phase::Draining;
+        self.restart_told = false;
     }
 
     /// Right before the restart: a host that somebody has put back meanwhile is taken out and drained again (trap T30).
     fn rechecked(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, pools: &mut BTreeMap<String, Pool>) {
         if !self.forced {
+            check_pools(turn, pools, FRESH);
             let verdicts = verdicts(turn, pools, Goal::Know, false);
             if verdicts.contains(&Verdict::Pending) {
                 return;
@@ -113,9 +129,10 @@ impl InPlace {
                         "somebody puts this host back into the pool whenever it is taken out: hold the agent or let it work",
                     );
                 }
-                for unit in self.units.values_mut().filter(|unit| !unit.at_rest()) {
+                for unit in self.units.values_mut().filter(|unit| matches!(unit.step, FpmStep::Draining { .. })) {
                     unit.step = FpmStep::Prepared;
                 }
+                self.each_phase(turn, "drain", "depool");
                 self.phase = Phase::LeavingPool;
                 return self.leaving(turn, pools, true);
             }
@@ -137,6 +154,12 @@ impl InPlace {
             drained &= unit.drained(turn.now.mono);
         }
         drained
+    }
+
+    /// Some are about to have drained, and the others have.
+    fn nearly_drained(&self, turn: &Turn<'_>) -> bool {
+        let now = turn.now.mono;
+        self.live().all(|unit| unit.drained(now) || unit.nearly_drained(now))
     }
 
     fn renew_drained(&mut self, turn: &mut Turn<'_>, loans: &mut Loans) {
@@ -177,7 +200,7 @@ impl InPlace {
                 continue;
             }
             let progress = match &unit.step {
-                FpmStep::Done => {
+                FpmStep::Done | FpmStep::Stopped => {
                     self.notes.insert(unit.target.clone(), (TargetState::Fresh, "restarted, and it serves".to_owned()));
                     // One more look decides, and sees a deploy that landed meanwhile.
                     continue;
@@ -205,7 +228,7 @@ impl InPlace {
     fn each_phase(&mut self, turn: &mut Turn<'_>, ended: &str, began: &str) {
         for unit in self.units.values() {
             turn.phase_ended(&unit.target, ended);
-            if !began.is_empty() && !matches!(unit.step, FpmStep::Refused(_)) {
+            if !began.is_empty() && !matches!(unit.step, FpmStep::Refused(_) | FpmStep::Stopped) {
                 turn.phase_began(&unit.target, began);
             }
         }
@@ -219,6 +242,25 @@ impl InPlace {
 
     fn live(&self) -> impl Iterator<Item = &Fpm> {
         self.units.values().filter(|unit| !unit.at_rest())
+    }
+}
+
+/// When the drain of this target began of which nothing has been lost since: the threshold does not start again with the agent.
+fn drained_since(turn: &Turn<'_>, target: &str) -> Mono {
+    let now = turn.now;
+    let out = turn.policy.pools.keys().filter_map(|pool| turn.memory.depooled.get(pool)).map(|debt| debt.at).max();
+    let phases = turn.memory.rollout.iter().flat_map(|rollout| &rollout.view.phases);
+    let drains = phases.filter(|phase| phase.target == target && phase.phase == "drain" && Some(phase.started_at) >= out);
+    drains.map(|phase| now.mono_of(phase.started_at)).min().map_or(now.mono, |at| at.min(now.mono))
+}
+
+/// Are the pools still as they were? What they have said within the last `fresh` stands.
+fn check_pools(turn: &mut Turn<'_>, pools: &mut BTreeMap<String, Pool>, fresh: Duration) {
+    let (policy, now) = (turn.policy, turn.now.mono);
+    for pool in pools.values_mut().filter(|pool| policy.pools.contains_key(pool.name())) {
+        if pool.goal() != Goal::Know || !pool.checked_within(now, fresh) {
+            pool.want(turn, Goal::Know);
+        }
     }
 }
 

@@ -69,6 +69,7 @@ impl Script {
             ran: Span(turn.now.mono.since(started)).to_string(),
             ended_by: "SIGTERM".to_owned(),
             certain: ours,
+            perhaps: false,
             at: turn.now.wall,
             request: None,
         }

@@ -68,6 +68,18 @@ pub fn parse(output: &str) -> Result<FpmLayout, String> {
     Ok(FpmLayout { pools, systemd_interval_ms, file_update_protection_ms: protection.unwrap_or(FILE_UPDATE_PROTECTION_MS) })
 }
 
+/// A line of its log as a sentence: without the `[23-Nov-2026 03:55:44] ` before it.
+#[must_use]
+pub fn without_time(line: &str) -> &str {
+    let time = |text: &str| {
+        text.starts_with(|c: char| c.is_ascii_digit()) && text.chars().all(|c| c.is_ascii_alphanumeric() || "-: .".contains(c))
+    };
+    match line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
+        Some((before, sentence)) if time(before) => sentence,
+        _ => line,
+    }
+}
+
 fn after<'a>(line: &'a str, mark: &str) -> Option<&'a str> {
     line.split_once(mark).map(|(_, rest)| rest)
 }
@@ -82,6 +94,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_sentence_has_no_time_before_it() {
+        let broken = "ERROR: [/etc/php/8.2/fpm/pool.d/zz-broken.conf:3] unknown entry 'nonsense'";
+        assert_eq!(without_time(&format!("[23-Nov-2026 03:55:44] {broken}")), broken);
+        assert_eq!(without_time(&format!("[23-Nov-2026 03:55:44.123456] {broken}")), broken);
+        for plain in [broken, "[ERROR] x", "[www] y", "[] z", "[23-Nov", ""] {
+            assert_eq!(without_time(plain), plain);
+        }
+    }
 
     macro_rules! fixture {
         ($name:literal) => {

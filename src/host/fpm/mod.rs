@@ -4,6 +4,7 @@
 //! and an unreadable answer all end as an error text, never as "idle" (law 5).
 
 pub mod cache;
+pub mod connections;
 mod exchange;
 mod fastcgi;
 pub mod invocation;

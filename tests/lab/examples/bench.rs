@@ -153,7 +153,6 @@ fn stamp(release: Release) -> Result<Vec<Figure>> {
 fn request(release: Release) -> Result<Vec<Figure>> {
     let host = Host::boot(release, "bench-request")?;
     let _web = Web::install(&host, &web::Options::default())?;
-    host.write("/srv/slow.sh", "")?;
     let agent = told(&host)?;
     let pool = "[pool]\ndepool = [\"/usr/local/bin/depool\"]\nrepool = [\"/usr/local/bin/pool\"]\ncheck = [\"/usr/local/bin/pool-state\"]\nquiet = \"0s\"\n";
     let target = format!("[target.fpm]\nkind = \"php-fpm\"\nunit = \"{}\"\ndrain_timeout = \"20s\"\n", release.fpm_unit());
@@ -162,19 +161,29 @@ fn request(release: Release) -> Result<Vec<Figure>> {
     for n in 0..12 {
         // php-fpm tells the state of its restart to nobody who asks too early: each deploy waits for the last.
         let load = Load::builder(&host).rate(0.0).start()?;
-        let long = load.send(Duration::from_millis(2500 + 37 * n), web::POOL)?;
+        let long = load.send(Duration::from_millis(5000 + 37 * n), web::POOL)?;
         load.wait_started(long)?;
         let begin = now();
         rename_stamp(&host, &format!("d{n}"))?;
+        agent.wait_status("the drain", MINUTE, |status| status["targets"][0]["state"] == "draining")?;
+        let draining = now();
         let waited = agent.wait(MINUTE)?;
         ensure!(waited.status == 0, "{waited:?}");
         let report = load.stop()?;
         ensure!(report.cut_ids().is_empty(), "{report}");
         // The last write to the markers is the mark that the request ended.
         let ended: f64 = host.ok(&["stat", "--format=%.9Y", web::MARKERS])?.trim().parse()?;
+        ensure!(ended > draining + 0.2, "the request ended before the drain had begun");
         let effects = effects(&host, begin)?;
         let (asked, _) = effects.iter().find(|(_, effect)| effect.starts_with("Restart")).context("no restart")?;
         delays.push((asked - ended) * 1e3);
+        let limit = 2.0 * POLL_MS + 5.0;
+        if (asked - ended) * 1e3 > limit {
+            // What took so long.
+            for (at, effect) in effects.iter().filter(|(at, _)| (ended - 0.1..=*asked).contains(at)) {
+                println!("{n}: {:>8.1} ms  {}", (at - ended) * 1e3, effect.split([' ', '{']).next().unwrap_or_default());
+            }
+        }
     }
     let (median, worst) = (quantile(&mut delays, 0.5), quantile(&mut delays, 1.0));
     let limit = 2.0 * POLL_MS + 5.0;

@@ -21,8 +21,8 @@ use crate::world::{By, Cut, Happening, MINUTE, MS, S, Us, World};
 
 /// As the engine's: the stamp is read this often whatever is hinted.
 const SLOW_POLL: Us = 60 * S;
-/// More ticks than this in a second of virtual time is a loop that burns a core.
-const TICKS_A_SECOND: u32 = 120;
+/// More ticks than this in a second of virtual time is a loop that burns a core. Of two php-fpm, each at its last requests, 80 are due.
+const TICKS_A_SECOND: u32 = 160;
 
 /// What people do, and what befalls the host.
 pub enum Deed {

@@ -9,7 +9,7 @@ use restart_agent::core::time::Mono;
 
 use super::balancer::Command;
 use super::fpm::Answers;
-use super::unit::{By, Unit};
+use super::unit::{By, Role, Unit};
 use super::{Happening, MS, S, Us, World};
 
 fn us(span: Duration) -> Us {
@@ -92,6 +92,14 @@ impl World {
                 self.answer(epoch, id, 60 * MS, Outcome::Tested { ok: good, output: output.to_owned() });
             }
             Effect::AskPools { asks, full, timeout } => self.ask_pools(epoch, id, &asks, full, us(timeout)),
+            Effect::Connections { sockets } => {
+                let count = |socket: &String| {
+                    let unit = self.units.values().find(|unit| super::fpm::listen(&unit.name) == *socket)?;
+                    Some((socket.clone(), u32::try_from(unit.as_fpm()?.requests.len()).ok()?))
+                };
+                let counts = sockets.iter().filter_map(count).collect();
+                self.answer(epoch, id, 0, Outcome::Connections(counts));
+            }
             Effect::Request { socket, request, timeout } => self.agent_request(epoch, id, &socket, &request, us(timeout)),
             Effect::CheckPool { pool, timeout, .. } => self.command(epoch, id, &pool, Command::Check, us(timeout)),
             Effect::Depool { pool, timeout, .. } => {
@@ -330,6 +338,13 @@ impl World {
                     start: Mono(process.start - process.blur),
                     comm: process.comm.to_owned(),
                     same_command_as_parent: same(process),
+                    pool: match process.role {
+                        Role::Worker => Some("www".to_owned()),
+                        Role::StatusWorker => Some("www_status".to_owned()),
+                        _ => None,
+                    },
+                    running: false,
+                    cpu_ticks: 0,
                 })
                 .collect(),
             oneshot: unit.oneshot(),

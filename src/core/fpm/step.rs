@@ -1,0 +1,85 @@
+//! The steps of the way, and what each means for the bracket.
+
+use super::Fpm;
+use crate::core::time::Mono;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FpmStep {
+    Testing,
+    Inspecting,
+    /// Ready for the bracket to take the host out and drain.
+    Prepared,
+    /// It goes on until the bracket does: what is idle now may be busy by then.
+    Draining {
+        until: Mono,
+    },
+    /// It is looked at once more: whether somebody else has restarted it, and its processes, for the cut.
+    Seeing,
+    /// First full status of the cut.
+    Counting,
+    Freezing,
+    Recounting,
+    Thawing,
+    Finishing,
+    WaitingForLoan,
+    Restarting,
+    Verifying {
+        until: Mono,
+    },
+    /// Its status page is asked for its start time.
+    Dating {
+        until: Mono,
+    },
+    Warming,
+    Proving {
+        until: Mono,
+    },
+    Done,
+    /// Somebody else has stopped it: it is not for this agent to start it.
+    Stopped,
+    /// Nothing was signalled: the old code keeps serving.
+    Refused(String),
+    /// It was restarted and does not serve as it should.
+    Broken(String),
+}
+
+impl Fpm {
+    /// Whether workers are stopped for the count, or about to be, and go on by what it does itself.
+    #[must_use]
+    pub fn counting(&self) -> bool {
+        matches!(
+            self.step,
+            FpmStep::Counting
+                | FpmStep::Freezing
+                | FpmStep::Recounting
+                | FpmStep::Thawing
+                | FpmStep::Finishing
+                | FpmStep::WaitingForLoan
+                | FpmStep::Restarting
+        )
+    }
+
+    #[must_use]
+    pub fn at_rest(&self) -> bool {
+        matches!(self.step, FpmStep::Done | FpmStep::Stopped | FpmStep::Refused(_) | FpmStep::Broken(_))
+    }
+
+    /// Whether it has been touched, so that there is no way back.
+    #[must_use]
+    pub fn committed(&self) -> bool {
+        !matches!(
+            self.step,
+            FpmStep::Testing | FpmStep::Inspecting | FpmStep::Prepared | FpmStep::Draining { .. } | FpmStep::Stopped | FpmStep::Refused(_)
+        )
+    }
+
+    /// Its restart has been asked for, or is not needed.
+    #[must_use]
+    pub fn restarted_or_past(&self) -> bool {
+        match self.step {
+            FpmStep::Restarting => true,
+            _ if self.at_rest() => true,
+            _ => self.committed() && !self.counting() && self.step != FpmStep::Seeing,
+        }
+    }
+}
