@@ -186,12 +186,9 @@ impl Machine {
                 if self.works.is_empty() {
                     return Machine::refuse("there are no targets: write one into the configuration, then systemctl reload restart-agent");
                 }
-                if let Some(hold) = &self.memory.hold {
-                    if !override_hold {
-                        let text =
-                            format!("held by {} until {}: {}. Wait, release, or give --override-hold", hold.by, hold.until, hold.reason);
-                        return Machine::refuse(text);
-                    }
+                if let Some(hold) = self.memory.hold.as_ref().filter(|_| !override_hold) {
+                    let text = format!("held by {} until {}: {}. Wait, release, or give --override-hold", hold.by, hold.until, hold.reason);
+                    return Machine::refuse(text);
                 }
                 turn!(self, now, step).record(ordered);
                 let id = self.memory.stamp.as_ref().map_or_else(|| now.wall.to_string(), |stamp| stamp.deploy.id.clone());

@@ -69,7 +69,7 @@ pub fn broken_in_a_rollout(release: Release) -> Result<()> {
     agent.deploy("v1")?;
     agent.wait_status("the drain", SOON, |status| status["targets"][0]["state"] == "draining")?;
     let good = host.read(CONFIG)?;
-    host.write(CONFIG, &format!("{good}\nbogus = 1\n"))?;
+    host.write(CONFIG, format!("{good}\nbogus = 1\n"))?;
     agent.kill()?;
     let status = agent.wait_state("blocked", SOON)?;
     ensure!(says(&status, "nothing is renewed") && status["stamp"]["path"] == lab::agent::STAMP, "{status}");

@@ -118,8 +118,9 @@ pub fn failed_repool(release: Release) -> Result<()> {
     ensure!(text.contains("the balancer is being upgraded"), "{text}");
     lab::wait_for("three tries", SOON, || Ok((stage.pool.calls(Command::Repool)? >= 3).then_some(())))?;
     ensure!(stage.pool.state()? == "depooled" && stage.web.served_version()? == "v1");
-    stage.pool.mend(Command::Repool)?;
     let waited = stage.agent.wait(SOON)?;
-    ensure!(waited.status == 0, "{waited:?}");
+    ensure!(waited.status == 1 && waited.stderr.contains("the balancer is being upgraded"), "{waited:?}");
+    stage.pool.mend(Command::Repool)?;
+    stage.agent.wait_state("converged", SOON)?;
     stage.ensure_done("v1")
 }

@@ -160,7 +160,6 @@ impl InPlace {
     /// As [`InPlace::needs_out`], or it may be in a moment: who is to be renewed is being looked at and prepared. A host that is out by us,
     /// since an earlier agent has died in the drain, would only flap if it were put back meanwhile.
     #[must_use]
-    #[allow(dead_code, reason = "for the machine, which has not come to it yet")]
     pub fn may_need_out(&self) -> bool {
         let working = self.progress.values().any(|progress| *progress == Progress::Working);
         self.needs_out() || (working && matches!(self.phase, Phase::Idle | Phase::Looking | Phase::Preparing))

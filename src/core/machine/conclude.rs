@@ -76,7 +76,7 @@ impl Machine {
     /// aborts takes that on.
     pub(super) fn repool_unless_needed(&mut self, now: Now, step: &mut Step) {
         let aborted = self.settling || self.memory.hold.as_ref().is_some_and(|hold| hold.abort);
-        let keep_out = self.inplace.needs_out() || (!self.memory.unproven.is_empty() && !aborted);
+        let keep_out = self.inplace.may_need_out() || (!self.memory.unproven.is_empty() && !aborted);
         if keep_out {
             return;
         }

@@ -107,7 +107,6 @@ fn what_is_cut_without_a_status_page_is_not_called_nothing() {
 
 /// Neither does the host flap nor the threshold start again.
 #[test]
-#[ignore = "until the machine keeps the host out while InPlace::may_need_out"]
 fn an_agent_that_dies_in_the_drain_goes_on_with_it() {
     let mut host = fpm_host(true, Fpm::default());
     host.world.touch("d2");

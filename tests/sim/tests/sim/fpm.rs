@@ -22,16 +22,18 @@ fn a_touched_stamp_renews_php_fpm_and_the_host_is_back_in_the_pool() {
     assert!(host.casualties().is_empty());
 }
 
-/// The agent that comes back puts the host back, then takes it out again: the check says "out" until the balancer has heard of either.
+/// A person aborts and thinks better of it: the host is put back, then taken out again, and the check says "out" until the balancer has heard
+/// of either.
 #[test]
-fn a_drain_begins_anew_when_the_agent_was_away_and_a_repool_is_still_on_its_way() {
+fn a_drain_begins_anew_when_a_repool_is_still_on_its_way() {
     let load =
         Load { every: 200 * MS, strays_every: 0, short: (5 * MS, 30 * MS), long_percent: 10, long: (20 * S, 30 * S), until: u64::MAX };
     let mut host = fpm_host(true, Fpm { workers: 40, load, ..Fpm::default() });
     host.world.balancers.get_mut("default").unwrap().delay = 2 * S;
     host.world.touch("d2");
     assert!(host.run_until(MINUTE, |host| host.world.balancers["default"].out));
-    host.later(S, Deed::KillAgent(S));
+    host.later(S, Deed::Order(Order::Abort { reason: None }));
+    host.later(S + 200 * MS, Deed::Order(Order::Release));
     host.run(5 * S);
     assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
     host.run(5 * S);
