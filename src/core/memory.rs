@@ -41,6 +41,10 @@ pub struct Memory {
     pub timers: BTreeMap<String, bool>,
     /// Scripts that we may have stopped and that are to run again, with their target.
     pub reruns: BTreeMap<String, String>,
+    /// Scripts that may be asked to stop, by a file of ours.
+    pub asked: BTreeSet<String>,
+    /// How often in a row each script was interrupted by us.
+    pub interrupted: BTreeMap<String, u32>,
     /// Workers that may be stopped by our SIGSTOP.
     pub frozen: Vec<WorkerRef>,
     /// php-fpm units that we restarted and that have not been proven to serve since, with their target.
@@ -259,6 +263,13 @@ impl Memory {
             }
             Entry::Intent { id, effect } => self.intended(at, *id, effect),
             Entry::Outcome { id, outcome } => self.came_of(*id, outcome),
+            Entry::Interrupted { unit } => {
+                let count = self.interrupted.entry(unit.clone()).or_default();
+                *count = count.saturating_add(1);
+            }
+            Entry::RanThrough { unit } => {
+                self.interrupted.remove(unit);
+            }
             Entry::RerunOwed { unit, target } => {
                 self.reruns.insert(unit.clone(), target.clone());
             }
@@ -291,6 +302,7 @@ impl Memory {
         boot.clone_into(&mut self.boot);
         self.lent.clear();
         self.timers.clear();
+        self.asked.clear();
         self.frozen.clear();
         for target in self.targets.values_mut() {
             target.fresh.clear();
@@ -344,6 +356,9 @@ impl Memory {
                 self.frozen.retain(|worker| !workers.contains(worker));
                 self.frozen.extend(workers.iter().cloned());
             }
+            Effect::AskToStop { unit } => {
+                self.asked.insert(unit.clone());
+            }
             Effect::Stop { unit, .. } => self.cut_begun(unit),
             Effect::Restart { unit, .. } => {
                 self.cut_begun(unit);
@@ -374,6 +389,9 @@ impl Memory {
                 if let Some(cutting) = self.cutting.get_mut(&unit) {
                     cutting.answered = true;
                 }
+            }
+            (Effect::Unask { unit }, Outcome::Done) => {
+                self.asked.remove(&unit);
             }
             (Effect::Unlend { units }, Outcome::Done) => {
                 for unit in units {
