@@ -79,6 +79,16 @@ pub enum Command {
         after_help = "With files: only these, as for Puppet's validate_cmd. Without: what the agent would load.\n\nExample:\n  restart-agent check-config /etc/restart-agent/conf.d/10-jobs.toml\n\nExit status: 0 good; 78 not good."
     )]
     CheckConfig(CheckConfigArgs),
+    /// For scripts: is this unit asked to stop at its next checkpoint?
+    #[command(
+        after_help = "A script that stops then ends with exit status 75 if it is to be run again, to go on from there, and with 0 if it is done.\nNeeds no agent: where there is none, nobody is asked.\n\nExample, in a loop over chunks of work:\n  if restart-agent should-stop; then save_position; exit 75; fi\n\nExit status: 0 yes; 1 no; 2 not in a unit of a target."
+    )]
+    ShouldStop(ShouldStopArgs),
+    /// For scripts: runs a command that must not be interrupted, while the unit's lock is held
+    #[command(
+        after_help = "SIGTERM waits until the command has ended, at most hold_timeout. Where there is no agent the command just runs.\n\nExample:\n  restart-agent protect -- rsync -a /srv/dump/ backup::dump/\n\nExit status: the command's; 126 it cannot be run; 127 it is not there."
+    )]
+    Protect(ProtectArgs),
     /// Runs the agent: restart-agent.service does it
     #[command(after_help = "Example:\n  systemctl start restart-agent")]
     Daemon(DaemonArgs),
@@ -181,6 +191,20 @@ pub struct CheckConfigArgs {
     /// The files to check, merged in this order
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ShouldStopArgs {
+    /// The unit [default: the one whose process calls]
+    #[arg(value_name = "UNIT")]
+    pub unit: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ProtectArgs {
+    /// The command with its arguments
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -15,6 +15,10 @@ pub enum Exit {
     /// `check-config` found something.
     BadConfig,
     TimedOut,
+    /// `should-stop`: the caller is in no unit of a target.
+    NotManaged,
+    /// `protect`: that of the command.
+    Of(u8),
 }
 
 impl Exit {
@@ -24,12 +28,14 @@ impl Exit {
         match self {
             Exit::Done => 0,
             Exit::Failed => 1,
+            Exit::NotManaged => 2,
             Exit::NotRunning => 3,
             Exit::NoState => 4,
             Exit::Usage => 64,
             Exit::NeedsRoot => 77,
             Exit::BadConfig => 78,
             Exit::TimedOut => 124,
+            Exit::Of(code) => code,
         }
     }
 }

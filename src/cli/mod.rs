@@ -3,6 +3,7 @@
 mod abort;
 mod args;
 mod bus;
+mod caller;
 mod casualties;
 mod check_config;
 mod daemon;
@@ -15,7 +16,9 @@ mod output;
 mod phrase;
 mod plan;
 mod progress;
+mod protect;
 mod release;
+mod should_stop;
 mod status;
 mod status_text;
 mod trigger;
@@ -62,6 +65,8 @@ fn run(cli: Cli, out: &Output) -> Exit {
         Command::History(args) => history::run(&args, &places, out),
         Command::Casualties(args) => casualties::run(&args, &places, out),
         Command::CheckConfig(args) => check_config::run(&args, out),
+        Command::ShouldStop(args) => should_stop::run(&args, &places, out),
+        Command::Protect(args) => protect::run(&args, &places, out),
         Command::Daemon(args) => daemon::run(&args, &places, out),
     }
 }

@@ -57,6 +57,8 @@ pub enum Type {
     Time,
     /// The same, but not zero.
     TimeAboveZero,
+    /// A whole number from 1 to 1000.
+    Count,
     /// An absolute path.
     Path,
     /// An absolute path of a socket, or IP:PORT.
@@ -217,12 +219,26 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         Scheduled,
+        "checkpoint_timeout",
+        Type::Time,
+        Is("0s"),
+        "After the drain a script is asked to stop, by a file (see `should-stop`), and has this long to reach a checkpoint. `0s`: it is not asked.",
+    ),
+    key(
+        Scheduled,
         "overdue",
         Type::Word { of: &["stop", "finish"], not_yet: &[] },
         Is("stop"),
         "After that: `stop` it, or let it `finish`; status then shows it as left.",
     ),
     key(Scheduled, "term_timeout", Type::TimeAboveZero, Is("20s"), "From StopUnit; then SIGKILL to the whole cgroup."),
+    key(
+        Scheduled,
+        "hold_timeout",
+        Type::Time,
+        Is("5m"),
+        "A script that holds its lock (see `protect`) when SIGTERM is due is spared until it lets go of it, at most this long.",
+    ),
     key(
         Scheduled,
         "after",
@@ -236,6 +252,13 @@ pub const KEYS: &[Key] = &[
         Type::Time,
         Is("1d"),
         "With `after = \"auto\"`: if the next scheduled run is within this, leave the script quiet until then; else rerun it.",
+    ),
+    key(
+        Scheduled,
+        "max_interruptions",
+        Type::Count,
+        Is("3"),
+        "A script that was interrupted this often in a row is let finish once; status says so.",
     ),
     key(Service, "kind", KIND, Required, "Long-running services other than php-fpm: queue workers, monitors. Renewed by RestartUnit."),
     key(Service, "units", Type::Units, Required, "Names or globs of services, such as `queue-worker@*.service`."),
@@ -267,13 +290,10 @@ pub const NOT_YET: &[(Level, &str)] = &[
     (Level::Target, "linger"),
     (Level::Target, "max_generations"),
     (Level::Target, "at_max"),
-    (Level::Target, "checkpoint_timeout"),
-    (Level::Target, "hold_timeout"),
     (Level::Target, "code"),
     (Level::Target, "ask"),
     (Level::Target, "unask"),
     (Level::Target, "settle_after"),
-    (Level::Target, "max_interruptions"),
     (Level::Target, "opcache"),
     (Level::Target, "min_available_memory"),
     (Level::Target, "action"),

@@ -24,6 +24,7 @@ pub(super) struct Fields {
 #[derive(Debug)]
 enum Good {
     Time(Duration),
+    Count(u32),
     Text(Item),
     List(Vec<Item>),
     Table(Fields),
@@ -42,6 +43,14 @@ impl Fields {
         match self.values.get(name) {
             Some(Good::Time(time)) => *time,
             _ => self.default(name).and_then(|text| Span::parse(text).ok()).map(|span| span.0).unwrap_or_default(),
+        }
+    }
+
+    /// The number under this key, else its default.
+    pub fn count(&self, name: &str) -> u32 {
+        match self.values.get(name) {
+            Some(Good::Count(count)) => *count,
+            _ => self.default(name).and_then(|text| text.parse().ok()).unwrap_or_default(),
         }
     }
 
@@ -144,6 +153,10 @@ pub(super) fn example(key: &Key) -> String {
             Fallback::Is(text) => format!("`{name} = \"{text}\"`"),
             Fallback::Required | Fallback::Absent => format!("`{name} = \"5s\"`"),
         },
+        (Type::Count, _) => match key.default {
+            Fallback::Is(text) => format!("`{name} = {text}`"),
+            Fallback::Required | Fallback::Absent => format!("`{name} = 3`"),
+        },
         (Type::Path, "script") => "`script = \"/srv/app/version.php\"`".into(),
         (Type::Path, _) => format!("`{name} = \"/srv/deploy/stamp\"`"),
         (Type::Address, _) => format!("`{name} = \"/run/php/php8.2-fpm-status.sock\"`"),
@@ -167,6 +180,10 @@ fn value(key: &'static Key, entry: &Entry, whole: bool, report: &mut Report) -> 
         (Type::TimeAboveZero, Data::Text(text)) => match time(text, found, report)? {
             Duration::ZERO => wrong(found, format!("`{}` cannot be zero", key.name), format!("write {}", example(key)), report),
             time => Some(Good::Time(time)),
+        },
+        (Type::Count, Data::Other("an integer")) => match found.place.text().parse::<u32>() {
+            Ok(count @ 1..=1000) => Some(Good::Count(count)),
+            _ => wrong(found, format!("`{}` is not between 1 and 1000", key.name), format!("write {}", example(key)), report),
         },
         (Type::Word { of, not_yet }, Data::Text(text)) => {
             if of.contains(&text.as_str()) {

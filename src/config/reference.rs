@@ -75,6 +75,7 @@ fn type_text(takes: Type) -> String {
     match takes {
         Type::Time => "time".into(),
         Type::TimeAboveZero => "time, not zero".into(),
+        Type::Count => "number, 1 to 1000".into(),
         Type::Path => "absolute path".into(),
         Type::Address => "absolute path, or IP:PORT".into(),
         Type::Uri => "string that begins with `/`".into(),

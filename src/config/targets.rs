@@ -96,6 +96,9 @@ fn build(section: Section, fields: &Fields) -> TargetRules {
             exclude: fields.texts("exclude"),
             drain_timeout: fields.time("drain_timeout"),
             overdue: fields.text("overdue").map(|overdue| if overdue == "finish" { Overdue::Finish } else { Overdue::Stop }),
+            checkpoint_timeout: fields.time("checkpoint_timeout"),
+            hold_timeout: fields.time("hold_timeout"),
+            max_interruptions: fields.count("max_interruptions"),
             term_timeout: fields.time("term_timeout"),
             after: match fields.word("after") {
                 "rerun" => After::Rerun,

@@ -418,6 +418,7 @@ fn every_default_is_a_good_value() {
         match key.takes {
             keys::Type::Time | keys::Type::TimeAboveZero => assert!(crate::core::time::Span::parse(text).is_ok(), "{}", key.name),
             keys::Type::Word { of, .. } => assert!(of.contains(&text), "{}", key.name),
+            keys::Type::Count => assert!(text.parse::<u32>().is_ok_and(|count| (1..=1000).contains(&count)), "{}", key.name),
             other => panic!("{}: {other:?} has no default", key.name),
         }
     }

@@ -28,6 +28,7 @@ pub struct Debts {
     pending: BTreeMap<EffectId, Debt>,
     orphans: Orphans,
     next: Mono,
+    next_unask: Mono,
     /// Something is owed that no rollout is at.
     waiting: bool,
     trouble: Option<String>,
@@ -38,6 +39,7 @@ enum Debt {
     Timer(String),
     Rerun(String),
     Kill(String),
+    Unask(String),
     /// When it was begun.
     Look(Mono),
 }
@@ -52,6 +54,15 @@ impl Debts {
             self.thawing = Some(turn.ask(Effect::Thaw { workers: turn.memory.frozen.clone() }));
         }
         if gathering || !self.pending.is_empty() {
+            return;
+        }
+        let asked: Vec<String> = turn.memory.asked.iter().filter(|unit| !owned("", unit)).cloned().collect();
+        if !asked.is_empty() && turn.now.mono >= self.next_unask {
+            self.next_unask = turn.now.mono.after(RETRY);
+            for unit in asked {
+                let id = turn.ask(Effect::Unask { unit: unit.clone() });
+                self.pending.insert(id, Debt::Unask(unit));
+            }
             return;
         }
         let units: BTreeSet<String> =
@@ -101,7 +112,7 @@ impl Debts {
             }
             (Debt::Look(began), Outcome::Units(units)) => self.looked(turn, began, units, owned),
             (Debt::Kill(unit), Outcome::Fault(_)) => self.orphans.kill_failed(&unit, turn.now.mono),
-            (Debt::Kill(_), _) => {}
+            (Debt::Kill(_) | Debt::Unask(_), _) => {}
             (Debt::Timer(unit) | Debt::Rerun(unit), other) => {
                 let why = format!("{unit} could not be started again: {}", other.said());
                 if matches!(other, Outcome::Fault(Fault::NoSuchUnit(_) | Fault::Refused(_))) {
@@ -209,6 +220,7 @@ impl Debts {
             || !memory.timers.is_empty()
             || !memory.reruns.is_empty()
             || !memory.lent.is_empty()
+            || !memory.asked.is_empty()
             || !memory.depooled.is_empty()
     }
 
@@ -227,6 +239,8 @@ impl Debts {
     pub fn deadline(&self, memory: &Memory) -> Option<Deadline> {
         let owed = (self.waiting && self.pending.is_empty()).then(|| Deadline::new(self.next, "start again what is owed its start"));
         let frozen = !memory.frozen.is_empty() && self.thawing.is_none();
-        earliest([owed, frozen.then(|| Deadline::new(self.next_thaw, "let stopped workers go on"))])
+        let asked =
+            (!memory.asked.is_empty() && self.pending.is_empty()).then(|| Deadline::new(self.next_unask, "take back a request to stop"));
+        earliest([owed, asked, frozen.then(|| Deadline::new(self.next_thaw, "let stopped workers go on"))])
     }
 }

@@ -67,6 +67,14 @@ pub enum Effect {
     Restart { unit: String, cut: Vec<WorkerRef>, within: Duration },
     /// KillUnit(all, SIGKILL), and SIGKILL for what is left in `cgroup` if systemd no longer knows it (facts F3.2). Owes [`Outcome::Done`].
     Kill { unit: String, cgroup: String },
+    /// Make `stop/UNIT`: the script is asked to stop at its next checkpoint. Owes [`Outcome::Done`] at once.
+    AskToStop { unit: String },
+    /// Remove it again; one that is not there is no error. Owes [`Outcome::Done`] at once.
+    Unask { unit: String },
+    /// Make `hold/UNIT.lock` for each loaded service that these patterns match, whatever its state, so that the unit's `User=` and root can lock
+    /// it and nobody else can open it. Owes [`Outcome::Done`] within 10 s.
+    #[serde(skip_deserializing)]
+    MakeLocks { units: Vec<String> },
     /// ResetFailedUnit, so that a script that we stopped is no failure to anybody. Owes [`Outcome::Done`].
     ResetFailed { unit: String },
     /// SIGSTOP to these workers, each through a checked pidfd. Owes [`Outcome::Frozen`] with those that were still there.
@@ -88,6 +96,7 @@ impl Effect {
                 | Effect::Connections { .. }
                 | Effect::Request { .. }
                 | Effect::CheckPool { .. }
+                | Effect::MakeLocks { .. }
         )
     }
 }
@@ -100,6 +109,7 @@ impl Effect {
             self,
             Effect::Repool { .. }
                 | Effect::Unlend { .. }
+                | Effect::Unask { .. }
                 | Effect::Start { .. }
                 | Effect::Kill { .. }
                 | Effect::ResetFailed { .. }
@@ -271,6 +281,9 @@ mod tests {
             Effect::Stop { unit: unit(), within },
             Effect::Start { unit: unit(), caught_up: true },
             Effect::Restart { unit: unit(), cut: vec![worker()], within },
+            Effect::AskToStop { unit: unit() },
+            Effect::Unask { unit: unit() },
+            Effect::MakeLocks { units: vec![unit()] },
             Effect::Kill { unit: unit(), cgroup: String::new() },
             Effect::ResetFailed { unit: unit() },
             Effect::Freeze { workers: vec![worker()] },

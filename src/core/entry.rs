@@ -113,6 +113,14 @@ pub enum Entry {
         id: EffectId,
         outcome: Outcome,
     },
+    /// A script was interrupted by us: stopped, or asked and ended at a checkpoint.
+    Interrupted {
+        unit: String,
+    },
+    /// A script that had been interrupted ended by itself.
+    RanThrough {
+        unit: String,
+    },
     /// We are about to stop this script and owe it a new run.
     RerunOwed {
         unit: String,

@@ -164,6 +164,7 @@ impl Machine {
         let id = format!("r{}", turn.memory.next_rollout);
         turn.record(Entry::RolloutStarted { id, deploy, targets, by, over_hold });
         self.last_start = Some(now.mono);
+        self.locks_due = true;
         self.renew_unmet(now, step);
     }
 

@@ -118,6 +118,12 @@ pub struct ScheduledRules {
     pub drain_timeout: Duration,
     /// `None`: not said, which means stop, unless a stop would start an OnSuccess= or OnFailure= unit (facts M2).
     pub overdue: Option<Overdue>,
+    /// After the drain it is asked to stop, and has this long to reach a checkpoint; zero: it is not asked.
+    pub checkpoint_timeout: Duration,
+    /// At most this long, from when the signal was due, a held lock delays it.
+    pub hold_timeout: Duration,
+    /// In a row; after that it is let finish once.
+    pub max_interruptions: u32,
     /// From StopUnit; then SIGKILL to the whole cgroup.
     pub term_timeout: Duration,
     pub after: After,

@@ -35,6 +35,8 @@ pub struct UnitSeen {
     pub refuse_manual_start: bool,
     pub refuse_manual_stop: bool,
     pub transient: bool,
+    /// Somebody holds flock(2) on its `hold/UNIT.lock`.
+    pub holds_lock: bool,
     pub on_success: bool,
     pub on_failure: bool,
     /// `StartLimitBurst=`; 0 = no limit.

@@ -59,6 +59,8 @@ pub(super) fn tell(written: &Written) {
         | Entry::PhaseEnded { .. }
         | Entry::Intent { .. }
         | Entry::Outcome { .. }
+        | Entry::Interrupted { .. }
+        | Entry::RanThrough { .. }
         | Entry::RerunOwed { .. }
         | Entry::TimerOwed { .. } => {}
     }

@@ -1,9 +1,10 @@
 //! Units with their processes: where systemd and the kernel are put together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::clock;
+use super::cooperation::Cooperation;
 use super::processes::{Processes, Signal};
 use super::systemd::{Hints, Killed, Places, Systemd};
 use crate::core::effect::{Effect, Fault, JobEnd, Looked, Outcome, WorkerRef};
@@ -14,14 +15,15 @@ use crate::core::seen::{ProcessSeen, UnitSeen};
 pub struct Units {
     pub systemd: Systemd,
     processes: Processes,
+    cooperation: Cooperation,
 }
 
 impl Units {
     /// Starts to connect to systemd, in the tokio runtime of the caller.
     #[must_use]
-    pub fn connect(places: Places, processes: Processes) -> (Units, Hints) {
+    pub fn connect(places: Places, processes: Processes, cooperation: Cooperation) -> (Units, Hints) {
         let (systemd, hints) = Systemd::connect(places, clock::now());
-        (Units { systemd, processes }, hints)
+        (Units { systemd, processes, cooperation }, hints)
     }
 
     /// Performs one effect on units, within the time that it owes; `None` for the effects of others.
@@ -54,6 +56,18 @@ impl Units {
         for unit in seen.iter_mut().filter(|unit| unit.cgroup.is_empty()) {
             if let Some(cgroup) = cgroups.get(&unit.unit).filter(|cgroup| !cgroup.is_empty()) {
                 unit.processes = read(cgroup)?;
+            }
+        }
+        // Only whoever is asked about by more than its name may be about to be stopped.
+        if matches!(looked, Looked::WithTimers | Looked::Exactly) {
+            let held = self.cooperation.held(seen.iter().map(|unit| unit.unit.as_str()));
+            let held: BTreeSet<String> = held
+                .map_err(|error| Fault::Other(format!("cannot read who holds a lock: {error}")))?
+                .into_iter()
+                .map(str::to_owned)
+                .collect();
+            for unit in &mut seen {
+                unit.holds_lock = held.contains(&unit.unit);
             }
         }
         Ok(seen)

@@ -37,8 +37,14 @@ _restart__agent() {
             restart__agent,plan)
                 cmd="restart__agent__subcmd__plan"
                 ;;
+            restart__agent,protect)
+                cmd="restart__agent__subcmd__protect"
+                ;;
             restart__agent,release)
                 cmd="restart__agent__subcmd__release"
+                ;;
+            restart__agent,should-stop)
+                cmd="restart__agent__subcmd__should__subcmd__stop"
                 ;;
             restart__agent,status)
                 cmd="restart__agent__subcmd__status"
@@ -56,7 +62,7 @@ _restart__agent() {
 
     case "${cmd}" in
         restart__agent)
-            opts="-h -V --help --version status plan wait trigger hold release abort history casualties check-config daemon"
+            opts="-h -V --help --version status plan wait trigger hold release abort history casualties check-config should-stop protect daemon"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -191,7 +197,35 @@ _restart__agent() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        restart__subcmd__agent__subcmd__protect)
+            opts="-h --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         restart__subcmd__agent__subcmd__release)
+            opts="-h --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        restart__subcmd__agent__subcmd__should__subcmd__stop)
             opts="-h --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

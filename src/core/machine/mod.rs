@@ -59,6 +59,8 @@ pub struct Machine {
     pub(super) hold_until: Option<Mono>,
     pub(super) config_problem: Option<String>,
     pub(super) journal_problem: Option<String>,
+    /// The locks of scripts are to be made: units may have come that have none.
+    pub(super) locks_due: bool,
     /// The package is being removed: nothing is begun, what is owed is paid.
     settling: bool,
 }
@@ -108,6 +110,7 @@ impl Machine {
             hold_until: memory.hold.as_ref().map(|hold| now.mono.after(hold.until.since(now.wall))),
             config_problem: None,
             journal_problem: None,
+            locks_due: true,
             settling: false,
             policy,
             memory,
@@ -148,8 +151,12 @@ impl Machine {
             Event::Tick => {}
             Event::Outcome(id, outcome) => self.outcome(now, &mut step, id, &outcome),
             Event::JobRemoved { unit } => self.hint(now, Some(&unit)),
-            Event::LookAgain => self.hint(now, None),
+            Event::LookAgain => {
+                self.locks_due = true;
+                self.hint(now, None);
+            }
             Event::Policy(policy) => {
+                self.locks_due = true;
                 self.policy = *policy;
                 self.config_problem = None;
                 self.survey.again();
@@ -248,6 +255,7 @@ impl Machine {
         let mut quiet = 0;
         for _ in 0..PASSES {
             let before = (step.effects.len(), step.entries.len());
+            self.make_locks(now, step);
             self.take_in(now, step);
             self.enforce_hold(now, step);
             self.advance_targets(now, step);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Machine, Retry, turn};
+use crate::core::effect::Effect;
 use crate::core::entry::Entry;
 use crate::core::inplace::InPlace;
 use crate::core::loans::Loans;
@@ -97,6 +98,15 @@ impl Machine {
                 pool.want(&mut turn!(self, now, step), Goal::Know);
             }
             self.pools.insert(name, pool);
+        }
+    }
+
+    /// So that a script can hold its lock whenever a deploy lands.
+    pub(super) fn make_locks(&mut self, now: Now, step: &mut Step) {
+        let of = |rules: &TargetRules| if let TargetRules::Scheduled(rules) = rules { Some(rules.units.clone()) } else { None };
+        let units: Vec<String> = self.policy.targets.values().filter_map(of).flatten().collect();
+        if std::mem::replace(&mut self.locks_due, false) && !units.is_empty() && !self.settling {
+            turn!(self, now, step).ask(Effect::MakeLocks { units });
         }
     }
 
@@ -207,7 +217,7 @@ impl Machine {
             }
             match work {
                 Work::Fpm => fpm_held |= self.inplace.progress(name) == Progress::Working,
-                Work::Scheduled(work) => work.pause(&mut self.loans),
+                Work::Scheduled(work) => work.pause(now.mono, &mut self.loans),
                 Work::Services(work) => work.pause(),
             }
         }
@@ -232,7 +242,7 @@ impl Machine {
         for work in self.works.values_mut() {
             match work {
                 Work::Fpm => {}
-                Work::Scheduled(work) => work.pause(&mut self.loans),
+                Work::Scheduled(work) => work.pause(self.last.mono, &mut self.loans),
                 Work::Services(work) => work.pause(),
             }
         }

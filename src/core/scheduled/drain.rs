@@ -9,7 +9,7 @@ use crate::core::step::Turn;
 
 impl Script {
     pub(super) fn drain(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
-        if let Some(why) = untouchable(&self.seen, rules.overdue) {
+        if let Some(why) = untouchable(&self.seen, rules).or_else(|| self.spared_for_once(turn, rules)) {
             turn.unit_ended(&self.target, &self.unit, UnitEnd::Left, why.clone());
             return self.enter(turn.now.mono, ScriptStep::Left(why));
         }
@@ -22,17 +22,26 @@ impl Script {
         }
         self.stop_timers(turn);
     }
+
+    /// One that never gets to its end, since each deploy interrupts it.
+    fn spared_for_once(&self, turn: &Turn<'_>, rules: &ScheduledRules) -> Option<String> {
+        let times = turn.memory.interrupted.get(&self.unit).copied().unwrap_or_default();
+        (times >= rules.max_interruptions)
+            .then(|| format!("it was interrupted {times} times in a row (max_interruptions): this time it is let finish, with old code"))
+    }
 }
 
 /// A script that its rules, or systemd, do not let us stop.
-fn untouchable(unit: &UnitSeen, overdue: Option<Overdue>) -> Option<String> {
+fn untouchable(unit: &UnitSeen, rules: &ScheduledRules) -> Option<String> {
     if unit.refuse_manual_stop {
         return Some("it refuses a manual stop (RefuseManualStop=yes): it goes on with old code until it ends".to_owned());
     }
     if unit.load == Load::Masked {
         return Some("it is masked, so it could not come back: it goes on with old code until it ends".to_owned());
     }
-    match overdue {
+    match rules.overdue {
+        // It is asked first, and may end at a checkpoint.
+        Some(Overdue::Finish) if !rules.checkpoint_timeout.is_zero() => None,
         Some(Overdue::Finish) => Some("its rules let it finish (overdue = \"finish\")".to_owned()),
         Some(Overdue::Stop) => None,
         None if unit.on_success && unit.on_failure => {

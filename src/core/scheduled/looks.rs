@@ -19,6 +19,8 @@ use crate::core::time::Mono;
 
 /// While scripts drain, their end is announced by JobRemoved; this catches what was missed.
 const DRAIN_LOOK: Duration = Duration::from_secs(5);
+/// While one was asked to stop, or holds its lock, which nobody announces.
+const ASKED_LOOK: Duration = Duration::from_secs(1);
 /// While one is being stopped.
 const STOP_LOOK: Duration = Duration::from_millis(500);
 /// Stops that end together are looked at together.
@@ -43,7 +45,7 @@ impl Scheduled {
             }
             if let Some(script) = self.scripts.get_mut(&seen.unit) {
                 script.seen_at = self.pursuit.look.began().unwrap_or(script.seen_at);
-                script.look(turn, loans, seen, stale, drain_until);
+                script.look(turn, rules, loans, seen, stale, drain_until);
             } else if !stale.is_empty() && self.pursuit.works() {
                 // One that was given up in an earlier rollout may still be being stopped.
                 match turn.memory.cutting.get(&seen.unit).cloned() {
@@ -71,6 +73,8 @@ impl Scheduled {
         let look = &mut self.pursuit.look;
         if any(|step| matches!(step, ScriptStep::Stopping)) {
             look.want(now.after(STOP_LOOK));
+        } else if any(|step| matches!(step, ScriptStep::Asked { .. } | ScriptStep::Holding { .. })) {
+            look.want(now.after(ASKED_LOOK));
         } else if self.scripts.values().any(|script| !script.at_rest()) {
             look.want(now.after(DRAIN_LOOK));
         } else if any(|step| matches!(step, ScriptStep::Left(_))) {
@@ -105,21 +109,31 @@ impl Script {
             ScriptStep::Stopping => {
                 self.answered.is_some() || self.ladder.as_ref().is_some_and(|ladder| !matches!(ladder.rung(now), Rung::Grace { .. }))
             }
-            ScriptStep::StoppingTimers | ScriptStep::Ready | ScriptStep::Deciding => true,
+            ScriptStep::StoppingTimers
+            | ScriptStep::Ready
+            | ScriptStep::Asked { .. }
+            | ScriptStep::Holding { .. }
+            | ScriptStep::Deciding => true,
             _ => false,
         }
     }
 
-    fn look(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, seen: &UnitSeen, stale: Stale, drain_until: Mono) {
+    fn look(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, seen: &UnitSeen, stale: Stale, drain_until: Mono) {
         match self.step {
             // What was seen before it was done says nothing of what was done.
             ScriptStep::Done(..) if self.seen_at < self.since => {}
             ScriptStep::Draining | ScriptStep::Left(_) if stale.is_empty() => self.ended_by_itself(turn),
+            ScriptStep::Ready if stale.is_empty() && self.asked && !turn.memory.cutting.contains_key(&self.unit) => {
+                self.ended_before_its_stop(turn, rules, loans, seen);
+            }
             ScriptStep::StoppingTimers | ScriptStep::Ready if stale.is_empty() && !turn.memory.cutting.contains_key(&self.unit) => {
                 // It ended while its timers were being stopped: they are owed their start all the same.
                 self.stale = stale;
                 loans.release(&self.unit);
                 self.enter(turn.now.mono, ScriptStep::Stopped);
+            }
+            ScriptStep::Asked { .. } | ScriptStep::Holding { .. } if stale.is_empty() => {
+                self.ended_before_its_stop(turn, rules, loans, seen)
             }
             ScriptStep::Ready if stale.is_empty() => {
                 // The stop of which nobody knew what became has taken place.
@@ -143,7 +157,12 @@ impl Script {
                 // Somebody's process is older than the landing all the same: begin again with it.
                 *self = Script::new(&self.target, seen.clone(), stale, turn.now.mono, drain_until);
             }
-            ScriptStep::Draining | ScriptStep::Left(_) | ScriptStep::StoppingTimers | ScriptStep::Ready => {
+            ScriptStep::Draining
+            | ScriptStep::Left(_)
+            | ScriptStep::StoppingTimers
+            | ScriptStep::Ready
+            | ScriptStep::Asked { .. }
+            | ScriptStep::Holding { .. } => {
                 self.stale = stale;
                 self.seen = seen.clone();
             }

@@ -2,9 +2,10 @@
 //! its next scheduled run.
 //!
 //! The order of a stop is that of facts F2.3: its timers, the service, then what was lent is given back, then the rerun and the timers.
-//! `script` says what comes after what; each rung of the ladder has its file: `drain`, `stop` (SIGTERM and SIGKILL). `timers` and `rerun`
+//! `script` says what comes after what; each rung of the ladder has its file: `drain`, `checkpoint` (asking, and the lock), `stop` (SIGTERM and SIGKILL). `timers` and `rerun`
 //! follow, `looks` says when and what is looked at, `view` what status is told.
 
+mod checkpoint;
 mod drain;
 mod looks;
 mod rerun;
@@ -97,8 +98,11 @@ impl Scheduled {
     }
 
     /// Gives up what has not been touched; what has been goes on to its end.
-    pub fn pause(&mut self, loans: &mut Loans) {
+    pub fn pause(&mut self, now: Mono, loans: &mut Loans) {
         self.scripts.retain(|unit, script| {
+            if matches!(script.step, ScriptStep::Asked { .. } | ScriptStep::Holding { .. }) {
+                script.spare(now, "nothing is to be restarted now (a hold, or an abort)");
+            }
             let untouched = matches!(script.step, ScriptStep::Draining);
             if untouched || script.at_rest() {
                 loans.release(unit);

@@ -1,6 +1,6 @@
 //! After the stop: what was lent is given back, then it runs again now, or stays quiet until its next scheduled run.
 
-use super::script::{Ask, Script, ScriptStep};
+use super::script::{Ask, Ended, Script, ScriptStep};
 use crate::core::effect::{Effect, Outcome};
 use crate::core::entry::Entry;
 use crate::core::loans::Loans;
@@ -12,10 +12,13 @@ impl Script {
     /// What starts must not start with what was lent for the stop.
     pub(super) fn go_on_when_given_back(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
         loans.release(&self.unit);
+        if !self.unasked(turn) {
+            return;
+        }
         if turn.memory.lent.contains(&self.unit) || !self.pending.is_empty() {
             return;
         }
-        if rules.after == After::Rerun && turn.memory.reruns.contains_key(&self.unit) {
+        if (rules.after == After::Rerun || self.ended == Ended::AtCheckpoint) && turn.memory.reruns.contains_key(&self.unit) {
             self.start(turn);
         } else {
             self.enter(turn.now.mono, ScriptStep::StartingTimers);
@@ -24,11 +27,21 @@ impl Script {
 
     /// Its timers run again.
     pub(super) fn after_timers(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
-        if self.ladder.is_none() {
-            return self.ended_by_itself(turn);
-        }
-        if self.started_for.is_some() {
-            return self.done(turn, UnitEnd::Renewed, "stopped, and started again with the new code".to_owned());
+        match &self.ended {
+            Ended::ByItself => return self.ended_by_itself(turn),
+            Ended::Spared(why) => {
+                let why = why.clone();
+                turn.unit_ended(&self.target, &self.unit, UnitEnd::Left, why.clone());
+                return self.enter(turn.now.mono, ScriptStep::Left(why));
+            }
+            Ended::AtCheckpoint if self.started_for.is_some() => {
+                let why = "asked, it ended at a checkpoint, and was started again with the new code";
+                return self.done(turn, UnitEnd::Renewed, why.to_owned());
+            }
+            Ended::Stopped if self.started_for.is_some() => {
+                return self.done(turn, UnitEnd::Renewed, "stopped, and started again with the new code".to_owned());
+            }
+            Ended::AtCheckpoint | Ended::Stopped => {}
         }
         let rerun = rules.after != After::UntilNext && turn.memory.reruns.contains_key(&self.unit);
         if rerun && self.seen.timers.is_empty() {

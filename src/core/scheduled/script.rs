@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::core::effect::{EffectId, Outcome};
+use crate::core::entry::Entry;
 use crate::core::ladder::Ladder;
 use crate::core::loans::Loans;
 use crate::core::look::Looker;
@@ -37,6 +38,22 @@ pub(super) struct Script {
     pub answered: Option<Mono>,
     /// How often its stop was begun in vain.
     pub tries: u32,
+    /// It was asked to stop at a checkpoint, or need not be.
+    pub asked: bool,
+    /// When SIGTERM was first due: a lock that it holds delays it from there.
+    pub due: Option<Mono>,
+    pub ended: Ended,
+}
+
+/// How a script that is at rest came to be so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ended {
+    ByItself,
+    /// It was asked, and says by its exit status that it is to be run again.
+    AtCheckpoint,
+    Stopped,
+    /// It goes on: its timers, and what it was lent, are given back.
+    Spared(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +63,14 @@ pub(super) enum ScriptStep {
     StoppingTimers,
     /// Its loan is awaited, and one more look, so that nothing fresh is stopped.
     Ready,
+    /// It was asked to stop at its next checkpoint.
+    Asked {
+        until: Mono,
+    },
+    /// It holds its lock.
+    Holding {
+        until: Mono,
+    },
     Stopping,
     /// It is gone; what was lent is given back before anything starts.
     Stopped,
@@ -59,6 +84,8 @@ pub(super) enum ScriptStep {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ask {
     StopTimer,
+    Checkpoint,
+    Unask,
     StopScript,
     Kill,
     Reset,
@@ -83,6 +110,9 @@ impl Script {
             seen_at: now,
             answered: None,
             tries: 0,
+            asked: false,
+            due: None,
+            ended: Ended::ByItself,
         }
     }
 
@@ -94,6 +124,7 @@ impl Script {
             seen_at: Mono::BOOT,
             answered: Some(now),
             step: ScriptStep::Stopping,
+            ended: Ended::Stopped,
             invocation: cutting.invocation.clone(),
             ladder: Some(Ladder::new(cutting.asked, rules.term_timeout)),
             ..Script::new(target, seen, Stale::default(), now, now)
@@ -113,7 +144,9 @@ impl Script {
         match self.step {
             ScriptStep::Draining => self.drain(turn, rules, loans),
             ScriptStep::StoppingTimers if self.pending.is_empty() => self.enter(turn.now.mono, ScriptStep::Ready),
-            ScriptStep::Ready => self.stop_when_lent(turn, rules, loans, look),
+            ScriptStep::Ready => self.go_down_when_lent(turn, rules, loans, look),
+            ScriptStep::Asked { until } => self.wait_for_checkpoint(turn, until),
+            ScriptStep::Holding { until } => self.wait_for_lock(turn, rules, until),
             ScriptStep::Stopping => self.escalate(turn, rules, loans),
             ScriptStep::Stopped => self.go_on_when_given_back(turn, rules, loans),
             ScriptStep::StartingTimers if self.pending.is_empty() => self.start_timers(turn, rules),
@@ -130,6 +163,7 @@ impl Script {
     pub fn came_of(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, ask: Ask, outcome: &Outcome) {
         match ask {
             Ask::StopTimer => self.timer_stopped(turn, outcome),
+            Ask::Checkpoint | Ask::Unask => self.asked_or_unasked(turn, outcome),
             Ask::StopScript => self.stop_answered(turn, loans, outcome),
             Ask::Kill => self.kill_answered(turn, outcome),
             Ask::Reset => {}
@@ -155,6 +189,9 @@ impl Script {
     pub fn ended_by_itself(&mut self, turn: &mut Turn<'_>) {
         let ran = Span(turn.now.mono.since(self.stale.oldest.unwrap_or(turn.now.mono)));
         self.stale = Stale::default();
+        if turn.memory.interrupted.contains_key(&self.unit) {
+            turn.record(Entry::RanThrough { unit: self.unit.clone() });
+        }
         self.done(turn, UnitEnd::Finished, format!("it ended by itself after {ran}"));
     }
 }

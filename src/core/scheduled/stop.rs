@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use super::script::{Ask, Script, ScriptStep};
+use super::script::{Ask, Ended, Script, ScriptStep};
 use crate::core::cut::{settle_cut, settle_script};
 use crate::core::effect::{Effect, Fault, Outcome};
 use crate::core::entry::Entry;
 use crate::core::ladder::{Ladder, Rung};
-use crate::core::loans::{Loan, Loans, script_drop_in};
-use crate::core::look::Looker;
+use crate::core::loans::Loans;
 use crate::core::policy::{After, ScheduledRules};
 use crate::core::seen::{Active, UnitSeen};
 use crate::core::stale::Stale;
@@ -22,20 +21,7 @@ const STOP_TRIES: u32 = 3;
 const STOP_SLACK: Duration = Duration::from_secs(30);
 
 impl Script {
-    /// Its timers are stopped: as soon as it has what it is lent, and one more look has shown it to be stale still.
-    pub(super) fn stop_when_lent(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, look: &Looker) {
-        loans.want(&self.unit, &script_drop_in(&self.seen, rules.term_timeout));
-        match loans.of(&self.unit) {
-            Loan::Here => {}
-            Loan::Coming => return,
-            Loan::Failed(why) => return self.give_up(turn, &why),
-        }
-        if look.seen_since(self.since) {
-            self.stop(turn, rules);
-        }
-    }
-
-    fn stop(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
+    pub(super) fn stop(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
         // What somebody else is stopping already is not for us to start again.
         let ours = self.seen.active != Active::Deactivating;
         if ours && rules.after != After::UntilNext && !self.seen.refuse_manual_start && !self.seen.transient {
@@ -53,6 +39,7 @@ impl Script {
         let id = turn.ask(Effect::Stop { unit: self.unit.clone(), within: rules.term_timeout + STOP_SLACK });
         self.pending.insert(id, Ask::StopScript);
         self.answered = None;
+        self.ended = Ended::Stopped;
         self.ladder = Some(Ladder::new(turn.now.mono, rules.term_timeout));
         self.enter(turn.now.mono, ScriptStep::Stopping);
     }
@@ -145,6 +132,7 @@ impl Script {
         self.stale = stale;
         self.seen = seen.clone();
         self.ladder = None;
+        self.ended = Ended::ByItself;
         self.drain_until = turn.now.mono;
         self.enter(turn.now.mono, ScriptStep::Draining);
     }
@@ -152,9 +140,11 @@ impl Script {
     /// It has ended. Whether our signal ended it, its exit tells.
     fn gone(&mut self, turn: &mut Turn<'_>) {
         let killed = self.ladder.as_ref().is_some_and(Ladder::was_killed);
-        if !settle_script(turn, &self.seen, killed) {
+        if settle_script(turn, &self.seen, killed) {
+            turn.record(Entry::Interrupted { unit: self.unit.clone() });
+        } else {
             // It was done before it was asked.
-            self.ladder = None;
+            self.ended = Ended::ByItself;
             if turn.memory.reruns.contains_key(&self.unit) {
                 turn.record(Entry::RerunSettled { unit: self.unit.clone(), why: "it had ended by itself".to_owned() });
             }

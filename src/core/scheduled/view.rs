@@ -11,6 +11,8 @@ impl Script {
         let unit = &self.unit;
         match (&self.step, &self.ladder) {
             (ScriptStep::Draining, _) => Some(Deadline::new(self.drain_until, format!("{unit}: may end by itself"))),
+            (ScriptStep::Asked { until }, _) => Some(Deadline::new(*until, format!("{unit}: its next checkpoint"))),
+            (ScriptStep::Holding { until }, _) => Some(Deadline::new(*until, format!("{unit}: to let go of its lock"))),
             (ScriptStep::Stopping, Some(ladder)) => match ladder.rung(self.since) {
                 Rung::Grace { until } => Some(Deadline::new(until, format!("{unit}: its grace after SIGTERM"))),
                 Rung::Dying { until } => Some(Deadline::new(until, format!("{unit}: SIGKILL"))),
@@ -23,6 +25,8 @@ impl Script {
     pub(super) fn view(&self, now: Now) -> UnitView {
         let (state, why, deadline) = match &self.step {
             ScriptStep::Draining => (TargetState::Draining, "runs old code; may end by itself".to_owned(), Some(self.drain_until)),
+            ScriptStep::Asked { until } => (TargetState::Asked, "was asked to stop at its next checkpoint".to_owned(), Some(*until)),
+            ScriptStep::Holding { until } => (TargetState::Held, "holds its lock, so it is spared until then".to_owned(), Some(*until)),
             ScriptStep::StoppingTimers | ScriptStep::Ready => (TargetState::Stopping, "about to be stopped".to_owned(), None),
             ScriptStep::Stopping => match self.ladder.as_ref().map(|ladder| ladder.rung(now.mono)) {
                 Some(Rung::Grace { until }) => (TargetState::Stopping, "was sent SIGTERM".to_owned(), Some(until)),

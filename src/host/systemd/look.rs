@@ -89,6 +89,24 @@ impl Systemd {
         Ok(seen)
     }
 
+    /// The loaded services that these names and globs match, whatever their state, each with its `User=`.
+    ///
+    /// # Errors
+    /// [`Fault::Unreachable`].
+    pub async fn users(&self, units: &[String]) -> Result<Vec<(String, String)>, Fault> {
+        let globs: Vec<String> = units.iter().map(|unit| pattern(unit).unwrap_or_else(|| unit.clone())).collect();
+        let rows = self.matching(&globs, Looked::Exactly).await?;
+        let names = rows.into_iter().map(|row| row.0).filter(|unit| unit.ends_with(".service"));
+        stream::iter(names)
+            .map(|unit| async move {
+                let user = self.properties(&unit, &[(SERVICE, "User")]).await?.text(0).to_owned();
+                Ok((unit, user))
+            })
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await
+    }
+
     async fn matching(&self, globs: &[String], looked: Looked) -> Result<Vec<UnitRow>, Fault> {
         if globs.is_empty() {
             return Ok(Vec::new());

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::{Release, apt, cache, wait_for};
 
 /// Packages beside Debian's essential ones and PHP. Recommends are not installed.
-const PACKAGES: [&str; 18] = [
+const PACKAGES: [&str; 19] = [
     "adduser",
     "at",
     "cron",
@@ -25,6 +25,7 @@ const PACKAGES: [&str; 18] = [
     "polkitd",
     "procps",
     "psmisc",
+    "python3-minimal",
     "rsync",
     "socat",
     "systemd",

@@ -32,7 +32,7 @@ impl World {
         found.map(|(name, rules)| (name.clone(), rules.clone()))
     }
 
-    fn scheduled_rules(&self, unit: &str) -> Option<(String, ScheduledRules)> {
+    pub(crate) fn scheduled_rules(&self, unit: &str) -> Option<(String, ScheduledRules)> {
         match self.target_of(unit)? {
             (name, TargetRules::Scheduled(rules)) => Some((name, rules)),
             _ => None,
@@ -108,6 +108,9 @@ impl World {
         let Some((_, rules)) = self.scheduled_rules(name) else { return };
         let Some(unit) = self.units.get(name) else { return };
         if unit.active.runs() {
+            return;
+        }
+        if unit.checkpointed && rules.after != After::UntilNext {
             return;
         }
         let stopped_by_us = unit.last_stop_by_agent.is_some() || self.maybe_stopped.contains(&unit.invocation);
@@ -304,6 +307,9 @@ impl World {
             for process in unit.processes.values().filter(|process| process.frozen) {
                 left.push(format!("{}: process {} is still frozen", unit.name, process.pid));
             }
+        }
+        for unit in &self.asked {
+            left.push(format!("{unit} is still asked to stop"));
         }
         for timer in self.timers.values().filter(|timer| timer.stopped_by_agent && !timer.active) {
             left.push(format!("{} was stopped and never started again", timer.name));

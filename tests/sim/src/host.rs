@@ -475,16 +475,23 @@ impl Host {
         }
     }
 
+    /// It was interrupted so often that its rules let it finish.
+    fn spared_for_once(&self, unit: &str) -> bool {
+        let times = self.memory().interrupted.get(unit).copied().unwrap_or_default();
+        self.world.scheduled_rules(unit).is_some_and(|(_, rules)| times >= rules.max_interruptions)
+    }
+
     /// What holds after every turn.
     fn check_now(&mut self, thorough: bool) {
         let Some(machine) = &self.machine else { return };
         let memory = machine.memory();
         let held = memory.hold.as_ref().is_some_and(|hold| hold.targets.is_none());
         let waits = matches!(machine.waited(None), Waited::Pending { .. }) && !held;
+        let usable = machine.policy().unusable.is_none();
         let pending = [
-            // Without a configuration it waits for one.
-            (memory.rollout.is_some() && machine.policy().unusable.is_none(), "a rollout"),
-            (!memory.depooled.is_empty(), "depooled"),
+            // Without a configuration it waits for one; until then a php-fpm that is not proven keeps the host out.
+            (memory.rollout.is_some() && usable, "a rollout"),
+            (!memory.depooled.is_empty() && (usable || memory.unproven.is_empty()), "depooled"),
             (!memory.lent.is_empty(), "lent"),
             (!memory.timers.is_empty(), "timers"),
             (!memory.reruns.is_empty(), "reruns"),
@@ -502,7 +509,8 @@ impl Host {
         let Some(machine) = &self.machine else { return };
         if thorough && self.stamp_told && matches!(machine.waited(None), Waited::Converged { .. }) {
             let since = self.since.clone();
-            let stale = self.world.stale_units(|target| since.get(target).copied().unwrap_or(Us::MAX));
+            let mut stale = self.world.stale_units(|target| since.get(target).copied().unwrap_or(Us::MAX));
+            stale.retain(|unit| !self.spared_for_once(unit));
             if !stale.is_empty() {
                 self.world.violates(format!("wait says converged, and {} runs old code", stale.join(", ")));
             }
@@ -545,7 +553,8 @@ impl Host {
             self.world.violates(left);
         }
         let since = self.since.clone();
-        let stale = self.world.stale_units(|target| since.get(target).copied().unwrap_or(Us::MAX));
+        let mut stale = self.world.stale_units(|target| since.get(target).copied().unwrap_or(Us::MAX));
+        stale.retain(|unit| !self.spared_for_once(unit));
         if !stale.is_empty() {
             self.world.violates(format!("{} runs old code, with nothing in the way", stale.join(", ")));
         }

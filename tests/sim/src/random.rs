@@ -75,6 +75,8 @@ impl Draw {
             steps: if self.rng.chance(20) { 2 } else { 1 },
             unkillable_for: if self.rng.chance(4) { self.rng.between(30 * S, 300 * S) } else { 0 },
             stubborn_child: self.rng.chance(10),
+            checkpoint: self.rng.chance(50).then(|| self.rng.between(10 * MS, 30 * S)),
+            holds: if self.rng.chance(30) { self.rng.between(S, 3 * MINUTE) } else { 0 },
         }
     }
 
@@ -139,6 +141,9 @@ fn policy(draw: &mut Draw) -> Policy {
             exclude: vec![format!("job{n}-excluded.service")],
             drain_timeout: span(draw.rng.between(0, 20 * S)),
             overdue: *draw.rng.pick(&[None, None, None, Some(Overdue::Stop), Some(Overdue::Finish)]),
+            checkpoint_timeout: span(if draw.rng.chance(60) { 0 } else { draw.rng.between(S, 20 * S) }),
+            hold_timeout: span(draw.rng.between(0, 20 * S)),
+            max_interruptions: u32::try_from(draw.rng.between(1, 4)).unwrap_or(1),
             term_timeout: span(draw.rng.between(500 * MS, 10 * S)),
             after: *draw.rng.pick(&[After::Rerun, After::UntilNext, After::Auto]),
             quiet_within: span(draw.rng.between(S, HOUR)),

@@ -67,8 +67,15 @@ impl World {
 
     /// One part of an effect. Says whether it changed anything.
     pub(crate) fn act(&mut self, epoch: u64, id: EffectId, effect: Effect, stage: u8) -> bool {
-        let over_the_bus =
-            !matches!(effect, Effect::AskPools { .. } | Effect::Request { .. } | Effect::Freeze { .. } | Effect::Thaw { .. });
+        let over_the_bus = !matches!(
+            effect,
+            Effect::AskPools { .. }
+                | Effect::Request { .. }
+                | Effect::Freeze { .. }
+                | Effect::Thaw { .. }
+                | Effect::AskToStop { .. }
+                | Effect::Unask { .. }
+        );
         if over_the_bus && self.now < self.faults.systemd_away_until {
             self.answer(epoch, id, 0, Outcome::Fault(Fault::Unreachable("the bus does not answer".to_owned())));
             return false;
@@ -131,6 +138,15 @@ impl World {
                     self.answer(epoch, id, 200 * MS, Outcome::Done);
                 }
             }
+            Effect::AskToStop { unit } => {
+                self.ask_to_stop(&unit);
+                self.answer(epoch, id, MS, Outcome::Done);
+            }
+            Effect::Unask { unit } => {
+                self.asked.remove(&unit);
+                self.answer(epoch, id, MS, Outcome::Done);
+            }
+            Effect::MakeLocks { .. } => self.answer(epoch, id, 5 * MS, Outcome::Done),
             Effect::Stop { unit, within } => {
                 if self.timers.contains_key(&unit) {
                     self.stop_timer(&unit, By::Agent);
@@ -313,6 +329,32 @@ impl World {
         seen
     }
 
+    fn ask_to_stop(&mut self, name: &str) {
+        self.asked.insert(name.to_owned());
+        self.say(|| format!("{name}: is asked to stop"));
+        let Some(unit) = self.units.get(name) else { return };
+        let (pid, checkpoint) = (unit.main_pid, unit.as_script().and_then(|script| script.checkpoint));
+        if let Some(after) = checkpoint.filter(|_| unit.active == Active::Activating) {
+            self.after(after, Happening::Checkpoint { unit: name.to_owned(), pid });
+        }
+    }
+
+    /// It looks whether it is still asked.
+    pub(super) fn reaches_checkpoint(&mut self, name: &str, pid: u32) {
+        let alive = self.units.get(name).is_some_and(|unit| unit.processes.get(&pid).is_some_and(|process| process.signalled.is_none()));
+        if alive && self.asked.contains(name) {
+            if let Some(unit) = self.units.get_mut(name) {
+                unit.checkpointed = true;
+            }
+            self.say(|| format!("{name}: has reached a checkpoint"));
+            self.process_ended(name, pid, restart_agent::core::seen::Exit::Exited(75));
+        }
+    }
+
+    fn holds_lock(&self, unit: &Unit) -> bool {
+        unit.as_script().is_some_and(|script| unit.active.runs() && self.now < unit.main_start + script.holds)
+    }
+
     #[must_use]
     pub fn unit_seen(&self, unit: &Unit, timers: bool) -> UnitSeen {
         let command = |process: &super::Process| process.comm;
@@ -352,6 +394,7 @@ impl World {
             refuse_manual_start: unit.refuse_start,
             refuse_manual_stop: unit.refuse_stop,
             transient: unit.transient,
+            holds_lock: self.holds_lock(unit),
             on_success: unit.on_success,
             on_failure: unit.on_failure,
             start_limit_burst: unit.start_limit.0,

@@ -58,6 +58,10 @@ pub(crate) enum Happening {
         epoch: u64,
         id: EffectId,
     },
+    Checkpoint {
+        unit: String,
+        pid: u32,
+    },
     ProcessEnds {
         unit: String,
         pid: u32,
@@ -179,6 +183,8 @@ pub struct World {
     pub agent_owes: std::collections::BTreeSet<String>,
     /// The agent has died at least once: what systemd did meanwhile is not its doing.
     pub agent_was_away: bool,
+    /// Units that a file of the agent's asks to stop.
+    pub asked: std::collections::BTreeSet<String>,
     next_pid: u32,
     next_name: u64,
 }
@@ -219,6 +225,7 @@ impl World {
             reached: BTreeMap::new(),
             agent_owes: std::collections::BTreeSet::new(),
             agent_was_away: false,
+            asked: std::collections::BTreeSet::new(),
             next_pid: 1000,
             next_name: 1,
         }
@@ -287,6 +294,7 @@ impl World {
     pub(crate) fn happen(&mut self, what: Happening) {
         match what {
             Happening::ProcessEnds { unit, pid, how } => self.process_ended(&unit, pid, how),
+            Happening::Checkpoint { unit, pid } => self.reaches_checkpoint(&unit, pid),
             Happening::StopTimeout { unit, generation } => self.stop_timeout(&unit, generation),
             Happening::Started { unit, invocation, well } => self.started(&unit, &invocation, well),
             Happening::ComesBack { unit } => self.comes_back(&unit),

@@ -337,6 +337,7 @@ impl World {
         unit.step = 0;
         unit.main_start = now;
         unit.last_stop_by_agent = None;
+        unit.checkpointed = false;
         self.say(|| format!("{name}: starts, by {by:?}"));
         match self.units[name].body.clone() {
             Body::Script(_) => self.run_script(name),

@@ -61,6 +61,10 @@ pub struct Script {
     pub unkillable_for: Us,
     /// A child that ignores SIGTERM.
     pub stubborn_child: bool,
+    /// Asked to stop, it reaches a checkpoint within so long, and exits 75.
+    pub checkpoint: Option<Us>,
+    /// Until when each of its runs holds its lock, from its start.
+    pub holds: Us,
 }
 
 impl Default for Script {
@@ -73,6 +77,8 @@ impl Default for Script {
             steps: 1,
             unkillable_for: 0,
             stubborn_child: false,
+            checkpoint: None,
+            holds: 0,
         }
     }
 }
@@ -167,6 +173,8 @@ pub struct Unit {
     pub stop: Option<Stop>,
     /// The stop of the last invocation was ours, and when it was begun.
     pub last_stop_by_agent: Option<Us>,
+    /// Its last run ended at a checkpoint, since it was asked to.
+    pub checkpointed: bool,
     /// How often each way of starting it has happened: by timer, by the agent.
     pub runs: Vec<(Us, By)>,
     /// Restart=on-failure.
@@ -202,6 +210,7 @@ impl Unit {
             starts: Vec::new(),
             stop: None,
             last_stop_by_agent: None,
+            checkpointed: false,
             runs: Vec::new(),
             restarts_itself: false,
         }
@@ -237,6 +246,11 @@ impl Unit {
         if let Body::Fpm(fpm) = &mut self.body { Some(fpm) } else { None }
     }
 
+    pub fn as_script(&self) -> Option<&Script> {
+        if let Body::Script(script) = &self.body { Some(script) } else { None }
+    }
+
+    #[must_use]
     pub fn as_script_mut(&mut self) -> Option<&mut Script> {
         if let Body::Script(script) = &mut self.body { Some(script) } else { None }
     }

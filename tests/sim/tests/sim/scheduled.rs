@@ -1,9 +1,9 @@
 //! Timer-activated scripts.
 
-use restart_agent::core::policy::After;
+use restart_agent::core::policy::{After, TargetRules};
 use restart_agent::core::seen::Active;
-use restart_agent::core::status::State;
-use sim::host::{Deed, Host};
+use restart_agent::core::status::{State, TargetState};
+use sim::host::{Deed, Host, span};
 use sim::world::{By, HOUR, MINUTE, OnTerm, S, Script, Unit};
 
 use crate::given::{SCRIPT, policy, script_host};
@@ -73,4 +73,91 @@ fn of_a_script_that_somebody_else_was_stopping_already_nobody_is_certain_who_end
     host.must_be_right();
     assert_eq!(host.world.units[SCRIPT].runs.len(), 1, "what a person has stopped stays stopped");
     assert_eq!(host.casualties().into_iter().map(|casualty| casualty.certain).collect::<Vec<_>>(), [false]);
+}
+
+fn asking(after: After, script: Script) -> Host {
+    let mut host = script_host(after, script, HOUR, false);
+    let mut asks = host.policy.clone();
+    for rules in asks.targets.values_mut() {
+        if let TargetRules::Scheduled(rules) = rules {
+            rules.checkpoint_timeout = span(40 * S);
+        }
+    }
+    host.deed_now(Deed::Policy(Box::new(asks)));
+    host
+}
+
+/// It is asked after its drain, and its exit status 75 says "run me again": no signal, no casualty, no failure.
+#[test]
+fn a_script_that_reaches_a_checkpoint_when_asked_is_run_again_and_was_not_cut() {
+    for after in [After::Rerun, After::Auto, After::UntilNext] {
+        let mut host = asking(after, Script { checkpoint: Some(7 * S), ..Script::default() });
+        host.world.touch("d2");
+        assert!(host.run_until(MINUTE, |host| host.world.asked.contains(SCRIPT)));
+        assert_eq!(host.status().targets[0].state, TargetState::Asked);
+        assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+        host.run(S);
+        host.check_at_rest();
+        host.must_be_right();
+        assert!(host.casualties().is_empty());
+        let runs: Vec<By> = host.world.units[SCRIPT].runs.iter().skip(1).map(|(_, by)| *by).collect();
+        assert_eq!(runs, if after == After::UntilNext { vec![] } else { vec![By::Agent] }, "{after:?}");
+        assert_eq!(host.memory().interrupted.get(SCRIPT), Some(&1));
+    }
+}
+
+#[test]
+fn a_script_that_does_not_listen_is_stopped_after_it_was_asked() {
+    let mut host = asking(After::Rerun, Script::default());
+    host.world.touch("d2");
+    let begun = host.world.now;
+    assert!(host.run_until(2 * MINUTE, |host| host.world.units[SCRIPT].active == Active::Deactivating || host.casualties().len() == 1));
+    let took = host.world.now - begun;
+    assert!((70 * S..73 * S).contains(&took), "stopped after {took} us");
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+    host.run(S);
+    host.check_at_rest();
+    host.must_be_right();
+}
+
+#[test]
+fn a_script_that_holds_its_lock_is_spared_until_it_lets_go_and_no_longer_than_its_cap() {
+    for (holds, spared) in [(60 * S + 100 * S, 60 * S), (60 * S + 1000 * S, 300 * S)] {
+        let mut host = script_host(After::Rerun, Script { holds, ..Script::default() }, HOUR, false);
+        host.world.touch("d2");
+        let begun = host.world.now;
+        assert!(host.run_until(50 * S, |host| host.status().targets[0].units.iter().any(|unit| unit.state == TargetState::Held)));
+        assert!(host.run_until(10 * MINUTE, |host| !host.casualties().is_empty()));
+        let took = host.world.now - begun;
+        assert!((30 * S + spared..33 * S + spared).contains(&took), "stopped after {took} us, for {holds}");
+        assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+        host.check_at_rest();
+        host.must_be_right();
+    }
+}
+
+/// Starvation: the fourth deploy lets it finish, and says so.
+#[test]
+fn a_script_that_was_interrupted_too_often_is_let_finish_once() {
+    let mut host = script_host(
+        After::Rerun,
+        Script { next_runs: [HOUR, HOUR, HOUR, 5 * MINUTE].into(), lasts: HOUR, ..Script::default() },
+        24 * HOUR,
+        false,
+    );
+    for n in 2..5 {
+        host.world.touch(&format!("d{n}"));
+        host.run(S);
+        assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)));
+        host.run(10 * S);
+    }
+    assert_eq!(host.casualties().len(), 3);
+    host.world.touch("d5");
+    host.run(60 * S);
+    let unit = host.status().targets[0].units[0].clone();
+    assert_eq!((unit.state, unit.why.contains("3 times in a row")), (TargetState::Left, true), "{unit:?}");
+    assert_eq!(host.casualties().len(), 3);
+    host.run(10 * MINUTE);
+    assert_eq!(host.memory().interrupted.get(SCRIPT), None, "it has ended by itself");
+    host.must_be_right();
 }

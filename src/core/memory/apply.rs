@@ -1,184 +1,20 @@
-//! [`Memory`]: what the journal adds up to, the durable half of the machine.
+//! How the memory changes: one line of the journal after the other.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
-
-use super::deploy::{Deploy, StampIdentity};
-use super::effect::{Effect, EffectId, Fault, Outcome, WorkerRef};
-use super::entry::{Entry, Written};
-use super::status::{Casualty, CasualtyKind, RolloutResult, RolloutView};
-use super::time::{Mono, Wall};
-
-/// The durable half of the machine. It changes only by [`Memory::apply`], so the fold of the journal is it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Memory {
-    pub boot: String,
-    /// Acts that were begun and whose outcome is not written.
-    pub open: BTreeMap<u64, Effect>,
-    pub next_effect: u64,
-    pub next_rollout: u64,
-    /// The path of the stamp.
-    pub watching: Option<String>,
-    /// Ids of the newest deploys, newest last.
-    pub known: Vec<String>,
-    /// The last state of the stamp that was taken note of.
-    pub stamp: Option<StampMemory>,
-    pub targets: BTreeMap<String, TargetMemory>,
-    pub rollout: Option<Rollout>,
-    pub last_rollout: Option<RolloutView>,
-    /// What the last rollout was for: tried again if it did not get there.
-    pub last_deploy: Option<Deploy>,
-    /// The newest deploy for which the whole host converged.
-    pub reached: Option<Reached>,
-    /// What we took out of the pool, by pool.
-    pub depooled: BTreeMap<String, Depooled>,
-    /// Units that may have our drop-in.
-    pub lent: BTreeSet<String>,
-    /// Timers that we may have stopped, and whether they are persistent.
-    pub timers: BTreeMap<String, bool>,
-    /// Scripts that we may have stopped and that are to run again, with their target.
-    pub reruns: BTreeMap<String, String>,
-    /// Workers that may be stopped by our SIGSTOP.
-    pub frozen: Vec<WorkerRef>,
-    /// php-fpm units that we restarted and that have not been proven to serve since, with their target.
-    pub unproven: BTreeMap<String, String>,
-    /// By unit: what is cut if its restart took place, and the invocation that it had before.
-    pub cutting: BTreeMap<String, Cutting>,
-    pub hold: Option<Hold>,
-    /// When each unit was last restarted by us, newest last, at most eight each: for the rate limit.
-    pub restarts: BTreeMap<String, Vec<Wall>>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StampMemory {
-    pub path: String,
-    pub identity: StampIdentity,
-    pub deploy: Deploy,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reached {
-    pub id: String,
-    pub at: Wall,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(default)]
-pub struct TargetMemory {
-    /// When it was first seen, and the id that counted as reached then.
-    pub adopted_at: Wall,
-    pub adopted_id: Option<String>,
-    /// The deploy or trigger that it is to be fresh for; `None` until the first one after its adoption.
-    pub want: Option<Want>,
-    /// The one that it is fresh for.
-    pub reached: Option<Want>,
-    /// By unit: the invocation that we started, and the landing for which it is fresh whatever a clock says.
-    pub fresh: BTreeMap<String, Fresh>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Want {
-    pub id: String,
-    pub landed_at: Wall,
-    /// On the boot clock of [`Memory::boot`].
-    pub landed: Mono,
-    pub forced: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fresh {
-    pub invocation: String,
-    /// On the boot clock of [`Memory::boot`].
-    pub landed: Mono,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rollout {
-    pub view: RolloutView,
-    pub deploy: Deploy,
-    pub targets: BTreeSet<String>,
-    /// The hold that there was when it was ordered does not hold what it names.
-    #[serde(default)]
-    pub over_hold: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Depooled {
-    /// When it was last taken out.
-    pub at: Wall,
-    /// What puts it back, as configured when it was taken out: a configuration that changes meanwhile must not strand it.
-    pub repool: Vec<String>,
-    pub check: Vec<String>,
-    pub timeout: Duration,
-    /// The repool has been sent, and not been seen to arrive: a balancer may still be about to take this host back.
-    #[serde(default)]
-    pub returning: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hold {
-    pub reason: String,
-    pub by: String,
-    pub until: Wall,
-    pub targets: Option<BTreeSet<String>>,
-    /// It ends the running rollout at its next safe point.
-    pub abort: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cutting {
-    pub invocation: String,
-    pub asked: Mono,
-    #[serde(default)]
-    pub grace: Option<Duration>,
-    pub casualties: Vec<Casualty>,
-    /// The restart or stop is in the journal, so it may have taken place.
-    pub begun: bool,
-    /// systemd has answered it, so it has taken place.
-    #[serde(default)]
-    pub answered: bool,
-}
-
-impl Cutting {
-    #[must_use]
-    pub fn of_script(&self) -> bool {
-        self.casualties.iter().any(|casualty| casualty.what == CasualtyKind::Script)
-    }
-}
+use super::{Cutting, Depooled, Fresh, Hold, Memory, Reached, Rollout, StampMemory, TargetMemory, Want};
+use crate::core::deploy::Deploy;
+use crate::core::effect::{Effect, EffectId, Fault, Outcome};
+use crate::core::entry::{Entry, Written};
+use crate::core::status::{RolloutResult, RolloutView};
+use crate::core::time::{Mono, Wall};
 
 /// How many ids of deploys are remembered, for `wait --deploy`.
 const KNOWN_KEPT: usize = 50;
 /// How many restarts of a unit are remembered for the rate limit.
 const RESTARTS_KEPT: usize = 8;
 
-impl Want {
-    /// The same deploy or trigger, whether forced or not.
-    #[must_use]
-    pub fn is(&self, other: &Want) -> bool {
-        self.id == other.id && self.landed_at == other.landed_at && self.landed == other.landed
-    }
-}
-
-impl TargetMemory {
-    /// What it is still to be made fresh for.
-    #[must_use]
-    pub fn unmet(&self) -> Option<&Want> {
-        self.want.as_ref().filter(|want| !self.reached.as_ref().is_some_and(|reached| reached.is(want)))
-    }
-}
-
 impl Memory {
-    /// Whether the hold keeps this target from being renewed now.
-    #[must_use]
-    pub fn holds(&self, target: &str) -> bool {
-        let over = |rollout: &Rollout| rollout.over_hold && rollout.deploy.targets.contains(target);
-        self.hold.as_ref().is_some_and(|hold| hold.targets.as_ref().is_none_or(|targets| targets.contains(target)))
-            && !self.rollout.as_ref().is_some_and(over)
-    }
-
     /// Adds one line of the journal.
     pub fn apply(&mut self, written: &Written) {
         let at = written.at;
@@ -260,6 +96,13 @@ impl Memory {
             }
             Entry::Intent { id, effect } => self.intended(at, *id, effect),
             Entry::Outcome { id, outcome } => self.came_of(*id, outcome),
+            Entry::Interrupted { unit } => {
+                let count = self.interrupted.entry(unit.clone()).or_default();
+                *count = count.saturating_add(1);
+            }
+            Entry::RanThrough { unit } => {
+                self.interrupted.remove(unit);
+            }
             Entry::RerunOwed { unit, target } => {
                 self.reruns.insert(unit.clone(), target.clone());
             }
@@ -292,6 +135,7 @@ impl Memory {
         boot.clone_into(&mut self.boot);
         self.lent.clear();
         self.timers.clear();
+        self.asked.clear();
         self.frozen.clear();
         for target in self.targets.values_mut() {
             target.fresh.clear();
@@ -347,6 +191,9 @@ impl Memory {
                 self.frozen.retain(|worker| !workers.contains(worker));
                 self.frozen.extend(workers.iter().cloned());
             }
+            Effect::AskToStop { unit } => {
+                self.asked.insert(unit.clone());
+            }
             Effect::Stop { unit, .. } => self.cut_begun(unit),
             Effect::Restart { unit, .. } => {
                 self.cut_begun(unit);
@@ -377,6 +224,9 @@ impl Memory {
                 if let Some(cutting) = self.cutting.get_mut(&unit) {
                     cutting.answered = true;
                 }
+            }
+            (Effect::Unask { unit }, Outcome::Done) => {
+                self.asked.remove(&unit);
             }
             (Effect::Unlend { units }, Outcome::Done) => {
                 for unit in units {
