@@ -191,6 +191,15 @@ impl Machine {
                     let text = format!("held by {} until {}: {}. Wait, release, or give --override-hold", hold.by, hold.until, hold.reason);
                     return Machine::refuse(text);
                 }
+                // A deploy that waits for the hold has landed, too: what is renewed now is fresh for it.
+                if self.memory.hold.is_some()
+                    && targets.is_none()
+                    && let Some(pending) = self.pending.take()
+                {
+                    let path = self.policy.stamp.path.clone();
+                    let entry = Entry::Stamp { path, identity: pending.identity, deploy: pending.deploy, adopted: false };
+                    turn!(self, now, step).record(entry);
+                }
                 turn!(self, now, step).record(ordered);
                 let id = self.memory.stamp.as_ref().map_or_else(|| now.wall.to_string(), |stamp| stamp.deploy.id.clone());
                 let targets: Scope = targets.into();

@@ -80,6 +80,11 @@ pub fn abort_and_hold(release: Release) -> Result<()> {
     stage.agent.ok(&["trigger", "--override-hold"])?;
     let waited = stage.agent.wait(SOON)?;
     ensure!(waited.status == 0, "{waited:?}");
+    ensure!(stage.web.served_version()? == "v3" && stage.agent.status()?["state"] == "held", "the hold is for what comes after");
+    let generation = stage.web.generation()?;
+    stage.agent.ok(&["release"])?;
+    stage.agent.wait_state("converged", SOON)?;
+    ensure!(stage.web.generation()? == generation, "restarted twice for one deploy");
     stage.ensure_done("v3")
 }
 

@@ -99,7 +99,15 @@ fn a_trigger_over_a_hold_leaves_the_hold_for_the_next_deploy() {
     host.run(MINUTE);
     assert_eq!(triggered, host.world.units[FPM].invocation);
     assert!(matches!(host.waited(None), Some(Waited::Pending { why }) if why.contains("the database moves")));
-    host.order(Order::Release);
-    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+    // The deploy that waits has landed before this trigger, which is for it, too.
+    host.order(Order::Trigger { force: false, override_hold: true, targets: None, reason: None });
+    assert!(host.run_until(MINUTE, |host| matches!(host.waited(None), Some(Waited::Converged { id }) if id == "d2")));
     assert_ne!(triggered, host.world.units[FPM].invocation);
+    host.run(5 * S);
+    let over = host.world.units[FPM].invocation.clone();
+    host.order(Order::Release);
+    host.run(MINUTE);
+    assert_eq!(over, host.world.units[FPM].invocation, "restarted twice for one deploy");
+    host.check_at_rest();
+    host.must_be_right();
 }
