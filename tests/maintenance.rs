@@ -378,7 +378,11 @@ fn two_deploys(release: Release) -> Result<()> {
     jobs::start(&host, &all)?;
     let agent = Agent::install(&host)?;
     agent.deploy("v0")?;
-    agent.configure(&config(&[("jobs", "job-*.service", "drain_timeout = \"0s\"\nterm_timeout = \"3s\"\nafter = \"rerun\"")]))?;
+    agent.configure(&config(&[(
+        "jobs",
+        "job-*.service",
+        "drain_timeout = \"0s\"\nterm_timeout = \"3s\"\nafter = \"rerun\"\nmax_interruptions = 100",
+    )]))?;
     agent.deploy("v1")?;
     wait_for("job-slow to be stopping", MINUTE, || {
         let state = host.property("job-slow.service", "ActiveState")?;
