@@ -10,7 +10,7 @@ use super::effect::{Effect, EffectId, Fault, Looked, Outcome};
 use super::entry::Entry;
 use super::memory::{Cutting, Memory};
 use super::orphans::{Ending, Orphans};
-use super::policy::{After, TargetRules};
+use super::policy::TargetRules;
 use super::seen::{Active, UnitSeen};
 use super::status::UnitEnd;
 use super::step::{Deadline, Turn, earliest};
@@ -28,7 +28,6 @@ pub struct Debts {
     pending: BTreeMap<EffectId, Debt>,
     orphans: Orphans,
     next: Mono,
-    next_unask: Mono,
     /// Something is owed that no rollout is at.
     waiting: bool,
     trouble: Option<String>,
@@ -57,18 +56,10 @@ impl Debts {
             return;
         }
         let asked: Vec<String> = turn.memory.asked.iter().filter(|unit| !owned("", unit)).cloned().collect();
-        if !asked.is_empty() && turn.now.mono >= self.next_unask {
-            self.next_unask = turn.now.mono.after(RETRY);
-            for unit in asked {
-                let id = turn.ask(Effect::Unask { unit: unit.clone() });
-                self.pending.insert(id, Debt::Unask(unit));
-            }
-            return;
-        }
         let units: BTreeSet<String> =
             turn.memory.reruns.keys().chain(turn.memory.cutting.keys()).filter(|unit| !owned("", unit)).cloned().collect();
         let timers = turn.memory.timers.keys().any(|timer| !owned(timer, ""));
-        self.waiting = timers || !units.is_empty();
+        self.waiting = timers || !units.is_empty() || !asked.is_empty();
         if !self.waiting {
             self.trouble = None;
         }
@@ -76,6 +67,14 @@ impl Debts {
             return;
         }
         self.next = turn.now.mono.after(RETRY);
+        if !asked.is_empty() {
+            // Before anything starts that would find itself asked.
+            for unit in asked {
+                let id = turn.ask(Effect::Unask { unit: unit.clone() });
+                self.pending.insert(id, Debt::Unask(unit));
+            }
+            return;
+        }
         if units.is_empty() {
             return self.start_timers(turn, owned);
         }
@@ -112,7 +111,11 @@ impl Debts {
             }
             (Debt::Look(began), Outcome::Units(units)) => self.looked(turn, began, units, owned),
             (Debt::Kill(unit), Outcome::Fault(_)) => self.orphans.kill_failed(&unit, turn.now.mono),
-            (Debt::Kill(_) | Debt::Unask(_), _) => {}
+            (Debt::Kill(_), _) => {}
+            (Debt::Unask(_), Outcome::Done) => self.paid(turn),
+            (Debt::Unask(unit), other) => {
+                self.trouble = Some(format!("the request to stop {unit} could not be taken back: {}", other.said()));
+            }
             (Debt::Timer(unit) | Debt::Rerun(unit), other) => {
                 let why = format!("{unit} could not be started again: {}", other.said());
                 if matches!(other, Outcome::Fault(Fault::NoSuchUnit(_) | Fault::Refused(_))) {
@@ -197,14 +200,12 @@ impl Debts {
                 Some(format!("{} is owed a new run: whether now, its rules say, and the configuration cannot be read", seen.unit));
             return;
         }
-        let next = seen.timers.iter().filter(|timer| timer.active).filter_map(|timer| timer.next).min();
-        if let Some(TargetRules::Scheduled(rules)) = turn.policy.targets.get(&target) {
-            let soon = next.is_some_and(|next| next.since(turn.now.wall) <= rules.quiet_within);
-            if rules.after == After::UntilNext || (rules.after == After::Auto && soon) {
-                let why = "stopped; it stays quiet until its next scheduled run";
-                turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: why.to_owned() });
-                return turn.unit_ended(&target, &seen.unit, UnitEnd::Quiet, why);
-            }
+        if let Some(TargetRules::Scheduled(rules)) = turn.policy.targets.get(&target)
+            && rules.stays_quiet(seen.next_run(), turn.now.wall)
+        {
+            let why = "stopped; it stays quiet until its next scheduled run";
+            turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: why.to_owned() });
+            return turn.unit_ended(&target, &seen.unit, UnitEnd::Quiet, why);
         }
         let id = turn.ask(Effect::Start { unit: seen.unit.clone(), caught_up: false });
         self.pending.insert(id, Debt::Rerun(seen.unit.clone()));
@@ -239,8 +240,6 @@ impl Debts {
     pub fn deadline(&self, memory: &Memory) -> Option<Deadline> {
         let owed = (self.waiting && self.pending.is_empty()).then(|| Deadline::new(self.next, "start again what is owed its start"));
         let frozen = !memory.frozen.is_empty() && self.thawing.is_none();
-        let asked =
-            (!memory.asked.is_empty() && self.pending.is_empty()).then(|| Deadline::new(self.next_unask, "take back a request to stop"));
-        earliest([owed, asked, frozen.then(|| Deadline::new(self.next_thaw, "let stopped workers go on"))])
+        earliest([owed, frozen.then(|| Deadline::new(self.next_thaw, "let stopped workers go on"))])
     }
 }

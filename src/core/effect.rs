@@ -72,7 +72,8 @@ pub enum Effect {
     /// Remove it again; one that is not there is no error. Owes [`Outcome::Done`] at once.
     Unask { unit: String },
     /// Make `hold/UNIT.lock` for each loaded service that these patterns match, whatever its state, so that the unit's `User=` and root can lock
-    /// it and nobody else can open it. Owes [`Outcome::Done`] within 10 s.
+    /// it and nobody else can open it. Owes [`Outcome::Done`] within 10 s. It is no act for the journal: nothing is taken from anybody, and it is
+    /// done again at the next start.
     #[serde(skip_deserializing)]
     MakeLocks { units: Vec<String> },
     /// ResetFailedUnit, so that a script that we stopped is no failure to anybody. Owes [`Outcome::Done`].

@@ -111,14 +111,17 @@ impl Machine {
         Some(self.last_start.map_or(settled, |start| settled.max(start.after(rules.min_interval))))
     }
 
-    /// Starts what is due: a deploy, or another try.
-    pub(super) fn take_in(&mut self, now: Now, step: &mut Step) {
-        // A deploy waits until a hold on everything ends; one on some targets lets the others go on.
-        if self.settling()
+    /// Whatever lands waits. A deploy waits until a hold on everything ends; one on some targets lets the others go on.
+    fn begins_nothing(&self) -> bool {
+        self.settling()
             || self.policy.unusable.is_some()
             || self.memory.hold.as_ref().is_some_and(|hold| hold.targets.is_none())
             || self.journal_problem.is_some()
-        {
+    }
+
+    /// Starts what is due: a deploy, or another try.
+    pub(super) fn take_in(&mut self, now: Now, step: &mut Step) {
+        if self.begins_nothing() {
             return;
         }
         if self.settled_at().is_some_and(|at| at <= now.mono)
@@ -264,9 +267,7 @@ impl Machine {
     }
 
     pub(super) fn intake_deadline(&self) -> Option<Deadline> {
-        let held = self.memory.hold.as_ref().is_some_and(|hold| hold.targets.is_none())
-            || self.journal_problem.is_some()
-            || self.policy.unusable.is_some();
+        let held = self.begins_nothing();
         let settle = self.settled_at().filter(|_| !held).map(|at| Deadline::new(at, "the stamp to settle"));
         let retry =
             self.retry.as_ref().filter(|retry| !held && retry.at != Mono::NEVER).map(|retry| Deadline::new(retry.at, "another try"));

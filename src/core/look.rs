@@ -94,6 +94,12 @@ impl Looker {
         *self = Looker::default();
     }
 
+    /// Whether a look that began at `at` or later is under way: what was due then waits for its answer.
+    #[must_use]
+    pub fn under_way_since(&self, at: Mono) -> bool {
+        self.pending.is_some_and(|(_, began)| began >= at)
+    }
+
     #[must_use]
     pub fn due(&self) -> Option<Mono> {
         self.due.filter(|_| self.pending.is_none()).map(|due| due.max(self.not_before))

@@ -7,7 +7,7 @@ use super::memory::Memory;
 use super::policy::{After, FpmRules, Overdue, Policy, ScheduledRules, ServiceRules, TargetRules};
 use super::seen::{Load, PoolAnswers, UnitSeen};
 use super::status::{PlanProcess, PlanRequest, PlanUnit, PlanView};
-use super::target::matches_any;
+use super::target::is_of;
 use super::time::{Now, Span};
 use super::view::SCHEMA;
 
@@ -100,7 +100,7 @@ fn in_flight((source, answers): &(Source, PoolAnswers)) -> Option<Vec<PlanReques
 }
 
 fn script(target: &str, rules: &ScheduledRules, unit: &UnitSeen, now: Now) -> Option<PlanUnit> {
-    if !matches_any(&rules.units, &unit.unit) || matches_any(&rules.exclude, &unit.unit) || unit.processes.is_empty() {
+    if !is_of(&rules.units, &rules.exclude, &unit.unit) || unit.processes.is_empty() {
         return None;
     }
     let drain = Span(rules.drain_timeout);
@@ -136,7 +136,7 @@ fn script(target: &str, rules: &ScheduledRules, unit: &UnitSeen, now: Now) -> Op
 }
 
 fn service(target: &str, rules: &ServiceRules, unit: &UnitSeen, now: Now) -> Option<PlanUnit> {
-    if !matches_any(&rules.units, &unit.unit) || matches_any(&rules.exclude, &unit.unit) || unit.processes.is_empty() {
+    if !is_of(&rules.units, &rules.exclude, &unit.unit) || unit.processes.is_empty() {
         return None;
     }
     let drain = if rules.drain_timeout.is_zero() { String::new() } else { format!("waits up to {}, ", Span(rules.drain_timeout)) };

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::time::Wall;
+
 /// All rules of one host. The default has no target: such an agent watches nothing and touches nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Policy {
@@ -129,6 +131,18 @@ pub struct ScheduledRules {
     pub after: After,
     /// `after = "auto"`: next scheduled run within this -> until-next, else rerun.
     pub quiet_within: Duration,
+}
+
+impl ScheduledRules {
+    /// Whether a script that was stopped waits for its next scheduled run, which is at `next`.
+    #[must_use]
+    pub fn stays_quiet(&self, next: Option<Wall>, now: Wall) -> bool {
+        match self.after {
+            After::Rerun => false,
+            After::UntilNext => true,
+            After::Auto => next.is_some_and(|next| next.since(now) <= self.quiet_within),
+        }
+    }
 }
 
 /// What happens to a script that is still stale after its drain.

@@ -50,6 +50,12 @@ pub struct UnitSeen {
 }
 
 impl UnitSeen {
+    /// When the first of its timers that run elapses next.
+    #[must_use]
+    pub fn next_run(&self) -> Option<Wall> {
+        self.timers.iter().filter(|timer| timer.active).filter_map(|timer| timer.next).min()
+    }
+
     /// What is seen now takes the place of what was seen before; of a dead unit the cgroup is known from before only (facts F3.2).
     pub fn update(&mut self, seen: &UnitSeen) {
         let cgroup = std::mem::take(&mut self.cgroup);

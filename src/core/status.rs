@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::time::Wall;
+use super::stale::Stale;
+use super::time::{Mono, Now, Wall};
 
 /// How the problem begins with which the agent runs without any rules.
 pub const UNUSABLE: &str = "the configuration cannot be used, so nothing is renewed";
@@ -185,6 +186,25 @@ pub struct UnitView {
     pub in_flight: Option<u32>,
     pub why: String,
     pub deadline: Option<Wall>,
+}
+
+impl UnitView {
+    /// A unit of which nothing more is to be told.
+    #[must_use]
+    pub fn new(unit: &str, state: TargetState, why: String) -> UnitView {
+        UnitView { unit: unit.to_owned(), state, stale_processes: 0, oldest_start: None, in_flight: None, why, deadline: None }
+    }
+
+    /// The same with what of it is stale, and until when it waits.
+    #[must_use]
+    pub fn aged(self, stale: &Stale, deadline: Option<Mono>, now: Now) -> UnitView {
+        UnitView {
+            stale_processes: stale.count(),
+            oldest_start: stale.oldest.map(|at| now.wall_of(at)),
+            deadline: deadline.map(|at| now.wall_of(at)),
+            ..self
+        }
+    }
 }
 
 /// What a rollout has cut, counted.

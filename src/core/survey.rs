@@ -13,7 +13,7 @@ use super::machine::{Machine, Work, turn};
 use super::policy::TargetRules;
 use super::seen::{ProcessSeen, UnitSeen};
 use super::step::{Deadline, Step, Turn, earliest};
-use super::target::{Progress, matches_any};
+use super::target::{Progress, is_of};
 use super::time::{Mono, Now, Wall};
 
 /// As long as a unit could not be renewed as it is, or after a look that failed.
@@ -120,7 +120,7 @@ fn shown(rules: &TargetRules, unit: &UnitSeen) -> bool {
         TargetRules::Scheduled(rules) => (&rules.units, &rules.exclude),
         TargetRules::Service(rules) => (&rules.units, &rules.exclude),
     };
-    !unit.processes.is_empty() && matches_any(units, &unit.unit) && !matches_any(exclude, &unit.unit)
+    !unit.processes.is_empty() && is_of(units, exclude, &unit.unit)
 }
 
 impl Machine {

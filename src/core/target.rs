@@ -29,6 +29,12 @@ pub fn matches_any(patterns: &[String], unit: &str) -> bool {
     patterns.iter().any(|pattern| pattern == unit || glob::Pattern::new(pattern).is_ok_and(|pattern| pattern.matches(unit)))
 }
 
+/// Whether a unit belongs to a target with these names or globs.
+#[must_use]
+pub fn is_of(units: &[String], exclude: &[String], unit: &str) -> bool {
+    matches_any(units, unit) && !matches_any(exclude, unit)
+}
+
 /// What a target of several units is at: what they are to be fresh for, how far that has come, and the looks at them that tell.
 #[derive(Debug, Default)]
 pub struct Pursuit {

@@ -53,7 +53,6 @@ impl Default for Places {
 pub struct Host {
     units: Units,
     layouts: Mutex<LayoutCache>,
-    cooperation: Cooperation,
     run: PathBuf,
     proc: PathBuf,
 }
@@ -65,8 +64,8 @@ impl Host {
         let Places { systemd, cgroups, proc, run } = places;
         let cooperation = Cooperation::at(&run, &proc);
         let processes = processes::Processes::at(cgroups, proc.clone());
-        let (units, hints) = Units::connect(systemd, processes, cooperation.clone());
-        (Host { units, layouts: Mutex::default(), cooperation, run, proc }, hints)
+        let (units, hints) = Units::connect(systemd, processes, cooperation);
+        (Host { units, layouts: Mutex::default(), run, proc }, hints)
     }
 
     /// systemd's signals are of use from now on.
@@ -103,9 +102,6 @@ impl Host {
             }
             Effect::Repool { pool, argv, timeout } => self.hook("repool", pool, argv, *timeout).await,
             Effect::Depool { pool, depool, timeout, .. } => self.hook("depool", pool, depool, *timeout).await,
-            Effect::AskToStop { unit } => done(self.cooperation.ask(unit), "make the request to stop"),
-            Effect::Unask { unit } => done(self.cooperation.unask(unit), "take back the request to stop"),
-            Effect::MakeLocks { units } => self.make_locks(units).await.map_or_else(Outcome::Fault, |()| Outcome::Done),
             Effect::Look { .. }
             | Effect::Lend { .. }
             | Effect::Unlend { .. }
@@ -114,20 +110,14 @@ impl Host {
             | Effect::Restart { .. }
             | Effect::Kill { .. }
             | Effect::ResetFailed { .. }
+            | Effect::AskToStop { .. }
+            | Effect::Unask { .. }
+            | Effect::MakeLocks { .. }
             | Effect::Freeze { .. }
             | Effect::Thaw { .. } => {
                 self.units.perform(effect).await.unwrap_or_else(|| Outcome::Fault(Fault::Other("nobody does this".to_owned())))
             }
         }
-    }
-
-    async fn make_locks(&self, patterns: &[String]) -> Result<(), Fault> {
-        for (unit, user) in self.units.systemd.users(patterns).await? {
-            if let Err(error) = self.cooperation.make_lock(&unit, &user) {
-                tracing::warn!(unit, %error, "{unit} has no lock that it could hold: {error}");
-            }
-        }
-        Ok(())
     }
 
     async fn hook(&self, what: &str, pool: &str, argv: &[String], timeout: Duration) -> Outcome {
@@ -183,8 +173,4 @@ fn with_environment(argv: Vec<String>, environment: &[String]) -> Vec<String> {
 
 fn one_line(text: &str) -> String {
     text.lines().map(|line| layout::without_time(line.trim())).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
-}
-
-fn done(result: std::io::Result<()>, what: &str) -> Outcome {
-    result.map_or_else(|error| Outcome::Fault(Fault::Other(format!("cannot {what}: {error}"))), |()| Outcome::Done)
 }

@@ -40,8 +40,20 @@ impl Units {
             Effect::ResetFailed { unit } => done(self.systemd.reset_failed(unit).await),
             Effect::Freeze { workers } => self.freeze(workers).map_or_else(Outcome::Fault, Outcome::Frozen),
             Effect::Thaw { workers } => done(self.thaw(workers)),
+            Effect::AskToStop { unit } => done(self.cooperation.ask(unit).map_err(|error| cannot("make the request to stop", &error))),
+            Effect::Unask { unit } => done(self.cooperation.unask(unit).map_err(|error| cannot("take back the request to stop", &error))),
+            Effect::MakeLocks { units } => done(self.make_locks(units).await),
             _ => return None,
         })
+    }
+
+    async fn make_locks(&self, patterns: &[String]) -> Result<(), Fault> {
+        for (unit, user) in self.systemd.users(patterns).await? {
+            if let Err(error) = self.cooperation.make_lock(&unit, &user) {
+                tracing::warn!(unit, %error, "{unit} has no lock that it could hold: {error}");
+            }
+        }
+        Ok(())
     }
 
     /// Units with their processes.
@@ -61,11 +73,8 @@ impl Units {
         // Only whoever is asked about by more than its name may be about to be stopped.
         if matches!(looked, Looked::WithTimers | Looked::Exactly) {
             let held = self.cooperation.held(seen.iter().map(|unit| unit.unit.as_str()));
-            let held: BTreeSet<String> = held
-                .map_err(|error| Fault::Other(format!("cannot read who holds a lock: {error}")))?
-                .into_iter()
-                .map(str::to_owned)
-                .collect();
+            let held: BTreeSet<String> =
+                held.map_err(|error| cannot("read who holds a lock", &error))?.into_iter().map(str::to_owned).collect();
             for unit in &mut seen {
                 unit.holds_lock = held.contains(&unit.unit);
             }
@@ -134,6 +143,10 @@ impl Units {
         }
         failed.map_or(Ok(()), Err)
     }
+}
+
+fn cannot(what: &str, error: &std::io::Error) -> Fault {
+    Fault::Other(format!("cannot {what}: {error}"))
 }
 
 fn done(result: Result<(), Fault>) -> Outcome {

@@ -232,7 +232,7 @@ impl InPlace {
             return Some(unit.view(now, held_back));
         }
         let (state, why) = self.notes.get(target)?.clone();
-        Some(UnitView { unit: rules.unit.clone(), state, stale_processes: 0, oldest_start: None, in_flight: None, why, deadline: None })
+        Some(UnitView::new(&rules.unit, state, why))
     }
 
     #[must_use]

@@ -103,9 +103,12 @@ impl Machine {
 
     /// So that a script can hold its lock whenever a deploy lands.
     pub(super) fn make_locks(&mut self, now: Now, step: &mut Step) {
+        if !std::mem::replace(&mut self.locks_due, false) || self.settling {
+            return;
+        }
         let of = |rules: &TargetRules| if let TargetRules::Scheduled(rules) = rules { Some(rules.units.clone()) } else { None };
         let units: Vec<String> = self.policy.targets.values().filter_map(of).flatten().collect();
-        if std::mem::replace(&mut self.locks_due, false) && !units.is_empty() && !self.settling {
+        if !units.is_empty() {
             turn!(self, now, step).ask(Effect::MakeLocks { units });
         }
     }

@@ -5,8 +5,8 @@ use crate::core::effect::{Effect, Outcome};
 use crate::core::entry::Entry;
 use crate::core::loans::{Loan, Loans, script_drop_in};
 use crate::core::look::Looker;
-use crate::core::policy::{After, Overdue, ScheduledRules};
-use crate::core::seen::{Active, Exit, UnitSeen};
+use crate::core::policy::{Overdue, ScheduledRules};
+use crate::core::seen::{Exit, UnitSeen};
 use crate::core::step::Turn;
 use crate::core::time::Mono;
 
@@ -70,19 +70,14 @@ impl Script {
     pub(super) fn ended_before_its_stop(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, seen: &UnitSeen) {
         let same = seen.invocation == self.seen.invocation;
         let run_again = same && self.asked && seen.exit.is_some_and(|exit| exit.how == Exit::Exited(RUN_AGAIN));
+        self.seen.timers.clone_from(&seen.timers);
+        self.seen.active = seen.active;
         if run_again {
             self.ended = Ended::AtCheckpoint;
             turn.record(Entry::Interrupted { unit: self.unit.clone() });
-            if rules.after != After::UntilNext && !seen.refuse_manual_start && !seen.transient {
-                turn.record(Entry::RerunOwed { unit: self.unit.clone(), target: self.target.clone() });
-            }
+            self.owe_rerun(turn, rules);
+            self.reset_failed(turn);
         }
-        if run_again && seen.active == Active::Failed {
-            let id = turn.ask(Effect::ResetFailed { unit: self.unit.clone() });
-            self.pending.insert(id, Ask::Reset);
-        }
-        self.seen.timers.clone_from(&seen.timers);
-        self.seen.active = seen.active;
         loans.release(&self.unit);
         self.enter(turn.now.mono, ScriptStep::Stopped);
     }

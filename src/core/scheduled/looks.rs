@@ -14,7 +14,7 @@ use crate::core::seen::UnitSeen;
 use crate::core::stale::{Stale, stale};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
-use crate::core::target::matches_any;
+use crate::core::target::is_of;
 use crate::core::time::Mono;
 
 /// While scripts drain, their end is announced by JobRemoved; this catches what was missed.
@@ -36,7 +36,7 @@ impl Scheduled {
         let drain_until = self.pursuit.drain_until(turn.now.mono, rules.drain_timeout);
         for seen in units {
             let known = self.scripts.contains_key(&seen.unit);
-            if !known && (!matches_any(&rules.units, &seen.unit) || matches_any(&rules.exclude, &seen.unit)) {
+            if !known && !is_of(&rules.units, &rules.exclude, &seen.unit) {
                 continue;
             }
             let stale = stale(seen, &want, &memory);

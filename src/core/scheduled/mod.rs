@@ -166,7 +166,10 @@ impl Scheduled {
     pub fn deadline(&self) -> Option<Deadline> {
         self.pursuit.want()?;
         let look = self.pursuit.look.due().map(|at| Deadline::new(at, format!("{}: look at its scripts", self.name)));
-        earliest(self.scripts.values().map(Script::deadline).chain([look]))
+        let own = self.scripts.values().map(Script::deadline);
+        // What has passed waits for the look that is under way.
+        let own = own.map(|own| own.filter(|own| !self.pursuit.look.under_way_since(own.at)));
+        earliest(own.chain([look]))
     }
 
     #[must_use]

@@ -5,6 +5,7 @@ use crate::core::effect::{Effect, Outcome};
 use crate::core::entry::Entry;
 use crate::core::loans::Loans;
 use crate::core::policy::{After, ScheduledRules};
+use crate::core::seen::Active;
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 
@@ -53,10 +54,9 @@ impl Script {
 
     /// The next elapse of its timers is real now: rerun at once, or stay quiet until then.
     pub(super) fn decide(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
-        let next = self.seen.timers.iter().filter(|timer| timer.active).filter_map(|timer| timer.next).min();
-        let within = next.is_some_and(|next| next.since(turn.now.wall) <= rules.quiet_within);
+        let next = self.seen.next_run();
         let owed = turn.memory.reruns.contains_key(&self.unit);
-        if owed && rules.after != After::UntilNext && !within && !self.seen.active.runs() {
+        if owed && !rules.stays_quiet(next, turn.now.wall) && !self.seen.active.runs() {
             return self.start(turn);
         }
         let why = match next {
@@ -68,6 +68,21 @@ impl Script {
             turn.record(Entry::RerunSettled { unit: self.unit.clone(), why: why.clone() });
         }
         self.done(turn, UnitEnd::Quiet, why);
+    }
+
+    /// From now on it is owed a new run, if its rules give it one and systemd lets us start it.
+    pub(super) fn owe_rerun(&self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
+        if rules.after != After::UntilNext && !self.seen.refuse_manual_start && !self.seen.transient {
+            turn.record(Entry::RerunOwed { unit: self.unit.clone(), target: self.target.clone() });
+        }
+    }
+
+    /// That it ended as it did was our doing: it is no failure to anybody.
+    pub(super) fn reset_failed(&mut self, turn: &mut Turn<'_>) {
+        if self.seen.active == Active::Failed {
+            let id = turn.ask(Effect::ResetFailed { unit: self.unit.clone() });
+            self.pending.insert(id, Ask::Reset);
+        }
     }
 
     fn start(&mut self, turn: &mut Turn<'_>) {

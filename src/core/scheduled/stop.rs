@@ -8,7 +8,7 @@ use crate::core::effect::{Effect, Fault, Outcome};
 use crate::core::entry::Entry;
 use crate::core::ladder::{Ladder, Rung};
 use crate::core::loans::Loans;
-use crate::core::policy::{After, ScheduledRules};
+use crate::core::policy::ScheduledRules;
 use crate::core::seen::{Active, UnitSeen};
 use crate::core::stale::Stale;
 use crate::core::status::{Casualty, CasualtyKind};
@@ -24,8 +24,8 @@ impl Script {
     pub(super) fn stop(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
         // What somebody else is stopping already is not for us to start again.
         let ours = self.seen.active != Active::Deactivating;
-        if ours && rules.after != After::UntilNext && !self.seen.refuse_manual_start && !self.seen.transient {
-            turn.record(Entry::RerunOwed { unit: self.unit.clone(), target: self.target.clone() });
+        if ours {
+            self.owe_rerun(turn, rules);
         }
         self.invocation.clone_from(&self.seen.invocation);
         let casualties = vec![self.casualty(turn, ours)];
@@ -149,10 +149,7 @@ impl Script {
                 turn.record(Entry::RerunSettled { unit: self.unit.clone(), why: "it had ended by itself".to_owned() });
             }
         }
-        if self.seen.active == Active::Failed {
-            let id = turn.ask(Effect::ResetFailed { unit: self.unit.clone() });
-            self.pending.insert(id, Ask::Reset);
-        }
+        self.reset_failed(turn);
         self.enter(turn.now.mono, ScriptStep::Stopped);
     }
 }

@@ -40,14 +40,6 @@ impl Script {
             ScriptStep::Done(_, why) => (TargetState::Fresh, why.clone(), None),
             ScriptStep::Left(why) => (TargetState::Left, why.clone(), None),
         };
-        UnitView {
-            unit: self.unit.clone(),
-            state,
-            stale_processes: self.stale.count(),
-            oldest_start: self.stale.oldest.map(|at| now.wall_of(at)),
-            in_flight: None,
-            why,
-            deadline: deadline.map(|at| now.wall_of(at)),
-        }
+        UnitView::new(&self.unit, state, why).aged(&self.stale, deadline, now)
     }
 }

@@ -12,7 +12,7 @@ use crate::core::seen::{Active, UnitSeen};
 use crate::core::stale::{Stale, stale};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
-use crate::core::target::matches_any;
+use crate::core::target::is_of;
 use crate::core::time::Mono;
 
 const DRAIN_LOOK: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ impl Services {
         let drain_until = self.pursuit.drain_until(turn.now.mono, rules.drain_timeout);
         for seen in units {
             let known = self.units.contains_key(&seen.unit);
-            if !known && (!matches_any(&rules.units, &seen.unit) || matches_any(&rules.exclude, &seen.unit)) {
+            if !known && !is_of(&rules.units, &rules.exclude, &seen.unit) {
                 continue;
             }
             present.insert(seen.unit.clone());
@@ -61,6 +61,7 @@ impl Services {
         }
         let unseen = |unit: &Service| match unit.step {
             Step::Draining { until } | Step::Pausing { until } => now >= until && unit.seen_at < until,
+            Step::Restarting => unit.grace_over(rules).is_some_and(|until| now >= until && unit.seen_at < until),
             _ => false,
         };
         if self.units.values().any(unseen) {

@@ -124,7 +124,10 @@ impl Services {
     pub fn deadline(&self) -> Option<Deadline> {
         self.pursuit.want()?;
         let look = self.pursuit.look.due().map(|at| Deadline::new(at, format!("{}: look at its services", self.name)));
-        earliest(self.units.iter().map(|(name, unit)| unit.deadline(name)).chain([look]))
+        let own = self.units.iter().map(|(name, unit)| unit.deadline(name));
+        // What has passed waits for the look that is under way.
+        let own = own.map(|own| own.filter(|own| !self.pursuit.look.under_way_since(own.at)));
+        earliest(own.chain([look]))
     }
 
     #[must_use]

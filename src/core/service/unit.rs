@@ -106,13 +106,11 @@ impl Service {
                 }
             }
             Step::Restarting => {
-                let Some(ladder) = &mut self.ladder else { return };
                 // Only on the word of a look that began after the grace: what was started anew is not to be killed for the old one.
-                let grace_over = ladder.sent().after(rules.term_timeout);
-                let old_lives = self.seen.invocation == self.before && self.seen.active.runs();
-                if !old_lives || self.seen_at < grace_over {
+                if !self.old_lives() || self.grace_over(rules).is_none_or(|over| self.seen_at < over) {
                     return;
                 }
+                let Some(ladder) = &mut self.ladder else { return };
                 match ladder.rung(now) {
                     Rung::Kill => {
                         ladder.killed(now);
@@ -151,6 +149,16 @@ impl Service {
         // One that waits for systemd to start it once more has no job.
         let up = matches!(seen.active, Active::Active | Active::Reloading) || (seen.active == Active::Activating && seen.job);
         renewed && up
+    }
+
+    /// When the grace of the restart that it is at is over.
+    pub(super) fn grace_over(&self, rules: &ServiceRules) -> Option<Mono> {
+        self.ladder.as_ref().map(|ladder| ladder.sent().after(rules.term_timeout))
+    }
+
+    /// The run that was stale has not ended, as far as was seen.
+    pub(super) fn old_lives(&self) -> bool {
+        self.seen.invocation == self.before && self.seen.active.runs()
     }
 
     /// systemd is still at the restart that was asked for.

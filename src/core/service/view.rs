@@ -10,7 +10,7 @@ impl Service {
     pub(super) fn deadline(&self, name: &str) -> Option<Deadline> {
         match (&self.step, &self.ladder) {
             (Step::Draining { until } | Step::Pausing { until }, _) => Some(Deadline::new(*until, format!("{name}: restart"))),
-            (Step::Restarting, Some(ladder)) => match ladder.rung(self.since) {
+            (Step::Restarting, Some(ladder)) if self.old_lives() => match ladder.rung(self.since) {
                 Rung::Grace { until } | Rung::Dying { until } => Some(Deadline::new(until, format!("{name}: its grace after SIGTERM"))),
                 Rung::Kill | Rung::Unkillable => None,
             },
@@ -34,14 +34,6 @@ impl Service {
             Step::Done(_, why) => (TargetState::Fresh, why.clone(), None),
             Step::Left(why) => (TargetState::Left, why.clone(), None),
         };
-        UnitView {
-            unit: name.to_owned(),
-            state,
-            stale_processes: self.stale.count(),
-            oldest_start: self.stale.oldest.map(|at| now.wall_of(at)),
-            in_flight: None,
-            why,
-            deadline: deadline.map(|at| now.wall_of(at)),
-        }
+        UnitView::new(name, state, why).aged(&self.stale, deadline, now)
     }
 }

@@ -133,15 +133,7 @@ impl Machine {
             (None, Some(wanted)) if wanted.unmet || php => (TargetState::Stale, before(wanted)),
             (None, Some(wanted)) => (TargetState::Left, format!("{}, as its rules allow", before(wanted))),
         };
-        UnitView {
-            unit: seen.unit.clone(),
-            state,
-            stale_processes: old.count(),
-            oldest_start: resting.oldest,
-            in_flight: None,
-            why,
-            deadline: None,
-        }
+        UnitView { stale_processes: old.count(), oldest_start: resting.oldest, ..UnitView::new(&seen.unit, state, why) }
     }
 
     fn target_state(&self, name: &str, memory: &TargetMemory, wanted: Option<&Wanted>, units: &[UnitView]) -> (TargetState, String) {

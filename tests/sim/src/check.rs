@@ -118,8 +118,7 @@ impl World {
             .timers
             .values()
             .filter(|timer| timer.unit == name && (timer.active || timer.stopped_by_agent))
-            // Decided when it was stopped; what was far then may be near by now.
-            .any(|timer| timer.slot_after(now).saturating_sub(unit.last_stop_by_agent.unwrap_or(now)) <= us(rules.quiet_within));
+            .any(|timer| timer.slot_after(now) - now <= us(rules.quiet_within));
         if !stopped_by_us {
             self.violates(format!("the agent starts {name}, which it did not stop"));
         } else if rules.after == After::UntilNext || (rules.after == After::Auto && soon) {

@@ -22,7 +22,7 @@ use crate::world::{By, Cut, Happening, MINUTE, MS, S, Us, World};
 /// As the engine's: the stamp is read this often whatever is hinted.
 const SLOW_POLL: Us = 60 * S;
 /// More ticks than this in a second of virtual time is a loop that burns a core. Of two php-fpm, each at its last requests, 80 are due.
-const TICKS_A_SECOND: u32 = 160;
+const TICKS_A_SECOND: u32 = 120;
 
 /// What people do, and what befalls the host.
 pub enum Deed {
@@ -310,11 +310,7 @@ impl Host {
     }
 
     /// What somebody does right now.
-    pub fn deed_now(&mut self, deed: Deed) {
-        self.deed(deed);
-    }
-
-    fn deed(&mut self, deed: Deed) {
+    pub fn deed(&mut self, deed: Deed) {
         if !matches!(deed, Deed::SlowPoll(_)) {
             self.world.say(|| format!("== {deed:?}"));
         }

@@ -63,8 +63,8 @@ fn a_configuration_that_breaks_while_a_rollout_is_interrupted_forgets_no_deploy(
     let before = host.world.units[FPM].invocation.clone();
     host.world.touch("d2");
     assert!(host.run_until(MINUTE, |host| host.world.balancers["default"].out));
-    host.deed_now(Deed::ConfigProblem(Some("bogus.toml:1: unknown key".to_owned())));
-    host.deed_now(Deed::KillAgent(S));
+    host.deed(Deed::ConfigProblem(Some("bogus.toml:1: unknown key".to_owned())));
+    host.deed(Deed::KillAgent(S));
     host.run(10 * S);
     assert_eq!(host.state(), Some(State::Blocked));
     assert!(matches!(host.waited(None), Some(Waited::Blocked { why, .. }) if why.contains("bogus.toml:1")));
@@ -74,7 +74,7 @@ fn a_configuration_that_breaks_while_a_rollout_is_interrupted_forgets_no_deploy(
     host.world.touch("d3");
     host.run(10 * S);
     assert!(matches!(host.waited(None), Some(Waited::Blocked { .. })), "{:?}", host.waited(None));
-    host.deed_now(Deed::ConfigProblem(None));
+    host.deed(Deed::ConfigProblem(None));
     assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
     host.run(S);
     host.check_at_rest();

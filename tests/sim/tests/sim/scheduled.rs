@@ -83,7 +83,7 @@ fn asking(after: After, script: Script) -> Host {
             rules.checkpoint_timeout = span(40 * S);
         }
     }
-    host.deed_now(Deed::Policy(Box::new(asks)));
+    host.deed(Deed::Policy(Box::new(asks)));
     host
 }
 
