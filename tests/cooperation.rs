@@ -131,11 +131,20 @@ fn in_vain(release: Release) -> Result<()> {
     let finish = "[target.others]\nkind = \"scheduled\"\nunits = [\"other-*.service\"]\ndrain_timeout = \"0s\"\ncheckpoint_timeout = \"3s\"\noverdue = \"finish\"\n";
     agent.configure(&format!("{}\n{finish}", config("checkpoint_timeout = \"3s\"\nafter = \"rerun\"\n")))?;
     let invocation = host.property("other-deaf.service", "InvocationID")?;
+    let plan: serde_json::Value = serde_json::from_str(&agent.ok(&["plan", "--json"])?)?;
+    let planned = |unit: &str| plan["units"].as_array().into_iter().flatten().find(|planned| planned["unit"] == unit);
+    for (unit, deadline, cut) in [("dump-deaf.service", 200 + 3_000 + 20_000, true), ("other-deaf.service", 3_000, false)] {
+        let planned = planned(unit).with_context(|| format!("{unit} is not in the plan: {plan}"))?;
+        ensure!(planned["what"].as_str().is_some_and(|what| what.contains("is asked to stop at a checkpoint, and has 3s")), "{planned}");
+        ensure!(planned["deadline_ms"] == deadline && planned["casualty_expected"] == cut, "{planned}");
+    }
     agent.deploy("d1")?;
     agent.wait_status("both asked", MINUTE, |status| {
         let units = status["targets"].as_array().into_iter().flatten().flat_map(|target| target["units"].as_array().into_iter().flatten());
         units.filter(|unit| unit["state"] == "asked").count() == 2
     })?;
+    let text = agent.status_text()?;
+    ensure!(text.contains("SIGTERM, unless its rules let it finish"), "{text}");
     for unit in ["dump-deaf.service", "other-deaf.service"] {
         ensure!(host.run(&["restart-agent", "should-stop", unit])?.status == 0, "{unit} is asked, and should-stop says no");
     }

@@ -1,10 +1,12 @@
 //! What a deploy right now would do: the rules applied to what was just seen. Changes nothing.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::evidence::{Counted, Source};
 use super::memory::Memory;
 use super::policy::{After, FpmRules, Overdue, Policy, ScheduledRules, ServiceRules, TargetRules};
+use super::scheduled::untouchable;
 use super::seen::{Load, PoolAnswers, UnitSeen};
 use super::status::{PlanProcess, PlanRequest, PlanUnit, PlanView};
 use super::target::is_of;
@@ -29,7 +31,7 @@ pub fn plan(policy: &Policy, memory: &Memory, seen: &PlanSeen, now: Now) -> Plan
         let seen_units = seen.units.get(name).map_or(&[][..], Vec::as_slice);
         match rules {
             TargetRules::PhpFpm(rules) => units.push(fpm(name, rules, policy, seen_units, seen.answers.get(name), now)),
-            TargetRules::Scheduled(rules) => units.extend(seen_units.iter().filter_map(|unit| script(name, rules, unit, now))),
+            TargetRules::Scheduled(rules) => units.extend(seen_units.iter().filter_map(|unit| script(name, rules, unit, memory, now))),
             TargetRules::Service(rules) => units.extend(seen_units.iter().filter_map(|unit| service(name, rules, unit, now))),
         }
     }
@@ -50,7 +52,7 @@ fn processes(unit: &UnitSeen, now: Now) -> Vec<PlanProcess> {
         .collect()
 }
 
-fn millis(span: std::time::Duration) -> u64 {
+fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -74,7 +76,7 @@ fn fpm(target: &str, rules: &FpmRules, policy: &Policy, units: &[UnitSeen], answ
             )
         }
     };
-    let pool_time: std::time::Duration = policy.pools.values().map(|pool| pool.timeout).max().unwrap_or_default();
+    let pool_time: Duration = policy.pools.values().map(|pool| pool.timeout).max().unwrap_or_default();
     PlanUnit {
         target: target.to_owned(),
         unit: rules.unit.clone(),
@@ -94,45 +96,63 @@ fn in_flight((source, answers): &(Source, PoolAnswers)) -> Option<Vec<PlanReques
     let request = |worker: &super::seen::WorkerSeen| PlanRequest {
         pid: worker.pid,
         name: worker.uri.split('?').next().unwrap_or_default().to_owned(),
-        ran: Span(std::time::Duration::from_micros(worker.duration_us)).to_string(),
+        ran: Span(Duration::from_micros(worker.duration_us)).to_string(),
     };
     Some(counted.workers().map(request).collect())
 }
 
-fn script(target: &str, rules: &ScheduledRules, unit: &UnitSeen, now: Now) -> Option<PlanUnit> {
+fn script(target: &str, rules: &ScheduledRules, unit: &UnitSeen, memory: &Memory, now: Now) -> Option<PlanUnit> {
     if !is_of(&rules.units, &rules.exclude, &unit.unit) || unit.processes.is_empty() {
         return None;
     }
-    let drain = Span(rules.drain_timeout);
-    let both = unit.on_success && unit.on_failure && rules.overdue.is_none();
-    let finish = rules.overdue == Some(Overdue::Finish) || both;
-    let what = if unit.refuse_manual_stop {
-        "it refuses a manual stop: it goes on with old code until it ends".to_owned()
-    } else if unit.load == Load::Masked {
-        "it is masked: it goes on with old code until it ends".to_owned()
-    } else if finish {
-        "it may finish, however long it runs".to_owned()
-    } else {
-        let after = match rules.after {
-            After::Rerun => "runs again at once".to_owned(),
-            After::UntilNext => "stays quiet until its next scheduled run".to_owned(),
-            After::Auto if unit.timers.is_empty() => "runs again at once, since it has no timer".to_owned(),
-            After::Auto => {
-                format!("stays quiet until its next scheduled run if that is within {}, else runs again at once", Span(rules.quiet_within))
-            }
-        };
-        format!("may end by itself in {drain}; then SIGTERM, SIGKILL after {}; {after}", Span(rules.term_timeout))
+    let course = match untouchable(unit, rules, memory) {
+        Some(why) => Course { what: why, deadline: Duration::ZERO, stops: false },
+        None => course(rules, unit),
     };
-    let stopped = !finish && !unit.refuse_manual_stop && unit.load != Load::Masked;
     Some(PlanUnit {
         target: target.to_owned(),
         unit: unit.unit.clone(),
-        what,
-        deadline_ms: if stopped { millis(rules.drain_timeout + rules.term_timeout) } else { 0 },
+        what: course.what,
+        deadline_ms: millis(course.deadline),
         processes: processes(unit, now),
         in_flight: Vec::new(),
-        casualty_expected: stopped,
+        casualty_expected: course.stops,
     })
+}
+
+/// What becomes of a script, and by when.
+struct Course {
+    what: String,
+    deadline: Duration,
+    stops: bool,
+}
+
+/// The rungs that a script goes down, as `scheduled` has them.
+fn course(rules: &ScheduledRules, unit: &UnitSeen) -> Course {
+    let mut steps = vec![format!("may end by itself in {}", Span(rules.drain_timeout))];
+    let mut deadline = rules.drain_timeout;
+    if rules.asks(unit) {
+        steps.push(format!("is asked to stop at a checkpoint, and has {}", Span(rules.checkpoint_timeout)));
+        deadline += rules.checkpoint_timeout;
+    }
+    if rules.overdue == Some(Overdue::Finish) {
+        steps.push("may finish, however long it runs".to_owned());
+        return Course { what: steps.join("; "), deadline, stops: false };
+    }
+    if unit.holds_lock {
+        steps.push(format!("is spared while it holds its lock, at most {}", Span(rules.hold_timeout)));
+        deadline += rules.hold_timeout;
+    }
+    steps.push(format!("then SIGTERM, SIGKILL after {}", Span(rules.term_timeout)));
+    steps.push(match rules.after {
+        After::Rerun => "runs again at once".to_owned(),
+        After::UntilNext => "stays quiet until its next scheduled run".to_owned(),
+        After::Auto if unit.timers.is_empty() => "runs again at once, since it has no timer".to_owned(),
+        After::Auto => {
+            format!("stays quiet until its next scheduled run if that is within {}, else runs again at once", Span(rules.quiet_within))
+        }
+    });
+    Course { what: steps.join("; "), deadline: deadline + rules.term_timeout, stops: true }
 }
 
 fn service(target: &str, rules: &ServiceRules, unit: &UnitSeen, now: Now) -> Option<PlanUnit> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::seen::UnitSeen;
 use super::time::Wall;
 
 /// All rules of one host. The default has no target: such an agent watches nothing and touches nothing.
@@ -134,6 +135,14 @@ pub struct ScheduledRules {
 }
 
 impl ScheduledRules {
+    /// Whether this script is asked to stop before anything else is done to it. Exit status 75 of one with OnSuccess= and OnFailure= would start the
+    /// latter (facts M2).
+    #[must_use]
+    pub fn asks(&self, unit: &UnitSeen) -> bool {
+        let fails = unit.on_success && unit.on_failure;
+        !fails && !self.checkpoint_timeout.is_zero()
+    }
+
     /// Whether a script that was stopped waits for its next scheduled run, which is at `next`.
     #[must_use]
     pub fn stays_quiet(&self, next: Option<Wall>, now: Wall) -> bool {

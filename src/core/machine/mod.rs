@@ -203,7 +203,7 @@ impl Machine {
     pub fn longest(&self) -> Duration {
         let of = |rules: &TargetRules| match rules {
             TargetRules::PhpFpm(rules) => rules.drain_timeout + rules.term_timeout,
-            TargetRules::Scheduled(rules) => rules.drain_timeout + rules.term_timeout,
+            TargetRules::Scheduled(rules) => rules.drain_timeout + rules.checkpoint_timeout + rules.hold_timeout + rules.term_timeout,
             TargetRules::Service(rules) => rules.drain_timeout + rules.term_timeout,
         };
         let targets = self.policy.targets.values().map(of).max().unwrap_or_default();

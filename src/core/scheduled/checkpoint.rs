@@ -29,7 +29,7 @@ impl Script {
         }
         let now = turn.now.mono;
         let forced = turn.memory.targets.get(&self.target).and_then(|memory| memory.want.as_ref()).is_some_and(|want| want.forced);
-        if !self.asked && !rules.checkpoint_timeout.is_zero() && !forced && self.may_be_asked() {
+        if !self.asked && !forced && rules.asks(&self.seen) {
             let id = turn.ask(Effect::AskToStop { unit: self.unit.clone() });
             self.pending.insert(id, Ask::Checkpoint);
             self.asked = true;
@@ -43,11 +43,6 @@ impl Script {
             return self.enter(now, ScriptStep::Holding { until });
         }
         self.stop(turn, rules);
-    }
-
-    /// Exit status 75 of one with both would start its OnFailure= (facts M2).
-    fn may_be_asked(&self) -> bool {
-        !(self.seen.on_success && self.seen.on_failure)
     }
 
     /// Until it has ended, which a look tells, or its time is over.

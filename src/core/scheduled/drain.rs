@@ -2,6 +2,7 @@
 
 use super::script::{Script, ScriptStep};
 use crate::core::loans::{Loans, script_drop_in};
+use crate::core::memory::Memory;
 use crate::core::policy::{Overdue, ScheduledRules};
 use crate::core::seen::{Load, UnitSeen};
 use crate::core::status::UnitEnd;
@@ -9,7 +10,7 @@ use crate::core::step::Turn;
 
 impl Script {
     pub(super) fn drain(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
-        if let Some(why) = untouchable(&self.seen, rules).or_else(|| self.spared_for_once(turn, rules)) {
+        if let Some(why) = untouchable(&self.seen, rules, turn.memory) {
             turn.unit_ended(&self.target, &self.unit, UnitEnd::Left, why.clone());
             return self.enter(turn.now.mono, ScriptStep::Left(why));
         }
@@ -22,17 +23,11 @@ impl Script {
         }
         self.stop_timers(turn);
     }
-
-    /// One that never gets to its end, since each deploy interrupts it.
-    fn spared_for_once(&self, turn: &Turn<'_>, rules: &ScheduledRules) -> Option<String> {
-        let times = turn.memory.interrupted.get(&self.unit).copied().unwrap_or_default();
-        (times >= rules.max_interruptions)
-            .then(|| format!("it was interrupted {times} times in a row (max_interruptions): this time it is let finish, with old code"))
-    }
 }
 
-/// A script that its rules, or systemd, do not let us stop.
-fn untouchable(unit: &UnitSeen, rules: &ScheduledRules) -> Option<String> {
+/// A script that its rules, or systemd, do not let us stop, or that never gets to its end, since each deploy interrupts it.
+#[must_use]
+pub fn untouchable(unit: &UnitSeen, rules: &ScheduledRules, memory: &Memory) -> Option<String> {
     if unit.refuse_manual_stop {
         return Some("it refuses a manual stop (RefuseManualStop=yes): it goes on with old code until it ends".to_owned());
     }
@@ -41,12 +36,15 @@ fn untouchable(unit: &UnitSeen, rules: &ScheduledRules) -> Option<String> {
     }
     match rules.overdue {
         // It is asked first, and may end at a checkpoint.
-        Some(Overdue::Finish) if !rules.checkpoint_timeout.is_zero() => None,
-        Some(Overdue::Finish) => Some("its rules let it finish (overdue = \"finish\")".to_owned()),
-        Some(Overdue::Stop) => None,
+        Some(Overdue::Finish) if rules.asks(unit) => {}
+        Some(Overdue::Finish) => return Some("its rules let it finish (overdue = \"finish\")".to_owned()),
+        Some(Overdue::Stop) => {}
         None if unit.on_success && unit.on_failure => {
-            Some("it has OnSuccess= and OnFailure=, so any stop would start one of them: it may finish".to_owned())
+            return Some("it has OnSuccess= and OnFailure=, so any stop would start one of them: it may finish".to_owned());
         }
-        None => None,
+        None => {}
     }
+    let times = memory.interrupted.get(&unit.unit).copied().unwrap_or_default();
+    (times >= rules.max_interruptions)
+        .then(|| format!("it was interrupted {times} times in a row (max_interruptions): this time it is let finish, with old code"))
 }

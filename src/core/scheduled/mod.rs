@@ -16,6 +16,7 @@ mod view;
 
 use std::collections::BTreeMap;
 
+pub use drain::untouchable;
 use script::{Ask, Script, ScriptStep};
 
 use crate::core::effect::{EffectId, Outcome};

@@ -215,6 +215,7 @@ fn next_of(state: TargetState, kind: &str) -> &'static str {
     match (state, kind) {
         (TargetState::Draining, "scheduled") => "SIGTERM",
         (TargetState::Draining, _) => "RestartUnit",
+        (TargetState::Asked | TargetState::Held, "scheduled") => "SIGTERM, unless its rules let it finish",
         (TargetState::Stopping, _) => "SIGKILL",
         (TargetState::Killing, _) => "report it as stuck",
         (TargetState::Verifying, "php-fpm") => "back into the pool",
