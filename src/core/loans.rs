@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::cooperation::{RUN, quiet_name};
 use super::effect::{Effect, EffectId, Outcome};
 use super::seen::UnitSeen;
 use super::step::{Deadline, Turn};
@@ -58,12 +59,13 @@ impl Loans {
     }
 
     /// `gathering`: some target has not had its first look, so more may be wanted: one Reload serves all. `stopping`: some unit is
-    /// being stopped and will want to give back soon: one Reload serves those too.
-    pub fn advance(&mut self, turn: &mut Turn<'_>, gathering: bool, stopping: bool) {
+    /// being stopped and will want to give back soon: one Reload serves those too. `keeps`: what this unit was lent still keeps it quiet.
+    pub fn advance(&mut self, turn: &mut Turn<'_>, gathering: bool, stopping: bool, keeps: &dyn Fn(&str) -> bool) {
         if self.pending.is_some() || turn.now.mono < self.next_try {
             return;
         }
-        let back: Vec<String> = turn.memory.lent.iter().filter(|unit| !self.wanted.contains_key(*unit)).cloned().collect();
+        let back = turn.memory.lent.iter().filter(|unit| !self.wanted.contains_key(*unit) && !keeps(unit));
+        let back: Vec<String> = back.cloned().collect();
         if !back.is_empty() && !stopping && !gathering {
             let id = turn.ask(Effect::Unlend { units: back.clone() });
             self.pending = Some((id, back));
@@ -115,10 +117,15 @@ impl Loans {
 }
 
 /// What a script is lent: a stop by us is no failure, unless it has OnSuccess=; the whole cgroup gets the signal, and systemd's own deadline is later than ours
-/// (facts F1.3). With several ExecStart= the next command must not run in the middle of the stop (facts F1.5, M3).
+/// (facts F1.3). With several ExecStart= the next command must not run in the middle of the stop (facts F1.5, M3). As long as `quiet/UNIT` exists
+/// nothing starts it: systemd skips a start whose condition fails, and its timers go on as if it had run (measured with all kinds of timers on 252
+/// and 257).
 #[must_use]
 pub fn script_drop_in(unit: &UnitSeen, term_timeout: Duration) -> String {
-    let mut text = String::from("# Lent by restart-agent for the time of a rollout.\n[Service]\nKillMode=control-group\n");
+    let quiet = quiet_name("%n");
+    let mut text = format!(
+        "# Lent by restart-agent for the time of a rollout.\n[Unit]\nConditionPathExists=!{RUN}/{quiet}\n[Service]\nKillMode=control-group\n"
+    );
     // A unit with OnSuccess= is given no success that it did not earn (facts M2).
     if !unit.on_success {
         text.push_str("SuccessExitStatus=SIGTERM SIGKILL 143 137 75\n");

@@ -16,7 +16,7 @@ const RUN_AGAIN: i32 = 75;
 const UNASK_TRIES: u32 = 3;
 
 impl Script {
-    /// Its timers are stopped. As soon as it has what it is lent, and one more look has shown it to be stale still, comes the next rung.
+    /// It is kept quiet. As soon as it has what it is lent, and one more look has shown it to be stale still, comes the next rung.
     pub(super) fn go_down_when_lent(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, look: &Looker) {
         loans.want(&self.unit, &script_drop_in(&self.seen, rules.term_timeout));
         match loans.of(&self.unit) {
@@ -65,14 +65,18 @@ impl Script {
     pub(super) fn ended_before_its_stop(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, seen: &UnitSeen) {
         let same = seen.invocation == self.seen.invocation;
         let run_again = same && self.asked && seen.exit.is_some_and(|exit| exit.how == Exit::Exited(RUN_AGAIN));
+        self.invocation.clone_from(&self.seen.invocation);
         self.seen.timers.clone_from(&seen.timers);
         self.seen.active = seen.active;
+        self.seen.exit = seen.exit;
+        self.seen.idle_since = seen.idle_since;
         if run_again {
             self.ended = Ended::AtCheckpoint;
             turn.record(Entry::Interrupted { unit: self.unit.clone() });
             self.owe_rerun(turn, rules);
             self.reset_failed(turn);
         }
+        self.note_slots(turn.now);
         loans.release(&self.unit);
         self.enter(turn.now.mono, ScriptStep::Stopped);
     }

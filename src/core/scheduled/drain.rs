@@ -21,7 +21,7 @@ impl Script {
         if turn.now.mono < self.drain_until || !turn.journal_good {
             return;
         }
-        self.stop_timers(turn);
+        self.keep_quiet(turn);
     }
 }
 

@@ -1,22 +1,23 @@
 //! `kind = "scheduled"`: timer-activated scripts. A running stale one may end by itself; then it is stopped, and runs again now, or at
 //! its next scheduled run.
 //!
-//! The order of a stop is that of facts F2.3: its timers, the service, then what was lent is given back, then the rerun and the timers.
-//! `script` says what comes after what; each rung of the ladder has its file: `drain`, `checkpoint` (asking, and the lock), `stop` (SIGTERM and SIGKILL). `timers` and `rerun`
-//! follow, `looks` says when and what is looked at, `view` what status is told.
+//! The order of a stop: it is kept quiet, the service is stopped, then what was lent is given back, then it may run again, and does so if its rules
+//! say so. `script` says what comes after what; each rung of the ladder has its file: `drain`, `checkpoint` (asking, and the lock), `stop` (SIGTERM and
+//! SIGKILL). `quiet` keeps its timers from starting it, `rerun` follows, `looks` says when and what is looked at, `view` what status is told.
 
 mod checkpoint;
 mod drain;
 mod looks;
+mod quiet;
 mod rerun;
 mod script;
 mod stop;
-mod timers;
 mod view;
 
 use std::collections::BTreeMap;
 
 pub use drain::untouchable;
+pub use quiet::{Slots, slots};
 use script::{Ask, Script, ScriptStep};
 
 use crate::core::effect::{EffectId, Outcome};
@@ -53,7 +54,7 @@ impl Scheduled {
 
     #[must_use]
     pub fn stopping(&self) -> bool {
-        self.scripts.values().any(|script| matches!(script.step, ScriptStep::StoppingTimers | ScriptStep::Ready | ScriptStep::Stopping))
+        self.scripts.values().any(|script| matches!(script.step, ScriptStep::Quieting | ScriptStep::Ready | ScriptStep::Stopping))
     }
 
     /// Whether it knows this script, be it one that was given up.
@@ -62,11 +63,16 @@ impl Scheduled {
         self.scripts.contains_key(unit)
     }
 
-    /// Whether this timer, or this script, is being worked on.
+    /// Whether this script is being worked on.
     #[must_use]
-    pub fn owns(&self, timer: &str, unit: &str) -> bool {
-        let mut busy = self.scripts.values().filter(|script| !script.at_rest());
-        busy.any(|script| script.unit == unit || (!timer.is_empty() && script.has_timer(timer)))
+    pub fn owns(&self, unit: &str) -> bool {
+        self.scripts.get(unit).is_some_and(|script| !script.at_rest())
+    }
+
+    /// Scripts that what they were lent still keeps quiet.
+    pub fn kept<'s>(&'s self, turn: &'s Turn<'_>, rules: &'s ScheduledRules) -> impl Iterator<Item = String> + 's {
+        let kept = |script: &&Script| !script.at_rest() && turn.memory.quiet.contains_key(&script.unit) && script.awaits_slots(turn, rules);
+        self.scripts.values().filter(kept).map(|script| script.unit.clone())
     }
 
     /// Begins, or begins again, to make this target fresh.

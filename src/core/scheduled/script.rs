@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::quiet::Slots;
 use crate::core::effect::{EffectId, Outcome};
 use crate::core::entry::Entry;
 use crate::core::ladder::Ladder;
@@ -43,6 +44,8 @@ pub(super) struct Script {
     /// When SIGTERM was first due: a lock that it holds delays it from there.
     pub due: Option<Mono>,
     pub ended: Ended,
+    /// What is known of its slots since it ended.
+    pub slots: Option<Slots>,
 }
 
 /// How a script that is at rest came to be so.
@@ -52,15 +55,15 @@ pub(super) enum Ended {
     /// It was asked, and says by its exit status that it is to be run again.
     AtCheckpoint,
     Stopped,
-    /// It goes on: its timers, and what it was lent, are given back.
+    /// It goes on: what was done to it is taken back.
     Spared(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ScriptStep {
     Draining,
-    /// Its timers are being stopped, so that the end of the script starts no run off schedule (facts F2.2).
-    StoppingTimers,
+    /// It is to be kept quiet, so that its end starts no run off schedule (facts F2.2).
+    Quieting,
     /// Its loan is awaited, and one more look, so that nothing fresh is stopped.
     Ready,
     /// It was asked to stop at its next checkpoint.
@@ -72,9 +75,10 @@ pub(super) enum ScriptStep {
         until: Mono,
     },
     Stopping,
-    /// It is gone; what was lent is given back before anything starts.
+    /// It is gone, and kept quiet; what was lent is given back before anything starts.
     Stopped,
-    StartingTimers,
+    /// Its timers may start it again.
+    Lifting,
     Deciding,
     Starting,
     Done(UnitEnd, String),
@@ -83,13 +87,13 @@ pub(super) enum ScriptStep {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ask {
-    StopTimer,
+    KeepQuiet,
+    LetRun,
     Checkpoint,
     Unask,
     StopScript,
     Kill,
     Reset,
-    StartTimer(String),
     StartScript,
 }
 
@@ -113,6 +117,7 @@ impl Script {
             asked: false,
             due: None,
             ended: Ended::ByItself,
+            slots: None,
         }
     }
 
@@ -143,16 +148,16 @@ impl Script {
     pub fn advance(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, look: &Looker) {
         match self.step {
             ScriptStep::Draining => self.drain(turn, rules, loans),
-            ScriptStep::StoppingTimers if self.pending.is_empty() => self.enter(turn.now.mono, ScriptStep::Ready),
+            ScriptStep::Quieting if self.pending.is_empty() => self.enter(turn.now.mono, ScriptStep::Ready),
             ScriptStep::Ready => self.go_down_when_lent(turn, rules, loans, look),
             ScriptStep::Asked { until } => self.wait_for_checkpoint(turn, until),
             ScriptStep::Holding { until } => self.wait_for_lock(turn, rules, until),
             ScriptStep::Stopping => self.escalate(turn, rules, loans),
             ScriptStep::Stopped => self.go_on_when_given_back(turn, rules, loans),
-            ScriptStep::StartingTimers if self.pending.is_empty() => self.start_timers(turn, rules),
+            ScriptStep::Lifting if self.pending.is_empty() => self.go_on_when_lifted(turn, rules),
             ScriptStep::Deciding if look.seen_since(self.since) => self.decide(turn, rules),
-            ScriptStep::StoppingTimers
-            | ScriptStep::StartingTimers
+            ScriptStep::Quieting
+            | ScriptStep::Lifting
             | ScriptStep::Deciding
             | ScriptStep::Starting
             | ScriptStep::Done(..)
@@ -162,12 +167,12 @@ impl Script {
 
     pub fn came_of(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, ask: Ask, outcome: &Outcome) {
         match ask {
-            Ask::StopTimer => self.timer_stopped(turn, outcome),
+            Ask::KeepQuiet => self.quiet_answered(turn, outcome),
+            Ask::LetRun => self.let_run_answered(turn, outcome),
             Ask::Checkpoint | Ask::Unask => self.asked_or_unasked(turn, outcome),
             Ask::StopScript => self.stop_answered(turn, loans, outcome),
             Ask::Kill => self.kill_answered(turn, outcome),
             Ask::Reset => {}
-            Ask::StartTimer(timer) => self.timer_started(turn, timer, outcome),
             Ask::StartScript => self.script_started(turn, outcome),
         }
     }

@@ -150,6 +150,7 @@ impl Script {
             }
         }
         self.reset_failed(turn);
+        self.note_slots(turn.now);
         self.enter(turn.now.mono, ScriptStep::Stopped);
     }
 }
