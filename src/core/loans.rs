@@ -137,6 +137,10 @@ pub fn script_drop_in(unit: &UnitSeen, term_timeout: Duration) -> String {
     text
 }
 
+/// What the timer of a script is lent: one whose slot has passed fires when the script ends, and not up to a minute later (`AccuracySec=`), when it
+/// could not be told from the next slot.
+pub const TIMER_DROP_IN: &str = "# Lent by restart-agent for the time of a rollout.\n[Timer]\nAccuracySec=1ms\n";
+
 /// What php-fpm is lent: children that ignore SIGTERM do not keep it down (facts 7a, M1), and it is systemd's deadline that is later.
 #[must_use]
 pub fn fpm_drop_in(term_timeout: Duration) -> String {

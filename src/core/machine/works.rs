@@ -204,7 +204,10 @@ impl Machine {
         self.inplace.advance(&mut turn, &mut self.loans, &mut self.pools);
         let owned = owned(&self.works, &self.inplace);
         kept.extend(self.debts.kept(turn.memory, &owned));
-        self.loans.advance(&mut turn, gathering, stopping, &|unit| kept.contains(unit));
+        self.loans.advance(&mut turn, gathering, stopping, &|unit| {
+            // Their timers may be lent something, too.
+            kept.contains(unit) || (!kept.is_empty() && unit.ends_with(".timer"))
+        });
         self.debts.advance(&mut turn, gathering, self.inplace.counting(), &owned);
     }
 

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 pub use drain::untouchable;
 pub use quiet::{Slots, slots};
-use script::{Ask, Script, ScriptStep};
+use script::{Ask, Ended, Script, ScriptStep};
 
 use crate::core::effect::{EffectId, Outcome};
 use crate::core::loans::Loans;
@@ -77,9 +77,9 @@ impl Scheduled {
 
     /// Begins, or begins again, to make this target fresh.
     pub fn renew(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, want: Want, began: Mono) {
-        self.scripts.retain(|unit, script| {
+        self.scripts.retain(|_, script| {
             if script.at_rest() {
-                loans.release(unit);
+                script.release(loans);
             }
             !script.at_rest()
         });
@@ -99,20 +99,20 @@ impl Scheduled {
 
     /// The target is no longer in the configuration.
     pub fn release(&self, loans: &mut Loans) {
-        for unit in self.scripts.keys() {
-            loans.release(unit);
+        for script in self.scripts.values() {
+            script.release(loans);
         }
     }
 
     /// Gives up what has not been touched; what has been goes on to its end.
     pub fn pause(&mut self, now: Mono, loans: &mut Loans) {
-        self.scripts.retain(|unit, script| {
+        self.scripts.retain(|_, script| {
             if matches!(script.step, ScriptStep::Asked { .. } | ScriptStep::Holding { .. }) {
-                script.spare(now, "nothing is to be restarted now (a hold, or an abort)");
+                script.spare(now, Ended::Paused);
             }
             let untouched = matches!(script.step, ScriptStep::Draining);
             if untouched || script.at_rest() {
-                loans.release(unit);
+                script.release(loans);
             }
             !untouched
         });

@@ -13,10 +13,11 @@ use crate::core::seen::UnitSeen;
 use crate::core::step::Turn;
 use crate::core::time::{Mono, Now};
 
-/// A timer fires for a slot that has passed within 0.3 s of the end (facts F2.2): what triggers later is a run of its own.
+/// A timer fires for a slot that has passed within 0.3 s of the end (facts F2.2), if its AccuracySec= is fine, which it is lent: what triggers later
+/// is a run of its own.
 const SLOT_FIRES: Duration = Duration::from_secs(1);
-/// With a coarse AccuracySec= that may take longer; a minute is its default.
-const SLOT_PATIENCE: Duration = Duration::from_secs(75);
+/// On a host under load that may take longer.
+const SLOT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is known of the slots of a script that has ended. It is asked of each look after the end until it is [`Slots::From`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,10 @@ pub fn slots(seen: &UnitSeen, now: Now, interrupted: bool, was_due: bool) -> Slo
 
 impl Script {
     pub(super) fn keep_quiet(&mut self, turn: &mut Turn<'_>) {
+        // What an earlier rollout is still taking back would otherwise be taken from this one.
+        if turn.memory.open.values().any(|open| matches!(open, Effect::LetRun { unit } if *unit == self.unit)) {
+            return;
+        }
         let id = turn.ask(Effect::KeepQuiet { unit: self.unit.clone() });
         self.pending.insert(id, Ask::KeepQuiet);
         self.enter(turn.now.mono, ScriptStep::Quieting);
@@ -71,7 +76,7 @@ impl Script {
 
     /// Whether it has to be kept quiet until a slot that has passed has been skipped. One that runs at once again swallows it.
     pub(super) fn awaits_slots(&self, turn: &Turn<'_>, rules: &ScheduledRules) -> bool {
-        !matches!(self.ended, Ended::Spared(_)) && !self.runs_at_once(turn, rules) && !matches!(self.slots, Some(Slots::From(_)))
+        !matches!(self.ended, Ended::Spared(_) | Ended::Paused) && !self.runs_at_once(turn, rules) && !matches!(self.slots, Some(Slots::From(_)))
     }
 
     /// Its timers may start it again.

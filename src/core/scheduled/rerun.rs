@@ -12,7 +12,7 @@ use crate::core::step::Turn;
 impl Script {
     /// What starts must not start with what was lent for the stop.
     pub(super) fn go_on_when_given_back(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
-        loans.release(&self.unit);
+        self.release(loans);
         if self.unasked(turn) && !turn.memory.lent.contains(&self.unit) && self.pending.is_empty() && !self.awaits_slots(turn, rules) {
             self.let_run(turn);
         }
@@ -23,7 +23,7 @@ impl Script {
         let wants = match self.ended {
             Ended::AtCheckpoint => true,
             Ended::Stopped => rules.after == After::Rerun || (rules.after == After::Auto && self.seen.timers.is_empty()),
-            Ended::ByItself | Ended::Spared(_) => false,
+            Ended::ByItself | Ended::Spared(_) | Ended::Paused => false,
         };
         wants && turn.memory.reruns.contains_key(&self.unit)
     }
@@ -39,6 +39,12 @@ impl Script {
                 let why = why.clone();
                 turn.unit_ended(&self.target, &self.unit, UnitEnd::Left, why.clone());
                 self.enter(turn.now.mono, ScriptStep::Left(why));
+            }
+            Ended::Paused => {
+                self.ended = Ended::ByItself;
+                self.asked = false;
+                self.due = None;
+                self.enter(turn.now.mono, ScriptStep::Draining);
             }
             _ => self.enter(turn.now.mono, ScriptStep::Deciding),
         }

@@ -1,12 +1,12 @@
 //! One script on its way from running old code to being at rest: which step comes after which.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::quiet::Slots;
 use crate::core::effect::{EffectId, Outcome};
 use crate::core::entry::Entry;
 use crate::core::ladder::Ladder;
-use crate::core::loans::Loans;
+use crate::core::loans::{Loans, TIMER_DROP_IN, script_drop_in};
 use crate::core::look::Looker;
 use crate::core::memory::Cutting;
 use crate::core::policy::ScheduledRules;
@@ -46,6 +46,8 @@ pub(super) struct Script {
     pub ended: Ended,
     /// What is known of its slots since it ended.
     pub slots: Option<Slots>,
+    /// Its timers that something was lent to.
+    pub lent_timers: BTreeSet<String>,
 }
 
 /// How a script that is at rest came to be so.
@@ -57,6 +59,8 @@ pub(super) enum Ended {
     Stopped,
     /// It goes on: what was done to it is taken back.
     Spared(String),
+    /// Likewise, as long as nothing is to be restarted (a hold, or an abort). After that it begins again.
+    Paused,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,6 +122,7 @@ impl Script {
             due: None,
             ended: Ended::ByItself,
             slots: None,
+            lent_timers: BTreeSet::new(),
         }
     }
 
@@ -174,6 +179,22 @@ impl Script {
             Ask::Kill => self.kill_answered(turn, outcome),
             Ask::Reset => {}
             Ask::StartScript => self.script_started(turn, outcome),
+        }
+    }
+
+    /// It needs its loan until [`Script::release`].
+    pub fn borrow(&mut self, loans: &mut Loans, rules: &ScheduledRules) {
+        loans.want(&self.unit, &script_drop_in(&self.seen, rules.term_timeout));
+        for timer in &self.seen.timers {
+            loans.want(&timer.unit, TIMER_DROP_IN);
+            self.lent_timers.insert(timer.unit.clone());
+        }
+    }
+
+    pub fn release(&self, loans: &mut Loans) {
+        loans.release(&self.unit);
+        for timer in &self.lent_timers {
+            loans.release(timer);
         }
     }
 

@@ -72,7 +72,7 @@ impl Script {
                     return self.enter(turn.now.mono, ScriptStep::Ready);
                 }
                 settle_cut(turn, &self.unit, false, false);
-                loans.release(&self.unit);
+                self.release(loans);
                 self.give_up(turn, &format!("it could not be stopped: {fault}"));
             }
             _ => {}
@@ -87,7 +87,7 @@ impl Script {
         if self.answered.is_some() && self.seen_at >= self.since && (ended || runs_anew) {
             self.gone(turn);
             // At once, so that the last one to end takes all back with one Reload.
-            return loans.release(&self.unit);
+            return self.release(loans);
         }
         // Only on the word of a look that began after the grace.
         let looked = self.seen_at >= ladder.sent().after(rules.term_timeout);
