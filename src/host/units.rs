@@ -40,7 +40,11 @@ impl Units {
             Effect::ResetFailed { unit } => done(self.systemd.reset_failed(unit).await),
             Effect::Freeze { workers } => self.freeze(workers).map_or_else(Outcome::Fault, Outcome::Frozen),
             Effect::Thaw { workers } => done(self.thaw(workers)),
-            Effect::AskToStop { unit } => flag("make the request to stop", self.cooperation.set(&request_name(unit))),
+            Effect::AskToStop { unit } => {
+                // With which exit status it ends is to be read (facts F1.14).
+                self.systemd.keep_loaded(unit).await;
+                flag("make the request to stop", self.cooperation.set(&request_name(unit)))
+            }
             Effect::Unask { unit } => flag("take back the request to stop", self.cooperation.clear(&request_name(unit))),
             Effect::KeepQuiet { unit } => flag("keep its timers from starting it", self.cooperation.set(&quiet_name(unit))),
             Effect::LetRun { unit } => flag("let its timers start it again", self.cooperation.clear(&quiet_name(unit))),

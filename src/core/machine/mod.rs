@@ -134,7 +134,9 @@ impl Machine {
     #[must_use]
     pub fn left_behind(&mut self, now: Now, units: Vec<String>) -> Step {
         let mut step = Step::default();
-        for unit in units.into_iter().filter(|unit| !self.memory.lent.contains(unit) && !self.memory.quiet.contains_key(unit)).collect::<Vec<_>>() {
+        for unit in
+            units.into_iter().filter(|unit| !self.memory.lent.contains(unit) && !self.memory.quiet.contains_key(unit)).collect::<Vec<_>>()
+        {
             turn!(self, now, &mut step).record(Entry::LeftBehind { unit });
         }
         self.advance(now, &mut step);

@@ -69,6 +69,12 @@ impl Scheduled {
         self.scripts.get(unit).is_some_and(|script| !script.at_rest())
     }
 
+    /// When a script was last seen to have changed.
+    #[must_use]
+    pub fn changed(&self) -> Option<Mono> {
+        self.scripts.values().map(|script| script.since).max()
+    }
+
     /// Scripts that what they were lent still keeps quiet.
     pub fn kept<'s>(&'s self, turn: &'s Turn<'_>, rules: &'s ScheduledRules) -> impl Iterator<Item = String> + 's {
         let kept = |script: &&Script| !script.at_rest() && turn.memory.quiet.contains_key(&script.unit) && script.awaits_slots(turn, rules);
@@ -163,7 +169,7 @@ impl Scheduled {
         if busy || !self.pursuit.works() {
             return;
         }
-        let changed = self.scripts.values().map(|script| script.since).max();
+        let changed = self.changed();
         let failed = self.scripts.values().find_map(Script::failure);
         self.pursuit.conclude(turn.now.mono, changed, failed);
         self.look_when_due(turn, rules);

@@ -47,6 +47,11 @@ impl Systemd {
         self.end(stopped?.as_str(), deadline).await
     }
 
+    /// How the unit ends can be read afterwards, though nothing else keeps it loaded (facts F1.14), until [`Systemd::unsubscribe`].
+    pub async fn keep_loaded(&self, unit: &str) {
+        self.link.hold(unit, READ).await;
+    }
+
     /// ResetFailedUnit and StartUnit. Returns as soon as the job is queued: a oneshot's start job lasts as long as its script (facts F1.8).
     ///
     /// # Errors

@@ -61,11 +61,7 @@ pub struct Places {
 
 impl Default for Places {
     fn default() -> Self {
-        Places {
-            bus: None,
-            drop_ins: "/run/systemd/system".into(),
-            invocations: "/run/systemd/units".into(),
-        }
+        Places { bus: None, drop_ins: "/run/systemd/system".into(), invocations: "/run/systemd/units".into() }
     }
 }
 

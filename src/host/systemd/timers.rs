@@ -53,7 +53,12 @@ impl Systemd {
     }
 
     async fn timer(&self, name: &str, now: Now, offset: u64) -> Result<TimerSeen, Fault> {
-        let wanted = [(UNIT, "ActiveState"), (TIMER, "LastTriggerUSecMonotonic"), (TIMER, "NextElapseUSecRealtime"), (TIMER, "NextElapseUSecMonotonic")];
+        let wanted = [
+            (UNIT, "ActiveState"),
+            (TIMER, "LastTriggerUSecMonotonic"),
+            (TIMER, "NextElapseUSecRealtime"),
+            (TIMER, "NextElapseUSecMonotonic"),
+        ];
         let values = self.properties(name, &wanted).await?;
         Ok(TimerSeen {
             unit: name.to_owned(),

@@ -139,11 +139,8 @@ fn a_script_that_holds_its_lock_is_spared_until_it_lets_go_and_no_longer_than_it
 /// Starvation: the fourth deploy lets it finish, and says so.
 #[test]
 fn a_script_that_was_interrupted_too_often_is_let_finish_once() {
-    let mut host = script_host(
-        After::Rerun,
-        Script { next_runs: [HOUR, HOUR, HOUR, 5 * MINUTE].into(), lasts: HOUR, ..Script::default() },
-        24 * HOUR,
-    );
+    let mut host =
+        script_host(After::Rerun, Script { next_runs: [HOUR, HOUR, HOUR, 5 * MINUTE].into(), lasts: HOUR, ..Script::default() }, 24 * HOUR);
     for n in 2..5 {
         host.world.touch(&format!("d{n}"));
         host.run(S);
