@@ -1,6 +1,7 @@
 //! All decisions, as a sans-IO state machine: this crate room never reads a clock, a file, an environment or a process,
 //! holds no runtime and draws no random number, so whatever it decides can be decided again in a test.
 
+pub mod begin;
 pub mod cooperation;
 mod cut;
 mod debts;
@@ -33,4 +34,5 @@ mod target;
 pub mod time;
 
 pub use intake::Waited;
+pub use target::is_of;
 mod view;
