@@ -115,6 +115,8 @@ fn shapes(release: Release) -> Result<()> {
         expected.push((at, when, starts));
         let proud = script(&format!("job-{rule}-{when}-proud"), Shape::Plain).on_success();
         expected.push((proud, when, starts));
+        let prouder = script(&format!("job-{rule}-{when}-prouder"), Shape::TrapsAndExits0).on_success();
+        expected.push((prouder, when, starts));
     }
     let expected: Vec<(Job, usize)> = expected.into_iter().map(|(job, when, starts)| (with_timer(job, when), starts)).collect();
     all.extend(expected.iter().map(|(job, _)| job.clone()));

@@ -18,6 +18,12 @@ pub fn lock_name(unit: &str) -> String {
     format!("hold/{unit}.lock")
 }
 
+/// Exists while the unit is being stopped by the agent, and until it may run again: what a unit with OnSuccess= is lent makes that no success.
+#[must_use]
+pub fn cut_name(unit: &str) -> String {
+    format!("cut/{unit}")
+}
+
 /// Exists while nothing may start the unit: what it is lent has a condition that says so.
 #[must_use]
 pub fn quiet_name(unit: &str) -> String {

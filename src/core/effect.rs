@@ -54,7 +54,7 @@ pub enum Effect {
     /// Remove what [`Effect::Lend`] wrote for these units, then one Reload. A file that is gone already is no error. Owes
     /// [`Outcome::Done`] within 60 s.
     Unlend { units: Vec<String> },
-    /// StopUnit (replace). Owes [`Outcome::Job`] when the job is removed, or after `within` with [`JobEnd::Running`].
+    /// Make `cut/UNIT`, then StopUnit (replace). Owes [`Outcome::Job`] when the job is removed, or after `within` with [`JobEnd::Running`].
     Stop { unit: String, within: Duration },
     /// ResetFailedUnit and StartUnit (replace). Owes [`Outcome::Queued`] when systemd has taken the job: a oneshot's start job lasts
     /// as long as its script (facts F1.8).
@@ -70,7 +70,7 @@ pub enum Effect {
     Unask { unit: String },
     /// Make `quiet/UNIT`: with the condition that the unit is lent nothing starts it. Owes [`Outcome::Done`] at once.
     KeepQuiet { unit: String },
-    /// Remove it again; one that is not there is no error. Owes [`Outcome::Done`] at once.
+    /// Remove it again, and `cut/UNIT`; one that is not there is no error. Owes [`Outcome::Done`] at once.
     LetRun { unit: String },
     /// Make `hold/UNIT.lock` for each loaded service that these patterns match, whatever its state, so that the unit's `User=` and root can lock
     /// it and nobody else can open it. Owes [`Outcome::Done`] within 10 s. It is no act for the journal: nothing is taken from anybody, and it is

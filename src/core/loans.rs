@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::cooperation::{RUN, quiet_name};
+use super::cooperation::{RUN, cut_name, quiet_name};
 use super::effect::{Effect, EffectId, Outcome};
 use super::seen::UnitSeen;
 use super::step::{Deadline, Turn};
@@ -130,8 +130,11 @@ pub fn script_drop_in(unit: &UnitSeen, term_timeout: Duration) -> String {
     let mut text = format!(
         "# Lent by restart-agent for the time of a rollout.\n[Unit]\nConditionPathExists=!{RUN}/{quiet}\n[Service]\nKillMode=control-group\n"
     );
-    // A unit with OnSuccess= is given no success that it did not earn (facts M2).
-    if !unit.on_success {
+    // A unit with OnSuccess= is given no success that it did not earn (facts M2), not even if it takes SIGTERM by exiting with 0.
+    if unit.on_success {
+        let cut = cut_name("%n");
+        let _ = writeln!(text, "ExecStopPost=/usr/bin/test ! -e {RUN}/{cut}");
+    } else {
         text.push_str("SuccessExitStatus=SIGTERM SIGKILL 143 137 75\n");
     }
     let _ = writeln!(text, "TimeoutStopSec={}ms", (term_timeout + SCRIPT_SLACK).as_millis());

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::ladder::{Ladder, Rung};
 use super::memory::Cutting;
-use super::seen::UnitSeen;
+use super::seen::{Active, UnitSeen};
 use super::time::Mono;
 
 #[derive(Debug, Default)]
@@ -51,9 +51,11 @@ impl Orphans {
     /// This one had not ended in a look that had begun then.
     pub fn ending(&mut self, cutting: &Cutting, seen: &UnitSeen, looked: Mono) -> Ending {
         let Some(grace) = cutting.grace else { return Ending::Wait };
-        let new = || Orphan { ladder: Ladder::new(cutting.asked, grace), cgroup: String::new() };
+        // Counted from when systemd began to stop it, which may be much later than we asked.
+        let begun = if seen.active == Active::Deactivating { cutting.asked.max(seen.state_since) } else { cutting.asked };
+        let new = || Orphan { ladder: Ladder::new(begun, grace), cgroup: String::new() };
         let orphan = self.units.entry(seen.unit.clone()).or_insert_with(new);
-        if orphan.ladder.sent() != cutting.asked {
+        if orphan.ladder.sent() < begun {
             *orphan = new();
         }
         if !seen.cgroup.is_empty() {

@@ -23,6 +23,8 @@ pub struct UnitSeen {
     pub main_start: Mono,
     /// How the last main process ended, if it has.
     pub exit: Option<ExitSeen>,
+    /// `StateChangeTimestampMonotonic` on the boot clock: of one that is deactivating, when that began. [`Mono::BOOT`] if it was not asked for.
+    pub state_since: Mono,
     /// `InactiveEnterTimestampMonotonic` on the boot clock, of a unit that is inactive or failed; else [`Mono::BOOT`].
     pub idle_since: Mono,
     /// `InvocationID` in hex; empty if the unit has never run.

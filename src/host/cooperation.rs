@@ -12,7 +12,7 @@ use nix::sys::stat::{major, minor};
 use nix::unistd::User;
 use rustix::fs::{XattrFlags, fsetxattr};
 
-use crate::core::cooperation::{lock_name, quiet_name};
+use crate::core::cooperation::{cut_name, lock_name, quiet_name};
 
 /// Of /proc/locks; more locks than a host has.
 const LOCKS_MAX: u64 = 16 << 20;
@@ -52,16 +52,24 @@ impl Cooperation {
         }
     }
 
-    /// The units that are kept quiet.
+    /// The units that are kept quiet, or marked as being stopped.
     ///
     /// # Errors
-    /// If the directory cannot be read; that there is none is no error.
-    pub fn kept_quiet(&self) -> io::Result<Vec<String>> {
-        match fs::read_dir(self.run.join(quiet_name(""))) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(error),
-            Ok(entries) => entries.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose()).collect(),
+    /// If a directory cannot be read; that there is none is no error.
+    pub fn kept_quiet(&self) -> io::Result<BTreeSet<String>> {
+        let mut units = BTreeSet::new();
+        for directory in [quiet_name(""), cut_name("")] {
+            match fs::read_dir(self.run.join(directory)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+                Ok(entries) => {
+                    for entry in entries {
+                        units.extend(entry?.file_name().into_string().ok());
+                    }
+                }
+            }
         }
+        Ok(units)
     }
 
     /// Makes a unit's lock. Root owns it; the unit's `User=` may open it by its access list, for which no capability is needed, unlike for giving
@@ -161,7 +169,7 @@ mod tests {
         for _ in 0..2 {
             here.set(&quiet_name("a@b.service")).unwrap();
         }
-        assert_eq!(here.kept_quiet().unwrap(), ["a@b.service"]);
+        assert_eq!(here.kept_quiet().unwrap(), BTreeSet::from(["a@b.service".to_owned()]));
         for _ in 0..2 {
             here.clear(&quiet_name("a@b.service")).unwrap();
         }

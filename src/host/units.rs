@@ -7,7 +7,7 @@ use super::clock;
 use super::cooperation::Cooperation;
 use super::processes::{Processes, Signal};
 use super::systemd::{Hints, Killed, Places, Systemd};
-use crate::core::cooperation::{quiet_name, request_name};
+use crate::core::cooperation::{cut_name, quiet_name, request_name};
 use crate::core::effect::{Effect, Fault, JobEnd, Looked, Outcome, WorkerRef};
 use crate::core::seen::{ProcessSeen, UnitSeen};
 
@@ -33,7 +33,10 @@ impl Units {
             Effect::Look { units, looked, cgroups } => self.look(units, *looked, cgroups).await.map_or_else(Outcome::Fault, Outcome::Units),
             Effect::Lend { drop_ins } => done(self.systemd.lend(drop_ins).await),
             Effect::Unlend { units } => done(self.systemd.unlend(units).await),
-            Effect::Stop { unit, within } => job(self.systemd.stop(unit, *within).await),
+            Effect::Stop { unit, within } => match self.cooperation.set(&cut_name(unit)) {
+                Ok(()) => job(self.systemd.stop(unit, *within).await),
+                Err(error) => Outcome::Fault(cannot("mark it as being stopped", &error)),
+            },
             Effect::Start { unit } => self.systemd.start(unit).await.map_or_else(Outcome::Fault, |()| Outcome::Queued),
             Effect::Restart { unit, cut, within } => job(self.restart(unit, cut, *within).await),
             Effect::Kill { unit, cgroup } => done(self.kill(unit, cgroup).await),
@@ -47,7 +50,10 @@ impl Units {
             }
             Effect::Unask { unit } => flag("take back the request to stop", self.cooperation.clear(&request_name(unit))),
             Effect::KeepQuiet { unit } => flag("keep its timers from starting it", self.cooperation.set(&quiet_name(unit))),
-            Effect::LetRun { unit } => flag("let its timers start it again", self.cooperation.clear(&quiet_name(unit))),
+            Effect::LetRun { unit } => {
+                let cleared = self.cooperation.clear(&cut_name(unit)).and_then(|()| self.cooperation.clear(&quiet_name(unit)));
+                flag("let its timers start it again", cleared)
+            }
             Effect::HoldStarts { waits, lasts } => done(self.systemd.hold_starts(waits, *lasts).await),
             Effect::ReleaseStarts => done(self.systemd.release_starts().await),
             Effect::MakeLocks { units } => done(self.make_locks(units).await),

@@ -23,7 +23,7 @@ const SLOT_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Slots {
-    /// A timer is about to fire for a slot that has passed.
+    /// A timer is about to fire for a slot that has passed, or may be.
     Due,
     /// Whatever triggers later than this is a run of its own.
     From(Mono),
@@ -32,7 +32,12 @@ pub enum Slots {
 /// What this look says. A run that was not `interrupted` keeps its passed slots, as ever: what was skipped is made up for. `was_due`: a look
 /// before this one said [`Slots::Due`].
 pub fn slots(seen: &UnitSeen, now: Now, interrupted: bool, was_due: bool) -> Slots {
-    let ended = seen.idle_since;
+    // Its processes are gone, and systemd is not done with it.
+    if seen.active.runs() {
+        return Slots::Due;
+    }
+    // Nobody keeps it loaded: then nothing starts it either.
+    let ended = if seen.idle_since == Mono::BOOT { now.mono } else { seen.idle_since };
     if !interrupted {
         return Slots::From(ended);
     }

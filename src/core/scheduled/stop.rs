@@ -13,7 +13,7 @@ use crate::core::seen::{Active, UnitSeen};
 use crate::core::stale::Stale;
 use crate::core::status::{Casualty, CasualtyKind};
 use crate::core::step::Turn;
-use crate::core::time::Span;
+use crate::core::time::{Mono, Span};
 
 /// A stop whose fate is not known, since systemd does not answer, is sent so often.
 const STOP_TRIES: u32 = 3;
@@ -89,8 +89,11 @@ impl Script {
             // At once, so that the last one to end takes all back with one Reload.
             return self.release(loans);
         }
-        // Only on the word of a look that began after the grace: whether systemd took the stop is not known without.
-        let looked = self.seen_at >= ladder.sent().after(rules.term_timeout);
+        // Only on the word of a look that began after the grace, which is counted from when systemd began to stop it: on a busy host that is much
+        // later than we asked.
+        let stopping = matches!(self.seen.active, Active::Deactivating | Active::Inactive | Active::Failed);
+        let begun = if self.seen.active == Active::Deactivating { self.seen.state_since } else { Mono::BOOT };
+        let looked = stopping && self.seen_at >= ladder.sent().max(begun).after(rules.term_timeout);
         let stuck = ladder.rung(self.seen_at) == Rung::Unkillable && !ended;
         match ladder.rung(turn.now.mono) {
             Rung::Kill if looked && !ended && !runs_anew => {

@@ -245,6 +245,7 @@ impl Systemd {
                 (SERVICE, "ExecMainStatus"),
                 (SERVICE, "ExecMainExitTimestampMonotonic"),
                 (UNIT, "InactiveEnterTimestampMonotonic"),
+                (UNIT, "StateChangeTimestampMonotonic"),
             ]);
         }
         let values = self.properties(id, &wanted).await?;
@@ -259,6 +260,7 @@ impl Systemd {
             if !seen.active.runs() {
                 seen.idle_since = boot_clock(values.number(9), look.offset);
             }
+            seen.state_since = boot_clock(values.number(10), look.offset);
             seen.exit = how(values.number(6), status).map(|how| ExitSeen { how, at: boot_clock(values.number(8), look.offset) });
         }
         seen.processes = if seen.cgroup.is_empty() { Vec::new() } else { (look.read)(&seen.cgroup)? };

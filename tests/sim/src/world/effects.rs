@@ -375,6 +375,7 @@ impl World {
             main_pid: unit.main_pid,
             main_start: Mono(unit.main_start),
             exit: unit.exit,
+            state_since: unit.stop.as_ref().map_or(Mono::BOOT, |stop| Mono(stop.since)),
             idle_since: if unit.active.runs() { Mono::BOOT } else { Mono(unit.idle_since) },
             invocation: unit.invocation.clone(),
             cgroup: if unit.active.runs() { unit.cgroup() } else { String::new() },

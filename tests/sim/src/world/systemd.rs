@@ -295,6 +295,8 @@ impl World {
             Some(Exit::Killed(9) | Exit::Exited(143 | 75)) => unit.lent_success(),
             Some(_) => false,
         };
+        // What it is lent makes a failure of any end that the agent's stop brought about.
+        let clean = clean && !(unit.lent_no_success() && unit.stop.as_ref().is_some_and(|stop| stop.by == By::Agent));
         if oneshot && clean && !timed_out && unit.step + 1 < unit.steps() && !unit.exec_reset() {
             // The next command runs, also in the middle of a stop; then no TimeoutStopSec= fires any more (facts F1.5).
             unit.step += 1;

@@ -282,6 +282,11 @@ impl Unit {
     }
 
     #[must_use]
+    pub fn lent_no_success(&self) -> bool {
+        self.lent("ExecStopPost=/usr/bin/test ! -e")
+    }
+
+    #[must_use]
     pub fn lent_success(&self) -> bool {
         self.lent("SuccessExitStatus=SIGTERM SIGKILL 143 137 75")
     }
