@@ -75,6 +75,8 @@ pub enum Type {
     Units,
     /// The same, and none is fine.
     Excluded,
+    /// A list of names or globs of processes, at least one.
+    Names,
     /// One of these words.
     Word {
         of: &'static [&'static str],
@@ -260,9 +262,17 @@ pub const KEYS: &[Key] = &[
         Is("3"),
         "A script that was interrupted this often in a row is let finish once; status says so.",
     ),
+    key(
+        Scheduled,
+        "code",
+        Type::Names,
+        Absent,
+        "Only processes of these names carry deployed code: globs of the file name in argv[0], or of the process's own name, such as `php*`. A shell loop that starts a fresh php for each wiki is then not stale by the age of its shell. Left out: every process of the unit.",
+    ),
     key(Service, "kind", KIND, Required, "Long-running services other than php-fpm: queue workers, monitors. Renewed by RestartUnit."),
     key(Service, "units", Type::Units, Required, "Names or globs of services, such as `queue-worker@*.service`."),
     key(Service, "exclude", Type::Excluded, Absent, "Names or globs that are none of this target's business."),
+    key(Service, "code", Type::Names, Absent, "Only processes of these names carry deployed code, as for `scheduled`."),
     key(Service, "drain_timeout", Type::Time, Is("0s"), "A stale service may end by itself, or be renewed by somebody else, in this time."),
     key(Service, "term_timeout", Type::TimeAboveZero, Is("20s"), "From RestartUnit; then SIGKILL to the whole cgroup."),
     key(Proof, "script", Type::Path, Required, "The script's file, requested through php-fpm."),
@@ -290,7 +300,6 @@ pub const NOT_YET: &[(Level, &str)] = &[
     (Level::Target, "linger"),
     (Level::Target, "max_generations"),
     (Level::Target, "at_max"),
-    (Level::Target, "code"),
     (Level::Target, "ask"),
     (Level::Target, "unask"),
     (Level::Target, "settle_after"),

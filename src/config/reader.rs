@@ -167,6 +167,7 @@ pub(super) fn example(key: &Key) -> String {
         (Type::Argv, _) => format!("`{name} = [\"/usr/local/bin/{name}\"]`"),
         (Type::Unit, _) => format!("`{name} = \"php8.2-fpm.service\"`"),
         (Type::Units | Type::Excluded, _) => format!("`{name} = [\"NAME.service\"]`"),
+        (Type::Names, _) => format!("`{name} = [\"php*\"]`"),
         (Type::Word { of, .. }, _) => format!("`{name} = \"{}\"`", of.join("\" or \"")),
         (Type::Table(_), _) => format!("`{name} = {{ script = \"/srv/app/version.php\" }}`"),
     }
@@ -201,7 +202,9 @@ fn value(key: &'static Key, entry: &Entry, whole: bool, report: &mut Report) -> 
             Ok(()) => Some(Good::Text(Item { text: text.clone(), place: found.place.clone() })),
             Err((message, advice)) => wrong(found, format!("`{}`: {message}", key.name), advice, report),
         },
-        (Type::Uris | Type::Argv | Type::Units | Type::Excluded, Data::Array(items)) => list(key, found, items, report).map(Good::List),
+        (Type::Uris | Type::Argv | Type::Units | Type::Excluded | Type::Names, Data::Array(items)) => {
+            list(key, found, items, report).map(Good::List)
+        }
         _ => {
             let text = found.place.text();
             let advice = match (key.takes, &found.data) {
@@ -252,6 +255,7 @@ fn check(takes: Type, text: &str) -> Result<(), units::Wrong> {
     match takes {
         Type::Unit => units::check_unit(text),
         Type::Units | Type::Excluded => units::check(text),
+        Type::Names => units::check_process(text),
         Type::Address if text.parse::<SocketAddr>().is_ok() => Ok(()),
         Type::Address if !text.starts_with('/') => Err((
             "this is neither an absolute path nor IP:PORT".into(),

@@ -84,6 +84,7 @@ fn type_text(takes: Type) -> String {
         Type::Unit => "name of a service".into(),
         Type::Units => "list of names or globs of services, not empty".into(),
         Type::Excluded => "list of names or globs of services".into(),
+        Type::Names => "list of names or globs of processes, not empty".into(),
         Type::Word { of, .. } => of.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", "),
         Type::Table(_) => "table".into(),
     }

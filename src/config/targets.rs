@@ -106,10 +106,12 @@ fn build(section: Section, fields: &Fields) -> TargetRules {
                 _ => After::Auto,
             },
             quiet_within: fields.time("quiet_within"),
+            code: fields.texts("code"),
         }),
         Section::Service | Section::Stamp | Section::Pool | Section::Proof => TargetRules::Service(ServiceRules {
             units: fields.texts("units"),
             exclude: fields.texts("exclude"),
+            code: fields.texts("code"),
             drain_timeout: fields.time("drain_timeout"),
             term_timeout: fields.time("term_timeout"),
         }),

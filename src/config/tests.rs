@@ -127,8 +127,15 @@ fn every_key_is_read() {
         term_timeout = "2m"
         after = "until-next"
         quiet_within = "7d"
+        code = ["php*", "refreshLinks"]
+        [target.workers]
+        kind = "service"
+        units = ["worker.service"]
+        code = ["php8.[234]"]
         "#,
     );
+    assert_eq!(policy.targets["jobs"].code(), ["php*", "refreshLinks"]);
+    assert_eq!(policy.targets["workers"].code(), ["php8.[234]"]);
     assert_eq!(policy.stamp.identity, Identity::Content);
     assert_eq!(policy.stamp.min_interval, Duration::from_secs(90));
     assert_eq!(policy.pools.keys().collect::<Vec<_>>(), ["jobrunner", "videoscaler"]);
@@ -190,7 +197,6 @@ max_generations = 8
 [target.maintenance]
 kind = "scheduled"
 units = ["x.service"]
-code = ["php*"]
 hold_timeout = "5m"
 [target.strays]
 kind = "strays"
@@ -235,9 +241,11 @@ units = [
 overdue = true
 after = "til-next"
 quiet_within = "99999999d"
+code = ["/usr/bin/php", "", "php["]
 [target.workers]
 kind = "service"
 units = []
+code = []
 [target.other]
 kind = "php_fpm"
 "#
@@ -369,7 +377,7 @@ fn fragments_are_checked_alone() {
         ("target.toml", "[target.jobs]\nkind = \"scheduled\"\nunits = [\"a.service\"]\n"),
         ("override.toml", "[target.jobs]\ndrain_timeout = \"1m\"\n[pool]\ntimeout = \"2m\"\n"),
         ("half.toml", "[target.jobs]\nkind = \"scheduled\"\n"),
-        ("wrong.toml", "[target.jobs]\ndrain_timeout = 5\nfoo = 1\ncode = [\"php\"]\n"),
+        ("wrong.toml", "[target.jobs]\ndrain_timeout = 5\nfoo = 1\nask = [\"php\"]\n"),
     ]);
     let check = |names: &[&str]| check_files(&names.iter().map(|name| tree.path(name)).collect::<Vec<_>>());
     check(&["target.toml"]).unwrap();

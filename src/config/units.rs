@@ -68,6 +68,23 @@ pub(super) fn check(name: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
+/// The name of a process, or a glob of such.
+pub(super) fn check_process(name: &str) -> Result<(), Wrong> {
+    if name.is_empty() {
+        return Err(("an empty string is no process".into(), "write the name of a program, such as \"php*\"".into()));
+    }
+    if name.len() > 255 {
+        return Err((format!("{} is longer than 255 bytes", quoted(name)), "no file has such a name".into()));
+    }
+    if name.contains('/') {
+        return Err((format!("{} is a path", quoted(name)), "write the last part only, such as \"php*\"".into()));
+    }
+    if let Err(error) = Pattern::new(name) {
+        return Err((format!("{} is not a glob: {}", quoted(name), error.msg), "use *, ? and [abc] only".into()));
+    }
+    Ok(())
+}
+
 fn no_suffix(name: &str) -> Wrong {
     (format!("{} has no unit suffix", quoted(name)), format!("write \"{}.service\"", short(name)))
 }

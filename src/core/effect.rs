@@ -21,9 +21,13 @@ pub struct EffectId(pub u64);
 pub enum Effect {
     /// Read units with their processes. Owes [`Outcome::Units`] within 10 s: one entry for each loaded unit that matches and,
     /// for a name without a glob, one with [`Load::NotFound`](super::seen::Load) if there is none.
-    /// Where a unit has no `ControlGroup` any more, its processes are read from the one remembered in `cgroups` (facts F3.2).
+    /// Where a unit has no `ControlGroup` any more, its processes are read from the one remembered in `cgroups` (facts F3.2). `names`: with
+    /// argv[0] of each process, which is one more file to read for each.
     #[serde(skip_deserializing)]
-    Look { units: Vec<String>, looked: Looked, cgroups: BTreeMap<String, String> },
+    Look { units: Vec<String>, looked: Looked, cgroups: BTreeMap<String, String>, names: bool },
+    /// What timers say in their files, for people. Owes [`Outcome::Schedules`] within 10 s: lines such as `OnCalendar=*-*-* 03:00:00`, by timer.
+    #[serde(skip_deserializing)]
+    Schedules { timers: Vec<String> },
     /// Ask the unit's own php-fpm binary for its configuration (`-tt`, cached until the files change: facts M11), as a transient
     /// unit. Owes [`Outcome::Layout`] within 15 s.
     #[serde(skip_deserializing)]
@@ -91,6 +95,7 @@ impl Effect {
         !matches!(
             self,
             Effect::Look { .. }
+                | Effect::Schedules { .. }
                 | Effect::Inspect { .. }
                 | Effect::TestConfig { .. }
                 | Effect::AskPools { .. }
@@ -166,6 +171,8 @@ pub struct WorkerRef {
 pub enum Outcome {
     #[serde(skip_deserializing)]
     Units(Vec<UnitSeen>),
+    #[serde(skip_deserializing)]
+    Schedules(BTreeMap<String, Vec<String>>),
     #[serde(skip_deserializing)]
     Layout(FpmLayout),
     /// `output` is what php-fpm said, made printable, at most 2,000 characters.
@@ -268,7 +275,8 @@ mod tests {
         let worker = || WorkerRef { pid: 7, start: Mono::default(), cgroup: "/system.slice".to_owned() };
         let within = Duration::from_secs(5);
         let effects = [
-            Effect::Look { units: vec![unit()], looked: Looked::Exactly, cgroups: BTreeMap::new() },
+            Effect::Look { units: vec![unit()], looked: Looked::Exactly, cgroups: BTreeMap::new(), names: false },
+            Effect::Schedules { timers: vec![unit()] },
             Effect::Inspect { unit: unit() },
             Effect::TestConfig { unit: unit() },
             Effect::AskPools { asks: Vec::new(), full: false, timeout: within },

@@ -19,6 +19,8 @@ pub struct Looker {
     /// When the last look that was answered had begun: what it shows is no older.
     began: Option<Mono>,
     exact: bool,
+    /// argv[0] is read, too.
+    names: bool,
     trouble: Option<String>,
     /// After a look that failed: not before this, whatever wants one.
     not_before: Mono,
@@ -28,6 +30,11 @@ impl Looker {
     /// Wants a look at `at`, or earlier if one was wanted earlier.
     pub fn want(&mut self, at: Mono) {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// From now on it is read, or not, what each process is called by its argv[0].
+    pub fn read_names(&mut self, names: bool) {
+        self.names = names;
     }
 
     /// Nothing that is due by now is worth a look: whoever wants one says so again.
@@ -43,7 +50,7 @@ impl Looker {
         }
         self.due = None;
         self.exact = matches!(looked, Looked::Exactly | Looked::Bare);
-        let id = turn.ask(Effect::Look { units: units.to_vec(), looked, cgroups });
+        let id = turn.ask(Effect::Look { units: units.to_vec(), looked, cgroups, names: self.names });
         self.pending = Some((id, turn.now.mono));
     }
 

@@ -78,6 +78,16 @@ pub enum TargetRules {
 }
 
 impl TargetRules {
+    /// The names of the processes that carry deployed code; none: all do.
+    #[must_use]
+    pub fn code(&self) -> &[String] {
+        match self {
+            TargetRules::PhpFpm(_) => &[],
+            TargetRules::Scheduled(rules) => &rules.code,
+            TargetRules::Service(rules) => &rules.code,
+        }
+    }
+
     /// The contract's word for this kind.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -132,6 +142,8 @@ pub struct ScheduledRules {
     pub after: After,
     /// `after = "auto"`: next scheduled run within this -> until-next, else rerun.
     pub quiet_within: Duration,
+    /// Names or globs of the processes (argv[0] or comm) that carry deployed code; none: all do.
+    pub code: Vec<String>,
 }
 
 impl ScheduledRules {
@@ -176,6 +188,8 @@ pub enum After {
 pub struct ServiceRules {
     pub units: Vec<String>,
     pub exclude: Vec<String>,
+    /// As in [`ScheduledRules`].
+    pub code: Vec<String>,
     /// A stale service may end by itself, or be renewed by somebody else, in this time.
     pub drain_timeout: Duration,
     /// From RestartUnit; then SIGKILL to the whole cgroup.

@@ -123,6 +123,9 @@ pub struct ProcessSeen {
     /// Field 22 of /proc/PID/stat: up to 34 ms early (facts F4.6).
     pub start: Mono,
     pub comm: String,
+    /// The last part of argv[0], for looks that [ask for names](super::effect::Effect::Look): the comm of a `#!/usr/bin/php` script is the
+    /// script's name, its argv[0] is /usr/bin/php (facts M12).
+    pub argv0: Option<String>,
     /// Its command line equals its parent's: a fork that carries the parent's code (facts M12).
     pub same_command_as_parent: bool,
     /// The php-fpm pool that it works for, as its command line says: `php-fpm: pool www`.

@@ -1,6 +1,10 @@
 //! What everybody is shown: status.json, `status`, the D-Bus properties. The contract's words, no secrets.
 
+mod plan;
+
 use serde::{Deserialize, Serialize};
+
+pub use plan::{PlanNextRun, PlanProcess, PlanRequest, PlanUnit, PlanView};
 
 use super::stale::Stale;
 use super::time::{Mono, Now, Wall};
@@ -324,43 +328,4 @@ pub struct Casualty {
 pub enum CasualtyKind {
     Request,
     Script,
-}
-
-/// What a deploy right now would do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlanView {
-    pub schema: u32,
-    pub at: Wall,
-    /// What stands in the way: a hold, no targets.
-    pub note: Option<String>,
-    pub units: Vec<PlanUnit>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlanUnit {
-    pub target: String,
-    pub unit: String,
-    /// A sentence: what would happen, in order, with the times from the rules.
-    pub what: String,
-    /// Milliseconds after the deploy at the latest.
-    pub deadline_ms: u64,
-    pub processes: Vec<PlanProcess>,
-    /// Requests in flight, without query strings.
-    pub in_flight: Vec<PlanRequest>,
-    /// Whether something in flight is expected to be cut.
-    pub casualty_expected: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlanProcess {
-    pub pid: u32,
-    pub name: String,
-    pub started_at: Wall,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlanRequest {
-    pub pid: u32,
-    pub name: String,
-    pub ran: String,
 }

@@ -103,6 +103,7 @@ impl Host {
             Effect::Repool { pool, argv, timeout } => self.hook("repool", pool, argv, *timeout).await,
             Effect::Depool { pool, depool, timeout, .. } => self.hook("depool", pool, depool, *timeout).await,
             Effect::Look { .. }
+            | Effect::Schedules { .. }
             | Effect::Lend { .. }
             | Effect::Unlend { .. }
             | Effect::Stop { .. }

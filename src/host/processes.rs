@@ -17,6 +17,8 @@ use crate::core::time::Mono;
 
 /// Of a command line that is compared; one longer than this is equal if it begins equal.
 const COMMAND_LINE: u64 = 64 * 1024;
+/// Of argv[0], in bytes: no file's name is longer.
+const LONGEST_NAME: usize = 255;
 /// More processes than a host has.
 const MOST_PROCESSES: usize = 1 << 20;
 /// Cgroups in cgroups.
@@ -47,11 +49,11 @@ impl Processes {
     }
 
     /// The living processes of a cgroup, given as systemd gives it (`/system.slice/x.service`), and of the cgroups in it. A cgroup that does
-    /// not exist has none, and neither has an empty name.
+    /// not exist has none, and neither has an empty name. `names`: with argv[0] of each.
     ///
     /// # Errors
     /// If they cannot be read. Then it is not known whether there are any (law 5).
-    pub fn of(&self, cgroup: &str) -> io::Result<Vec<ProcessSeen>> {
+    pub fn of(&self, cgroup: &str, names: bool) -> io::Result<Vec<ProcessSeen>> {
         let mut seen: Vec<ProcessSeen> = Vec::new();
         for pid in self.pids(cgroup)? {
             if let Some(stat) = self.stat(pid)?
@@ -63,6 +65,7 @@ impl Processes {
                     ppid: stat.ppid,
                     start,
                     comm: stat.comm,
+                    argv0: None,
                     same_command_as_parent: false,
                     pool: None,
                     running: stat.is_running,
@@ -70,15 +73,18 @@ impl Processes {
                 });
             }
         }
-        self.compare_with_parents(&mut seen);
+        self.read_command_lines(&mut seen, names);
         Ok(seen)
     }
 
     /// A parent outside of the cgroup is systemd, or whoever moved the process there: it carries no code of this unit.
-    fn compare_with_parents(&self, seen: &mut [ProcessSeen]) {
+    fn read_command_lines(&self, seen: &mut [ProcessSeen], names: bool) {
         let members: Vec<u32> = seen.iter().map(|process| process.pid).collect();
         let mut lines: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
         for process in seen {
+            if names {
+                process.argv0 = argv0(lines.entry(process.pid).or_insert_with(|| self.command_line(process.pid)));
+            }
             if members.binary_search(&process.ppid).is_ok() {
                 for pid in [process.pid, process.ppid] {
                     lines.entry(pid).or_insert_with(|| self.command_line(pid));
@@ -225,6 +231,14 @@ impl Stat {
     }
 }
 
+/// The last part of the first word of a command line, as far as it is of use as a name.
+fn argv0(line: &[u8]) -> Option<String> {
+    let word = line.split(|byte| *byte == 0).next()?;
+    let name = word.rsplit(|byte| *byte == b'/').next()?;
+    let name = String::from_utf8_lossy(name.get(..LONGEST_NAME).unwrap_or(name)).into_owned();
+    Some(name).filter(|name| !name.is_empty())
+}
+
 /// The pool of a php-fpm worker, of its command line.
 fn fpm_pool(line: &[u8]) -> Option<String> {
     let text = line.split(|byte| *byte == 0).next()?;
@@ -315,6 +329,19 @@ mod tests {
         }
         assert!(stat("x", "Z").unwrap().is_dead);
         assert!(stat("x", "R").unwrap().is_running && stat("x", "D").unwrap().is_running);
+    }
+
+    #[test]
+    fn a_command_line_names_its_program() {
+        let named = |line: &[u8]| argv0(line);
+        assert_eq!(named(b"/usr/bin/php\0/srv/refreshLinks.php\0"), Some("php".into()));
+        assert_eq!(named(b"php8.2\0"), Some("php8.2".into()));
+        assert_eq!(named(b"-bash\0"), Some("-bash".into()));
+        assert_eq!(named(b"\xff\0"), Some("\u{fffd}".into()));
+        for nothing in [&b""[..], b"\0php\0", b"/usr/bin/\0"] {
+            assert_eq!(named(nothing), None);
+        }
+        assert_eq!(named(&[b'x'; 5000]).map(|name| name.len()), Some(LONGEST_NAME));
     }
 
     #[test]

@@ -29,7 +29,10 @@ impl Units {
     /// Performs one effect on units, within the time that it owes; `None` for the effects of others.
     pub async fn perform(&self, effect: &Effect) -> Option<Outcome> {
         Some(match effect {
-            Effect::Look { units, looked, cgroups } => self.look(units, *looked, cgroups).await.map_or_else(Outcome::Fault, Outcome::Units),
+            Effect::Look { units, looked, cgroups, names } => {
+                self.look(units, *looked, cgroups, *names).await.map_or_else(Outcome::Fault, Outcome::Units)
+            }
+            Effect::Schedules { timers } => self.systemd.schedules(timers).await.map_or_else(Outcome::Fault, Outcome::Schedules),
             Effect::Lend { drop_ins } => done(self.systemd.lend(drop_ins).await),
             Effect::Unlend { units } => done(self.systemd.unlend(units).await),
             Effect::Stop { unit, within } if unit.ends_with(".timer") => job(self.systemd.stop_timer(unit, *within).await),
@@ -56,13 +59,19 @@ impl Units {
         Ok(())
     }
 
-    /// Units with their processes.
+    /// Units with their processes; with `names`, with what these are called by their argv[0].
     ///
     /// # Errors
     /// [`Fault::Unreachable`] if systemd does not answer within 10 s, [`Fault::Other`] if processes cannot be read.
-    pub async fn look(&self, units: &[String], looked: Looked, cgroups: &BTreeMap<String, String>) -> Result<Vec<UnitSeen>, Fault> {
+    pub async fn look(
+        &self,
+        units: &[String],
+        looked: Looked,
+        cgroups: &BTreeMap<String, String>,
+        names: bool,
+    ) -> Result<Vec<UnitSeen>, Fault> {
         let read = |cgroup: &str| -> Result<Vec<ProcessSeen>, Fault> {
-            self.processes.of(cgroup).map_err(|error| Fault::Other(format!("cannot read the processes of {cgroup}: {error}")))
+            self.processes.of(cgroup, names).map_err(|error| Fault::Other(format!("cannot read the processes of {cgroup}: {error}")))
         };
         let mut seen = self.systemd.look(units, looked, clock::now(), clock::suspended(), &read).await?;
         for unit in seen.iter_mut().filter(|unit| unit.cgroup.is_empty()) {

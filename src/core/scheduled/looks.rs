@@ -11,7 +11,7 @@ use crate::core::ladder::Rung;
 use crate::core::loans::Loans;
 use crate::core::policy::ScheduledRules;
 use crate::core::seen::UnitSeen;
-use crate::core::stale::{Stale, stale};
+use crate::core::stale::{Stale, carries, stale};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::target::is_of;
@@ -39,7 +39,7 @@ impl Scheduled {
             if !known && !is_of(&rules.units, &rules.exclude, &seen.unit) {
                 continue;
             }
-            let stale = stale(seen, &want, &memory);
+            let stale = stale(seen, &rules.code, &want, &memory);
             if seen.active.runs() || !seen.processes.is_empty() {
                 present.insert(seen.unit.clone());
             }
@@ -69,6 +69,7 @@ impl Scheduled {
 
     pub(super) fn look_when_due(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
         let now = turn.now.mono;
+        self.pursuit.look.read_names(!rules.code.is_empty());
         let any = |what: fn(&ScriptStep) -> bool| self.scripts.values().any(|script| what(&script.step));
         let look = &mut self.pursuit.look;
         if any(|step| matches!(step, ScriptStep::Stopping)) {
@@ -118,7 +119,15 @@ impl Script {
         }
     }
 
+    /// It was asked to stop, and its stale processes have ended. What is left of it may be about to say so by its exit status, as long as it
+    /// starts nothing new.
+    fn may_heed(&self, rules: &ScheduledRules, seen: &UnitSeen) -> bool {
+        let starts_anew = seen.processes.iter().any(|process| carries(&rules.code, process));
+        !rules.code.is_empty() && self.asked && self.goes_on && !starts_anew
+    }
+
     fn look(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, seen: &UnitSeen, stale: Stale, drain_until: Mono) {
+        self.goes_on = stale.is_empty() && seen.active.runs() && seen.invocation == self.seen.invocation;
         match self.step {
             // What was seen before it was done says nothing of what was done.
             ScriptStep::Done(..) if self.seen_at < self.since => {}
@@ -132,7 +141,7 @@ impl Script {
                 loans.release(&self.unit);
                 self.enter(turn.now.mono, ScriptStep::Stopped);
             }
-            ScriptStep::Asked { .. } | ScriptStep::Holding { .. } if stale.is_empty() => {
+            ScriptStep::Asked { .. } | ScriptStep::Holding { .. } if stale.is_empty() && !self.may_heed(rules, seen) => {
                 self.ended_before_its_stop(turn, rules, loans, seen)
             }
             ScriptStep::Ready if stale.is_empty() => {

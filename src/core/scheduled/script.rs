@@ -10,7 +10,7 @@ use crate::core::look::Looker;
 use crate::core::memory::Cutting;
 use crate::core::policy::ScheduledRules;
 use crate::core::seen::{Active, UnitSeen};
-use crate::core::stale::Stale;
+use crate::core::stale::{RENEWED_ITSELF, Stale};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::time::{Mono, Span};
@@ -42,6 +42,8 @@ pub(super) struct Script {
     pub asked: bool,
     /// When SIGTERM was first due: a lock that it holds delays it from there.
     pub due: Option<Mono>,
+    /// Nothing of it is stale any more, and the run that was goes on.
+    pub goes_on: bool,
     pub ended: Ended,
 }
 
@@ -112,6 +114,7 @@ impl Script {
             tries: 0,
             asked: false,
             due: None,
+            goes_on: false,
             ended: Ended::ByItself,
         }
     }
@@ -189,6 +192,9 @@ impl Script {
     pub fn ended_by_itself(&mut self, turn: &mut Turn<'_>) {
         let ran = Span(turn.now.mono.since(self.stale.oldest.unwrap_or(turn.now.mono)));
         self.stale = Stale::default();
+        if self.goes_on {
+            return self.done(turn, UnitEnd::Finished, RENEWED_ITSELF.to_owned());
+        }
         if turn.memory.interrupted.contains_key(&self.unit) {
             turn.record(Entry::RanThrough { unit: self.unit.clone() });
         }

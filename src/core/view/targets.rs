@@ -120,7 +120,8 @@ impl Machine {
         let php = matches!(rules, TargetRules::PhpFpm(_));
         let old = match wanted {
             Some(wanted) if php => stale_fpm(seen, &wanted.want, memory),
-            Some(wanted) => stale(seen, &wanted.want, memory),
+            // Only what carries deployed code is kept of what rests.
+            Some(wanted) => stale(seen, &[], &wanted.want, memory),
             None => Stale::default(),
         };
         let before = |wanted: &Wanted| format!("runs code from before deploy {}", wanted.want.id);

@@ -137,6 +137,7 @@ fn policy(draw: &mut Draw) -> Policy {
     }
     for n in 0..draw.rng.between(0, 2) {
         let rules = ScheduledRules {
+            code: Vec::new(),
             units: vec![format!("job{n}-*.service")],
             exclude: vec![format!("job{n}-excluded.service")],
             drain_timeout: span(draw.rng.between(0, 20 * S)),
@@ -152,6 +153,7 @@ fn policy(draw: &mut Draw) -> Policy {
     }
     if draw.rng.chance(40) {
         let rules = ServiceRules {
+            code: Vec::new(),
             units: vec!["queue-*.service".to_owned()],
             exclude: Vec::new(),
             drain_timeout: span(if draw.rng.chance(50) { 0 } else { draw.rng.between(0, 10 * S) }),

@@ -86,6 +86,8 @@ impl World {
                 let seen = self.look(&units, looked);
                 self.answer(epoch, id, 0, Outcome::Units(seen));
             }
+            // Only a plan asks for these, and here nobody makes one.
+            Effect::Schedules { .. } => self.answer(epoch, id, 0, Outcome::Schedules(BTreeMap::new())),
             Effect::Inspect { unit } => {
                 let outcome = match self.units.get(&unit).and_then(Unit::as_fpm) {
                     Some(fpm) => Outcome::Layout(fpm.layout(&unit)),
@@ -379,6 +381,7 @@ impl World {
                     ppid: process.ppid,
                     start: Mono(process.start - process.blur),
                     comm: process.comm.to_owned(),
+                    argv0: None,
                     same_command_as_parent: same(process),
                     pool: match process.role {
                         Role::Worker => Some("www".to_owned()),
