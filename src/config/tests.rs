@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::core::policy::{After, Identity, Overdue, StampRules, TargetRules};
+use crate::core::policy::{After, Identity, Overdue, StampRules, StrayAction, TargetRules};
 
 /// A directory with configuration files, and their paths without it in what is shown.
 struct Tree(tempfile::TempDir);
@@ -84,6 +84,9 @@ fn the_defaults_are_those_of_the_contract() {
         [target.workers]
         kind = "service"
         units = ["queue-worker@*.service"]
+        [target.strays]
+        kind = "strays"
+        code = ["php*"]
         "#,
     ));
     insta::assert_debug_snapshot!(policy);
@@ -132,9 +135,21 @@ fn every_key_is_read() {
         kind = "service"
         units = ["worker.service"]
         code = ["php8.[234]"]
+        [target.strays]
+        kind = "strays"
+        code = ["php*"]
+        action = "stop"
+        drain_timeout = "1m"
+        term_timeout = "5s"
         "#,
     );
     assert_eq!(policy.targets["jobs"].code(), ["php*", "refreshLinks"]);
+    let TargetRules::Strays(strays) = &policy.targets["strays"] else { panic!() };
+    assert_eq!(
+        (strays.action, strays.drain_timeout, strays.term_timeout),
+        (StrayAction::Stop, Duration::from_secs(60), Duration::from_secs(5))
+    );
+    assert_eq!(policy.targets["strays"].code(), ["php*"]);
     assert_eq!(policy.targets["workers"].code(), ["php8.[234]"]);
     assert_eq!(policy.stamp.identity, Identity::Content);
     assert_eq!(policy.stamp.min_interval, Duration::from_secs(90));
@@ -198,10 +213,6 @@ max_generations = 8
 kind = "scheduled"
 units = ["x.service"]
 hold_timeout = "5m"
-[target.strays]
-kind = "strays"
-code = ["php*"]
-action = "report"
 "#
     ));
 }
@@ -246,6 +257,11 @@ code = ["/usr/bin/php", "", "php["]
 kind = "service"
 units = []
 code = []
+[target.strays]
+kind = "strays"
+code = ["php*", "*", "bash", "[s]u"]
+action = "kill"
+units = ["x.service"]
 [target.other]
 kind = "php_fpm"
 "#
@@ -453,7 +469,7 @@ fn the_reference_page_is_up_to_date() {
 fn what_the_documents_show_is_right() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut shown = 0;
-    for document in ["README.md", "docs/guide/jobrunner.md", "docs/guide/maintenance.md", "docs/guide/service.md"] {
+    for document in ["README.md", "docs/guide/jobrunner.md", "docs/guide/maintenance.md", "docs/guide/service.md", "docs/guide/strays.md"] {
         let text = fs::read_to_string(root.join(document)).unwrap();
         for block in text.split("```toml\n").skip(1) {
             // A block in a list is indented by three blanks, and TOML does not mind.
@@ -463,7 +479,7 @@ fn what_the_documents_show_is_right() {
             shown += 1;
         }
     }
-    assert_eq!(shown, 5);
+    assert_eq!(shown, 7);
     let installed = fs::read_to_string(root.join("packaging/debian/config.toml")).unwrap();
     assert_eq!(policy_of(&installed), Policy::default(), "the installed configuration does nothing");
     let example: String = installed.lines().filter_map(|line| line.strip_prefix("#   ")).map(|line| format!("{line}\n")).collect();

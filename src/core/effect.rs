@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::seen::{FpmLayout, PoolAnswers, UnitSeen};
+use super::seen::{FpmLayout, PoolAnswers, StraySeen, UnitSeen};
 use super::time::Mono;
 
 /// Names one effect; grows by one for each, also across restarts of the agent.
@@ -28,6 +28,14 @@ pub enum Effect {
     /// What timers say in their files, for people. Owes [`Outcome::Schedules`] within 10 s: lines such as `OnCalendar=*-*-* 03:00:00`, by timer.
     #[serde(skip_deserializing)]
     Schedules { timers: Vec<String> },
+    /// Every process of the host that carries deployed code, by these names. Owes [`Outcome::Strays`] within 10 s.
+    #[serde(skip_deserializing)]
+    FindStrays { code: Vec<String> },
+    /// SIGTERM, or SIGKILL, to exactly this process, through a checked pidfd. Owes [`Outcome::Signalled`] at once.
+    Signal { process: WorkerRef, kill: bool },
+    /// One line to the terminal of this process, if it still is its terminal, without waiting for it. `landed`: for which deploy. Owes
+    /// [`Outcome::Done`] at once.
+    Notify { process: WorkerRef, tty: String, landed: Mono, text: String },
     /// Ask the unit's own php-fpm binary for its configuration (`-tt`, cached until the files change: facts M11), as a transient
     /// unit. Owes [`Outcome::Layout`] within 15 s.
     #[serde(skip_deserializing)]
@@ -96,6 +104,7 @@ impl Effect {
             self,
             Effect::Look { .. }
                 | Effect::Schedules { .. }
+                | Effect::FindStrays { .. }
                 | Effect::Inspect { .. }
                 | Effect::TestConfig { .. }
                 | Effect::AskPools { .. }
@@ -157,8 +166,8 @@ pub enum FpmRequest {
     Script { script: String },
 }
 
-/// One php-fpm worker, named so that a reused pid is not mistaken for it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// One process, a php-fpm worker or a stray, named so that a reused pid is not mistaken for it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WorkerRef {
     pub pid: u32,
     pub start: Mono,
@@ -173,6 +182,10 @@ pub enum Outcome {
     Units(Vec<UnitSeen>),
     #[serde(skip_deserializing)]
     Schedules(BTreeMap<String, Vec<String>>),
+    #[serde(skip_deserializing)]
+    Strays(Vec<StraySeen>),
+    /// Whether it was still there to be sent it.
+    Signalled(bool),
     #[serde(skip_deserializing)]
     Layout(FpmLayout),
     /// `output` is what php-fpm said, made printable, at most 2,000 characters.
@@ -277,6 +290,9 @@ mod tests {
         let effects = [
             Effect::Look { units: vec![unit()], looked: Looked::Exactly, cgroups: BTreeMap::new(), names: false },
             Effect::Schedules { timers: vec![unit()] },
+            Effect::FindStrays { code: vec![unit()] },
+            Effect::Signal { process: worker(), kill: true },
+            Effect::Notify { process: worker(), tty: "pts/1".to_owned(), landed: Mono(7), text: unit() },
             Effect::Inspect { unit: unit() },
             Effect::TestConfig { unit: unit() },
             Effect::AskPools { asks: Vec::new(), full: false, timeout: within },
@@ -306,6 +322,7 @@ mod tests {
             Outcome::Command(CommandEnd::TimedOut),
             Outcome::Job(JobEnd::Lost),
             Outcome::Queued,
+            Outcome::Signalled(false),
             Outcome::Frozen(vec![worker()]),
             Outcome::Done,
             Outcome::Fault(Fault::Other("why".to_owned())),

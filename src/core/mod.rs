@@ -28,9 +28,11 @@ mod service;
 pub mod stale;
 pub mod status;
 pub mod step;
+mod strays;
 mod survey;
 mod target;
 pub mod time;
 
 pub use intake::Waited;
+pub use strays::place::unit_of;
 mod view;

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::deploy::printable;
 use super::evidence::{Counted, Source};
 use super::memory::Memory;
-use super::policy::{After, FpmRules, Overdue, Policy, ScheduledRules, ServiceRules, TargetRules};
+use super::policy::{After, FpmRules, Overdue, Policy, ScheduledRules, ServiceRules, StrayAction, StrayRules, TargetRules};
 use super::scheduled::untouchable;
-use super::seen::{Load, PoolAnswers, ProcessSeen, UnitSeen};
+use super::seen::{Load, PoolAnswers, ProcessSeen, StraySeen, UnitSeen};
 use super::stale::carries;
 use super::status::{PlanNextRun, PlanProcess, PlanRequest, PlanUnit, PlanView};
+use super::strays::place::unit_of;
+use super::strays::{Reach, reach};
 use super::target::is_of;
 use super::time::{Now, Span};
 use super::view::SCHEMA;
@@ -20,6 +23,8 @@ pub struct PlanSeen {
     pub units: BTreeMap<String, Vec<UnitSeen>>,
     /// By target: how the pools were asked, and what they said.
     pub answers: BTreeMap<String, (Source, PoolAnswers)>,
+    /// By target of kind `strays`.
+    pub strays: BTreeMap<String, Vec<StraySeen>>,
     /// By timer: what its file says.
     pub schedules: BTreeMap<String, Vec<String>>,
     /// By target: why nothing could be seen.
@@ -36,6 +41,10 @@ pub fn plan(policy: &Policy, memory: &Memory, seen: &PlanSeen, now: Now) -> Plan
             TargetRules::PhpFpm(rules) => units.push(fpm(name, rules, policy, seen_units, seen.answers.get(name), now)),
             TargetRules::Scheduled(rules) => {
                 units.extend(seen_units.iter().filter_map(|unit| script(name, rules, unit, memory, &seen.schedules, now)))
+            }
+            TargetRules::Strays(rules) => {
+                let strays = seen.strays.get(name).map_or(&[][..], Vec::as_slice);
+                units.extend(strays.iter().filter_map(|seen| stray(name, rules, policy, seen, now)));
             }
             TargetRules::Service(rules) => units.extend(seen_units.iter().filter_map(|unit| service(name, rules, unit, now))),
         }
@@ -218,6 +227,40 @@ fn service(target: &str, rules: &ServiceRules, unit: &UnitSeen, now: Now) -> Opt
         processes: processes(unit, &rules.code, now),
         in_flight: Vec::new(),
         casualty_expected: false,
+        next_run: None,
+    })
+}
+
+fn stray(target: &str, rules: &StrayRules, policy: &Policy, seen: &StraySeen, now: Now) -> Option<PlanUnit> {
+    let reach = reach(policy, seen);
+    if reach == Reach::Elsewhere {
+        return None;
+    }
+    let stop = || {
+        let (drain, grace) = (Span(rules.drain_timeout), Span(rules.term_timeout));
+        format!("may end by itself in {drain}; then SIGTERM to this process alone, SIGKILL after {grace}")
+    };
+    let (what, deadline, stops) = match (rules.action, reach) {
+        (StrayAction::Stop, Reach::Act) => (stop(), rules.drain_timeout + rules.term_timeout, true),
+        (StrayAction::Notify, Reach::Act) if seen.tty.is_some() => {
+            ("is reported, and its terminal is told".to_owned(), Duration::ZERO, false)
+        }
+        _ => ("is reported".to_owned(), Duration::ZERO, false),
+    };
+    let process = &seen.process;
+    Some(PlanUnit {
+        target: target.to_owned(),
+        unit: Some(unit_of(&seen.cgroup)).filter(|unit| !unit.is_empty()).unwrap_or("no unit").to_owned(),
+        what: format!("of {}: {what}", printable(&seen.user, 64)),
+        deadline_ms: millis(deadline),
+        processes: vec![PlanProcess {
+            pid: process.pid,
+            name: printable(&process.comm, 64),
+            started_at: now.wall_of(process.start),
+            stale: true,
+        }],
+        in_flight: Vec::new(),
+        casualty_expected: stops,
         next_run: None,
     })
 }

@@ -75,6 +75,7 @@ pub enum TargetRules {
     PhpFpm(FpmRules),
     Scheduled(ScheduledRules),
     Service(ServiceRules),
+    Strays(StrayRules),
 }
 
 impl TargetRules {
@@ -85,6 +86,7 @@ impl TargetRules {
             TargetRules::PhpFpm(_) => &[],
             TargetRules::Scheduled(rules) => &rules.code,
             TargetRules::Service(rules) => &rules.code,
+            TargetRules::Strays(rules) => &rules.code,
         }
     }
 
@@ -95,6 +97,7 @@ impl TargetRules {
             TargetRules::PhpFpm(_) => "php-fpm",
             TargetRules::Scheduled(_) => "scheduled",
             TargetRules::Service(_) => "service",
+            TargetRules::Strays(_) => "strays",
         }
     }
 }
@@ -194,4 +197,26 @@ pub struct ServiceRules {
     pub drain_timeout: Duration,
     /// From RestartUnit; then SIGKILL to the whole cgroup.
     pub term_timeout: Duration,
+}
+
+/// `kind = "strays"`: processes outside of every unit of a target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StrayRules {
+    /// Names or globs of the processes (argv[0] or comm) that carry deployed code; at least one.
+    pub code: Vec<String>,
+    pub action: StrayAction,
+    /// A stray may end by itself in this time.
+    pub drain_timeout: Duration,
+    /// From SIGTERM; then SIGKILL, to the process alone.
+    pub term_timeout: Duration,
+}
+
+/// What is done about a stray.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StrayAction {
+    Report,
+    /// Its terminal is told, once for each deploy.
+    Notify,
+    Stop,
 }

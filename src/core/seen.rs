@@ -116,7 +116,7 @@ pub enum Exit {
 }
 
 /// One process of a unit's cgroup.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ProcessSeen {
     pub pid: u32,
     pub ppid: u32,
@@ -134,6 +134,22 @@ pub struct ProcessSeen {
     pub running: bool,
     /// What it has used of processors since its start, in ticks of the kernel.
     pub cpu_ticks: u64,
+}
+
+/// A process that carries deployed code, wherever it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StraySeen {
+    pub process: ProcessSeen,
+    /// By name, or by number if it has none.
+    pub user: String,
+    /// In the unified hierarchy, from its root.
+    pub cgroup: String,
+    /// Its controlling terminal, below /dev: `pts/3`, `tty1`.
+    pub tty: Option<String>,
+    /// Its unit was made at run time: by systemd-run, logind, or a program that asked systemd for it.
+    pub transient: bool,
+    /// It runs in a PID namespace of its own: a container.
+    pub contained: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

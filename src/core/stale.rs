@@ -72,7 +72,8 @@ fn started_by_us(unit: &UnitSeen, want: &Want, target: &TargetMemory) -> bool {
 }
 
 /// When the code that a process runs was loaded. Bounded: no chain of forks is longer than the unit has processes.
-fn code_start(process: &ProcessSeen, by_pid: &BTreeMap<u32, &ProcessSeen>) -> Mono {
+#[must_use]
+pub fn code_start(process: &ProcessSeen, by_pid: &BTreeMap<u32, &ProcessSeen>) -> Mono {
     let mut start = process.start;
     let mut at = process;
     for _ in 0..by_pid.len() {

@@ -190,13 +190,42 @@ pub struct UnitView {
     pub in_flight: Option<u32>,
     pub why: String,
     pub deadline: Option<Wall>,
+    /// Of a target of kind `strays`, whose every stray process has an entry of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<StrayView>,
+}
+
+/// A process that carries deployed code outside of the units of all targets. No arguments: they may hold secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct StrayView {
+    pub pid: u32,
+    /// The process's own name.
+    pub name: String,
+    pub user: String,
+    /// As logind names it, if it runs in one.
+    pub session: Option<String>,
+    /// Below /dev: `pts/3`.
+    pub terminal: Option<String>,
+    pub started_at: Wall,
+    /// How long before the landing of the newest deploy its code was loaded, for people.
+    pub stale_by: String,
 }
 
 impl UnitView {
     /// A unit of which nothing more is to be told.
     #[must_use]
     pub fn new(unit: &str, state: TargetState, why: String) -> UnitView {
-        UnitView { unit: unit.to_owned(), state, stale_processes: 0, oldest_start: None, in_flight: None, why, deadline: None }
+        UnitView {
+            unit: unit.to_owned(),
+            state,
+            stale_processes: 0,
+            oldest_start: None,
+            in_flight: None,
+            why,
+            deadline: None,
+            process: None,
+        }
     }
 
     /// The same with what of it is stale, and until when it waits.

@@ -96,7 +96,7 @@ impl Resting {
         let carriers = || unit.processes.iter().filter(|process| carries(rules.code(), process));
         let oldest = match rules {
             TargetRules::PhpFpm(_) => Some(unit.main_start).filter(|_| unit.main_pid != 0),
-            TargetRules::Scheduled(_) | TargetRules::Service(_) => carriers().map(|process| process.start).min(),
+            TargetRules::Scheduled(_) | TargetRules::Service(_) | TargetRules::Strays(_) => carriers().map(|process| process.start).min(),
         };
         // What nobody asks for at rest is not kept: there may be hundreds of them.
         let nameless = |process: &ProcessSeen| ProcessSeen { comm: String::new(), argv0: None, ..process.clone() };
@@ -121,6 +121,7 @@ fn shown(rules: &TargetRules, unit: &UnitSeen) -> bool {
         TargetRules::PhpFpm(rules) => return unit.unit == rules.unit,
         TargetRules::Scheduled(rules) => (&rules.units, &rules.exclude),
         TargetRules::Service(rules) => (&rules.units, &rules.exclude),
+        TargetRules::Strays(_) => return false,
     };
     !unit.processes.is_empty() && is_of(units, exclude, &unit.unit)
 }
@@ -154,7 +155,8 @@ impl Machine {
                 Some(TargetRules::PhpFpm(rules)) => (vec![rules.unit.clone()], Looked::Exactly),
                 Some(TargetRules::Scheduled(rules)) => (rules.units.clone(), Looked::Running),
                 Some(TargetRules::Service(rules)) => (rules.units.clone(), Looked::Running),
-                None => continue,
+                // What is stale of them, their work tells on by itself.
+                Some(TargetRules::Strays(_)) | None => continue,
             };
             let names = self.policy.targets.get(&name).is_some_and(|rules| !rules.code().is_empty());
             let id = turn!(self, now, step).ask(Effect::Look { units, looked, cgroups: BTreeMap::new(), names });
@@ -190,6 +192,7 @@ impl Machine {
             Some(Work::Fpm) => self.inplace.gathering(),
             Some(Work::Scheduled(work)) => work.gathering(),
             Some(Work::Services(work)) => work.gathering(),
+            Some(Work::Strays(work)) => work.gathering(),
             None => false,
         }
     }

@@ -22,6 +22,17 @@ pub(super) async fn make<W: World>(world: Arc<W>, policy: Policy, memory: Memory
             TargetRules::PhpFpm(rules) => (vec![rules.unit.clone()], Looked::Exactly),
             TargetRules::Scheduled(rules) => (rules.units.clone(), Looked::WithTimers),
             TargetRules::Service(rules) => (rules.units.clone(), Looked::Running),
+            TargetRules::Strays(rules) => {
+                match world.perform(Effect::FindStrays { code: rules.code.clone() }).await {
+                    Outcome::Strays(strays) => {
+                        seen.strays.insert(name.clone(), strays);
+                    }
+                    other => {
+                        seen.faults.insert(name.clone(), other.said());
+                    }
+                }
+                continue;
+            }
         };
         match world.perform(Effect::Look { units, looked, cgroups: BTreeMap::new(), names: !rules.code().is_empty() }).await {
             Outcome::Units(units) => {

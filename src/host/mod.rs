@@ -104,6 +104,9 @@ impl Host {
             Effect::Depool { pool, depool, timeout, .. } => self.hook("depool", pool, depool, *timeout).await,
             Effect::Look { .. }
             | Effect::Schedules { .. }
+            | Effect::FindStrays { .. }
+            | Effect::Signal { .. }
+            | Effect::Notify { .. }
             | Effect::Lend { .. }
             | Effect::Unlend { .. }
             | Effect::Stop { .. }

@@ -1,5 +1,7 @@
 //! Processes: those of a cgroup, their start times and parents, and signals to exactly the one that was meant (law 6).
 
+mod scan;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
@@ -31,6 +33,8 @@ const ROUNDS: usize = 16;
 pub struct Processes {
     cgroups: PathBuf,
     proc: PathBuf,
+    /// Where systemd keeps the files of units that were made at run time.
+    transient: PathBuf,
     ticks_per_second: u64,
 }
 
@@ -45,7 +49,8 @@ impl Processes {
     #[must_use]
     pub fn at(cgroups: PathBuf, proc: PathBuf) -> Processes {
         let ticks_per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0);
-        Processes { cgroups, proc, ticks_per_second: ticks_per_second.unwrap_or(100) }
+        let transient = "/run/systemd/transient".into();
+        Processes { cgroups, proc, transient, ticks_per_second: ticks_per_second.unwrap_or(100) }
     }
 
     /// The living processes of a cgroup, given as systemd gives it (`/system.slice/x.service`), and of the cgroups in it. A cgroup that does
@@ -59,18 +64,7 @@ impl Processes {
             if let Some(stat) = self.stat(pid)?
                 && !stat.is_dead
             {
-                let start = self.since_boot(stat.start_ticks);
-                seen.push(ProcessSeen {
-                    pid,
-                    ppid: stat.ppid,
-                    start,
-                    comm: stat.comm,
-                    argv0: None,
-                    same_command_as_parent: false,
-                    pool: None,
-                    running: stat.is_running,
-                    cpu_ticks: stat.cpu_ticks,
-                });
+                seen.push(self.seen(pid, stat, None));
             }
         }
         self.read_command_lines(&mut seen, names);
@@ -139,7 +133,7 @@ impl Processes {
         Mono(u64::try_from(u128::from(ticks) * 1_000_000 / u128::from(self.ticks_per_second)).unwrap_or(u64::MAX))
     }
 
-    /// Sends signals, one after the other, to exactly this worker; false if it has gone. Needs CAP_KILL for the processes of other users
+    /// Sends signals, one after the other, to exactly this process; false if it has gone. Needs CAP_KILL for the processes of other users
     /// (facts F7.2).
     ///
     /// # Errors
@@ -202,6 +196,9 @@ struct Stat {
     /// On a processor, or in a sleep that nothing interrupts.
     is_running: bool,
     ppid: u32,
+    /// Fields 7 and 9: its terminal, as a device's number, and `PF_` flags.
+    tty: u32,
+    flags: u32,
     /// Fields 14 and 15: user and system time, in ticks.
     cpu_ticks: u64,
     /// Field 22, in ticks since boot.
@@ -217,14 +214,18 @@ impl Stat {
         let mut fields = std::str::from_utf8(text.get(closed + 1..)?).ok()?.split_ascii_whitespace();
         let state = fields.next()?;
         let ppid = fields.next()?.parse().ok()?;
-        // State is field 3, the parent field 4, the times are fields 14 and 15, the start is field 22.
-        let (user, system): (u64, u64) = (fields.nth(9)?.parse().ok()?, fields.next()?.parse().ok()?);
+        // State is field 3, the parent field 4, the terminal 7, the flags 9, the times are fields 14 and 15, the start is field 22.
+        let tty = fields.nth(2)?.parse::<i32>().ok()?.cast_unsigned();
+        let flags = fields.nth(1)?.parse().ok()?;
+        let (user, system): (u64, u64) = (fields.nth(4)?.parse().ok()?, fields.next()?.parse().ok()?);
         let start_ticks = fields.nth(6)?.parse().ok()?;
         Some(Stat {
             comm,
             is_dead: matches!(state, "Z" | "X" | "x"),
             is_running: matches!(state, "R" | "D"),
             ppid,
+            tty,
+            flags,
             cpu_ticks: user.saturating_add(system),
             start_ticks,
         })
@@ -324,7 +325,16 @@ mod tests {
     #[test]
     fn a_name_may_be_anything() {
         for comm in ["php-fpm8.2", "a b", ") R 1 2 3", "(", "", "x\n) S 9"] {
-            let expected = Stat { comm: comm.into(), is_dead: false, is_running: false, ppid: 1, cpu_ticks: 3, start_ticks: 123_456 };
+            let expected = Stat {
+                comm: comm.into(),
+                is_dead: false,
+                is_running: false,
+                ppid: 1,
+                tty: 0,
+                flags: 4_194_560,
+                cpu_ticks: 3,
+                start_ticks: 123_456,
+            };
             assert_eq!(stat(comm, "S"), Some(expected), "{comm:?}");
         }
         assert!(stat("x", "Z").unwrap().is_dead);

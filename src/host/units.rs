@@ -3,12 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use super::clock;
 use super::cooperation::Cooperation;
 use super::processes::{Processes, Signal};
 use super::systemd::{Hints, Killed, Places, Systemd};
 use crate::core::effect::{Effect, Fault, JobEnd, Looked, Outcome, WorkerRef};
 use crate::core::seen::{ProcessSeen, UnitSeen};
+
+/// For a pass over /proc.
+const FIND: Duration = Duration::from_secs(10);
 
 /// Units and their processes: what systemd and the kernel know of them together, and what is done to them.
 #[derive(Debug)]
@@ -31,6 +36,18 @@ impl Units {
         Some(match effect {
             Effect::Look { units, looked, cgroups, names } => {
                 self.look(units, *looked, cgroups, *names).await.map_or_else(Outcome::Fault, Outcome::Units)
+            }
+            Effect::FindStrays { code } => match timeout(FIND, self.processes.find(code)).await {
+                Ok(found) => found.map_or_else(|error| Outcome::Fault(cannot("look for strays", &error)), Outcome::Strays),
+                Err(_) => Outcome::Fault(Fault::Other("cannot look for strays: it takes too long".to_owned())),
+            },
+            Effect::Signal { process, kill } => {
+                let signal = if *kill { Signal::KILL } else { Signal::TERM };
+                let sent = self.processes.signal(process, &[signal]);
+                sent.map_or_else(|error| Outcome::Fault(cannot("signal it", &error)), Outcome::Signalled)
+            }
+            Effect::Notify { process, tty, text, .. } => {
+                done(self.processes.tell(process, tty, text).map_err(|error| cannot(&format!("write to {tty}"), &error)))
             }
             Effect::Schedules { timers } => self.systemd.schedules(timers).await.map_or_else(Outcome::Fault, Outcome::Schedules),
             Effect::Lend { drop_ins } => done(self.systemd.lend(drop_ins).await),

@@ -201,6 +201,7 @@ fn populate(draw: &mut Draw, world: &mut World, policy: &Policy) {
                     }
                 }
             }
+            TargetRules::Strays(_) => {}
             TargetRules::Service(_) => {
                 for n in 0..draw.rng.between(1, 4) {
                     let starts = match draw.rng.between(0, 9) {

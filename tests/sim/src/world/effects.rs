@@ -86,6 +86,10 @@ impl World {
                 let seen = self.look(&units, looked);
                 self.answer(epoch, id, 0, Outcome::Units(seen));
             }
+            // There are none here.
+            Effect::FindStrays { .. } => self.answer(epoch, id, 0, Outcome::Strays(Vec::new())),
+            Effect::Signal { .. } => self.answer(epoch, id, 0, Outcome::Signalled(false)),
+            Effect::Notify { .. } => self.answer(epoch, id, 0, Outcome::Done),
             // Only a plan asks for these, and here nobody makes one.
             Effect::Schedules { .. } => self.answer(epoch, id, 0, Outcome::Schedules(BTreeMap::new())),
             Effect::Inspect { unit } => {
