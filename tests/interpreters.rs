@@ -18,6 +18,7 @@ const FAR: &str = "OnCalendar=*-01-01 03:00";
 fn main() -> ExitCode {
     lab::suite()
         .on_each("what_starts_a_fresh_interpreter_for_each_wiki_renews_itself", renews_itself)
+        .on_each("asked_it_is_given_time_to_heed_and_what_starts_afresh_is_let_alone", asked)
         .on_each("an_interpreter_that_outlasts_its_drain_is_stopped_with_its_unit", outlasts)
         .run()
 }
@@ -114,6 +115,40 @@ fn renews_itself(release: Release) -> Result<()> {
     let ended = host.read("/var/tmp/wikis")?.matches("end ").count();
     ensure!(begun - ended <= jobs.len(), "{begun} begun and {ended} ended: some php was cut");
     ensure!(agent.casualties()?.is_empty(), "{:?}", agent.casualties()?);
+    agent.ensure_nothing_left()
+}
+
+/// One looks for the request between two wikis, and takes its time to say that it has seen it; the other does not look.
+fn asked(release: Release) -> Result<()> {
+    let host = Host::boot(release, "asked")?;
+    host.write("/srv/wiki.php", WIKI)?;
+    let heeds = "php /srv/wiki.php heeds 1500; if [ -e /run/restart-agent/stop/wiki-heeds.service ]; then sleep 3; exit 75; fi";
+    let timed = |name: &str, body: &str| {
+        command(script(name, Shape::Plain), &format!("/bin/bash -c 'while :; do {body}; done'")).timer(name, FAR).on_failure()
+    };
+    let jobs = [timed("wiki-heeds", heeds), timed("wiki-deaf", "php /srv/wiki.php deaf 1500")];
+    jobs::install(&host, &jobs)?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("d0")?;
+    agent.configure(&config("0s", "checkpoint_timeout = \"50s\"\nafter = \"rerun\"\n"))?;
+    let units: Vec<String> = jobs.iter().map(Job::service_name).collect();
+    jobs::systemctl(&host, &["start", "--no-block"], &units)?;
+    wait_for("every php to have begun", MINUTE, || {
+        let text = host.sh_ok("cat /var/tmp/wikis 2>/dev/null || true")?;
+        Ok((text.contains("begin heeds ") && text.contains("begin deaf ")).then_some(()))
+    })?;
+    let before = invocations(&host, &units)?;
+    agent.deploy_and_wait("d1", Duration::from_secs(40))?;
+    let mut ends = ends(&agent)?;
+    ends.sort();
+    let ended: Vec<(&str, &str)> = ends.iter().map(|(unit, what, _)| (unit.as_str(), what.as_str())).collect();
+    ensure!(ended == [("wiki-deaf.service", "finished"), ("wiki-heeds.service", "renewed")], "{ends:?}");
+    let after = invocations(&host, &units)?;
+    ensure!(before[0] == after[0] && before[1] != after[1], "{before:?} {after:?}");
+    ensure!(agent.casualties()?.is_empty(), "{:?}", agent.casualties()?);
+    let failed = host.ok(&["systemctl", "list-units", "--failed", "--plain", "--no-legend"])?;
+    ensure!(failed.trim().is_empty(), "{failed}");
+    ensure!(host.sh_ok("ls /run/restart-agent/stop")?.trim().is_empty(), "somebody is still asked to stop");
     agent.ensure_nothing_left()
 }
 

@@ -1,4 +1,7 @@
-//! The names by which scripts and the agent meet, below the run directory.
+//! The names by which scripts, systemd and the agent meet, below the run directory.
+
+/// The run directory: made by tmpfiles.d, it outlives the agent.
+pub const RUN: &str = "/run/restart-agent";
 
 /// Exists while the unit is asked to stop at its next checkpoint.
 #[must_use]
@@ -10,4 +13,10 @@ pub fn request_name(unit: &str) -> String {
 #[must_use]
 pub fn lock_name(unit: &str) -> String {
     format!("hold/{unit}.lock")
+}
+
+/// Exists while nothing may start the unit: what it is lent has a condition that says so.
+#[must_use]
+pub fn quiet_name(unit: &str) -> String {
+    format!("quiet/{unit}")
 }

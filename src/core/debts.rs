@@ -1,5 +1,5 @@
-//! What the agent owes the host whatever happens: workers that it stopped go on, timers that it stopped run, scripts that it stopped to
-//! run again do, scripts that were asked to end do, and what its stops cut is written down. Most of it is paid in the course of a rollout; this pays what a crash, a fault
+//! What the agent owes the host whatever happens: workers that it stopped go on, scripts that it keeps quiet or stopped to run again do, scripts that
+//! were asked to end are asked no more, and what its stops cut is written down. Most of it is paid in the course of a rollout; this pays what a crash, a fault
 //! or a changed configuration left over.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +11,7 @@ use super::entry::Entry;
 use super::memory::{Cutting, Memory};
 use super::orphans::{Ending, Orphans};
 use super::policy::TargetRules;
+use super::scheduled::{Slots, slots};
 use super::seen::{Active, UnitSeen};
 use super::status::UnitEnd;
 use super::step::{Deadline, Turn, earliest};
@@ -18,6 +19,8 @@ use super::time::Mono;
 
 /// Between two tries to pay.
 const RETRY: Duration = Duration::from_secs(5);
+/// For what is about to happen: a drop-in that is being taken back, a timer that is about to fire.
+const SOON: Duration = Duration::from_millis(250);
 /// After a SIGKILL.
 const DYING_LOOK: Duration = Duration::from_millis(500);
 
@@ -27,6 +30,8 @@ pub struct Debts {
     next_thaw: Mono,
     pending: BTreeMap<EffectId, Debt>,
     orphans: Orphans,
+    /// Of what is kept quiet: those whose passed slots are over.
+    over: BTreeSet<String>,
     next: Mono,
     /// Something is owed that no rollout is at.
     waiting: bool,
@@ -35,7 +40,7 @@ pub struct Debts {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Debt {
-    Timer(String),
+    LetRun(String),
     Rerun(String),
     Kill(String),
     Unask(String),
@@ -45,8 +50,8 @@ enum Debt {
 
 impl Debts {
     /// `gathering`: the first look of a rollout is still to come, which may take things into its own hands. `counting`: stopped workers go
-    /// on by what php-fpm's restart does. `owned`: whether a rollout is at this timer or this unit right now, and will pay itself.
-    pub fn advance(&mut self, turn: &mut Turn<'_>, gathering: bool, counting: bool, owned: &dyn Fn(&str, &str) -> bool) {
+    /// on by what php-fpm's restart does. `owned`: whether a rollout is at this unit right now, and will pay itself.
+    pub fn advance(&mut self, turn: &mut Turn<'_>, gathering: bool, counting: bool, owned: &dyn Fn(&str) -> bool) {
         // Before anything else: a worker that we stopped serves nobody.
         if !counting && !turn.memory.frozen.is_empty() && self.thawing.is_none() && turn.now.mono >= self.next_thaw {
             self.next_thaw = turn.now.mono.after(RETRY);
@@ -55,11 +60,12 @@ impl Debts {
         if gathering || !self.pending.is_empty() {
             return;
         }
-        let asked: Vec<String> = turn.memory.asked.iter().filter(|unit| !owned("", unit)).cloned().collect();
-        let units: BTreeSet<String> =
-            turn.memory.reruns.keys().chain(turn.memory.cutting.keys()).filter(|unit| !owned("", unit)).cloned().collect();
-        let timers = turn.memory.timers.keys().any(|timer| !owned(timer, ""));
-        self.waiting = timers || !units.is_empty() || !asked.is_empty();
+        let asked: Vec<String> = turn.memory.asked.iter().filter(|unit| !owned(unit)).cloned().collect();
+        let memory = &turn.memory;
+        let units = memory.reruns.keys().chain(memory.cutting.keys()).chain(memory.quiet.keys());
+        let units: BTreeSet<String> = units.filter(|unit| !owned(unit)).cloned().collect();
+        self.waiting = !units.is_empty() || !asked.is_empty();
+        self.over.retain(|unit| turn.memory.quiet.contains_key(unit));
         if !self.waiting {
             self.trouble = None;
         }
@@ -75,36 +81,20 @@ impl Debts {
             }
             return;
         }
-        if units.is_empty() {
-            return self.start_timers(turn, owned);
-        }
         let units: Vec<String> = units.into_iter().collect();
         self.orphans.keep(&units);
         let id = turn.ask(Effect::Look { units, looked: Looked::Exactly, cgroups: self.orphans.cgroups(), names: false });
         self.pending.insert(id, Debt::Look(turn.now.mono));
     }
 
-    fn start_timers(&mut self, turn: &mut Turn<'_>, owned: &dyn Fn(&str, &str) -> bool) {
-        let timers: Vec<(String, bool)> =
-            turn.memory.timers.iter().filter(|(timer, _)| !owned(timer, "")).map(|(timer, p)| (timer.clone(), *p)).collect();
-        for (timer, persistent) in timers {
-            let id = turn.ask(Effect::Start { unit: timer.clone(), caught_up: persistent });
-            self.pending.insert(id, Debt::Timer(timer));
-        }
-    }
-
-    pub fn outcome(&mut self, turn: &mut Turn<'_>, id: EffectId, outcome: &Outcome, owned: &dyn Fn(&str, &str) -> bool) -> bool {
+    pub fn outcome(&mut self, turn: &mut Turn<'_>, id: EffectId, outcome: &Outcome, owned: &dyn Fn(&str) -> bool) -> bool {
         if self.thawing.take_if(|thawing| *thawing == id).is_some() {
             return true;
         }
         let Some(debt) = self.pending.remove(&id) else { return false };
         match (debt, outcome) {
-            (Debt::Timer(timer), Outcome::Queued) => {
-                turn.record(Entry::TimerSettled { timer, why: "started again".to_owned() });
-                self.paid(turn);
-            }
             (Debt::Rerun(unit), Outcome::Queued) => {
-                let target = turn.memory.reruns.get(&unit).cloned().unwrap_or_default();
+                let target = turn.memory.reruns.get(&unit).map(|owed| owed.target.clone()).unwrap_or_default();
                 turn.record(Entry::RerunSettled { unit: unit.clone(), why: "started again".to_owned() });
                 turn.unit_ended(&target, &unit, UnitEnd::Renewed, "stopped, and started again with the new code");
                 self.paid(turn);
@@ -112,14 +102,16 @@ impl Debts {
             (Debt::Look(began), Outcome::Units(units)) => self.looked(turn, began, units, owned),
             (Debt::Kill(unit), Outcome::Fault(_)) => self.orphans.kill_failed(&unit, turn.now.mono),
             (Debt::Kill(_), _) => {}
-            (Debt::Unask(_), Outcome::Done) => self.paid(turn),
+            (Debt::Unask(_) | Debt::LetRun(_), Outcome::Done) => self.paid(turn),
             (Debt::Unask(unit), other) => {
                 self.trouble = Some(format!("the request to stop {unit} could not be taken back: {}", other.said()));
             }
-            (Debt::Timer(unit) | Debt::Rerun(unit), other) => {
+            (Debt::LetRun(unit), other) => {
+                self.trouble = Some(format!("the timers of {unit} are still kept from starting it: {}", other.said()));
+            }
+            (Debt::Rerun(unit), other) => {
                 let why = format!("{unit} could not be started again: {}", other.said());
                 if matches!(other, Outcome::Fault(Fault::NoSuchUnit(_) | Fault::Refused(_))) {
-                    turn.record(Entry::TimerSettled { timer: unit.clone(), why: why.clone() });
                     turn.record(Entry::RerunSettled { unit, why: why.clone() });
                 }
                 self.trouble = Some(why);
@@ -134,10 +126,10 @@ impl Debts {
         self.next = turn.now.mono;
     }
 
-    /// First what was cut, once it has ended; then the timers, so that their next elapse is real; then the scripts.
-    fn looked(&mut self, turn: &mut Turn<'_>, began: Mono, units: &[UnitSeen], owned: &dyn Fn(&str, &str) -> bool) {
+    /// First what was cut, once it has ended; then whatever is kept quiet may run, so that its timers are as they were; then the scripts.
+    fn looked(&mut self, turn: &mut Turn<'_>, began: Mono, units: &[UnitSeen], owned: &dyn Fn(&str) -> bool) {
         self.trouble = None;
-        let units: Vec<&UnitSeen> = units.iter().filter(|seen| !owned("", &seen.unit)).collect();
+        let units: Vec<&UnitSeen> = units.iter().filter(|seen| !owned(&seen.unit)).collect();
         for seen in &units {
             let Some(cutting) = turn.memory.cutting.get(&seen.unit).cloned() else { continue };
             if still_ending(&cutting, seen) {
@@ -149,7 +141,9 @@ impl Debts {
                     turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it was not stopped".to_owned() });
                 }
             } else if cutting.of_script() {
-                settle_script(turn, seen, self.orphans.was_killed(&seen.unit));
+                if settle_script(turn, seen, self.orphans.was_killed(&seen.unit)) {
+                    turn.record(Entry::Interrupted { unit: seen.unit.clone() });
+                }
                 if seen.active == Active::Failed {
                     // Nobody waits for it: its outcome is not needed.
                     turn.ask(Effect::ResetFailed { unit: seen.unit.clone() });
@@ -161,12 +155,41 @@ impl Debts {
         if self.trouble.is_some() {
             return;
         }
-        self.start_timers(turn, owned);
-        if self.pending.is_empty() {
-            for seen in units {
+        for seen in units {
+            if let Some(interrupted) = turn.memory.quiet.get(&seen.unit).copied() {
+                self.let_run(turn, seen, interrupted);
+            } else {
                 self.rerun(turn, seen);
             }
         }
+    }
+
+    /// As in a rollout: not before a slot that has passed was skipped, and what came later is made up for.
+    fn let_run(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen, interrupted: bool) {
+        if !seen.active.runs() {
+            let Slots::From(from) = slots(seen, turn.now, interrupted, false) else { return self.soon(turn) };
+            self.over.insert(seen.unit.clone());
+            // What starts must not start with what was lent for the stop.
+            if turn.memory.lent.contains(&seen.unit) {
+                return self.soon(turn);
+            }
+            if seen.last_trigger() > from && !seen.refuse_manual_start {
+                let target = turn.memory.reruns.get(&seen.unit).map(|owed| owed.target.clone()).unwrap_or_default();
+                turn.record(Entry::RerunOwed { unit: seen.unit.clone(), target, scheduled: true });
+            }
+        }
+        let id = turn.ask(Effect::LetRun { unit: seen.unit.clone() });
+        self.pending.insert(id, Debt::LetRun(seen.unit.clone()));
+    }
+
+    /// Those that what they were lent still keeps quiet, and no rollout is at: it is not taken back before their passed slots are over.
+    #[must_use]
+    pub fn kept(&self, memory: &Memory, owned: &dyn Fn(&str) -> bool) -> BTreeSet<String> {
+        memory.quiet.keys().filter(|unit| !owned(unit) && !self.over.contains(*unit)).cloned().collect()
+    }
+
+    fn soon(&mut self, turn: &Turn<'_>) {
+        self.next = self.next.min(turn.now.mono.after(SOON));
     }
 
     fn goes_on_ending(&mut self, turn: &mut Turn<'_>, began: Mono, cutting: &Cutting, seen: &UnitSeen) {
@@ -185,29 +208,28 @@ impl Debts {
     }
 
     fn rerun(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen) {
-        let Some(target) = turn.memory.reruns.get(&seen.unit).cloned() else { return };
-        // What starts must not start with what was lent for the stop.
+        let Some(owed) = turn.memory.reruns.get(&seen.unit).cloned() else { return };
         if turn.memory.lent.contains(&seen.unit) {
-            self.next = turn.now.mono;
-            return;
+            return self.soon(turn);
         }
         if seen.active.runs() {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it runs".to_owned() });
         }
         // By its rules it may have to stay quiet.
-        if turn.policy.unusable.is_some() {
+        if turn.policy.unusable.is_some() && !owed.scheduled {
             self.trouble =
                 Some(format!("{} is owed a new run: whether now, its rules say, and the configuration cannot be read", seen.unit));
             return;
         }
-        if let Some(TargetRules::Scheduled(rules)) = turn.policy.targets.get(&target)
+        if let Some(TargetRules::Scheduled(rules)) = turn.policy.targets.get(&owed.target)
+            && !owed.scheduled
             && rules.stays_quiet(seen.next_run(), turn.now.wall)
         {
             let why = "stopped; it stays quiet until its next scheduled run";
             turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: why.to_owned() });
-            return turn.unit_ended(&target, &seen.unit, UnitEnd::Quiet, why);
+            return turn.unit_ended(&owed.target, &seen.unit, UnitEnd::Quiet, why);
         }
-        let id = turn.ask(Effect::Start { unit: seen.unit.clone(), caught_up: false });
+        let id = turn.ask(Effect::Start { unit: seen.unit.clone() });
         self.pending.insert(id, Debt::Rerun(seen.unit.clone()));
     }
 
@@ -218,7 +240,7 @@ impl Debts {
     #[must_use]
     pub fn any(&self, memory: &Memory) -> bool {
         !self.pending.is_empty()
-            || !memory.timers.is_empty()
+            || !memory.quiet.is_empty()
             || !memory.reruns.is_empty()
             || !memory.lent.is_empty()
             || !memory.asked.is_empty()

@@ -66,14 +66,11 @@ pub enum Effect {
     /// Remove what [`Effect::Lend`] wrote for these units, then one Reload. A file that is gone already is no error. Owes
     /// [`Outcome::Done`] within 60 s.
     Unlend { units: Vec<String> },
-    /// StopUnit (replace). A timer, which is stopped while its service runs, is restarted first, so that its next start does not run the
-    /// service for a slot that had passed by then. Owes [`Outcome::Job`] when the job is removed, or after `within` with
-    /// [`JobEnd::Running`].
+    /// StopUnit (replace). Owes [`Outcome::Job`] when the job is removed, or after `within` with [`JobEnd::Running`].
     Stop { unit: String, within: Duration },
-    /// `touch` the stamp of each persistent timer named in `caught_up`, so that it does not catch up (facts F2.3); then
     /// ResetFailedUnit and StartUnit (replace). Owes [`Outcome::Queued`] when systemd has taken the job: a oneshot's start job lasts
     /// as long as its script (facts F1.8).
-    Start { unit: String, caught_up: bool },
+    Start { unit: String },
     /// ResetFailedUnit, then RestartUnit (replace); as soon as the unit is being stopped, SIGTERM and SIGCONT to each of `cut`, through a
     /// pidfd whose cgroup and start time were checked: earlier, php-fpm would put new workers in their place. Owes [`Outcome::Job`] when the job is removed, or after `within`.
     Restart { unit: String, cut: Vec<WorkerRef>, within: Duration },
@@ -83,6 +80,10 @@ pub enum Effect {
     AskToStop { unit: String },
     /// Remove it again; one that is not there is no error. Owes [`Outcome::Done`] at once.
     Unask { unit: String },
+    /// Make `quiet/UNIT`: with the condition that the unit is lent nothing starts it. Owes [`Outcome::Done`] at once.
+    KeepQuiet { unit: String },
+    /// Remove it again; one that is not there is no error. Owes [`Outcome::Done`] at once.
+    LetRun { unit: String },
     /// Make `hold/UNIT.lock` for each loaded service that these patterns match, whatever its state, so that the unit's `User=` and root can lock
     /// it and nobody else can open it. Owes [`Outcome::Done`] within 10 s. It is no act for the journal: nothing is taken from anybody, and it is
     /// done again at the next start.
@@ -125,6 +126,7 @@ impl Effect {
             Effect::Repool { .. }
                 | Effect::Unlend { .. }
                 | Effect::Unask { .. }
+                | Effect::LetRun { .. }
                 | Effect::Start { .. }
                 | Effect::Kill { .. }
                 | Effect::ResetFailed { .. }
@@ -304,10 +306,12 @@ mod tests {
             Effect::Lend { drop_ins: BTreeMap::new() },
             Effect::Unlend { units: vec![unit()] },
             Effect::Stop { unit: unit(), within },
-            Effect::Start { unit: unit(), caught_up: true },
+            Effect::Start { unit: unit() },
             Effect::Restart { unit: unit(), cut: vec![worker()], within },
             Effect::AskToStop { unit: unit() },
             Effect::Unask { unit: unit() },
+            Effect::KeepQuiet { unit: unit() },
+            Effect::LetRun { unit: unit() },
             Effect::MakeLocks { units: vec![unit()] },
             Effect::Kill { unit: unit(), cgroup: String::new() },
             Effect::ResetFailed { unit: unit() },

@@ -31,7 +31,7 @@ pub enum Entry {
         deploy: Deploy,
         adopted: bool,
     },
-    /// This unit has a drop-in of ours that nobody remembers: it is to be taken back.
+    /// This unit has a drop-in of ours, or is kept quiet, and nobody remembers: it is to be taken back.
     LeftBehind {
         unit: String,
     },
@@ -134,23 +134,17 @@ pub enum Entry {
     RanThrough {
         unit: String,
     },
-    /// We are about to stop this script and owe it a new run.
+    /// We are about to stop this script and owe it a new run; `scheduled`: its scheduled run came while we kept it quiet, so that one is owed
+    /// whatever its rules say.
     RerunOwed {
         unit: String,
         target: String,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        scheduled: bool,
     },
     /// The rerun was done, or is no longer owed.
     RerunSettled {
         unit: String,
-        why: String,
-    },
-    /// We are about to stop this timer and owe its start.
-    TimerOwed {
-        timer: String,
-        persistent: bool,
-    },
-    TimerSettled {
-        timer: String,
         why: String,
     },
     /// The pool is back, or was found in other hands: we owe it nothing.

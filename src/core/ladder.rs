@@ -56,6 +56,11 @@ impl Ladder {
         self.killed.get_or_insert(now);
     }
 
+    /// It has been sent by now, which may have taken a while.
+    pub fn kill_sent(&mut self, now: Mono) {
+        self.killed = Some(now);
+    }
+
     /// It was not sent after all, since systemd does not answer: again a little later.
     pub fn kill_failed(&mut self, now: Mono) {
         self.killed = None;

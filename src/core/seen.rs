@@ -23,6 +23,8 @@ pub struct UnitSeen {
     pub main_start: Mono,
     /// How the last main process ended, if it has.
     pub exit: Option<ExitSeen>,
+    /// `InactiveEnterTimestampMonotonic` on the boot clock, of a unit that is inactive or failed; else [`Mono::BOOT`].
+    pub idle_since: Mono,
     /// `InvocationID` in hex; empty if the unit has never run.
     pub invocation: String,
     /// `ControlGroup`; empty for a dead unit. [`Effect::Kill`](super::effect::Effect::Kill) wants the one from before the stop (facts F3.2).
@@ -54,6 +56,18 @@ impl UnitSeen {
     #[must_use]
     pub fn next_run(&self) -> Option<Wall> {
         self.timers.iter().filter(|timer| timer.active).filter_map(|timer| timer.next).min()
+    }
+
+    /// Whether one of its timers is about to start it for a slot that has come.
+    #[must_use]
+    pub fn slot_is_due(&self, now: Wall) -> bool {
+        self.next_run().is_some_and(|next| next <= now)
+    }
+
+    /// When one of its timers last started it, or tried to.
+    #[must_use]
+    pub fn last_trigger(&self) -> Mono {
+        self.timers.iter().map(|timer| timer.last_trigger).max().unwrap_or(Mono::BOOT)
     }
 
     /// What is seen now takes the place of what was seen before; of a dead unit the cgroup is known from before only (facts F3.2).
@@ -156,10 +170,10 @@ pub struct StraySeen {
 pub struct TimerSeen {
     pub unit: String,
     pub active: bool,
-    /// `Persistent=yes`.
-    pub persistent: bool,
-    /// The next elapse; `None` while the service runs or the timer is stopped (facts F2.6).
+    /// The next elapse; `None` while the service runs or the timer is stopped (facts F2.6). One that has passed is about to fire.
     pub next: Option<Wall>,
+    /// `LastTriggerUSecMonotonic` on the boot clock; [`Mono::BOOT`] if it has not triggered since it was started.
+    pub last_trigger: Mono,
 }
 
 /// One php-fpm pool, as `php-fpm -tt` prints it (facts M11).

@@ -146,7 +146,9 @@ impl Machine {
             let due = match self.survey.targets.get(&name) {
                 None => true,
                 Some(target) if target.pending.is_some() => false,
-                Some(target) => target.next.is_some_and(|next| next <= now.mono) || self.waits_since(target),
+                Some(target) => {
+                    target.next.is_some_and(|next| next <= now.mono) || self.waits_since(target) || self.changed_since(&name, target)
+                }
             };
             if !due || !self.rests(&name) {
                 continue;
@@ -179,6 +181,12 @@ impl Machine {
         let looked = target.rest.as_ref().map(|rest| rest.looked);
         let waits = self.pending.as_ref().filter(|_| self.memory.hold.is_some());
         waits.is_some_and(|pending| target.next.is_none() && looked.is_some_and(|looked| looked < pending.last))
+    }
+
+    /// A script that was left running has ended since it was looked at.
+    fn changed_since(&self, name: &str, target: &Surveyed) -> bool {
+        let changed = if let Some(Work::Scheduled(work)) = self.works.get(name) { work.changed() } else { None };
+        target.next.is_none() && target.rest.as_ref().zip(changed).is_some_and(|(rest, changed)| rest.looked < changed)
     }
 
     /// Nothing is at work on it, nor will be before something happens.

@@ -45,7 +45,6 @@ pub(super) fn tell(written: &Written) {
         Entry::Ordered { by, order } => tracing::info!(by, "ordered by {by}: {}", order.word()),
         Entry::PoolSettled { pool, why } => tracing::info!(pool, "pool {pool}: {why}"),
         Entry::RerunSettled { unit, why } => tracing::info!(unit, "{unit}: {why}"),
-        Entry::TimerSettled { timer, why } => tracing::info!(unit = timer, "{timer}: {why}"),
         Entry::LeftBehind { unit } => tracing::warn!(unit, "{unit} has a drop-in of ours that was left: taking it back"),
         Entry::Started { .. }
         | Entry::Stamp { .. }
@@ -63,7 +62,6 @@ pub(super) fn tell(written: &Written) {
         | Entry::Outcome { .. }
         | Entry::Interrupted { .. }
         | Entry::RanThrough { .. }
-        | Entry::RerunOwed { .. }
-        | Entry::TimerOwed { .. } => {}
+        | Entry::RerunOwed { .. } => {}
     }
 }

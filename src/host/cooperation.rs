@@ -1,5 +1,5 @@
-//! Where scripts and the agent meet: `stop/UNIT`, by which a script is asked to stop, and `hold/UNIT.lock`, on which it holds flock(2) while it must
-//! not be interrupted. The directories are made by tmpfiles.d.
+//! Where scripts, systemd and the agent meet: `stop/UNIT`, by which a script is asked to stop, `hold/UNIT.lock`, on which it holds flock(2) while it
+//! must not be interrupted, and `quiet/UNIT`, which keeps it from being started. The directories are made by tmpfiles.d.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -12,7 +12,7 @@ use nix::sys::stat::{major, minor};
 use nix::unistd::User;
 use rustix::fs::{XattrFlags, fsetxattr};
 
-use crate::core::cooperation::{lock_name, request_name};
+use crate::core::cooperation::{lock_name, quiet_name};
 
 /// Of /proc/locks; more locks than a host has.
 const LOCKS_MAX: u64 = 16 << 20;
@@ -31,23 +31,36 @@ impl Cooperation {
         Cooperation { run: run.to_owned(), locks: proc.join("locks") }
     }
 
-    /// Makes the request. One that is there is no error.
+    /// Makes the file of this name, such as `stop/UNIT`. One that is there is no error.
     ///
     /// # Errors
     /// If it cannot be made.
-    pub fn ask(&self, unit: &str) -> io::Result<()> {
-        fs::create_dir_all(self.run.join("stop"))?;
-        File::create(self.run.join(request_name(unit))).map(drop)
+    pub fn set(&self, name: &str) -> io::Result<()> {
+        let path = self.run.join(name);
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        File::create(path).map(drop)
     }
 
-    /// Removes the request. One that is not there is no error.
+    /// Removes it. One that is not there is no error.
     ///
     /// # Errors
     /// If it cannot be removed.
-    pub fn unask(&self, unit: &str) -> io::Result<()> {
-        match fs::remove_file(self.run.join(request_name(unit))) {
+    pub fn clear(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.run.join(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
+        }
+    }
+
+    /// The units that are kept quiet.
+    ///
+    /// # Errors
+    /// If the directory cannot be read; that there is none is no error.
+    pub fn kept_quiet(&self) -> io::Result<Vec<String>> {
+        match fs::read_dir(self.run.join(quiet_name(""))) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+            Ok(entries) => entries.filter_map(|entry| entry.map(|entry| entry.file_name().into_string().ok()).transpose()).collect(),
         }
     }
 
@@ -141,17 +154,18 @@ mod tests {
     }
 
     #[test]
-    fn a_request_can_be_made_and_taken_back_twice() {
+    fn a_flag_can_be_set_and_cleared_twice() {
         let dir = tempfile::tempdir().unwrap();
         let here = Cooperation::at(dir.path(), Path::new("/proc"));
+        assert!(here.kept_quiet().unwrap().is_empty());
         for _ in 0..2 {
-            here.ask("a.service").unwrap();
+            here.set(&quiet_name("a@b.service")).unwrap();
         }
-        assert!(dir.path().join(request_name("a.service")).exists());
+        assert_eq!(here.kept_quiet().unwrap(), ["a@b.service"]);
         for _ in 0..2 {
-            here.unask("a.service").unwrap();
+            here.clear(&quiet_name("a@b.service")).unwrap();
         }
-        assert!(!dir.path().join(request_name("a.service")).exists());
+        assert!(here.kept_quiet().unwrap().is_empty());
     }
 
     #[test]

@@ -78,10 +78,10 @@ impl Host {
         self.units.systemd.unsubscribe().await;
     }
 
-    /// Drop-ins of ours that an earlier run, or a crash, left.
+    /// The units with what an earlier run, or a crash, left: a drop-in of ours, or the file that keeps them quiet.
     pub fn leftovers(&self) -> Vec<String> {
-        self.units.systemd.sweep().unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot look for drop-ins that were left");
+        self.units.leftovers().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot look for what was left to units");
             Vec::new()
         })
     }
@@ -111,6 +111,8 @@ impl Host {
             | Effect::Unlend { .. }
             | Effect::Stop { .. }
             | Effect::Start { .. }
+            | Effect::KeepQuiet { .. }
+            | Effect::LetRun { .. }
             | Effect::Restart { .. }
             | Effect::Kill { .. }
             | Effect::ResetFailed { .. }

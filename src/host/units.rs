@@ -9,6 +9,7 @@ use super::clock;
 use super::cooperation::Cooperation;
 use super::processes::{Processes, Signal};
 use super::systemd::{Hints, Killed, Places, Systemd};
+use crate::core::cooperation::{quiet_name, request_name};
 use crate::core::effect::{Effect, Fault, JobEnd, Looked, Outcome, WorkerRef};
 use crate::core::seen::{ProcessSeen, UnitSeen};
 
@@ -52,19 +53,33 @@ impl Units {
             Effect::Schedules { timers } => self.systemd.schedules(timers).await.map_or_else(Outcome::Fault, Outcome::Schedules),
             Effect::Lend { drop_ins } => done(self.systemd.lend(drop_ins).await),
             Effect::Unlend { units } => done(self.systemd.unlend(units).await),
-            Effect::Stop { unit, within } if unit.ends_with(".timer") => job(self.systemd.stop_timer(unit, *within).await),
             Effect::Stop { unit, within } => job(self.systemd.stop(unit, *within).await),
-            Effect::Start { unit, caught_up } => self.start(unit, *caught_up).await.map_or_else(Outcome::Fault, |()| Outcome::Queued),
+            Effect::Start { unit } => self.systemd.start(unit).await.map_or_else(Outcome::Fault, |()| Outcome::Queued),
             Effect::Restart { unit, cut, within } => job(self.restart(unit, cut, *within).await),
             Effect::Kill { unit, cgroup } => done(self.kill(unit, cgroup).await),
             Effect::ResetFailed { unit } => done(self.systemd.reset_failed(unit).await),
             Effect::Freeze { workers } => self.freeze(workers).map_or_else(Outcome::Fault, Outcome::Frozen),
             Effect::Thaw { workers } => done(self.thaw(workers)),
-            Effect::AskToStop { unit } => done(self.cooperation.ask(unit).map_err(|error| cannot("make the request to stop", &error))),
-            Effect::Unask { unit } => done(self.cooperation.unask(unit).map_err(|error| cannot("take back the request to stop", &error))),
+            Effect::AskToStop { unit } => {
+                // With which exit status it ends is to be read (facts F1.14).
+                self.systemd.keep_loaded(unit).await;
+                flag("make the request to stop", self.cooperation.set(&request_name(unit)))
+            }
+            Effect::Unask { unit } => flag("take back the request to stop", self.cooperation.clear(&request_name(unit))),
+            Effect::KeepQuiet { unit } => flag("keep its timers from starting it", self.cooperation.set(&quiet_name(unit))),
+            Effect::LetRun { unit } => flag("let its timers start it again", self.cooperation.clear(&quiet_name(unit))),
             Effect::MakeLocks { units } => done(self.make_locks(units).await),
             _ => return None,
         })
+    }
+
+    /// The units that have a drop-in of ours, or are kept quiet.
+    ///
+    /// # Errors
+    /// If a directory cannot be read.
+    pub fn leftovers(&self) -> std::io::Result<Vec<String>> {
+        let units: BTreeSet<String> = self.systemd.sweep()?.into_iter().chain(self.cooperation.kept_quiet()?).collect();
+        Ok(units.into_iter().collect())
     }
 
     async fn make_locks(&self, patterns: &[String]) -> Result<(), Fault> {
@@ -106,17 +121,6 @@ impl Units {
             }
         }
         Ok(seen)
-    }
-
-    async fn start(&self, unit: &str, caught_up: bool) -> Result<(), Fault> {
-        if caught_up
-            && unit.ends_with(".timer")
-            && let Err(error) = self.systemd.catch_up(unit)
-        {
-            // One run too early is less harm than a timer that stays stopped.
-            tracing::warn!(unit, %error, "cannot touch the stamp of this timer: starting it may run its service once at once");
-        }
-        self.systemd.start(unit).await
     }
 
     async fn restart(&self, unit: &str, cut: &[WorkerRef], within: Duration) -> Result<JobEnd, Fault> {
@@ -169,6 +173,10 @@ impl Units {
         }
         failed.map_or(Ok(()), Err)
     }
+}
+
+fn flag(what: &str, result: std::io::Result<()>) -> Outcome {
+    done(result.map_err(|error| cannot(what, &error)))
 }
 
 fn cannot(what: &str, error: &std::io::Error) -> Fault {

@@ -438,7 +438,7 @@ fn every_kind_of_entry_can_be_read_back() {
         Effect::Lend { drop_ins: [("a.service".to_owned(), "[Service]\n".to_owned())].into() },
         Effect::Unlend { units: argv() },
         Effect::Stop { unit: "a.service".to_owned(), within: seconds },
-        Effect::Start { unit: "a.timer".to_owned(), caught_up: true },
+        Effect::Start { unit: "a.service".to_owned() },
         Effect::Restart { unit: "a.service".to_owned(), cut: vec![worker.clone()], within: seconds },
         Effect::Kill { unit: "a.service".to_owned(), cgroup: String::new() },
         Effect::Freeze { workers: vec![worker.clone()] },

@@ -130,11 +130,14 @@ impl Machine {
         (machine, step)
     }
 
-    /// Drop-ins of ours were found that the journal does not know, since it was rebuilt or a hand was quicker: they are taken back.
+    /// Units were found with a drop-in of ours, or kept quiet, of which the journal does not know, since it was rebuilt or a hand was quicker: all
+    /// is taken back.
     #[must_use]
     pub fn left_behind(&mut self, now: Now, units: Vec<String>) -> Step {
         let mut step = Step::default();
-        for unit in units.into_iter().filter(|unit| !self.memory.lent.contains(unit)).collect::<Vec<_>>() {
+        for unit in
+            units.into_iter().filter(|unit| !self.memory.lent.contains(unit) && !self.memory.quiet.contains_key(unit)).collect::<Vec<_>>()
+        {
             turn!(self, now, &mut step).record(Entry::LeftBehind { unit });
         }
         self.advance(now, &mut step);

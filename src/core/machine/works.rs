@@ -1,6 +1,6 @@
 //! The work on each target: it fits the configuration, is renewed, held and advanced.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Machine, Retry, turn};
@@ -212,10 +212,12 @@ impl Machine {
             cutting.of_script() && !known(unit) && turn.now.mono < cutting.asked.after(cutting.grace.unwrap_or_default() + ORPHAN_PATIENCE)
         };
         let mut stopping = turn.memory.cutting.iter().any(orphan);
+        let mut kept = BTreeSet::new();
         for (name, work) in &mut self.works {
             match (work, turn.policy.targets.get(name)) {
                 (Work::Scheduled(work), Some(TargetRules::Scheduled(rules))) => {
                     work.advance(&mut turn, rules, &mut self.loans);
+                    kept.extend(work.kept(&turn, rules));
                     gathering |= work.gathering();
                     stopping |= work.stopping();
                 }
@@ -231,8 +233,12 @@ impl Machine {
             }
         }
         self.inplace.advance(&mut turn, &mut self.loans, &mut self.pools);
-        self.loans.advance(&mut turn, gathering, stopping);
         let owned = owned(&self.works, &self.inplace);
+        kept.extend(self.debts.kept(turn.memory, &owned));
+        self.loans.advance(&mut turn, gathering, stopping, &|unit| {
+            // Their timers may be lent something, too.
+            kept.contains(unit) || (!kept.is_empty() && unit.ends_with(".timer"))
+        });
         self.debts.advance(&mut turn, gathering, self.inplace.counting(), &owned);
     }
 
@@ -296,9 +302,8 @@ impl Machine {
     }
 }
 
-/// Whether a rollout is at this timer, or at this unit, and pays what it owes to it itself.
-pub(super) fn owned<'m>(works: &'m BTreeMap<String, Work>, inplace: &'m InPlace) -> impl Fn(&str, &str) -> bool + 'm {
-    let scheduled =
-        |timer: &str, unit: &str| works.values().any(|work| if let Work::Scheduled(work) = work { work.owns(timer, unit) } else { false });
-    move |timer, unit| scheduled(timer, unit) || inplace.owns(unit)
+/// Whether a rollout is at this unit, and pays what it owes to it itself.
+pub(super) fn owned<'m>(works: &'m BTreeMap<String, Work>, inplace: &'m InPlace) -> impl Fn(&str) -> bool + 'm {
+    let scheduled = |unit: &str| works.values().any(|work| if let Work::Scheduled(work) = work { work.owns(unit) } else { false });
+    move |unit| scheduled(unit) || inplace.owns(unit)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Cutting, Depooled, Fresh, Hold, Memory, Reached, Rollout, StampMemory, StrayCut, TargetMemory, Want};
+use super::{Cutting, Depooled, Fresh, Hold, Memory, OwedRun, Reached, Rollout, StampMemory, StrayCut, TargetMemory, Want};
 use crate::core::deploy::Deploy;
 use crate::core::effect::{Effect, EffectId, Fault, Outcome};
 use crate::core::entry::{Entry, Written};
@@ -43,6 +43,7 @@ impl Memory {
             }
             Entry::LeftBehind { unit } => {
                 self.lent.insert(unit.clone());
+                self.quiet.insert(unit.clone(), false);
             }
             Entry::Adopted { target, id } => {
                 self.targets.insert(target.clone(), TargetMemory { adopted_at: at, adopted_id: id.clone(), ..TargetMemory::default() });
@@ -107,21 +108,18 @@ impl Memory {
             Entry::Interrupted { unit } => {
                 let count = self.interrupted.entry(unit.clone()).or_default();
                 *count = count.saturating_add(1);
+                if let Some(interrupted) = self.quiet.get_mut(unit) {
+                    *interrupted = true;
+                }
             }
             Entry::RanThrough { unit } => {
                 self.interrupted.remove(unit);
             }
-            Entry::RerunOwed { unit, target } => {
-                self.reruns.insert(unit.clone(), target.clone());
+            Entry::RerunOwed { unit, target, scheduled } => {
+                self.reruns.insert(unit.clone(), OwedRun { target: target.clone(), scheduled: *scheduled });
             }
             Entry::RerunSettled { unit, .. } => {
                 self.reruns.remove(unit);
-            }
-            Entry::TimerOwed { timer, persistent } => {
-                self.timers.insert(timer.clone(), *persistent);
-            }
-            Entry::TimerSettled { timer, .. } => {
-                self.timers.remove(timer);
             }
             Entry::PoolSettled { pool, .. } => {
                 self.depooled.remove(pool);
@@ -135,14 +133,14 @@ impl Memory {
         }
     }
 
-    /// On another boot nothing of /run is left, every timer runs again, and every process is younger than every landing.
+    /// On another boot nothing of /run is left, and every process is younger than every landing.
     fn boot_is(&mut self, boot: &str) {
         if self.boot == boot {
             return;
         }
         boot.clone_into(&mut self.boot);
         self.lent.clear();
-        self.timers.clear();
+        self.quiet.clear();
         self.asked.clear();
         self.frozen.clear();
         self.told.clear();
@@ -203,6 +201,9 @@ impl Memory {
             Effect::AskToStop { unit } => {
                 self.asked.insert(unit.clone());
             }
+            Effect::KeepQuiet { unit } => {
+                self.quiet.insert(unit.clone(), false);
+            }
             Effect::Stop { unit, .. } => self.cut_begun(unit),
             Effect::Signal { process, .. } => {
                 self.strays.iter_mut().filter(|cut| cut.process == *process).for_each(|cut| cut.begun = true);
@@ -249,6 +250,9 @@ impl Memory {
             }
             (Effect::Unask { unit }, Outcome::Done) => {
                 self.asked.remove(&unit);
+            }
+            (Effect::LetRun { unit }, Outcome::Done) => {
+                self.quiet.remove(&unit);
             }
             (Effect::Unlend { units }, Outcome::Done) => {
                 for unit in units {

@@ -38,10 +38,10 @@ pub struct Memory {
     pub depooled: BTreeMap<String, Depooled>,
     /// Units that may have our drop-in.
     pub lent: BTreeSet<String>,
-    /// Timers that we may have stopped, and whether they are persistent.
-    pub timers: BTreeMap<String, bool>,
-    /// Scripts that we may have stopped and that are to run again, with their target.
-    pub reruns: BTreeMap<String, String>,
+    /// Units that we may keep from being started, and whether their last run was interrupted by us since.
+    pub quiet: BTreeMap<String, bool>,
+    /// Scripts that we may have stopped and that are to run again.
+    pub reruns: BTreeMap<String, OwedRun>,
     /// Scripts that may be asked to stop, by a file of ours.
     pub asked: BTreeSet<String>,
     /// How often in a row each script was interrupted by us.
@@ -95,6 +95,15 @@ pub struct Want {
     /// On the boot clock of [`Memory::boot`].
     pub landed: Mono,
     pub forced: bool,
+}
+
+/// A run that we owe to a script.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwedRun {
+    pub target: String,
+    /// Its scheduled run came while we kept it quiet.
+    #[serde(default)]
+    pub scheduled: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use super::script::{Ask, Ended, Script, ScriptStep};
 use crate::core::effect::{Effect, Outcome};
 use crate::core::entry::Entry;
-use crate::core::loans::{Loan, Loans, script_drop_in};
+use crate::core::loans::{Loan, Loans};
 use crate::core::look::Looker;
 use crate::core::policy::{Overdue, ScheduledRules};
 use crate::core::seen::{Exit, UnitSeen};
@@ -16,9 +16,9 @@ const RUN_AGAIN: i32 = 75;
 const UNASK_TRIES: u32 = 3;
 
 impl Script {
-    /// Its timers are stopped. As soon as it has what it is lent, and one more look has shown it to be stale still, comes the next rung.
+    /// It is kept quiet. As soon as it has what it is lent, and one more look has shown it to be stale still, comes the next rung.
     pub(super) fn go_down_when_lent(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, look: &Looker) {
-        loans.want(&self.unit, &script_drop_in(&self.seen, rules.term_timeout));
+        self.borrow(loans, rules);
         match loans.of(&self.unit) {
             Loan::Here => {}
             Loan::Coming => return,
@@ -36,7 +36,8 @@ impl Script {
             return self.enter(now, ScriptStep::Asked { until: now.after(rules.checkpoint_timeout) });
         }
         if rules.overdue == Some(Overdue::Finish) {
-            return self.spare(now, "it was asked to stop, and its rules let it finish (overdue = \"finish\")");
+            let why = "it was asked to stop, and its rules let it finish (overdue = \"finish\")";
+            return self.spare(now, Ended::Spared(why.to_owned()));
         }
         let until = self.due.get_or_insert(now).after(rules.hold_timeout);
         if self.seen.holds_lock && now < until && !forced {
@@ -65,21 +66,25 @@ impl Script {
     pub(super) fn ended_before_its_stop(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, seen: &UnitSeen) {
         let same = seen.invocation == self.seen.invocation;
         let run_again = same && self.asked && seen.exit.is_some_and(|exit| exit.how == Exit::Exited(RUN_AGAIN));
+        self.invocation.clone_from(&self.seen.invocation);
         self.seen.timers.clone_from(&seen.timers);
         self.seen.active = seen.active;
+        self.seen.exit = seen.exit;
+        self.seen.idle_since = seen.idle_since;
         if run_again {
             self.ended = Ended::AtCheckpoint;
             turn.record(Entry::Interrupted { unit: self.unit.clone() });
             self.owe_rerun(turn, rules);
             self.reset_failed(turn);
         }
-        loans.release(&self.unit);
+        self.note_slots(turn.now);
+        self.release(loans);
         self.enter(turn.now.mono, ScriptStep::Stopped);
     }
 
     /// It goes on with old code. What was done to it is taken back.
-    pub(super) fn spare(&mut self, now: Mono, why: &str) {
-        self.ended = Ended::Spared(why.to_owned());
+    pub(super) fn spare(&mut self, now: Mono, ended: Ended) {
+        self.ended = ended;
         self.enter(now, ScriptStep::Stopped);
     }
 

@@ -1,7 +1,7 @@
 //! The first rung: a stale script may end by itself, until its drain is over. What may not be stopped at all is left to that.
 
 use super::script::{Script, ScriptStep};
-use crate::core::loans::{Loans, script_drop_in};
+use crate::core::loans::Loans;
 use crate::core::memory::Memory;
 use crate::core::policy::{Overdue, ScheduledRules};
 use crate::core::seen::{Load, UnitSeen};
@@ -16,12 +16,12 @@ impl Script {
         }
         // With what several ExecStart= are lent, the next of them would not run: that is for when it is about to be stopped.
         if self.seen.exec_starts <= 1 {
-            loans.want(&self.unit, &script_drop_in(&self.seen, rules.term_timeout));
+            self.borrow(loans, rules);
         }
         if turn.now.mono < self.drain_until || !turn.journal_good {
             return;
         }
-        self.stop_timers(turn);
+        self.keep_quiet(turn);
     }
 }
 

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Scheduled;
-use super::script::{Script, ScriptStep};
+use super::script::{Ended, Script, ScriptStep};
 use crate::core::effect::Looked;
 use crate::core::entry::Entry;
 use crate::core::ladder::Rung;
 use crate::core::loans::Loans;
 use crate::core::policy::ScheduledRules;
-use crate::core::seen::UnitSeen;
+use crate::core::seen::{Active, UnitSeen};
 use crate::core::stale::{Stale, carries, stale};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
@@ -25,6 +25,8 @@ const ASKED_LOOK: Duration = Duration::from_secs(1);
 const STOP_LOOK: Duration = Duration::from_millis(500);
 /// Stops that end together are looked at together.
 pub(super) const BATCH: Duration = Duration::from_millis(15);
+/// While a timer is about to fire for a slot that has passed.
+const SLOT_LOOK: Duration = Duration::from_millis(250);
 /// While nothing is to be done but some are left running.
 const LEFT_LOOK: Duration = Duration::from_secs(30);
 
@@ -76,15 +78,17 @@ impl Scheduled {
             look.want(now.after(STOP_LOOK));
         } else if any(|step| matches!(step, ScriptStep::Asked { .. } | ScriptStep::Holding { .. })) {
             look.want(now.after(ASKED_LOOK));
+        } else if self.scripts.values().any(|script| script.awaits_look(turn, rules)) {
+            look.want(now.after(SLOT_LOOK));
         } else if self.scripts.values().any(|script| !script.at_rest()) {
             look.want(now.after(DRAIN_LOOK));
         } else if any(|step| matches!(step, ScriptStep::Left(_))) {
             look.want(now.after(LEFT_LOOK));
         }
         // One look serves all that became ready together.
-        let timers_stopping = any(|step| matches!(step, ScriptStep::StoppingTimers));
+        let quieting = any(|step| matches!(step, ScriptStep::Quieting));
         let unseen = |script: &Script| match script.step {
-            ScriptStep::Ready => !timers_stopping && !look.seen_since(script.since),
+            ScriptStep::Ready => !quieting && !look.seen_since(script.since),
             ScriptStep::Deciding => !look.seen_since(script.since),
             _ => false,
         };
@@ -92,7 +96,7 @@ impl Scheduled {
             look.want(now);
         }
         // A unit that is being stopped is asked for by name: one that has ended does not match "running".
-        let named = self.scripts.iter().filter(|(_, script)| script.watched(now));
+        let named = self.scripts.iter().filter(|(_, script)| script.watched(now) || script.awaits_look(turn, rules));
         let cgroups: BTreeMap<String, String> = named.map(|(unit, script)| (unit.clone(), script.seen.cgroup.clone())).collect();
         if cgroups.is_empty() {
             look.ask(turn, &rules.units, Looked::WithTimers, cgroups);
@@ -110,11 +114,7 @@ impl Script {
             ScriptStep::Stopping => {
                 self.answered.is_some() || self.ladder.as_ref().is_some_and(|ladder| !matches!(ladder.rung(now), Rung::Grace { .. }))
             }
-            ScriptStep::StoppingTimers
-            | ScriptStep::Ready
-            | ScriptStep::Asked { .. }
-            | ScriptStep::Holding { .. }
-            | ScriptStep::Deciding => true,
+            ScriptStep::Quieting | ScriptStep::Ready | ScriptStep::Asked { .. } | ScriptStep::Holding { .. } | ScriptStep::Deciding => true,
             _ => false,
         }
     }
@@ -126,23 +126,34 @@ impl Script {
         !rules.code.is_empty() && self.asked && self.goes_on && !starts_anew
     }
 
+    /// Nothing of it is stale any more. One that goes on is let alone, and what was done to it is taken back.
+    fn ended_or_renewed(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, seen: &UnitSeen) {
+        if !self.goes_on {
+            return self.ended_before_its_stop(turn, rules, loans, seen);
+        }
+        self.seen = seen.clone();
+        self.release(loans);
+        self.spare(turn.now.mono, Ended::Renewed);
+    }
+
+    /// It has ended, and what its timers are about to do is not known yet.
+    fn awaits_look(&self, turn: &Turn<'_>, rules: &ScheduledRules) -> bool {
+        self.step == ScriptStep::Stopped && self.awaits_slots(turn, rules)
+    }
+
     fn look(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, seen: &UnitSeen, stale: Stale, drain_until: Mono) {
-        self.goes_on = stale.is_empty() && seen.active.runs() && seen.invocation == self.seen.invocation;
+        let runs = seen.active.runs() && seen.active != Active::Deactivating;
+        self.goes_on = stale.is_empty() && runs && seen.invocation == self.seen.invocation;
         match self.step {
             // What was seen before it was done says nothing of what was done.
             ScriptStep::Done(..) if self.seen_at < self.since => {}
             ScriptStep::Draining | ScriptStep::Left(_) if stale.is_empty() => self.ended_by_itself(turn),
-            ScriptStep::Ready if stale.is_empty() && self.asked && !turn.memory.cutting.contains_key(&self.unit) => {
-                self.ended_before_its_stop(turn, rules, loans, seen);
-            }
-            ScriptStep::StoppingTimers | ScriptStep::Ready if stale.is_empty() && !turn.memory.cutting.contains_key(&self.unit) => {
-                // It ended while its timers were being stopped: they are owed their start all the same.
+            ScriptStep::Quieting | ScriptStep::Ready if stale.is_empty() && !turn.memory.cutting.contains_key(&self.unit) => {
                 self.stale = stale;
-                loans.release(&self.unit);
-                self.enter(turn.now.mono, ScriptStep::Stopped);
+                self.ended_or_renewed(turn, rules, loans, seen);
             }
             ScriptStep::Asked { .. } | ScriptStep::Holding { .. } if stale.is_empty() && !self.may_heed(rules, seen) => {
-                self.ended_before_its_stop(turn, rules, loans, seen)
+                self.ended_or_renewed(turn, rules, loans, seen);
             }
             ScriptStep::Ready if stale.is_empty() => {
                 // The stop of which nobody knew what became has taken place.
@@ -168,14 +179,24 @@ impl Script {
             }
             ScriptStep::Draining
             | ScriptStep::Left(_)
-            | ScriptStep::StoppingTimers
+            | ScriptStep::Quieting
             | ScriptStep::Ready
             | ScriptStep::Asked { .. }
             | ScriptStep::Holding { .. } => {
                 self.stale = stale;
                 self.seen = seen.clone();
             }
-            ScriptStep::Stopped | ScriptStep::StartingTimers | ScriptStep::Deciding | ScriptStep::Starting | ScriptStep::Done(..) => {
+            ScriptStep::Stopped | ScriptStep::Lifting | ScriptStep::Deciding => {
+                // How it ended is known from the first look after its end.
+                let exit = self.seen.exit;
+                self.seen.update(seen);
+                self.seen.exit = exit.or(seen.exit);
+                self.stale = stale;
+                if self.step == ScriptStep::Stopped {
+                    self.note_slots(turn.now);
+                }
+            }
+            ScriptStep::Starting | ScriptStep::Done(..) => {
                 self.seen.timers.clone_from(&seen.timers);
                 self.seen.active = seen.active;
                 self.stale = stale;

@@ -1,23 +1,24 @@
 //! `kind = "scheduled"`: timer-activated scripts. A running stale one may end by itself; then it is stopped, and runs again now, or at
 //! its next scheduled run.
 //!
-//! The order of a stop is that of facts F2.3: its timers, the service, then what was lent is given back, then the rerun and the timers.
-//! `script` says what comes after what; each rung of the ladder has its file: `drain`, `checkpoint` (asking, and the lock), `stop` (SIGTERM and SIGKILL). `timers` and `rerun`
-//! follow, `looks` says when and what is looked at, `view` what status is told.
+//! The order of a stop: it is kept quiet, the service is stopped, then what was lent is given back, then it may run again, and does so if its rules
+//! say so. `script` says what comes after what; each rung of the ladder has its file: `drain`, `checkpoint` (asking, and the lock), `stop` (SIGTERM and
+//! SIGKILL). `quiet` keeps its timers from starting it, `rerun` follows, `looks` says when and what is looked at, `view` what status is told.
 
 mod checkpoint;
 mod drain;
 mod looks;
+mod quiet;
 mod rerun;
 mod script;
 mod stop;
-mod timers;
 mod view;
 
 use std::collections::BTreeMap;
 
 pub use drain::untouchable;
-use script::{Ask, Script, ScriptStep};
+pub use quiet::{Slots, slots};
+use script::{Ask, Ended, Script, ScriptStep};
 
 use crate::core::effect::{EffectId, Outcome};
 use crate::core::loans::Loans;
@@ -53,7 +54,7 @@ impl Scheduled {
 
     #[must_use]
     pub fn stopping(&self) -> bool {
-        self.scripts.values().any(|script| matches!(script.step, ScriptStep::StoppingTimers | ScriptStep::Ready | ScriptStep::Stopping))
+        self.scripts.values().any(|script| matches!(script.step, ScriptStep::Quieting | ScriptStep::Ready | ScriptStep::Stopping))
     }
 
     /// Whether it knows this script, be it one that was given up.
@@ -62,18 +63,29 @@ impl Scheduled {
         self.scripts.contains_key(unit)
     }
 
-    /// Whether this timer, or this script, is being worked on.
+    /// Whether this script is being worked on.
     #[must_use]
-    pub fn owns(&self, timer: &str, unit: &str) -> bool {
-        let mut busy = self.scripts.values().filter(|script| !script.at_rest());
-        busy.any(|script| script.unit == unit || (!timer.is_empty() && script.has_timer(timer)))
+    pub fn owns(&self, unit: &str) -> bool {
+        self.scripts.get(unit).is_some_and(|script| !script.at_rest())
+    }
+
+    /// When a script was last seen to have changed.
+    #[must_use]
+    pub fn changed(&self) -> Option<Mono> {
+        self.scripts.values().map(|script| script.since).max()
+    }
+
+    /// Scripts that what they were lent still keeps quiet.
+    pub fn kept<'s>(&'s self, turn: &'s Turn<'_>, rules: &'s ScheduledRules) -> impl Iterator<Item = String> + 's {
+        let kept = |script: &&Script| !script.at_rest() && turn.memory.quiet.contains_key(&script.unit) && script.awaits_slots(turn, rules);
+        self.scripts.values().filter(kept).map(|script| script.unit.clone())
     }
 
     /// Begins, or begins again, to make this target fresh.
     pub fn renew(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, want: Want, began: Mono) {
-        self.scripts.retain(|unit, script| {
+        self.scripts.retain(|_, script| {
             if script.at_rest() {
-                loans.release(unit);
+                script.release(loans);
             }
             !script.at_rest()
         });
@@ -93,20 +105,20 @@ impl Scheduled {
 
     /// The target is no longer in the configuration.
     pub fn release(&self, loans: &mut Loans) {
-        for unit in self.scripts.keys() {
-            loans.release(unit);
+        for script in self.scripts.values() {
+            script.release(loans);
         }
     }
 
     /// Gives up what has not been touched; what has been goes on to its end.
     pub fn pause(&mut self, now: Mono, loans: &mut Loans) {
-        self.scripts.retain(|unit, script| {
+        self.scripts.retain(|_, script| {
             if matches!(script.step, ScriptStep::Asked { .. } | ScriptStep::Holding { .. }) {
-                script.spare(now, "nothing is to be restarted now (a hold, or an abort)");
+                script.spare(now, Ended::Paused);
             }
             let untouched = matches!(script.step, ScriptStep::Draining);
             if untouched || script.at_rest() {
-                loans.release(unit);
+                script.release(loans);
             }
             !untouched
         });
@@ -157,7 +169,7 @@ impl Scheduled {
         if busy || !self.pursuit.works() {
             return;
         }
-        let changed = self.scripts.values().map(|script| script.since).max();
+        let changed = self.changed();
         let failed = self.scripts.values().find_map(Script::failure);
         self.pursuit.conclude(turn.now.mono, changed, failed);
         self.look_when_due(turn, rules);

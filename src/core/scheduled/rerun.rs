@@ -12,59 +12,66 @@ use crate::core::step::Turn;
 impl Script {
     /// What starts must not start with what was lent for the stop.
     pub(super) fn go_on_when_given_back(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
-        loans.release(&self.unit);
-        if !self.unasked(turn) {
-            return;
-        }
-        if turn.memory.lent.contains(&self.unit) || !self.pending.is_empty() {
-            return;
-        }
-        if (rules.after == After::Rerun || self.ended == Ended::AtCheckpoint) && turn.memory.reruns.contains_key(&self.unit) {
-            self.start(turn);
-        } else {
-            self.enter(turn.now.mono, ScriptStep::StartingTimers);
+        self.release(loans);
+        if self.unasked(turn) && !turn.memory.lent.contains(&self.unit) && self.pending.is_empty() && !self.awaits_slots(turn, rules) {
+            self.let_run(turn);
         }
     }
 
-    /// Its timers run again.
-    pub(super) fn after_timers(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
+    /// Whether it is started as soon as it may, whatever its timers say.
+    pub(super) fn runs_at_once(&self, turn: &Turn<'_>, rules: &ScheduledRules) -> bool {
+        let wants = match self.ended {
+            Ended::AtCheckpoint => true,
+            Ended::Stopped => rules.after == After::Rerun || (rules.after == After::Auto && self.seen.timers.is_empty()),
+            Ended::ByItself | Ended::Spared(_) | Ended::Paused | Ended::Renewed => false,
+        };
+        wants && turn.memory.reruns.contains_key(&self.unit)
+    }
+
+    /// Its timers may start it again.
+    pub(super) fn go_on_when_lifted(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
+        if self.runs_at_once(turn, rules) {
+            return self.start(turn);
+        }
         match &self.ended {
-            Ended::ByItself => return self.ended_by_itself(turn),
+            Ended::Renewed => self.ended_by_itself(turn),
+            Ended::ByItself if self.seen.timers.is_empty() => self.ended_by_itself(turn),
             Ended::Spared(why) => {
                 let why = why.clone();
                 turn.unit_ended(&self.target, &self.unit, UnitEnd::Left, why.clone());
-                return self.enter(turn.now.mono, ScriptStep::Left(why));
+                self.enter(turn.now.mono, ScriptStep::Left(why));
             }
-            Ended::AtCheckpoint if self.started_for.is_some() => {
-                let why = "asked, it ended at a checkpoint, and was started again with the new code";
-                return self.done(turn, UnitEnd::Renewed, why.to_owned());
+            Ended::Paused => {
+                self.ended = Ended::ByItself;
+                self.asked = false;
+                self.due = None;
+                self.enter(turn.now.mono, ScriptStep::Draining);
             }
-            Ended::Stopped if self.started_for.is_some() => {
-                return self.done(turn, UnitEnd::Renewed, "stopped, and started again with the new code".to_owned());
-            }
-            Ended::AtCheckpoint | Ended::Stopped => {}
-        }
-        let rerun = rules.after != After::UntilNext && turn.memory.reruns.contains_key(&self.unit);
-        if rerun && self.seen.timers.is_empty() {
-            self.start(turn);
-        } else {
-            self.enter(turn.now.mono, ScriptStep::Deciding);
+            _ => self.enter(turn.now.mono, ScriptStep::Deciding),
         }
     }
 
     /// The next elapse of its timers is real now: rerun at once, or stay quiet until then.
     pub(super) fn decide(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
+        let missed = self.owe_missed_slot(turn);
+        let owed = turn.memory.reruns.get(&self.unit).map(|owed| owed.scheduled);
+        if missed && owed.is_some() {
+            return self.start(turn);
+        }
+        if self.ended == Ended::ByItself {
+            return self.ended_by_itself(turn);
+        }
         let next = self.seen.next_run();
-        let owed = turn.memory.reruns.contains_key(&self.unit);
-        if owed && !rules.stays_quiet(next, turn.now.wall) && !self.seen.active.runs() {
+        if owed.is_some() && !rules.stays_quiet(next, turn.now.wall) && !self.seen.active.runs() {
             return self.start(turn);
         }
         let why = match next {
+            _ if missed => "stopped; its scheduled run came meanwhile, and it cannot be started by hand".to_owned(),
             Some(next) => format!("stopped; its next scheduled run is at {next}"),
             None if self.seen.active.runs() => "stopped; it runs again".to_owned(),
             None => "stopped; no timer has a next run for it".to_owned(),
         };
-        if owed {
+        if owed.is_some() {
             turn.record(Entry::RerunSettled { unit: self.unit.clone(), why: why.clone() });
         }
         self.done(turn, UnitEnd::Quiet, why);
@@ -73,7 +80,7 @@ impl Script {
     /// From now on it is owed a new run, if its rules give it one and systemd lets us start it.
     pub(super) fn owe_rerun(&self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
         if rules.after != After::UntilNext && !self.seen.refuse_manual_start && !self.seen.transient {
-            turn.record(Entry::RerunOwed { unit: self.unit.clone(), target: self.target.clone() });
+            turn.record(Entry::RerunOwed { unit: self.unit.clone(), target: self.target.clone(), scheduled: false });
         }
     }
 
@@ -88,18 +95,24 @@ impl Script {
     fn start(&mut self, turn: &mut Turn<'_>) {
         let want = turn.memory.targets.get(&self.target).and_then(|memory| memory.want.as_ref());
         self.started_for = Some(want.map_or(turn.now.mono, |want| want.landed));
-        let id = turn.ask(Effect::Start { unit: self.unit.clone(), caught_up: false });
+        let id = turn.ask(Effect::Start { unit: self.unit.clone() });
         self.pending.insert(id, Ask::StartScript);
         self.enter(turn.now.mono, ScriptStep::Starting);
     }
 
     pub(super) fn script_started(&mut self, turn: &mut Turn<'_>, outcome: &Outcome) {
-        if *outcome == Outcome::Queued {
-            turn.record(Entry::RerunSettled { unit: self.unit.clone(), why: "started again".to_owned() });
-            return self.enter(turn.now.mono, ScriptStep::StartingTimers);
-        }
-        let why = format!("stopped, but it could not be started again: {}", outcome.said());
+        let scheduled = turn.memory.reruns.get(&self.unit).is_some_and(|owed| owed.scheduled);
+        let (end, why) = if *outcome == Outcome::Queued {
+            let how = match self.ended {
+                _ if scheduled => "its scheduled run came while it was kept quiet, and was started late, with the new code",
+                Ended::AtCheckpoint => "asked, it ended at a checkpoint, and was started again with the new code",
+                _ => "stopped, and started again with the new code",
+            };
+            (UnitEnd::Renewed, how.to_owned())
+        } else {
+            (UnitEnd::Failed, format!("stopped, but it could not be started again: {}", outcome.said()))
+        };
         turn.record(Entry::RerunSettled { unit: self.unit.clone(), why: why.clone() });
-        self.give_up(turn, &why);
+        self.done(turn, end, why);
     }
 }

@@ -1,11 +1,12 @@
 //! One script on its way from running old code to being at rest: which step comes after which.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::quiet::Slots;
 use crate::core::effect::{EffectId, Outcome};
 use crate::core::entry::Entry;
 use crate::core::ladder::Ladder;
-use crate::core::loans::Loans;
+use crate::core::loans::{Loans, TIMER_DROP_IN, script_drop_in};
 use crate::core::look::Looker;
 use crate::core::memory::Cutting;
 use crate::core::policy::ScheduledRules;
@@ -45,6 +46,10 @@ pub(super) struct Script {
     /// Nothing of it is stale any more, and the run that was goes on.
     pub goes_on: bool,
     pub ended: Ended,
+    /// What is known of its slots since it ended.
+    pub slots: Option<Slots>,
+    /// Its timers that something was lent to.
+    pub lent_timers: BTreeSet<String>,
 }
 
 /// How a script that is at rest came to be so.
@@ -54,15 +59,19 @@ pub(super) enum Ended {
     /// It was asked, and says by its exit status that it is to be run again.
     AtCheckpoint,
     Stopped,
-    /// It goes on: its timers, and what it was lent, are given back.
+    /// It goes on, with nothing stale in it.
+    Renewed,
+    /// It goes on: what was done to it is taken back.
     Spared(String),
+    /// Likewise, as long as nothing is to be restarted (a hold, or an abort). After that it begins again.
+    Paused,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ScriptStep {
     Draining,
-    /// Its timers are being stopped, so that the end of the script starts no run off schedule (facts F2.2).
-    StoppingTimers,
+    /// It is to be kept quiet, so that its end starts no run off schedule (facts F2.2).
+    Quieting,
     /// Its loan is awaited, and one more look, so that nothing fresh is stopped.
     Ready,
     /// It was asked to stop at its next checkpoint.
@@ -74,9 +83,10 @@ pub(super) enum ScriptStep {
         until: Mono,
     },
     Stopping,
-    /// It is gone; what was lent is given back before anything starts.
+    /// It is gone, and kept quiet; what was lent is given back before anything starts.
     Stopped,
-    StartingTimers,
+    /// Its timers may start it again.
+    Lifting,
     Deciding,
     Starting,
     Done(UnitEnd, String),
@@ -85,13 +95,13 @@ pub(super) enum ScriptStep {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ask {
-    StopTimer,
+    KeepQuiet,
+    LetRun,
     Checkpoint,
     Unask,
     StopScript,
     Kill,
     Reset,
-    StartTimer(String),
     StartScript,
 }
 
@@ -116,6 +126,8 @@ impl Script {
             due: None,
             goes_on: false,
             ended: Ended::ByItself,
+            slots: None,
+            lent_timers: BTreeSet::new(),
         }
     }
 
@@ -146,16 +158,16 @@ impl Script {
     pub fn advance(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, look: &Looker) {
         match self.step {
             ScriptStep::Draining => self.drain(turn, rules, loans),
-            ScriptStep::StoppingTimers if self.pending.is_empty() => self.enter(turn.now.mono, ScriptStep::Ready),
+            ScriptStep::Quieting if self.pending.is_empty() => self.enter(turn.now.mono, ScriptStep::Ready),
             ScriptStep::Ready => self.go_down_when_lent(turn, rules, loans, look),
             ScriptStep::Asked { until } => self.wait_for_checkpoint(turn, until),
             ScriptStep::Holding { until } => self.wait_for_lock(turn, rules, until),
             ScriptStep::Stopping => self.escalate(turn, rules, loans),
             ScriptStep::Stopped => self.go_on_when_given_back(turn, rules, loans),
-            ScriptStep::StartingTimers if self.pending.is_empty() => self.start_timers(turn, rules),
+            ScriptStep::Lifting if self.pending.is_empty() => self.go_on_when_lifted(turn, rules),
             ScriptStep::Deciding if look.seen_since(self.since) => self.decide(turn, rules),
-            ScriptStep::StoppingTimers
-            | ScriptStep::StartingTimers
+            ScriptStep::Quieting
+            | ScriptStep::Lifting
             | ScriptStep::Deciding
             | ScriptStep::Starting
             | ScriptStep::Done(..)
@@ -165,13 +177,29 @@ impl Script {
 
     pub fn came_of(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, ask: Ask, outcome: &Outcome) {
         match ask {
-            Ask::StopTimer => self.timer_stopped(turn, outcome),
+            Ask::KeepQuiet => self.quiet_answered(turn, outcome),
+            Ask::LetRun => self.let_run_answered(turn, outcome),
             Ask::Checkpoint | Ask::Unask => self.asked_or_unasked(turn, outcome),
             Ask::StopScript => self.stop_answered(turn, loans, outcome),
             Ask::Kill => self.kill_answered(turn, outcome),
             Ask::Reset => {}
-            Ask::StartTimer(timer) => self.timer_started(turn, timer, outcome),
             Ask::StartScript => self.script_started(turn, outcome),
+        }
+    }
+
+    /// It needs its loan until [`Script::release`].
+    pub fn borrow(&mut self, loans: &mut Loans, rules: &ScheduledRules) {
+        loans.want(&self.unit, &script_drop_in(&self.seen, rules.term_timeout));
+        for timer in &self.seen.timers {
+            loans.want(&timer.unit, TIMER_DROP_IN);
+            self.lent_timers.insert(timer.unit.clone());
+        }
+    }
+
+    pub fn release(&self, loans: &mut Loans) {
+        loans.release(&self.unit);
+        for timer in &self.lent_timers {
+            loans.release(timer);
         }
     }
 

@@ -17,6 +17,8 @@ use crate::core::time::Span;
 
 /// A stop whose fate is not known, since systemd does not answer, is sent so often.
 const STOP_TRIES: u32 = 3;
+/// On a host where looks take long or fail, SIGKILL comes at most so much late.
+const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 /// So much later than our SIGKILL its job is given up.
 const STOP_SLACK: Duration = Duration::from_secs(30);
 
@@ -72,7 +74,7 @@ impl Script {
                     return self.enter(turn.now.mono, ScriptStep::Ready);
                 }
                 settle_cut(turn, &self.unit, false, false);
-                loans.release(&self.unit);
+                self.release(loans);
                 self.give_up(turn, &format!("it could not be stopped: {fault}"));
             }
             _ => {}
@@ -87,29 +89,33 @@ impl Script {
         if self.answered.is_some() && self.seen_at >= self.since && (ended || runs_anew) {
             self.gone(turn);
             // At once, so that the last one to end takes all back with one Reload.
-            return loans.release(&self.unit);
+            return self.release(loans);
         }
-        // Only on the word of a look that began after the grace.
-        let looked = self.seen_at >= ladder.sent().after(rules.term_timeout);
+        // On the word of a look that began after the grace; if there is none in time, without: nothing can have started it since.
+        let grace_over = ladder.sent().after(rules.term_timeout);
+        let looked = self.seen_at >= grace_over || turn.now.mono >= grace_over.after(LOOK_PATIENCE);
+        let stuck = ladder.rung(self.seen_at) == Rung::Unkillable && !ended;
         match ladder.rung(turn.now.mono) {
             Rung::Kill if looked && !ended && !runs_anew => {
                 ladder.killed(turn.now.mono);
                 let id = turn.ask(Effect::Kill { unit: self.unit.clone(), cgroup: self.seen.cgroup.clone() });
                 self.pending.insert(id, Ask::Kill);
             }
-            Rung::Unkillable => {
+            Rung::Unkillable if stuck => {
                 let pids: Vec<String> = self.seen.processes.iter().map(|process| process.pid.to_string()).collect();
                 let why = format!("process {} does not end, not even by SIGKILL: it is stuck in the kernel", pids.join(", "));
                 // What it owes is paid when it has ended all the same, whoever sees that.
                 self.give_up(turn, &why);
             }
-            Rung::Kill | Rung::Grace { .. } | Rung::Dying { .. } => {}
+            Rung::Kill | Rung::Unkillable | Rung::Grace { .. } | Rung::Dying { .. } => {}
         }
     }
 
     pub(super) fn kill_answered(&mut self, turn: &Turn<'_>, outcome: &Outcome) {
-        if let (Outcome::Fault(_), Some(ladder)) = (outcome, &mut self.ladder) {
-            ladder.kill_failed(turn.now.mono);
+        match (outcome, &mut self.ladder) {
+            (Outcome::Fault(_), Some(ladder)) => ladder.kill_failed(turn.now.mono),
+            (_, Some(ladder)) => ladder.kill_sent(turn.now.mono),
+            (_, None) => {}
         }
     }
 
@@ -150,6 +156,7 @@ impl Script {
             }
         }
         self.reset_failed(turn);
+        self.note_slots(turn.now);
         self.enter(turn.now.mono, ScriptStep::Stopped);
     }
 }

@@ -1,5 +1,6 @@
 //! What status is told of a script, and until when it waits.
 
+use super::quiet::Slots;
 use super::script::{Script, ScriptStep};
 use crate::core::ladder::Rung;
 use crate::core::status::{TargetState, UnitEnd, UnitView};
@@ -27,14 +28,17 @@ impl Script {
             ScriptStep::Draining => (TargetState::Draining, "runs old code; may end by itself".to_owned(), Some(self.drain_until)),
             ScriptStep::Asked { until } => (TargetState::Asked, "was asked to stop at its next checkpoint".to_owned(), Some(*until)),
             ScriptStep::Holding { until } => (TargetState::Held, "holds its lock, so it is spared until then".to_owned(), Some(*until)),
-            ScriptStep::StoppingTimers | ScriptStep::Ready => (TargetState::Stopping, "about to be stopped".to_owned(), None),
+            ScriptStep::Quieting | ScriptStep::Ready => (TargetState::Stopping, "about to be stopped".to_owned(), None),
             ScriptStep::Stopping => match self.ladder.as_ref().map(|ladder| ladder.rung(now.mono)) {
                 Some(Rung::Grace { until }) => (TargetState::Stopping, "was sent SIGTERM".to_owned(), Some(until)),
                 Some(Rung::Dying { until }) => (TargetState::Killing, "was sent SIGKILL".to_owned(), Some(until)),
                 _ => (TargetState::Killing, "SIGKILL is due".to_owned(), None),
             },
-            ScriptStep::Stopped | ScriptStep::StartingTimers | ScriptStep::Deciding | ScriptStep::Starting => {
-                (TargetState::Starting, "stopped; its timers, and if its rules say so the script, are being started".to_owned(), None)
+            ScriptStep::Stopped if self.slots == Some(Slots::Due) => {
+                (TargetState::Starting, "stopped; kept quiet until its timer has fired for the slot that has passed".to_owned(), None)
+            }
+            ScriptStep::Stopped | ScriptStep::Lifting | ScriptStep::Deciding | ScriptStep::Starting => {
+                (TargetState::Starting, "stopped; it is started again if its rules say so".to_owned(), None)
             }
             ScriptStep::Done(UnitEnd::Failed, why) => (TargetState::Failed, why.clone(), None),
             ScriptStep::Done(_, why) => (TargetState::Fresh, why.clone(), None),

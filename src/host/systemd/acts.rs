@@ -47,26 +47,9 @@ impl Systemd {
         self.end(stopped?.as_str(), deadline).await
     }
 
-    /// StopUnit of a timer whose service runs, so that a later start of it does not run the service for a slot that has passed by now.
-    ///
-    /// A timer that is started counts from when it was last activated, which for one that is enabled is the boot: it would elapse at once. So it
-    /// is activated once more while its service runs, when that starts nothing. A slot that passes from now on is made up for at its start.
-    ///
-    /// # Errors
-    /// As [`Systemd::stop`].
-    pub async fn stop_timer(&self, timer: &str, within: Duration) -> Result<JobEnd, Fault> {
-        let deadline = Instant::now() + within;
-        let _listening = self.link.listen(Instant::now() + ACT).await?;
-        let what = format!("restart {timer}");
-        match self.link.call(&what, ACT, |live| async move { live.manager.try_restart_unit(timer, REPLACE).await }).await {
-            Ok(job) => {
-                let _ = self.end(job.as_str(), deadline).await?;
-            }
-            // It is stopped all the same; at worst its service runs once too often.
-            Err(fault) => tracing::warn!(timer, %fault, "cannot restart this timer: starting it later may run its service once at once"),
-        }
-        let job = self.link.call(&format!("stop {timer}"), ACT, |live| async move { live.manager.stop_unit(timer, REPLACE).await }).await?;
-        self.end(job.as_str(), deadline).await
+    /// How the unit ends can be read afterwards, though nothing else keeps it loaded (facts F1.14), until [`Systemd::unsubscribe`].
+    pub async fn keep_loaded(&self, unit: &str) {
+        self.link.hold(unit, READ).await;
     }
 
     /// ResetFailedUnit and StartUnit. Returns as soon as the job is queued: a oneshot's start job lasts as long as its script (facts F1.8).

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::Systemd;
 use super::names::is_unit;
@@ -86,17 +85,6 @@ impl Systemd {
         Ok(units)
     }
 
-    /// Makes a persistent timer believe that it has just run, so that starting it does not catch up (facts F2.3).
-    ///
-    /// # Errors
-    /// If the stamp cannot be written.
-    pub fn catch_up(&self, timer: &str) -> io::Result<()> {
-        let name =
-            timer.strip_suffix(".timer").filter(|_| is_unit(timer)).ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "no timer"))?;
-        let stamp = self.places.timer_stamps.join(format!("stamp-{name}.timer"));
-        fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o644).open(stamp)?.set_modified(SystemTime::now())
-    }
-
     fn directory(&self, unit: &str) -> io::Result<PathBuf> {
         if !is_unit(unit) {
             return Err(io::Error::new(ErrorKind::InvalidInput, "not the name of a unit"));
@@ -148,12 +136,8 @@ mod tests {
 
     /// Without a bus: what is done to files needs none.
     fn systemd(directory: &Path) -> Systemd {
-        let places = Places {
-            bus: Some("unix:path=/nonexistent/bus".into()),
-            drop_ins: directory.join("system"),
-            timer_stamps: directory.into(),
-            invocations: directory.into(),
-        };
+        let places =
+            Places { bus: Some("unix:path=/nonexistent/bus".into()), drop_ins: directory.join("system"), invocations: directory.into() };
         Systemd::connect(places, Now::default()).0
     }
 
@@ -182,8 +166,6 @@ mod tests {
             assert!(systemd.write_drop_in(bad, "").is_err(), "{bad}");
             assert!(systemd.remove_drop_in(bad).is_err(), "{bad}");
         }
-        assert!(systemd.catch_up("../x.timer").is_err());
-        assert!(systemd.catch_up("x.service").is_err());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
@@ -194,17 +176,6 @@ mod tests {
         let drop_ins = BTreeMap::from([("a.service".to_owned(), String::new()), ("x/y.service".to_owned(), String::new())]);
         assert!(matches!(systemd.lend(&drop_ins).await, Err(Fault::Other(_))));
         assert_eq!(systemd.sweep().unwrap(), Vec::<String>::new());
-    }
-
-    #[tokio::test]
-    async fn the_stamp_of_a_timer_becomes_new() {
-        let directory = tempfile::tempdir().unwrap();
-        let systemd = systemd(directory.path());
-        let stamp = directory.path().join("stamp-job.timer");
-        fs::write(&stamp, "").unwrap();
-        fs::File::open(&stamp).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
-        systemd.catch_up("job.timer").unwrap();
-        assert!(fs::metadata(&stamp).unwrap().modified().unwrap() > SystemTime::UNIX_EPOCH);
     }
 
     #[tokio::test]

@@ -244,6 +244,7 @@ impl Systemd {
                 (SERVICE, "ExecMainCode"),
                 (SERVICE, "ExecMainStatus"),
                 (SERVICE, "ExecMainExitTimestampMonotonic"),
+                (UNIT, "InactiveEnterTimestampMonotonic"),
             ]);
         }
         let values = self.properties(id, &wanted).await?;
@@ -255,6 +256,9 @@ impl Systemd {
             values.text(4).clone_into(&mut seen.status_text);
             values.text(5).clone_into(&mut seen.result);
             let status = i32::try_from(values.small(7)).unwrap_or(i32::MAX);
+            if !seen.active.runs() {
+                seen.idle_since = boot_clock(values.number(9), look.offset);
+            }
             seen.exit = how(values.number(6), status).map(|how| ExitSeen { how, at: boot_clock(values.number(8), look.offset) });
         }
         seen.processes = if seen.cgroup.is_empty() { Vec::new() } else { (look.read)(&seen.cgroup)? };
@@ -287,7 +291,7 @@ fn apply(seen: &mut UnitSeen, settings: &Settings) {
 }
 
 /// A time of systemd's, in µs on CLOCK_MONOTONIC, on the boot clock; 0 is "never".
-fn boot_clock(monotonic: u64, offset: u64) -> Mono {
+pub(super) fn boot_clock(monotonic: u64, offset: u64) -> Mono {
     if monotonic == 0 { Mono::BOOT } else { Mono(monotonic.saturating_add(offset)) }
 }
 

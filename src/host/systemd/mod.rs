@@ -55,20 +55,13 @@ pub struct Places {
     pub bus: Option<String>,
     /// Where drop-ins are written.
     pub drop_ins: PathBuf,
-    /// The stamps of persistent timers.
-    pub timer_stamps: PathBuf,
     /// Where systemd exports the InvocationID of what runs, as links `invocation:UNIT`.
     pub invocations: PathBuf,
 }
 
 impl Default for Places {
     fn default() -> Self {
-        Places {
-            bus: None,
-            drop_ins: "/run/systemd/system".into(),
-            timer_stamps: "/var/lib/systemd/timers".into(),
-            invocations: "/run/systemd/units".into(),
-        }
+        Places { bus: None, drop_ins: "/run/systemd/system".into(), invocations: "/run/systemd/units".into() }
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::timeout;
 
+use super::look::boot_clock;
 use super::properties::{TIMER, UNIT};
 use super::{AT_ONCE, READ, Systemd};
 use crate::core::effect::Fault;
@@ -75,13 +76,18 @@ impl Systemd {
     }
 
     async fn timer(&self, name: &str, now: Now, offset: u64) -> Result<TimerSeen, Fault> {
-        let wanted = [(UNIT, "ActiveState"), (TIMER, "Persistent"), (TIMER, "NextElapseUSecRealtime"), (TIMER, "NextElapseUSecMonotonic")];
+        let wanted = [
+            (UNIT, "ActiveState"),
+            (TIMER, "LastTriggerUSecMonotonic"),
+            (TIMER, "NextElapseUSecRealtime"),
+            (TIMER, "NextElapseUSecMonotonic"),
+        ];
         let values = self.properties(name, &wanted).await?;
         Ok(TimerSeen {
             unit: name.to_owned(),
             active: values.text(0) == "active",
-            persistent: values.flag(1),
             next: next(values.number(2), values.number(3), now, offset),
+            last_trigger: boot_clock(values.number(1), offset),
         })
     }
 }

@@ -234,6 +234,8 @@ impl<'h> Agent<'h> {
     pub fn ensure_nothing_left(&self) -> Result<()> {
         let left = self.host.sh("find /run/systemd/system /etc/systemd/system -name 'zz-restart-agent.conf'")?.stdout;
         ensure!(left.trim().is_empty(), "left behind: {left}");
+        let kept = self.host.sh("find /run/restart-agent/quiet /run/restart-agent/stop -type f")?.stdout;
+        ensure!(kept.trim().is_empty(), "still kept quiet, or asked to stop: {kept}");
         let hooks = self.host.sh("systemctl list-units --all --no-legend 'restart-agent-hook-*'")?.stdout;
         ensure!(hooks.trim().is_empty(), "hooks left: {hooks}");
         Ok(())

@@ -112,14 +112,14 @@ impl World {
         if unit.active.runs() {
             return;
         }
-        if unit.checkpointed && rules.after != After::UntilNext {
+        if unit.missed_slot || (unit.checkpointed && rules.after != After::UntilNext) {
             return;
         }
         let stopped_by_us = unit.last_stop_by_agent.is_some() || self.maybe_stopped.contains(&unit.invocation);
         let soon = self
             .timers
             .values()
-            .filter(|timer| timer.unit == name && (timer.active || timer.stopped_by_agent))
+            .filter(|timer| timer.unit == name && timer.active)
             .any(|timer| timer.slot_after(now) - now <= us(rules.quiet_within));
         if !stopped_by_us {
             self.violates(format!("the agent starts {name}, which it did not stop"));
@@ -297,7 +297,7 @@ impl World {
         stale
     }
 
-    /// Nothing of the agent is left on the host: no drop-in, no stopped timer, no frozen worker, no depool.
+    /// Nothing of the agent is left on the host: no drop-in, nothing kept quiet, no slot missed, no frozen worker, no depool.
     #[must_use]
     pub fn left_over(&self) -> Vec<String> {
         let mut left = Vec::new();
@@ -312,8 +312,11 @@ impl World {
         for unit in &self.asked {
             left.push(format!("{unit} is still asked to stop"));
         }
-        for timer in self.timers.values().filter(|timer| timer.stopped_by_agent && !timer.active) {
-            left.push(format!("{} was stopped and never started again", timer.name));
+        for unit in &self.quiet {
+            left.push(format!("{unit} is still kept quiet"));
+        }
+        for unit in self.units.values().filter(|unit| unit.missed_slot) {
+            left.push(format!("{} has not run at its slot, and not since", unit.name));
         }
         // What a person took out at the very moment at which the agent saw it back is that person's.
         for balancer in self.balancers.values().filter(|balancer| balancer.out && !balancer.turned_out_by_person) {

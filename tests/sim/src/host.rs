@@ -489,7 +489,7 @@ impl Host {
             (memory.rollout.is_some() && usable, "a rollout"),
             (!memory.depooled.is_empty() && (usable || memory.unproven.is_empty()), "depooled"),
             (!memory.lent.is_empty(), "lent"),
-            (!memory.timers.is_empty(), "timers"),
+            (!memory.quiet.is_empty(), "quiet"),
             (!memory.reruns.is_empty(), "reruns"),
             (!memory.frozen.is_empty(), "frozen"),
             (waits, "wait"),
@@ -564,7 +564,7 @@ impl Host {
             (memory.rollout.is_some(), "a rollout"),
             (!memory.depooled.is_empty(), "depooled"),
             (!memory.lent.is_empty(), "lent"),
-            (!memory.timers.is_empty(), "timers"),
+            (!memory.quiet.is_empty(), "quiet"),
             (!memory.reruns.is_empty(), "reruns"),
             (!memory.frozen.is_empty(), "frozen"),
             (!memory.unproven.is_empty(), "unproven"),
@@ -640,7 +640,7 @@ impl Host {
             && memory.rollout.is_none()
             && memory.depooled.is_empty()
             && memory.lent.is_empty()
-            && memory.timers.is_empty()
+            && memory.quiet.is_empty()
             && memory.reruns.is_empty()
             && memory.frozen.is_empty()
             && memory.cutting.is_empty()

@@ -196,8 +196,7 @@ fn populate(draw: &mut Draw, world: &mut World, policy: &Policy) {
                     if draw.rng.chance(80) {
                         let period = *draw.rng.pick(&[30 * S, MINUTE, 5 * MINUTE, HOUR, 24 * HOUR]);
                         let phase = draw.rng.between(0, period);
-                        let persistent = draw.rng.chance(40);
-                        world.timer(&name, period, phase, persistent);
+                        world.timer(&name, period, phase);
                     }
                 }
             }

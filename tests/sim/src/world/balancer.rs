@@ -2,7 +2,7 @@
 
 use restart_agent::core::effect::CommandEnd;
 
-use super::{Happening, MS, Us, World};
+use super::{Happening, MS, S, Us, World};
 
 /// How one of the commands behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,7 +166,8 @@ impl World {
     #[must_use]
     pub fn out_since(&self) -> Option<Us> {
         let ours = || self.balancers.values().filter(|balancer| self.policy.pools.contains_key(&balancer.name));
-        let all = ours().all(|balancer| balancer.out);
+        // What a person did a moment ago the agent could not know when it began.
+        let all = ours().all(|balancer| balancer.out || self.now < balancer.put_in + S);
         all.then(|| ours().map(|balancer| balancer.out_since).max()).flatten()
     }
 }

@@ -154,16 +154,21 @@ impl World {
             }
             Effect::MakeLocks { .. } => self.answer(epoch, id, 5 * MS, Outcome::Done),
             Effect::Stop { unit, within } => {
-                if self.timers.contains_key(&unit) {
-                    self.stop_timer(&unit, By::Agent);
-                    self.answer(epoch, id, 3 * MS, Outcome::Job(JobEnd::Done));
-                } else {
-                    self.agent_may_stop(&unit);
-                    let job = self.stop_unit(&unit, By::Agent);
-                    self.wait_for(epoch, id, &unit, job, us(within));
-                }
+                self.agent_may_stop(&unit);
+                let job = self.stop_unit(&unit, By::Agent);
+                self.wait_for(epoch, id, &unit, job, us(within));
             }
-            Effect::Start { unit, caught_up } => self.act_start(epoch, id, unit, caught_up, stage),
+            Effect::KeepQuiet { unit } => {
+                self.say(|| format!("{unit}: is kept quiet"));
+                self.quiet.insert(unit);
+                self.answer(epoch, id, MS, Outcome::Done);
+            }
+            Effect::LetRun { unit } => {
+                self.say(|| format!("{unit}: may run again"));
+                self.quiet.remove(&unit);
+                self.answer(epoch, id, MS, Outcome::Done);
+            }
+            Effect::Start { unit } => self.act_start(epoch, id, &unit),
             Effect::Restart { unit, cut, within } if stage == 0 => {
                 self.agent_may_restart(&unit);
                 self.reset_failed(&unit);
@@ -217,20 +222,13 @@ impl World {
         acts
     }
 
-    fn act_start(&mut self, epoch: u64, id: EffectId, unit: String, caught_up: bool, stage: u8) {
-        if let Some(timer) = self.timers.get_mut(&unit) {
-            if stage == 0 {
-                if caught_up {
-                    timer.last_trigger = self.now;
-                }
-                return self.then(epoch, id, MS, Effect::Start { unit, caught_up }, 1);
-            }
-            self.start_timer(&unit, false, By::Agent);
-            return self.answer(epoch, id, 0, Outcome::Queued);
+    fn act_start(&mut self, epoch: u64, id: EffectId, unit: &str) {
+        self.agent_may_start(unit);
+        self.reset_failed(unit);
+        if self.is_quiet(unit) {
+            self.violates(format!("the agent starts {unit}, which it keeps quiet"));
         }
-        self.agent_may_start(&unit);
-        self.reset_failed(&unit);
-        let outcome = match self.start_unit(&unit, By::Agent) {
+        let outcome = match self.start_unit(unit, By::Agent) {
             Ok(_) => Outcome::Queued,
             Err(fault) => Outcome::Fault(fault),
         };
@@ -375,6 +373,7 @@ impl World {
             main_pid: unit.main_pid,
             main_start: Mono(unit.main_start),
             exit: unit.exit,
+            idle_since: if unit.active.runs() { Mono::BOOT } else { Mono(unit.idle_since) },
             invocation: unit.invocation.clone(),
             cgroup: if unit.active.runs() { unit.cgroup() } else { String::new() },
             processes: unit

@@ -81,11 +81,9 @@ pub(crate) enum Happening {
     },
     TimerElapses {
         timer: String,
-        generation: u64,
     },
     TimerFires {
         timer: String,
-        generation: u64,
     },
     Arrival {
         unit: String,
@@ -185,6 +183,8 @@ pub struct World {
     pub agent_was_away: bool,
     /// Units that a file of the agent's asks to stop.
     pub asked: std::collections::BTreeSet<String>,
+    /// Units with a `quiet/UNIT`.
+    pub quiet: std::collections::BTreeSet<String>,
     next_pid: u32,
     next_name: u64,
 }
@@ -226,6 +226,7 @@ impl World {
             agent_owes: std::collections::BTreeSet::new(),
             agent_was_away: false,
             asked: std::collections::BTreeSet::new(),
+            quiet: std::collections::BTreeSet::new(),
             next_pid: 1000,
             next_name: 1,
         }
@@ -298,8 +299,8 @@ impl World {
             Happening::StopTimeout { unit, generation } => self.stop_timeout(&unit, generation),
             Happening::Started { unit, invocation, well } => self.started(&unit, &invocation, well),
             Happening::ComesBack { unit } => self.comes_back(&unit),
-            Happening::TimerElapses { timer, generation } => self.timer_elapses(&timer, generation),
-            Happening::TimerFires { timer, generation } => self.timer_fires(&timer, generation),
+            Happening::TimerElapses { timer } => self.timer_elapses(&timer),
+            Happening::TimerFires { timer } => self.timer_fires(&timer),
             Happening::Arrival { unit, generation } => self.arrival(&unit, generation),
             Happening::Finishing { unit, request, generation } => self.request_finishing(&unit, request, generation),
             Happening::Finished { unit, request, generation } => self.request_finished(&unit, request, generation),

@@ -285,6 +285,7 @@ impl World {
         }
         let (active, result) = (unit.active, unit.result);
         unit.main_pid = 0;
+        unit.idle_since = self.now;
         let restarts_itself = unit.restarts_itself && stop.is_none() && active == Active::Failed;
         self.say(|| format!("{name}: {active:?}, Result={result}"));
         if oneshot && by_agent && active == Active::Failed {
@@ -330,6 +331,7 @@ impl World {
         }
         unit.starts.push(now);
         unit.runs.push((now, by));
+        unit.missed_slot = false;
         unit.invocation.clone_from(&invocation);
         unit.active = Active::Activating;
         unit.result = "success";
@@ -435,6 +437,7 @@ impl World {
         unit.processes.clear();
         unit.main_pid = 0;
         let job = unit.job;
+        unit.idle_since = self.now;
         let restarts_itself = unit.restarts_itself;
         self.say(|| format!("{name}: its start has failed"));
         if let Some(job) = job {

@@ -1,27 +1,26 @@
-//! Timers, with what facts F2.1 to F2.3 measured: a slot that passed while the service ran is made up for at once when it ends, and a
-//! persistent timer catches up when it is started.
+//! Timers, with what facts F2.1 and F2.2 measured: a slot that passed while the service ran is made up for at once when it ends. A start whose
+//! condition fails is skipped, and the timer goes on as if it had run.
 
+use restart_agent::core::policy::After;
 use restart_agent::core::seen::TimerSeen;
+use restart_agent::core::time::Mono;
 
-use super::unit::By;
-use super::{Happening, MS, Us, World};
+use super::unit::{By, Unit};
+use super::{Happening, MS, S, Us, World};
 
 #[derive(Debug, Clone)]
 pub struct Timer {
     pub name: String,
     pub unit: String,
     pub active: bool,
-    pub persistent: bool,
     /// It elapses whenever the clock is at `phase` modulo `period`.
     pub period: Us,
     pub phase: Us,
-    /// When it last triggered; what /var/lib/systemd/timers remembers of a persistent one.
     pub last_trigger: Us,
-    /// A slot has passed while the service ran.
-    pub due: bool,
-    pub generation: u64,
-    /// The agent stopped it and owes its start.
-    pub stopped_by_agent: bool,
+    /// A slot that has passed while the service ran.
+    pub due: Option<Us>,
+    /// It is due because the agent has stopped its service.
+    pub due_by_agent: bool,
 }
 
 impl Timer {
@@ -38,50 +37,47 @@ impl Timer {
 
 impl World {
     /// Adds a timer for `unit` that runs.
-    pub fn timer(&mut self, unit: &str, period: Us, phase: Us, persistent: bool) {
+    pub fn timer(&mut self, unit: &str, period: Us, phase: Us) {
         let name = unit.replace(".service", ".timer");
         let timer = Timer {
             name: name.clone(),
             unit: unit.to_owned(),
             active: true,
-            persistent,
             period,
             phase: phase % period,
             last_trigger: self.now,
-            due: false,
-            generation: 0,
-            stopped_by_agent: false,
+            due: None,
+            due_by_agent: false,
         };
         let slot = timer.slot_after(self.now);
         self.timers.insert(name.clone(), timer);
-        self.at(slot, Happening::TimerElapses { timer: name, generation: 0 });
+        self.at(slot, Happening::TimerElapses { timer: name });
     }
 
     pub(crate) fn timer_seen(&self, timer: &Timer) -> TimerSeen {
         let runs = self.units.get(&timer.unit).is_some_and(|unit| unit.active.runs());
-        let next = (timer.active && !runs).then(|| self.wall(timer.slot_after(self.now)));
-        TimerSeen { unit: timer.name.clone(), active: timer.active, persistent: timer.persistent, next }
+        let next = (timer.active && !runs).then(|| self.wall(timer.due.unwrap_or_else(|| timer.slot_after(self.now))));
+        TimerSeen { unit: timer.name.clone(), active: timer.active, next, last_trigger: Mono(timer.last_trigger) }
     }
 
-    pub(crate) fn timer_elapses(&mut self, name: &str, generation: u64) {
+    pub(crate) fn timer_elapses(&mut self, name: &str) {
         let now = self.now;
         let Some(timer) = self.timers.get_mut(name) else { return };
-        if !timer.active || timer.generation != generation {
+        if !timer.active {
             return;
         }
         let slot = timer.slot_after(now);
-        let unit = timer.unit.clone();
-        let busy = self.units.get(&unit).is_some_and(|unit| unit.active.runs() || unit.job.is_some());
+        let busy = self.units.get(&timer.unit).is_some_and(|unit| unit.active.runs() || unit.job.is_some());
         if busy {
-            self.timers.get_mut(name).unwrap().due = true;
+            timer.due.get_or_insert(now);
         } else {
             self.trigger(name);
         }
-        self.at(slot, Happening::TimerElapses { timer: name.to_owned(), generation });
+        self.at(slot, Happening::TimerElapses { timer: name.to_owned() });
     }
 
-    pub(crate) fn timer_fires(&mut self, name: &str, generation: u64) {
-        if self.timers.get(name).is_some_and(|timer| timer.active && timer.generation == generation) {
+    pub(crate) fn timer_fires(&mut self, name: &str) {
+        if self.timers.get(name).is_some_and(|timer| timer.active && timer.due.is_some()) {
             self.trigger(name);
         }
     }
@@ -90,60 +86,41 @@ impl World {
         let now = self.now;
         let Some(timer) = self.timers.get_mut(name) else { return };
         timer.last_trigger = now;
-        timer.due = false;
+        timer.due = None;
+        let off_schedule = std::mem::take(&mut timer.due_by_agent);
         let unit = timer.unit.clone();
+        if self.is_quiet(&unit) {
+            self.say(|| format!("{name} would start {unit}, which is kept quiet"));
+            if let Some(unit) = self.units.get_mut(&unit) {
+                // What comes right after the end of one that we interrupted counts as passed.
+                unit.missed_slot |= !unit.refuse_start && !off_schedule && (now > unit.idle_since + S || !unit.interrupted());
+            }
+            return;
+        }
+        // One that is to run again at once may be started by whoever comes first.
+        let at_once = self.scheduled_rules(&unit).is_some_and(|(_, rules)| rules.after == After::Rerun)
+            || self.units.get(&unit).is_some_and(|unit| unit.checkpointed);
+        if off_schedule && !at_once {
+            self.violates(format!("{name} starts {unit} off schedule, because the agent stopped it"));
+        }
         self.say(|| format!("{name} starts {unit}"));
         let _ = self.start_unit(&unit, By::Timer);
     }
 
+    /// Its condition says that it is not to be started.
+    pub(crate) fn is_quiet(&self, unit: &str) -> bool {
+        self.quiet.contains(unit) && self.units.get(unit).is_some_and(Unit::has_condition)
+    }
+
     /// A service has ended: a timer whose slot has passed meanwhile fires at once (facts F2.2).
     pub(crate) fn timers_rearm(&mut self, unit: &str, stopped_by_agent: bool) {
-        let due: Vec<(String, u64)> = self
-            .timers
-            .values()
-            .filter(|timer| timer.unit == unit && timer.active && timer.due)
-            .map(|timer| (timer.name.clone(), timer.generation))
-            .collect();
-        for (name, generation) in due {
-            if stopped_by_agent {
-                self.violates(format!("{name} starts {unit} off schedule, because the agent stopped it with its timer running"));
-            }
-            self.after(100 * MS, Happening::TimerFires { timer: name, generation });
+        let mut due = Vec::new();
+        for timer in self.timers.values_mut().filter(|timer| timer.unit == unit && timer.active && timer.due.is_some()) {
+            timer.due_by_agent = stopped_by_agent;
+            due.push(timer.name.clone());
         }
-    }
-
-    pub(crate) fn stop_timer(&mut self, name: &str, by: By) {
-        self.say(|| format!("{name} is stopped by {by:?}"));
-        let Some(timer) = self.timers.get_mut(name) else { return };
-        timer.stopped_by_agent = by == By::Agent && (timer.active || timer.stopped_by_agent);
-        timer.active = false;
-        timer.due = false;
-        timer.generation += 1;
-    }
-
-    pub(crate) fn start_timer(&mut self, name: &str, caught_up: bool, by: By) {
-        let now = self.now;
-        self.say(|| format!("{name} is started by {by:?}"));
-        let Some(timer) = self.timers.get_mut(name) else { return };
-        if caught_up {
-            timer.last_trigger = now;
+        for name in due {
+            self.after(100 * MS, Happening::TimerFires { timer: name });
         }
-        if timer.active {
-            return;
-        }
-        timer.stopped_by_agent = false;
-        timer.active = true;
-        timer.due = false;
-        timer.generation += 1;
-        let generation = timer.generation;
-        let slot = timer.slot_after(now);
-        let catches_up = timer.persistent && timer.slot_after(timer.last_trigger) < now;
-        if catches_up {
-            if by == By::Agent {
-                self.violates(format!("{name} catches up, because the agent started it without a word to its stamp"));
-            }
-            self.after(5 * MS, Happening::TimerFires { timer: name.to_owned(), generation });
-        }
-        self.at(slot, Happening::TimerElapses { timer: name.to_owned(), generation });
     }
 }

@@ -175,6 +175,10 @@ pub struct Unit {
     pub last_stop_by_agent: Option<Us>,
     /// Its last run ended at a checkpoint, since it was asked to.
     pub checkpointed: bool,
+    /// Since when no process of it runs.
+    pub idle_since: Us,
+    /// A slot came while it was kept quiet, long after its end, and it has not run since.
+    pub missed_slot: bool,
     /// How often each way of starting it has happened: by timer, by the agent.
     pub runs: Vec<(Us, By)>,
     /// Restart=on-failure.
@@ -211,6 +215,8 @@ impl Unit {
             stop: None,
             last_stop_by_agent: None,
             checkpointed: false,
+            idle_since: 0,
+            missed_slot: false,
             runs: Vec::new(),
             restarts_itself: false,
         }
@@ -262,6 +268,17 @@ impl Unit {
 
     fn lent(&self, what: &str) -> bool {
         self.in_force.as_ref().is_some_and(|text| text.contains(what))
+    }
+
+    /// Its last run did not end by itself.
+    #[must_use]
+    pub fn interrupted(&self) -> bool {
+        self.last_stop_by_agent.is_some_and(|at| self.exit.is_none_or(|exit| exit.at.0 >= at)) || self.checkpointed
+    }
+
+    #[must_use]
+    pub fn has_condition(&self) -> bool {
+        self.lent("ConditionPathExists=!")
     }
 
     #[must_use]

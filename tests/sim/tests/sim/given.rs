@@ -90,12 +90,12 @@ pub fn fpm_host(pool: bool, fpm: Fpm) -> Host {
 }
 
 /// One running script with a timer.
-pub fn script_host(after: After, script: Script, every: Us, persistent: bool) -> Host {
+pub fn script_host(after: After, script: Script, every: Us) -> Host {
     let mut world = world();
     world.add(Unit::script(SCRIPT, script), 60 * S);
     if every > 0 {
         let phase = world.now + every / 2;
-        world.timer(SCRIPT, every, phase, persistent);
+        world.timer(SCRIPT, every, phase);
     }
     adopted(world, with_target(policy(), "maintenance", TargetRules::Scheduled(script_rules(after))))
 }

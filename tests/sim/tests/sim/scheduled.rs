@@ -10,7 +10,7 @@ use crate::given::{SCRIPT, policy, script_host};
 
 #[test]
 fn a_stale_script_is_stopped_after_its_drain_and_runs_again_at_once() {
-    let mut host = script_host(After::Rerun, Script::default(), HOUR, false);
+    let mut host = script_host(After::Rerun, Script::default(), HOUR);
     host.world.touch("d2");
     assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)));
     host.run(S);
@@ -26,7 +26,7 @@ fn a_stale_script_is_stopped_after_its_drain_and_runs_again_at_once() {
 #[test]
 fn a_script_that_is_being_stopped_goes_down_the_ladder_though_its_target_has_left_the_configuration() {
     let script = Script { on_term: OnTerm::Exits { status: 143, after: S }, stubborn_child: true, ..Script::default() };
-    let mut host = script_host(After::Rerun, script, HOUR, false);
+    let mut host = script_host(After::Rerun, script, HOUR);
     host.world.touch("d2");
     let stopping = |host: &Host| host.world.units[SCRIPT].active == Active::Deactivating;
     assert!(host.run_until(2 * MINUTE, stopping));
@@ -49,7 +49,7 @@ fn a_script_that_is_being_stopped_goes_down_the_ladder_though_its_target_has_lef
 #[test]
 fn a_script_that_has_ended_by_itself_when_the_next_deploy_lands_holds_nothing_up() {
     let ends = Script { next_runs: [75 * S].into(), ..Script::default() };
-    let mut host = script_host(After::Rerun, ends, HOUR, false);
+    let mut host = script_host(After::Rerun, ends, HOUR);
     host.world.add(Unit::script("mediawiki_job_b.service", Script::default()), 60 * S);
     host.world.touch("d2");
     let ended = |host: &Host| !host.world.units[SCRIPT].active.runs();
@@ -64,7 +64,7 @@ fn a_script_that_has_ended_by_itself_when_the_next_deploy_lands_holds_nothing_up
 #[test]
 fn of_a_script_that_somebody_else_was_stopping_already_nobody_is_certain_who_ended_it() {
     let slow = Script { on_term: OnTerm::Exits { status: 143, after: 15 * S }, ..Script::default() };
-    let mut host = script_host(After::Rerun, slow, HOUR, false);
+    let mut host = script_host(After::Rerun, slow, HOUR);
     host.world.touch("d2");
     host.later(25 * S, Deed::World("a person stops it", Box::new(|world| drop(world.person("stop", SCRIPT, By::Person)))));
     assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)));
@@ -76,7 +76,7 @@ fn of_a_script_that_somebody_else_was_stopping_already_nobody_is_certain_who_end
 }
 
 fn asking(after: After, script: Script) -> Host {
-    let mut host = script_host(after, script, HOUR, false);
+    let mut host = script_host(after, script, HOUR);
     let mut asks = host.policy.clone();
     for rules in asks.targets.values_mut() {
         if let TargetRules::Scheduled(rules) = rules {
@@ -123,7 +123,7 @@ fn a_script_that_does_not_listen_is_stopped_after_it_was_asked() {
 #[test]
 fn a_script_that_holds_its_lock_is_spared_until_it_lets_go_and_no_longer_than_its_cap() {
     for (holds, spared) in [(60 * S + 100 * S, 60 * S), (60 * S + 1000 * S, 300 * S)] {
-        let mut host = script_host(After::Rerun, Script { holds, ..Script::default() }, HOUR, false);
+        let mut host = script_host(After::Rerun, Script { holds, ..Script::default() }, HOUR);
         host.world.touch("d2");
         let begun = host.world.now;
         assert!(host.run_until(50 * S, |host| host.status().targets[0].units.iter().any(|unit| unit.state == TargetState::Held)));
@@ -139,12 +139,8 @@ fn a_script_that_holds_its_lock_is_spared_until_it_lets_go_and_no_longer_than_it
 /// Starvation: the fourth deploy lets it finish, and says so.
 #[test]
 fn a_script_that_was_interrupted_too_often_is_let_finish_once() {
-    let mut host = script_host(
-        After::Rerun,
-        Script { next_runs: [HOUR, HOUR, HOUR, 5 * MINUTE].into(), lasts: HOUR, ..Script::default() },
-        24 * HOUR,
-        false,
-    );
+    let mut host =
+        script_host(After::Rerun, Script { next_runs: [HOUR, HOUR, HOUR, 5 * MINUTE].into(), lasts: HOUR, ..Script::default() }, 24 * HOUR);
     for n in 2..5 {
         host.world.touch(&format!("d{n}"));
         host.run(S);
