@@ -184,7 +184,7 @@ impl Machine {
     fn settle_strays(&mut self, now: Now, step: &mut Step) {
         for cut in self.memory.strays.clone() {
             if !matches!(self.works.get(&cut.casualty.target), Some(Work::Strays(_))) {
-                let _ = settle(&mut turn!(self, now, step), &cut.process, false);
+                let _ = settle(&mut turn!(self, now, step), &cut.process);
             }
         }
     }

@@ -102,7 +102,7 @@ impl Memory {
                 let (process, casualty) = (process.clone(), Casualty::clone(casualty));
                 self.strays.retain(|cut| cut.process != process);
                 let (asked, grace) = (*asked, *grace);
-                self.strays.push(StrayCut { process, asked, grace, casualty, begun: false, answered: false, missed: false });
+                self.strays.push(StrayCut { process, asked, grace, casualty, begun: false, answered: false, missed: false, killed: false });
             }
             Entry::StraySettled { process, .. } => self.strays.retain(|cut| cut.process != *process),
             Entry::Interrupted { unit } => {
@@ -205,8 +205,11 @@ impl Memory {
                 self.quiet.insert(unit.clone(), false);
             }
             Effect::Stop { unit, .. } => self.cut_begun(unit),
-            Effect::Signal { process, .. } => {
-                self.strays.iter_mut().filter(|cut| cut.process == *process).for_each(|cut| cut.begun = true);
+            Effect::Signal { process, kill } => {
+                for cut in self.strays.iter_mut().filter(|cut| cut.process == *process) {
+                    cut.begun = true;
+                    cut.killed |= kill;
+                }
             }
             Effect::Notify { process, landed, .. } => {
                 self.told.retain(|(_, of)| of == landed);

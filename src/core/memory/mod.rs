@@ -172,6 +172,8 @@ pub struct StrayCut {
     pub answered: bool,
     /// It was not: the process had ended.
     pub missed: bool,
+    /// SIGKILL is in the journal, too.
+    pub killed: bool,
 }
 
 impl Cutting {

@@ -69,7 +69,7 @@ impl Strays {
             match stray.step {
                 StrayStep::Draining { .. } | StrayStep::Stopping => stray.gone(turn),
                 StrayStep::Done(UnitEnd::Failed, _) => {
-                    let _ = settle(turn, key, true);
+                    let _ = settle(turn, key);
                 }
                 StrayStep::Left(_) | StrayStep::Done(..) => {}
             }

@@ -166,7 +166,8 @@ impl Stray {
     fn escalate(&mut self, turn: &mut Turn<'_>) {
         let Some(cut) = turn.memory.stray_cut(&self.process).cloned() else { return };
         if !cut.answered && self.seen_at > cut.asked {
-            // Whether an earlier agent sent it is not known; a second one does no harm.
+            // Whether an earlier agent sent it is not known; a second one does no harm, and has its whole grace.
+            self.ladder = Some(Ladder::new(turn.now.mono, cut.grace));
             return self.signal(turn, Ask::Term);
         }
         let Some(ladder) = &mut self.ladder else { return };
@@ -208,8 +209,8 @@ impl Stray {
         if self.step != StrayStep::Stopping {
             return self.done(turn, UnitEnd::Finished, "it ended by itself");
         }
-        let killed = self.ladder.as_ref().is_some_and(Ladder::was_killed);
-        match settle(turn, &self.process, killed) {
+        let killed = turn.memory.stray_cut(&self.process).is_some_and(|cut| cut.killed);
+        match settle(turn, &self.process) {
             true => self.done(turn, UnitEnd::Renewed, if killed { "ended by SIGKILL" } else { "ended by SIGTERM" }),
             false => self.done(turn, UnitEnd::Finished, "it ended by itself before it was sent a signal"),
         }
@@ -246,15 +247,15 @@ impl Stray {
 }
 
 /// What was stopped has ended: writes down that it was cut, if it was sent the signal. If nobody knows, that is not certain. Says whether it may have been.
-pub(in crate::core) fn settle(turn: &mut Turn<'_>, process: &WorkerRef, killed: bool) -> bool {
+pub(in crate::core) fn settle(turn: &mut Turn<'_>, process: &WorkerRef) -> bool {
     let Some(cut) = turn.memory.stray_cut(process).cloned() else { return false };
     let happened = !cut.missed;
     if happened {
         let mut casualty = cut.casualty;
-        if killed {
+        if cut.killed {
             "SIGKILL".clone_into(&mut casualty.ended_by);
         }
-        casualty.certain = killed || cut.answered;
+        casualty.certain = cut.answered;
         casualty.at = turn.now.wall;
         turn.record(Entry::Casualty(casualty));
     }

@@ -71,6 +71,9 @@ impl World {
             effect,
             Effect::AskPools { .. }
                 | Effect::Request { .. }
+                | Effect::FindStrays { .. }
+                | Effect::Signal { .. }
+                | Effect::Notify { .. }
                 | Effect::Freeze { .. }
                 | Effect::Thaw { .. }
                 | Effect::AskToStop { .. }
@@ -86,10 +89,18 @@ impl World {
                 let seen = self.look(&units, looked);
                 self.answer(epoch, id, 0, Outcome::Units(seen));
             }
-            // There are none here.
-            Effect::FindStrays { .. } => self.answer(epoch, id, 0, Outcome::Strays(Vec::new())),
-            Effect::Signal { .. } => self.answer(epoch, id, 0, Outcome::Signalled(false)),
-            Effect::Notify { .. } => self.answer(epoch, id, 0, Outcome::Done),
+            Effect::FindStrays { .. } => {
+                let strays = self.living_strays();
+                self.answer(epoch, id, 0, Outcome::Strays(strays));
+            }
+            Effect::Signal { process, kill } => {
+                let there = self.signal_stray(&process, kill);
+                self.answer(epoch, id, 0, Outcome::Signalled(there));
+            }
+            Effect::Notify { process, .. } => {
+                self.told.push(process.pid);
+                self.answer(epoch, id, 0, Outcome::Done);
+            }
             // Only a plan asks for these, and here nobody makes one.
             Effect::Schedules { .. } => self.answer(epoch, id, 0, Outcome::Schedules(BTreeMap::new())),
             Effect::Inspect { unit } => {
