@@ -100,6 +100,14 @@ fn facts(view: &StatusView, page: &Page) -> Vec<(String, String)> {
     if !view.stamp.unknown_targets.is_empty() {
         say("stamp", format!("names what is no target here: {}; other hosts' targets, or slips", view.stamp.unknown_targets.join(", ")));
     }
+    if let Some(begun) = &view.begun {
+        let text = format!(
+            "deploy {} has begun: no script starts until the stamp says \"done\", at most until {}",
+            begun.id,
+            page.until(begun.until)
+        );
+        say("begun", text);
+    }
     if let Some(hold) = &view.hold {
         let of = hold.targets.as_ref().map(|targets| format!(" of {}", targets.join(", "))).unwrap_or_default();
         say("hold", format!("{} (by {}){of}, until {}; sudo restart-agent release ends it", hold.reason, hold.by, page.until(hold.until)));

@@ -149,6 +149,13 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         Stamp,
+        "begin_timeout",
+        Type::TimeAboveZero,
+        Is("15m"),
+        "How long `phase = \"begin\"` in the stamp may hold back the starts of scripts of `scheduled` targets.",
+    ),
+    key(
+        Stamp,
         "identity",
         Type::Word { of: &["mtime", "content"], not_yet: &[] },
         Is("mtime"),
@@ -322,7 +329,6 @@ pub enum Level {
 pub const NOT_YET: &[(Level, &str)] = &[
     (Level::Top, "mode"),
     (Level::Top, "slot"),
-    (Level::Stamp, "begin_timeout"),
     (Level::Pool, "haproxy"),
     (Level::Pool, "servers"),
     (Level::Pool, "file"),

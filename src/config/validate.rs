@@ -67,6 +67,7 @@ fn stamp(fields: &Fields) -> StampRules {
         path: fields.text("path").unwrap_or_default(),
         settle: fields.time("settle"),
         min_interval: fields.time("min_interval"),
+        begin_timeout: fields.time("begin_timeout"),
         identity: if fields.word("identity") == "content" { Identity::Content } else { Identity::Mtime },
     }
 }

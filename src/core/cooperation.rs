@@ -3,6 +3,9 @@
 /// The run directory: made by tmpfiles.d, it outlives the agent.
 pub const RUN: &str = "/run/restart-agent";
 
+/// What a script says with this exit status after it was asked: interrupted, run me again (sysexits(3): EX_TEMPFAIL).
+pub const RUN_AGAIN: i32 = 75;
+
 /// Exists while the unit is asked to stop at its next checkpoint.
 #[must_use]
 pub fn request_name(unit: &str) -> String {

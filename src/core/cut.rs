@@ -1,5 +1,6 @@
 //! What a restart or a stop cuts: written down before it, settled after, so that no crash in between loses a casualty or invents one.
 
+use super::cooperation::RUN_AGAIN;
 use super::entry::Entry;
 use super::memory::Cutting;
 use super::seen::{Active, Exit, ExitSeen, UnitSeen};
@@ -21,7 +22,7 @@ pub fn settle_cut(turn: &mut Turn<'_>, unit: &str, happened: bool, killed: bool)
 }
 
 /// The script has ended. Says whether that was our doing: it ended after it was asked to, whatever its exit status. That is not certain if
-/// somebody else was stopping it already, or if it exited 0 and nobody knows whether our stop was ever sent.
+/// somebody else was stopping it already, or if it exited with 0, or 75, and nobody knows whether our stop was ever sent.
 pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool) -> bool {
     let Some(Cutting { invocation, asked, casualties, answered, .. }) = turn.memory.cutting.get(&seen.unit).cloned() else { return false };
     // Of a later run its exit says nothing.
@@ -35,7 +36,7 @@ pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool) -> bool
             if let Some(exit) = exit.filter(|_| seen.main_start != Mono::BOOT) {
                 casualty.ran = Span(exit.at.since(seen.main_start)).to_string();
             }
-            let by_itself = |exit: ExitSeen| exit.how == Exit::Exited(0) && !answered;
+            let by_itself = |exit: ExitSeen| matches!(exit.how, Exit::Exited(0 | RUN_AGAIN)) && !answered;
             casualty.certain = (killed || casualty.certain) && exit.is_some_and(|exit| !by_itself(exit));
             casualty.at = turn.now.wall;
             turn.record(Entry::Casualty(casualty));

@@ -241,6 +241,7 @@ impl Debts {
     pub fn any(&self, memory: &Memory) -> bool {
         !self.pending.is_empty()
             || !memory.quiet.is_empty()
+            || memory.starts_held
             || !memory.reruns.is_empty()
             || !memory.lent.is_empty()
             || !memory.asked.is_empty()

@@ -20,6 +20,16 @@ pub struct Deploy {
     pub reason: Option<String>,
 }
 
+/// What a stamp says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stamped {
+    Deploy(Deploy),
+    /// A deploy has begun, and new code is on its way: that is itself no deploy.
+    Begins {
+        id: String,
+    },
+}
+
 /// A set of targets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -111,7 +121,7 @@ impl Deploy {
     ///
     /// # Errors
     /// [`StampFault::Content`] with a sentence that says what to write instead.
-    pub fn read(seen: &StampSeen, now: Now) -> Result<Deploy, StampFault> {
+    pub fn read(seen: &StampSeen, now: Now) -> Result<Stamped, StampFault> {
         let text = seen.content.trim();
         let landed_at = seen.ctime;
         let mut deploy = Deploy {
@@ -124,7 +134,7 @@ impl Deploy {
             reason: None,
         };
         if text.is_empty() {
-            return Ok(deploy);
+            return Ok(Stamped::Deploy(deploy));
         }
         let refuse = |error: String| Err(StampFault::Content { error });
         let one_line = !text.contains('\n');
@@ -141,23 +151,18 @@ impl Deploy {
                 ));
             }
         };
-        match parsed.phase.as_deref() {
-            None | Some("done") => {}
-            Some("begin") => {
-                return refuse(
-                    "phase = \"begin\" is not supported by this version: leave phase out, and touch the stamp when the code has landed"
-                        .to_owned(),
-                );
-            }
-            Some(other) => return refuse(format!("phase = {other:?}: write \"begin\" or \"done\"")),
-        }
         if let Some(id) = parsed.id {
             deploy.id = checked_id(&id).map_err(|error| StampFault::Content { error })?;
+        }
+        match parsed.phase.as_deref() {
+            None | Some("done") => {}
+            Some("begin") => return Ok(Stamped::Begins { id: deploy.id }),
+            Some(other) => return refuse(format!("phase = {other:?}: write \"begin\" or \"done\"")),
         }
         deploy.targets = parsed.targets.into();
         deploy.forced = if parsed.force { deploy.targets.clone() } else { Scope::none() };
         deploy.reason = parsed.reason.map(|reason| printable(&reason, 500));
-        Ok(deploy)
+        Ok(Stamped::Deploy(deploy))
     }
 
     /// Two deploys that are done as one: the newer id; targets united; force stays with the targets that it named.

@@ -89,6 +89,11 @@ pub enum Effect {
     /// done again at the next start.
     #[serde(skip_deserializing)]
     MakeLocks { units: Vec<String> },
+    /// As long as this lasts the services that match wait with their start, whoever starts them. Again is no error; it may then last as long as it did.
+    /// Ends by itself. Owes [`Outcome::Done`] within 15 s.
+    HoldStarts { waits: Vec<Waits>, lasts: Duration },
+    /// Whatever waits may start. Owes [`Outcome::Done`] within 15 s.
+    ReleaseStarts,
     /// ResetFailedUnit, so that a script that we stopped is no failure to anybody. Owes [`Outcome::Done`].
     ResetFailed { unit: String },
     /// SIGSTOP to these workers, each through a checked pidfd. Owes [`Outcome::Frozen`] with those that were still there.
@@ -127,12 +132,20 @@ impl Effect {
                 | Effect::Unlend { .. }
                 | Effect::Unask { .. }
                 | Effect::LetRun { .. }
+                | Effect::ReleaseStarts
                 | Effect::Start { .. }
                 | Effect::Kill { .. }
                 | Effect::ResetFailed { .. }
                 | Effect::Thaw { .. }
         )
     }
+}
+
+/// Services by name or glob, but these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waits {
+    pub units: Vec<String>,
+    pub exclude: Vec<String>,
 }
 
 /// How much a look reads.
@@ -312,6 +325,8 @@ mod tests {
             Effect::Unask { unit: unit() },
             Effect::KeepQuiet { unit: unit() },
             Effect::LetRun { unit: unit() },
+            Effect::HoldStarts { waits: vec![Waits { units: vec![unit()], exclude: Vec::new() }], lasts: within },
+            Effect::ReleaseStarts,
             Effect::MakeLocks { units: vec![unit()] },
             Effect::Kill { unit: unit(), cgroup: String::new() },
             Effect::ResetFailed { unit: unit() },

@@ -35,6 +35,17 @@ pub enum Entry {
     LeftBehind {
         unit: String,
     },
+    /// The stamp says that new code is being put on this host: until then no script starts.
+    DeployBegan {
+        identity: StampIdentity,
+        id: String,
+        since: Wall,
+        until: Wall,
+    },
+    /// It says something else, or has said so for too long.
+    BeginOver {
+        why: String,
+    },
     /// The target was first seen; the stamp on disk, if any, counts as reached for it.
     Adopted {
         target: String,

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::deploy::{Deploy, Scope, StampFault, StampIdentity, StampSeen, printable};
+use super::begin::same;
+use super::deploy::{Deploy, Scope, StampFault, StampIdentity, StampSeen, Stamped, printable};
 use super::entry::Entry;
 use super::event::{Answer, Order};
 use super::machine::{Machine, turn};
@@ -60,7 +61,7 @@ impl Machine {
             turn!(self, now, step).record(Entry::Watching { path: path.clone() });
             self.pending = None;
             if let Ok(seen) = &read
-                && let Ok(deploy) = Deploy::read(seen, now)
+                && let Ok(Stamped::Deploy(deploy)) = Deploy::read(seen, now)
             {
                 self.stamp_fault = None;
                 let identity = seen.identity.clone();
@@ -84,15 +85,17 @@ impl Machine {
             return;
         }
         let known = self.pending.as_ref().map(|pending| &pending.identity).or(self.memory.stamp.as_ref().map(|stamp| &stamp.identity));
-        let same = known.is_some_and(|known| match self.policy.stamp.identity {
-            Identity::Mtime => *known == seen.identity,
-            Identity::Content => known.digest == seen.identity.digest,
-        });
-        match Deploy::read(&seen, now) {
-            Err(fault) => self.stamp_fault = Some(fault),
-            Ok(_) if same => self.stamp_fault = None,
-            Ok(deploy) => {
-                self.stamp_fault = None;
+        let same = known.is_some_and(|known| same(self.policy.stamp.identity, known, &seen.identity));
+        let stamped = match Deploy::read(&seen, now) {
+            Err(fault) => return self.stamp_fault = Some(fault),
+            Ok(stamped) => stamped,
+        };
+        self.stamp_fault = None;
+        match stamped {
+            Stamped::Begins { id } => self.deploy_begins(now, step, seen, id),
+            Stamped::Deploy(_) if same => self.deploy_begins_no_more(now, step, "the stamp says so no more"),
+            Stamped::Deploy(deploy) => {
+                self.deploy_begins_no_more(now, step, "done");
                 let first = self.pending.as_ref().map_or(now.mono, |pending| pending.first);
                 let deploy = match &self.pending {
                     Some(older) => deploy.coalesced_with_older(&older.deploy),

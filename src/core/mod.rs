@@ -1,6 +1,7 @@
 //! All decisions, as a sans-IO state machine: this crate room never reads a clock, a file, an environment or a process,
 //! holds no runtime and draws no random number, so whatever it decides can be decided again in a test.
 
+pub mod begin;
 pub mod cooperation;
 mod cut;
 mod debts;
@@ -35,4 +36,5 @@ pub mod time;
 
 pub use intake::Waited;
 pub use strays::place::unit_of;
+pub use target::is_of;
 mod view;

@@ -32,6 +32,8 @@ pub struct StampRules {
     /// Between the starts of two rollouts.
     pub min_interval: Duration,
     pub identity: Identity,
+    /// How long a stamp with `phase = "begin"` holds back the starts of scripts, counted from its landing.
+    pub begin_timeout: Duration,
 }
 
 impl Default for StampRules {
@@ -41,6 +43,7 @@ impl Default for StampRules {
             settle: Duration::from_millis(500),
             min_interval: Duration::from_secs(5),
             identity: Identity::Mtime,
+            begin_timeout: Duration::from_secs(15 * 60),
         }
     }
 }

@@ -31,6 +31,9 @@ pub struct StatusView {
     pub next: Option<String>,
     pub deadline: Option<Wall>,
     pub hold: Option<HoldView>,
+    /// A deploy has begun and is not done: no script of a scheduled target is started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<BegunView>,
     pub pools: Vec<PoolView>,
     pub slot: SlotView,
     pub targets: Vec<TargetView>,
@@ -90,6 +93,14 @@ pub struct HoldView {
     pub until: Wall,
     /// `null`: all.
     pub targets: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct BegunView {
+    pub id: String,
+    pub since: Wall,
+    pub until: Wall,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -40,6 +40,8 @@ pub(super) fn tell(written: &Written) {
             let why = why.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
             tracing::info!("rollout ends, {}{why}", format!("{result:?}").to_lowercase());
         }
+        Entry::DeployBegan { id, until, .. } => tracing::info!("deploy {id} has begun: no script starts until it is done, or {until}"),
+        Entry::BeginOver { why } => tracing::info!("scripts may start again: {why}"),
         Entry::HoldSet { reason, by, until, .. } => tracing::warn!("held by {by} until {until}: {reason}"),
         Entry::HoldEnded { by } => tracing::info!("the hold ends: {by}"),
         Entry::Ordered { by, order } => tracing::info!(by, "ordered by {by}: {}", order.word()),

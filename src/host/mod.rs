@@ -113,6 +113,8 @@ impl Host {
             | Effect::Start { .. }
             | Effect::KeepQuiet { .. }
             | Effect::LetRun { .. }
+            | Effect::HoldStarts { .. }
+            | Effect::ReleaseStarts
             | Effect::Restart { .. }
             | Effect::Kill { .. }
             | Effect::ResetFailed { .. }

@@ -68,6 +68,8 @@ impl Units {
             Effect::Unask { unit } => flag("take back the request to stop", self.cooperation.clear(&request_name(unit))),
             Effect::KeepQuiet { unit } => flag("keep its timers from starting it", self.cooperation.set(&quiet_name(unit))),
             Effect::LetRun { unit } => flag("let its timers start it again", self.cooperation.clear(&quiet_name(unit))),
+            Effect::HoldStarts { waits, lasts } => done(self.systemd.hold_starts(waits, *lasts).await),
+            Effect::ReleaseStarts => done(self.systemd.release_starts().await),
             Effect::MakeLocks { units } => done(self.make_locks(units).await),
             _ => return None,
         })

@@ -120,8 +120,10 @@ impl InPlace {
     }
 }
 
+/// One that is still being stopped serves nobody any more either.
 fn cut_happened(turn: &Turn<'_>, seen: &UnitSeen) -> bool {
-    turn.memory.cutting.get(&seen.unit).is_some_and(|cutting| cutting.invocation != seen.invocation || !seen.active.runs())
+    let ends = !seen.active.runs() || seen.active == Active::Deactivating;
+    turn.memory.cutting.get(&seen.unit).is_some_and(|cutting| cutting.invocation != seen.invocation || ends)
 }
 
 /// Why a php-fpm cannot be renewed as it is.

@@ -14,6 +14,7 @@ use std::time::Duration;
 pub(super) use works::Work;
 use works::owned;
 
+use crate::core::begin::Begin;
 use crate::core::debts::Debts;
 use crate::core::deploy::StampFault;
 use crate::core::effect::{EffectId, Outcome};
@@ -52,6 +53,7 @@ pub struct Machine {
     pub(super) pools: BTreeMap<String, Pool>,
     pub(super) debts: Debts,
     pub(super) survey: Survey,
+    pub(super) begin: Begin,
     pub(super) retry: Option<Retry>,
     /// The start of the last rollout, for `min_interval`.
     pub(super) last_start: Option<Mono>,
@@ -105,6 +107,7 @@ impl Machine {
             pools: BTreeMap::new(),
             debts: Debts::default(),
             survey: Survey::default(),
+            begin: Begin::resumed(memory.begun.as_ref().filter(|begun| begun.over.is_none()).map(|begun| begun.until), now),
             retry: None,
             last_start: None,
             hold_until: memory.hold.as_ref().map(|hold| now.mono.after(hold.until.since(now.wall))),
@@ -157,6 +160,7 @@ impl Machine {
             Event::JobRemoved { unit } => self.hint(now, Some(&unit)),
             Event::LookAgain => {
                 self.locks_due = true;
+                self.begin.again();
                 self.hint(now, None);
             }
             Event::Policy(policy) => {
@@ -235,7 +239,7 @@ impl Machine {
         if self.memory.open.contains_key(&id.0) {
             turn!(self, now, step).record(Entry::Outcome { id, outcome: outcome.clone() });
         }
-        if self.survey.outcome(now, &self.policy.targets, id, outcome) {
+        if self.survey.outcome(now, &self.policy.targets, id, outcome) || self.hold_starts_outcome(now, id, outcome) {
             return;
         }
         let mut turn = turn!(self, now, step);
@@ -264,6 +268,7 @@ impl Machine {
             let before = (step.effects.len(), step.entries.len());
             self.make_locks(now, step);
             self.take_in(now, step);
+            self.hold_starts(now, step);
             self.enforce_hold(now, step);
             self.advance_targets(now, step);
             self.repool_unless_needed(now, step);
@@ -293,6 +298,7 @@ impl Machine {
             self.loans.deadline(&self.memory.lent),
             self.debts.deadline(&self.memory),
             self.look_at_rest_deadline(),
+            self.hold_starts_deadline(),
             hold,
         ];
         // What has passed was seen to in the last turn, as far as it could be.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Cutting, Depooled, Fresh, Hold, Memory, OwedRun, Reached, Rollout, StampMemory, StrayCut, TargetMemory, Want};
+use super::{Begun, Cutting, Depooled, Fresh, Hold, Memory, OwedRun, Reached, Rollout, StampMemory, StrayCut, TargetMemory, Want};
 use crate::core::deploy::Deploy;
 use crate::core::effect::{Effect, EffectId, Fault, Outcome};
 use crate::core::entry::{Entry, Written};
@@ -29,6 +29,7 @@ impl Memory {
             Entry::Watching { path } => {
                 self.watching = Some(path.clone());
                 self.stamp = None;
+                self.begun = None;
             }
             Entry::Stamp { path, identity, deploy, adopted } => {
                 self.known.retain(|id| *id != deploy.id);
@@ -44,6 +45,15 @@ impl Memory {
             Entry::LeftBehind { unit } => {
                 self.lent.insert(unit.clone());
                 self.quiet.insert(unit.clone(), false);
+            }
+            Entry::DeployBegan { identity, id, since, until } => {
+                let (identity, id) = (identity.clone(), id.clone());
+                self.begun = Some(Begun { identity, id, since: *since, until: *until, over: None });
+            }
+            Entry::BeginOver { why } => {
+                if let Some(begun) = &mut self.begun {
+                    begun.over = Some(why.clone());
+                }
             }
             Entry::Adopted { target, id } => {
                 self.targets.insert(target.clone(), TargetMemory { adopted_at: at, adopted_id: id.clone(), ..TargetMemory::default() });
@@ -141,6 +151,7 @@ impl Memory {
         boot.clone_into(&mut self.boot);
         self.lent.clear();
         self.quiet.clear();
+        self.starts_held = false;
         self.asked.clear();
         self.frozen.clear();
         self.told.clear();
@@ -204,6 +215,7 @@ impl Memory {
             Effect::KeepQuiet { unit } => {
                 self.quiet.insert(unit.clone(), false);
             }
+            Effect::HoldStarts { .. } => self.starts_held = true,
             Effect::Stop { unit, .. } => self.cut_begun(unit),
             Effect::Signal { process, kill } => {
                 for cut in self.strays.iter_mut().filter(|cut| cut.process == *process) {
@@ -254,6 +266,7 @@ impl Memory {
             (Effect::Unask { unit }, Outcome::Done) => {
                 self.asked.remove(&unit);
             }
+            (Effect::ReleaseStarts, Outcome::Done) => self.starts_held = false,
             (Effect::LetRun { unit }, Outcome::Done) => {
                 self.quiet.remove(&unit);
             }

@@ -27,6 +27,10 @@ pub struct Memory {
     pub known: Vec<String>,
     /// The last state of the stamp that was taken note of.
     pub stamp: Option<StampMemory>,
+    /// The last deploy that was seen to begin.
+    pub begun: Option<Begun>,
+    /// The starts of scripts may be held back by us.
+    pub starts_held: bool,
     pub targets: BTreeMap<String, TargetMemory>,
     pub rollout: Option<Rollout>,
     pub last_rollout: Option<RolloutView>,
@@ -66,6 +70,16 @@ pub struct StampMemory {
     pub path: String,
     pub identity: StampIdentity,
     pub deploy: Deploy,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    pub identity: StampIdentity,
+    pub id: String,
+    pub since: Wall,
+    pub until: Wall,
+    /// Why it is over, if it is.
+    pub over: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

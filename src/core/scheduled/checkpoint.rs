@@ -1,6 +1,7 @@
 //! The rungs before SIGTERM that need the script's help: it is asked to stop at its next checkpoint, and it is spared while it holds its lock.
 
 use super::script::{Ask, Ended, Script, ScriptStep};
+use crate::core::cooperation::RUN_AGAIN;
 use crate::core::effect::{Effect, Outcome};
 use crate::core::entry::Entry;
 use crate::core::loans::{Loan, Loans};
@@ -10,8 +11,6 @@ use crate::core::seen::{Exit, UnitSeen};
 use crate::core::step::Turn;
 use crate::core::time::Mono;
 
-/// What a script says with this exit status after it was asked: interrupted, run me again (sysexits(3): EX_TEMPFAIL).
-const RUN_AGAIN: i32 = 75;
 /// A request that cannot be taken back is given up after so many tries; what is owed is paid by `debts` then.
 const UNASK_TRIES: u32 = 3;
 

@@ -17,8 +17,6 @@ use crate::core::time::Span;
 
 /// A stop whose fate is not known, since systemd does not answer, is sent so often.
 const STOP_TRIES: u32 = 3;
-/// On a host where looks take long or fail, SIGKILL comes at most so much late.
-const LOOK_PATIENCE: Duration = Duration::from_secs(5);
 /// So much later than our SIGKILL its job is given up.
 const STOP_SLACK: Duration = Duration::from_secs(30);
 
@@ -91,9 +89,8 @@ impl Script {
             // At once, so that the last one to end takes all back with one Reload.
             return self.release(loans);
         }
-        // On the word of a look that began after the grace; if there is none in time, without: nothing can have started it since.
-        let grace_over = ladder.sent().after(rules.term_timeout);
-        let looked = self.seen_at >= grace_over || turn.now.mono >= grace_over.after(LOOK_PATIENCE);
+        // Only on the word of a look that began after the grace: whether systemd took the stop is not known without.
+        let looked = self.seen_at >= ladder.sent().after(rules.term_timeout);
         let stuck = ladder.rung(self.seen_at) == Rung::Unkillable && !ended;
         match ladder.rung(turn.now.mono) {
             Rung::Kill if looked && !ended && !runs_anew => {

@@ -6,7 +6,9 @@ use crate::core::deploy::StampFault;
 use crate::core::effect::Effect;
 use crate::core::machine::{Machine, Work};
 use crate::core::pool::{Goal, Pool};
-use crate::core::status::{AgentView, HoldView, PoolView, ReachedView, SlotView, StampView, State, StatusView, TargetState, TargetView};
+use crate::core::status::{
+    AgentView, BegunView, HoldView, PoolView, ReachedView, SlotView, StampView, State, StatusView, TargetState, TargetView,
+};
 use crate::core::time::{Now, Wall};
 
 /// The version of the schema of status.json.
@@ -51,6 +53,11 @@ impl Machine {
                 until: hold.until,
                 targets: hold.targets.as_ref().map(|targets| targets.iter().cloned().collect()),
             }),
+            begun: self.memory.begun.as_ref().filter(|begun| begun.over.is_none()).map(|begun| BegunView {
+                id: begun.id.clone(),
+                since: begun.since,
+                until: begun.until,
+            }),
             pools,
             slot: SlotView { state: "none".to_owned(), holders: Vec::new() },
             targets,
@@ -82,6 +89,7 @@ impl Machine {
         problems.extend(self.journal_problem.clone());
         problems.extend(self.loans.trouble().map(str::to_owned));
         problems.extend(self.debts.trouble().map(str::to_owned));
+        problems.extend(self.begin.trouble().map(str::to_owned));
         problems.extend(self.inplace.trouble().map(str::to_owned));
         problems.extend(self.survey.trouble().map(str::to_owned));
         problems.extend(self.in_the_way());

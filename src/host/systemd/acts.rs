@@ -12,7 +12,7 @@ use super::{ACT, READ, Systemd};
 use crate::core::effect::{Fault, JobEnd};
 
 /// Takes the place of jobs that are queued, the start job of a running oneshot among them (facts F1.9).
-const REPLACE: &str = "replace";
+pub(super) const REPLACE: &str = "replace";
 const SIGKILL: i32 = 9;
 /// From the job to the first signal there lie milliseconds, unless others are to be stopped first.
 const STOPPING: Duration = Duration::from_secs(5);

@@ -241,6 +241,6 @@ fn command(argv: &[String]) -> (&'static str, Variant<'static>) {
     }
 }
 
-fn micros(span: Duration) -> u64 {
+pub(super) fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }

@@ -107,7 +107,7 @@ impl Systemd {
             .await
     }
 
-    async fn matching(&self, globs: &[String], looked: Looked) -> Result<Vec<UnitRow>, Fault> {
+    pub(super) async fn matching(&self, globs: &[String], looked: Looked) -> Result<Vec<UnitRow>, Fault> {
         if globs.is_empty() {
             return Ok(Vec::new());
         }

@@ -4,6 +4,7 @@
 //! what reads by 10 s, a Reload by 60 s. While nobody subscribes, the one thing listened to is whether systemd itself comes or goes.
 
 mod acts;
+mod begin;
 mod capture;
 mod command_line;
 mod dropins;

@@ -27,6 +27,8 @@ pub enum Shape {
     Ignores,
     /// Dies of SIGTERM; its child ignores it.
     ChildIgnores,
+    /// Ends at once.
+    Quick,
     /// Works until `/var/tmp/marks/NAME.finish` appears, then exits 0; dies of SIGTERM.
     UntilTold,
     /// Likewise, and exits 1.
@@ -150,12 +152,13 @@ impl Job {
     }
 }
 
-const ALL: [Shape; 8] = [
+const ALL: [Shape; 9] = [
     Shape::Plain,
     Shape::TrapsAndExits0,
     Shape::TrapsAndExits143,
     Shape::Ignores,
     Shape::ChildIgnores,
+    Shape::Quick,
     Shape::UntilTold,
     Shape::UntilToldFails,
     Shape::FinishesItsJob,
@@ -169,6 +172,7 @@ impl Shape {
             Shape::TrapsAndExits143 => "trap 'exit 143' TERM\nwhile :; do sleep 0.1; done",
             Shape::Ignores => "trap '' TERM\nwhile :; do sleep 0.1; done",
             Shape::ChildIgnores => "(trap '' TERM; while :; do sleep 0.1; done) &\nwait",
+            Shape::Quick => "exit 0",
             Shape::UntilTold => "until [ -e \"$marks.finish\" ]; do sleep 0.05; done\nexit 0",
             Shape::UntilToldFails => "until [ -e \"$marks.finish\" ]; do sleep 0.05; done\nexit 1",
             Shape::FinishesItsJob => {

@@ -312,6 +312,9 @@ impl World {
         for unit in &self.asked {
             left.push(format!("{unit} is still asked to stop"));
         }
+        if self.held.is_some() {
+            left.push("scripts still wait with their start".to_owned());
+        }
         for unit in &self.quiet {
             left.push(format!("{unit} is still kept quiet"));
         }

@@ -490,6 +490,7 @@ impl Host {
             (!memory.depooled.is_empty() && (usable || memory.unproven.is_empty()), "depooled"),
             (!memory.lent.is_empty(), "lent"),
             (!memory.quiet.is_empty(), "quiet"),
+            (memory.starts_held, "starts held"),
             (!memory.reruns.is_empty(), "reruns"),
             (!memory.frozen.is_empty(), "frozen"),
             (waits, "wait"),
@@ -565,6 +566,7 @@ impl Host {
             (!memory.depooled.is_empty(), "depooled"),
             (!memory.lent.is_empty(), "lent"),
             (!memory.quiet.is_empty(), "quiet"),
+            (memory.starts_held, "starts held"),
             (!memory.reruns.is_empty(), "reruns"),
             (!memory.frozen.is_empty(), "frozen"),
             (!memory.unproven.is_empty(), "unproven"),
@@ -641,6 +643,7 @@ impl Host {
             && memory.depooled.is_empty()
             && memory.lent.is_empty()
             && memory.quiet.is_empty()
+            && !memory.starts_held
             && memory.reruns.is_empty()
             && memory.frozen.is_empty()
             && memory.cutting.is_empty()

@@ -110,6 +110,7 @@ fn policy(draw: &mut Draw) -> Policy {
         settle: span(draw.rng.between(0, S)),
         min_interval: span(draw.rng.between(0, 5 * S)),
         identity: if draw.rng.chance(80) { Identity::Mtime } else { Identity::Content },
+        begin_timeout: span(draw.rng.between(S, 60 * S)),
     };
     let mut pools = BTreeMap::new();
     for name in ["jobrunner", "videoscaler"].iter().take(usize::try_from(draw.rng.between(0, 2)).unwrap()) {
@@ -237,6 +238,11 @@ fn deploys(draw: &mut Draw, host: &mut Host) {
             4 => String::new(),
             _ => format!("d{n}"),
         };
+        // Some are announced.
+        if draw.rng.chance(20) {
+            let before = draw.rng.between(MS, 90 * S).min(at);
+            host.later(at - before, Deed::Touch(format!("id = \"d{n}\"\nphase = \"begin\"\n")));
+        }
         host.later(at, Deed::Touch(content));
     }
     if draw.rng.chance(15) {

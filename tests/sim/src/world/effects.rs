@@ -163,6 +163,14 @@ impl World {
                 self.asked.remove(&unit);
                 self.answer(epoch, id, MS, Outcome::Done);
             }
+            Effect::HoldStarts { waits, lasts } => {
+                self.hold_starts(&waits, us(lasts));
+                self.answer(epoch, id, 5 * MS, Outcome::Done);
+            }
+            Effect::ReleaseStarts => {
+                self.release_starts();
+                self.answer(epoch, id, 5 * MS, Outcome::Done);
+            }
             Effect::MakeLocks { .. } => self.answer(epoch, id, 5 * MS, Outcome::Done),
             Effect::Stop { unit, within } => {
                 self.agent_may_stop(&unit);

@@ -84,6 +84,9 @@ pub(crate) enum Happening {
     TimerElapses {
         timer: String,
     },
+    StartsReleased {
+        until: Us,
+    },
     TimerFires {
         timer: String,
     },
@@ -185,6 +188,8 @@ pub struct World {
     pub agent_was_away: bool,
     /// Units that a file of the agent's asks to stop.
     pub asked: std::collections::BTreeSet<String>,
+    /// Until when which units wait with their start, since a deploy has begun.
+    pub held: Option<(Us, std::collections::BTreeSet<String>)>,
     /// Units with a `quiet/UNIT`.
     pub quiet: std::collections::BTreeSet<String>,
     /// Processes outside of every unit.
@@ -232,6 +237,7 @@ impl World {
             agent_owes: std::collections::BTreeSet::new(),
             agent_was_away: false,
             asked: std::collections::BTreeSet::new(),
+            held: None,
             quiet: std::collections::BTreeSet::new(),
             strays: Vec::new(),
             told: Vec::new(),
@@ -308,6 +314,11 @@ impl World {
             Happening::Started { unit, invocation, well } => self.started(&unit, &invocation, well),
             Happening::ComesBack { unit } => self.comes_back(&unit),
             Happening::TimerElapses { timer } => self.timer_elapses(&timer),
+            Happening::StartsReleased { until } => {
+                if self.held.as_ref().is_some_and(|(held, _)| *held == until) {
+                    self.release_starts();
+                }
+            }
             Happening::TimerFires { timer } => self.timer_fires(&timer),
             Happening::Arrival { unit, generation } => self.arrival(&unit, generation),
             Happening::Finishing { unit, request, generation } => self.request_finishing(&unit, request, generation),
@@ -332,9 +343,9 @@ impl World {
         let ctime = self.wall(self.now);
         let identity = StampIdentity { mtime: ctime.0 * 1000, digest: format!("{content}-{n}") };
         let seen = StampSeen { identity, ctime, content: content.to_owned() };
-        let deploy = restart_agent::core::deploy::Deploy::read(&seen, self.clock());
+        let stamped = restart_agent::core::deploy::Deploy::read(&seen, self.clock());
         self.say(|| format!("== the stamp is touched: {content:?}"));
-        if let Ok(deploy) = deploy {
+        if let Ok(restart_agent::core::deploy::Stamped::Deploy(deploy)) = stamped {
             let of = |scope: &restart_agent::core::deploy::Scope| match scope {
                 restart_agent::core::deploy::Scope::All => None,
                 restart_agent::core::deploy::Scope::Only(names) => Some(names.iter().cloned().collect::<Vec<_>>()),

@@ -1,7 +1,8 @@
 //! systemd: jobs, stops, starts, kills and reloads, as facts/systemd.md measured them.
 
-use restart_agent::core::effect::{Fault, JobEnd};
+use restart_agent::core::effect::{Fault, JobEnd, Waits};
 use restart_agent::core::event::Event;
+use restart_agent::core::is_of;
 use restart_agent::core::seen::{Active, Exit, ExitSeen, Load};
 use restart_agent::core::time::Mono;
 
@@ -63,8 +64,40 @@ impl World {
             }
             Active::Inactive | Active::Failed => {
                 let id = self.new_job(name, JobKind::Start);
-                self.begin_start(name, by);
+                if self.held.as_ref().is_some_and(|(_, units)| units.contains(name)) {
+                    self.say(|| format!("{name}: its start waits"));
+                    self.units.get_mut(name).unwrap().job.as_mut().unwrap().starting = false;
+                } else {
+                    self.begin_start(name, by);
+                }
                 Ok(id)
+            }
+        }
+    }
+
+    /// A unit is started that these are ordered after, and that does not become ready before it ends.
+    pub(crate) fn hold_starts(&mut self, waits: &[Waits], lasts: Us) {
+        if self.held.is_some() {
+            return;
+        }
+        let ours = |unit: &&String| waits.iter().any(|waits| is_of(&waits.units, &waits.exclude, unit));
+        let units: std::collections::BTreeSet<String> = self.units.keys().filter(ours).cloned().collect();
+        let until = self.now + lasts;
+        self.say(|| "scripts wait with their start".to_owned());
+        self.held = Some((until, units));
+        self.at(until, Happening::StartsReleased { until });
+    }
+
+    pub(crate) fn release_starts(&mut self) {
+        let Some((_, units)) = self.held.take() else { return };
+        self.say(|| "scripts may start".to_owned());
+        for name in units {
+            let waits = self
+                .units
+                .get(&name)
+                .is_some_and(|unit| !unit.active.runs() && unit.job.is_some_and(|job| job.kind == JobKind::Start && !job.starting));
+            if waits {
+                self.begin_start(&name, By::Timer);
             }
         }
     }

@@ -26,8 +26,9 @@ fn host(action: StrayAction) -> Host {
     adopted(world, with_target(policy(), "strays", TargetRules::Strays(rules)))
 }
 
+/// They were added in the order of their pids.
 fn stray(host: &Host, pid: u32) -> &Stray {
-    host.world.strays.iter().find(|stray| stray.seen.process.pid == pid).unwrap()
+    &host.world.strays[(pid - DIES) as usize]
 }
 
 fn ended(host: &Host, pid: u32) -> bool {

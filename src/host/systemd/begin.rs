@@ -1,0 +1,74 @@
+//! The unit behind which the starts of scripts wait while a deploy is under way.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use zbus::Variant;
+
+use super::acts::REPLACE;
+use super::faults::is_named;
+use super::hooks::micros;
+use super::link::CallError;
+use super::names::pattern;
+use super::{ACT, Systemd};
+use crate::core::effect::{Fault, Looked, Waits};
+use crate::core::is_of;
+
+const UNIT: &str = "restart-agent-begin.service";
+/// What it does. Longer than it should last it cannot.
+const SLEEP: &str = "/bin/sleep";
+const SIGTERM: i32 = 15;
+
+impl Systemd {
+    /// Starts a unit that is ordered before all loaded services that match, and that has not started as long as it lives: a oneshot has a start
+    /// job for all its life (facts, section 1), so their start jobs wait behind it, whoever queues them. It ends by itself. One that is there
+    /// already stays.
+    ///
+    /// # Errors
+    /// The fault of listing them, or of starting it.
+    pub async fn hold_starts(&self, waits: &[Waits], lasts: Duration) -> Result<(), Fault> {
+        let globs: Vec<String> =
+            waits.iter().flat_map(|waits| &waits.units).map(|unit| pattern(unit).unwrap_or_else(|| unit.clone())).collect();
+        let rows = self.matching(&globs, Looked::Exactly).await?;
+        let ours = |unit: &String| waits.iter().any(|waits| is_of(&waits.units, &waits.exclude, unit));
+        let before: BTreeSet<String> = rows.into_iter().map(|row| row.0).filter(|unit| unit.ends_with(".service") && ours(unit)).collect();
+        if before.is_empty() {
+            return Ok(());
+        }
+        let before: Vec<String> = before.into_iter().collect();
+        let seconds = lasts.as_secs().max(1).to_string();
+        let argv = vec![SLEEP.to_owned(), seconds];
+        let properties: &[(&str, &Variant<'_>)] = &[
+            ("Description", &Variant::from("restart-agent: a deploy has begun, scripts wait")),
+            ("Type", &Variant::from("oneshot")),
+            ("ExecStart", &Variant::from(vec![(SLEEP.to_owned(), argv, false)])),
+            ("Before", &Variant::from(before)),
+            ("TimeoutStartUSec", &Variant::from(micros(lasts.saturating_add(ACT)))),
+            ("SuccessExitStatus", &Variant::from((Vec::<i32>::new(), vec![SIGTERM]))),
+            ("CollectMode", &Variant::from("inactive-or-failed")),
+        ];
+        let what = "hold back the starts of scripts";
+        let asked = self
+            .link
+            .once(what, Instant::now() + ACT, |live| async move { live.manager.start_transient_unit(UNIT, "fail", properties, &[]).await })
+            .await;
+        match asked {
+            Ok(_) => Ok(()),
+            Err(CallError::Answer(error)) if is_named(&error, "UnitExists") => Ok(()),
+            Err(error) => Err(error.into_fault(what)),
+        }
+    }
+
+    /// Ends it: whatever waits may start.
+    ///
+    /// # Errors
+    /// The fault of StopUnit; that there is none is no error.
+    pub async fn release_starts(&self) -> Result<(), Fault> {
+        let what = "let go the starts of scripts";
+        match self.link.call(what, ACT, |live| async move { live.manager.stop_unit(UNIT, REPLACE).await }).await {
+            Ok(_) | Err(Fault::NoSuchUnit(_)) => Ok(()),
+            Err(fault) => Err(fault),
+        }
+    }
+}
