@@ -9,6 +9,7 @@ use super::exit::Exit;
 use super::output::{Output, Page};
 use super::phrase::count;
 use crate::core::status::{PlanUnit, PlanView};
+use crate::core::time::Span;
 
 /// How many processes and requests of a unit are listed.
 const SHOWN: usize = 10;
@@ -68,13 +69,19 @@ fn one(unit: &PlanUnit, page: &Page) -> String {
     let _ = writeln!(text, "{} ({}), by {by}", unit.unit, unit.target);
     let _ = writeln!(text, "  {}", unit.what);
     for process in unit.processes.iter().take(SHOWN) {
-        let _ = writeln!(text, "  process {}: {}, since {}", process.pid, process.name, page.time(process.started_at));
+        let age = Span(page.now.since(process.started_at));
+        let code = if process.stale { "" } else { "; carries no deployed code" };
+        let _ = writeln!(text, "  process {}: {}, since {} ({age}){code}", process.pid, process.name, page.time(process.started_at));
     }
     more(&mut text, unit.processes.len(), "processes");
     for request in unit.in_flight.iter().take(SHOWN) {
         let _ = writeln!(text, "  in flight in {}: {}, for {}", request.pid, request.name, request.ran);
     }
     more(&mut text, unit.in_flight.len(), "requests");
+    if let Some(next) = &unit.next_run {
+        let at = next.at.map(|at| format!("{}, ", page.until(at))).unwrap_or_default();
+        let _ = writeln!(text, "  next scheduled run: {at}{}", next.why);
+    }
     if unit.casualty_expected {
         text.push_str("  CASUALTY EXPECTED: what is in flight has outlasted its time, or usually does\n");
     }

@@ -1,7 +1,7 @@
 //! Every key there is: name, type, default and what it means. Validation and the reference page both come from this table.
 
 /// The kinds of targets that this version knows.
-pub(super) const KINDS: &[&str] = &["php-fpm", "scheduled", "service"];
+pub(super) const KINDS: &[&str] = &["php-fpm", "scheduled", "service", "strays"];
 
 /// A table of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -11,11 +11,13 @@ pub enum Section {
     PhpFpm,
     Scheduled,
     Service,
+    Strays,
     Proof,
 }
 
 impl Section {
-    pub const ALL: &[Section] = &[Section::Stamp, Section::Pool, Section::PhpFpm, Section::Scheduled, Section::Service, Section::Proof];
+    pub const ALL: &[Section] =
+        &[Section::Stamp, Section::Pool, Section::PhpFpm, Section::Scheduled, Section::Service, Section::Strays, Section::Proof];
 
     /// The section of a target of this kind.
     pub fn of_kind(kind: &str) -> Option<Section> {
@@ -23,6 +25,7 @@ impl Section {
             "php-fpm" => Some(Section::PhpFpm),
             "scheduled" => Some(Section::Scheduled),
             "service" => Some(Section::Service),
+            "strays" => Some(Section::Strays),
             _ => None,
         }
     }
@@ -33,6 +36,7 @@ impl Section {
             Section::PhpFpm => Some("php-fpm"),
             Section::Scheduled => Some("scheduled"),
             Section::Service => Some("service"),
+            Section::Strays => Some("strays"),
             Section::Stamp | Section::Pool | Section::Proof => None,
         }
     }
@@ -45,6 +49,7 @@ impl Section {
             Section::PhpFpm => "a target of kind = \"php-fpm\"",
             Section::Scheduled => "a target of kind = \"scheduled\"",
             Section::Service => "a target of kind = \"service\"",
+            Section::Strays => "a target of kind = \"strays\"",
             Section::Proof => "proof",
         }
     }
@@ -75,6 +80,10 @@ pub enum Type {
     Units,
     /// The same, and none is fine.
     Excluded,
+    /// A list of names or globs of processes, at least one.
+    Names,
+    /// The same, and none of them a shell or what a session is made of.
+    Programs,
     /// One of these words.
     Word {
         of: &'static [&'static str],
@@ -110,10 +119,10 @@ const fn key(section: Section, name: &'static str, takes: Type, default: Fallbac
     Key { section, name, takes, default, says }
 }
 
-const KIND: Type = Type::Word { of: KINDS, not_yet: &["strays"] };
+const KIND: Type = Type::Word { of: KINDS, not_yet: &[] };
 
 use Fallback::{Absent, Is, Required};
-use Section::{PhpFpm, Pool, Proof, Scheduled, Service, Stamp};
+use Section::{PhpFpm, Pool, Proof, Scheduled, Service, Stamp, Strays};
 
 /// In the order of the reference page.
 pub const KEYS: &[Key] = &[
@@ -267,11 +276,42 @@ pub const KEYS: &[Key] = &[
         Is("3"),
         "A script that was interrupted this often in a row is let finish once; status says so.",
     ),
+    key(
+        Scheduled,
+        "code",
+        Type::Names,
+        Absent,
+        "Only processes of these names carry deployed code: globs of the file name in argv[0], or of the process's own name, such as `php*`. A shell loop that starts a fresh php for each wiki is then not stale by the age of its shell. Left out: every process of the unit.",
+    ),
     key(Service, "kind", KIND, Required, "Long-running services other than php-fpm: queue workers, monitors. Renewed by RestartUnit."),
     key(Service, "units", Type::Units, Required, "Names or globs of services, such as `queue-worker@*.service`."),
     key(Service, "exclude", Type::Excluded, Absent, "Names or globs that are none of this target's business."),
+    key(Service, "code", Type::Names, Absent, "Only processes of these names carry deployed code, as for `scheduled`."),
     key(Service, "drain_timeout", Type::Time, Is("0s"), "A stale service may end by itself, or be renewed by somebody else, in this time."),
     key(Service, "term_timeout", Type::TimeAboveZero, Is("20s"), "From RestartUnit; then SIGKILL to the whole cgroup."),
+    key(
+        Strays,
+        "kind",
+        KIND,
+        Required,
+        "Processes that carry deployed code outside of every unit of a target: in people's sessions, of cron and at, in transient units.",
+    ),
+    key(
+        Strays,
+        "code",
+        Type::Programs,
+        Required,
+        "The processes that are meant, by the file name in argv[0] or by their own name, such as `php*`. No glob that matches a shell.",
+    ),
+    key(
+        Strays,
+        "action",
+        Type::Word { of: &["report", "notify", "stop"], not_yet: &[] },
+        Is("report"),
+        "`report` them in `status`; `notify` their terminals as well, once for each deploy; or `stop` them after `drain_timeout`. Processes of services that are neither cron's nor at's nor transient are only ever reported.",
+    ),
+    key(Strays, "drain_timeout", Type::Time, Is("30s"), "With `action = \"stop\"`: a stray may end by itself in this time."),
+    key(Strays, "term_timeout", Type::TimeAboveZero, Is("20s"), "From SIGTERM; then SIGKILL. Both go to the process alone."),
     key(Proof, "script", Type::Path, Required, "The script's file, requested through php-fpm."),
     key(Proof, "expect", Type::Word { of: &["id"], not_yet: &[] }, Is("id"), "`id`: the answer must contain the deploy's id."),
 ];
@@ -296,13 +336,11 @@ pub const NOT_YET: &[(Level, &str)] = &[
     (Level::Target, "linger"),
     (Level::Target, "max_generations"),
     (Level::Target, "at_max"),
-    (Level::Target, "code"),
     (Level::Target, "ask"),
     (Level::Target, "unask"),
     (Level::Target, "settle_after"),
     (Level::Target, "opcache"),
     (Level::Target, "min_available_memory"),
-    (Level::Target, "action"),
 ];
 
 /// The key of this name in this section.
@@ -317,38 +355,4 @@ pub(super) fn of(section: Section) -> impl Iterator<Item = &'static Key> {
 
 pub(super) fn is_not_yet(level: Level, name: &str) -> bool {
     NOT_YET.contains(&(level, name))
-}
-
-/// The nearest of `names` that somebody who wrote `wrong` may have meant.
-pub(super) fn nearest<'n>(wrong: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    if wrong.chars().count() > 40 {
-        return None;
-    }
-    let wrong = wrong.to_ascii_lowercase().replace('-', "_");
-    names
-        .map(|name| (distance(&wrong, &name.replace('-', "_")), name))
-        .filter(|(distance, name)| *distance <= 1 + name.len() / 4)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, name)| name)
-}
-
-/// How many letters must be added, removed, replaced or swapped with their neighbour to turn one word into the other.
-fn distance(one: &str, two: &str) -> usize {
-    let two: Vec<char> = two.chars().collect();
-    let mut before: Vec<usize> = Vec::new();
-    let mut above: Vec<usize> = (0..=two.len()).collect();
-    let mut last = None;
-    for (i, a) in one.chars().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, b) in two.iter().enumerate() {
-            let mut best = (above[j] + usize::from(a != *b)).min(above[j + 1] + 1).min(row[j] + 1);
-            if j > 0 && last == Some(*b) && two[j - 1] == a {
-                best = best.min(before[j - 1] + 1);
-            }
-            row.push(best);
-        }
-        before = std::mem::replace(&mut above, row);
-        last = Some(a);
-    }
-    above.last().copied().unwrap_or(0)
 }

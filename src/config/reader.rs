@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::guess;
 use super::keys::{self, Fallback, Key, Level, Section, Type};
 use super::problem::{Report, quoted};
 use super::source::Place;
@@ -136,7 +137,7 @@ fn unknown(section: Section, name: &str, place: &Place, report: &mut Report) {
         "write `units = [\"NAME.service\"]`".into()
     } else if !elsewhere.is_empty() {
         format!("it belongs to kind = \"{}\": remove it", elsewhere.join("\" and \""))
-    } else if let Some(near) = keys::nearest(name, keys::of(section).map(|key| key.name)) {
+    } else if let Some(near) = guess::nearest(name, keys::of(section).map(|key| key.name)) {
         format!("did you mean `{near}`?")
     } else {
         let names: Vec<&str> = keys::of(section).map(|key| key.name).collect();
@@ -167,6 +168,7 @@ pub(super) fn example(key: &Key) -> String {
         (Type::Argv, _) => format!("`{name} = [\"/usr/local/bin/{name}\"]`"),
         (Type::Unit, _) => format!("`{name} = \"php8.2-fpm.service\"`"),
         (Type::Units | Type::Excluded, _) => format!("`{name} = [\"NAME.service\"]`"),
+        (Type::Names | Type::Programs, _) => format!("`{name} = [\"php*\"]`"),
         (Type::Word { of, .. }, _) => format!("`{name} = \"{}\"`", of.join("\" or \"")),
         (Type::Table(_), _) => format!("`{name} = {{ script = \"/srv/app/version.php\" }}`"),
     }
@@ -193,7 +195,7 @@ fn value(key: &'static Key, entry: &Entry, whole: bool, report: &mut Report) -> 
                 let message = format!("{} = \"{text}\" is not supported by this version of restart-agent", key.name);
                 return wrong(found, message, format!("write {}", example(key)), report);
             }
-            let advice = keys::nearest(text, of.iter().copied())
+            let advice = guess::nearest(text, of.iter().copied())
                 .map_or_else(|| format!("write {}", example(key)), |near| format!("did you mean \"{near}\"?"));
             wrong(found, format!("{} is no `{}`", quoted(text), key.name), advice, report)
         }
@@ -201,7 +203,9 @@ fn value(key: &'static Key, entry: &Entry, whole: bool, report: &mut Report) -> 
             Ok(()) => Some(Good::Text(Item { text: text.clone(), place: found.place.clone() })),
             Err((message, advice)) => wrong(found, format!("`{}`: {message}", key.name), advice, report),
         },
-        (Type::Uris | Type::Argv | Type::Units | Type::Excluded, Data::Array(items)) => list(key, found, items, report).map(Good::List),
+        (Type::Uris | Type::Argv | Type::Units | Type::Excluded | Type::Names | Type::Programs, Data::Array(items)) => {
+            list(key, found, items, report).map(Good::List)
+        }
         _ => {
             let text = found.place.text();
             let advice = match (key.takes, &found.data) {
@@ -252,6 +256,8 @@ fn check(takes: Type, text: &str) -> Result<(), units::Wrong> {
     match takes {
         Type::Unit => units::check_unit(text),
         Type::Units | Type::Excluded => units::check(text),
+        Type::Names => units::check_process(text),
+        Type::Programs => units::check_program(text),
         Type::Address if text.parse::<SocketAddr>().is_ok() => Ok(()),
         Type::Address if !text.starts_with('/') => Err((
             "this is neither an absolute path nor IP:PORT".into(),

@@ -44,7 +44,7 @@ pub fn render() -> String {
         let names: Vec<String> = NOT_YET.iter().filter(|(at, _)| *at == level).map(|(_, name)| format!("`{name}`")).collect();
         let _ = writeln!(page, "- {title}: {}", names.join(", "));
     }
-    page.push_str("- values: `strategy = \"generations\"`, `kind = \"strays\"`\n");
+    page.push_str("- values: `strategy = \"generations\"`\n");
     page
 }
 
@@ -66,7 +66,7 @@ fn introduction(section: Section) -> &'static str {
         Section::Scheduled => {
             "No unit may be named by two targets, nor be named by one and matched by a glob of another, unless that one excludes it."
         }
-        Section::Service => "",
+        Section::Service | Section::Strays => "",
         Section::Proof => "",
     }
 }
@@ -84,6 +84,8 @@ fn type_text(takes: Type) -> String {
         Type::Unit => "name of a service".into(),
         Type::Units => "list of names or globs of services, not empty".into(),
         Type::Excluded => "list of names or globs of services".into(),
+        Type::Names => "list of names or globs of processes, not empty".into(),
+        Type::Programs => "list of names or globs of processes, not empty, no shells".into(),
         Type::Word { of, .. } => of.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", "),
         Type::Table(_) => "table".into(),
     }

@@ -9,7 +9,7 @@ use super::reader::{self, Fields, Item};
 use super::tree::{Data, Entry, Table};
 use super::units;
 use super::validate::{Extent, check_name};
-use crate::core::policy::{After, FpmRules, Overdue, ProofRules, ScheduledRules, ServiceRules, TargetRules};
+use crate::core::policy::{After, FpmRules, Overdue, ProofRules, ScheduledRules, ServiceRules, StrayAction, StrayRules, TargetRules};
 
 /// Names and globs of one configuration: each is compared to each.
 const MAX_UNITS: usize = 4096;
@@ -72,8 +72,9 @@ fn keys_of(entry: &Entry, table: &Table, extent: Extent, report: &mut Report) ->
     }
     // Each key by the first kind that has it: what it takes does not depend on the kind.
     for (name, entry) in table {
-        let known =
-            [Section::PhpFpm, Section::Scheduled, Section::Service].into_iter().find(|section| keys::find(*section, name).is_some());
+        let known = [Section::PhpFpm, Section::Scheduled, Section::Service, Section::Strays]
+            .into_iter()
+            .find(|section| keys::find(*section, name).is_some());
         let alone = |entry: &Entry| Table::from([(name.clone(), Entry { key: entry.key.clone(), value: entry.value.clone() })]);
         reader::read(known.unwrap_or(Section::Scheduled), Some(Level::Target), &entry.key, &alone(entry), false, report);
     }
@@ -106,10 +107,22 @@ fn build(section: Section, fields: &Fields) -> TargetRules {
                 _ => After::Auto,
             },
             quiet_within: fields.time("quiet_within"),
+            code: fields.texts("code"),
+        }),
+        Section::Strays => TargetRules::Strays(StrayRules {
+            code: fields.texts("code"),
+            action: match fields.word("action") {
+                "notify" => StrayAction::Notify,
+                "stop" => StrayAction::Stop,
+                _ => StrayAction::Report,
+            },
+            drain_timeout: fields.time("drain_timeout"),
+            term_timeout: fields.time("term_timeout"),
         }),
         Section::Service | Section::Stamp | Section::Pool | Section::Proof => TargetRules::Service(ServiceRules {
             units: fields.texts("units"),
             exclude: fields.texts("exclude"),
+            code: fields.texts("code"),
             drain_timeout: fields.time("drain_timeout"),
             term_timeout: fields.time("term_timeout"),
         }),

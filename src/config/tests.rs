@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::core::policy::{After, Identity, Overdue, StampRules, TargetRules};
+use crate::core::policy::{After, Identity, Overdue, StampRules, StrayAction, TargetRules};
 
 /// A directory with configuration files, and their paths without it in what is shown.
 struct Tree(tempfile::TempDir);
@@ -84,6 +84,9 @@ fn the_defaults_are_those_of_the_contract() {
         [target.workers]
         kind = "service"
         units = ["queue-worker@*.service"]
+        [target.strays]
+        kind = "strays"
+        code = ["php*"]
         "#,
     ));
     insta::assert_debug_snapshot!(policy);
@@ -127,8 +130,27 @@ fn every_key_is_read() {
         term_timeout = "2m"
         after = "until-next"
         quiet_within = "7d"
+        code = ["php*", "refreshLinks"]
+        [target.workers]
+        kind = "service"
+        units = ["worker.service"]
+        code = ["php8.[234]"]
+        [target.strays]
+        kind = "strays"
+        code = ["php*"]
+        action = "stop"
+        drain_timeout = "1m"
+        term_timeout = "5s"
         "#,
     );
+    assert_eq!(policy.targets["jobs"].code(), ["php*", "refreshLinks"]);
+    let TargetRules::Strays(strays) = &policy.targets["strays"] else { panic!() };
+    assert_eq!(
+        (strays.action, strays.drain_timeout, strays.term_timeout),
+        (StrayAction::Stop, Duration::from_secs(60), Duration::from_secs(5))
+    );
+    assert_eq!(policy.targets["strays"].code(), ["php*"]);
+    assert_eq!(policy.targets["workers"].code(), ["php8.[234]"]);
     assert_eq!(policy.stamp.identity, Identity::Content);
     assert_eq!(policy.stamp.min_interval, Duration::from_secs(90));
     assert_eq!(policy.pools.keys().collect::<Vec<_>>(), ["jobrunner", "videoscaler"]);
@@ -190,12 +212,7 @@ max_generations = 8
 [target.maintenance]
 kind = "scheduled"
 units = ["x.service"]
-code = ["php*"]
 hold_timeout = "5m"
-[target.strays]
-kind = "strays"
-code = ["php*"]
-action = "report"
 "#
     ));
 }
@@ -235,9 +252,16 @@ units = [
 overdue = true
 after = "til-next"
 quiet_within = "99999999d"
+code = ["/usr/bin/php", "", "php["]
 [target.workers]
 kind = "service"
 units = []
+code = []
+[target.strays]
+kind = "strays"
+code = ["php*", "*", "bash", "[s]u"]
+action = "kill"
+units = ["x.service"]
 [target.other]
 kind = "php_fpm"
 "#
@@ -369,7 +393,7 @@ fn fragments_are_checked_alone() {
         ("target.toml", "[target.jobs]\nkind = \"scheduled\"\nunits = [\"a.service\"]\n"),
         ("override.toml", "[target.jobs]\ndrain_timeout = \"1m\"\n[pool]\ntimeout = \"2m\"\n"),
         ("half.toml", "[target.jobs]\nkind = \"scheduled\"\n"),
-        ("wrong.toml", "[target.jobs]\ndrain_timeout = 5\nfoo = 1\ncode = [\"php\"]\n"),
+        ("wrong.toml", "[target.jobs]\ndrain_timeout = 5\nfoo = 1\nask = [\"php\"]\n"),
     ]);
     let check = |names: &[&str]| check_files(&names.iter().map(|name| tree.path(name)).collect::<Vec<_>>());
     check(&["target.toml"]).unwrap();
@@ -445,7 +469,7 @@ fn the_reference_page_is_up_to_date() {
 fn what_the_documents_show_is_right() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut shown = 0;
-    for document in ["README.md", "docs/guide/jobrunner.md", "docs/guide/maintenance.md", "docs/guide/service.md"] {
+    for document in ["README.md", "docs/guide/jobrunner.md", "docs/guide/maintenance.md", "docs/guide/service.md", "docs/guide/strays.md"] {
         let text = fs::read_to_string(root.join(document)).unwrap();
         for block in text.split("```toml\n").skip(1) {
             // A block in a list is indented by three blanks, and TOML does not mind.
@@ -455,7 +479,7 @@ fn what_the_documents_show_is_right() {
             shown += 1;
         }
     }
-    assert_eq!(shown, 5);
+    assert_eq!(shown, 7);
     let installed = fs::read_to_string(root.join("packaging/debian/config.toml")).unwrap();
     assert_eq!(policy_of(&installed), Policy::default(), "the installed configuration does nothing");
     let example: String = installed.lines().filter_map(|line| line.strip_prefix("#   ")).map(|line| format!("{line}\n")).collect();

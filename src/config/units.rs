@@ -7,6 +7,27 @@ use super::problem::quoted;
 /// What is wrong with a name, and what to write.
 pub(super) type Wrong = (String, String);
 
+/// What sessions are made of.
+const SESSION: [&str; 17] = [
+    "sh",
+    "bash",
+    "-bash",
+    "dash",
+    "zsh",
+    "-zsh",
+    "fish",
+    "ksh",
+    "sshd",
+    "login",
+    "su",
+    "sudo",
+    "systemd",
+    "(sd-pam)",
+    "screen",
+    "tmux: server",
+    "cron",
+];
+
 /// Whether a name stands for the units that match it.
 pub(super) fn is_glob(name: &str) -> bool {
     name.contains(['*', '?', '['])
@@ -66,6 +87,35 @@ pub(super) fn check(name: &str) -> Result<(), Wrong> {
         return Err((format!("{} is not a glob: {}", quoted(name), error.msg), "use *, ? and [abc] only".into()));
     }
     Ok(())
+}
+
+/// The name of a process, or a glob of such.
+pub(super) fn check_process(name: &str) -> Result<(), Wrong> {
+    if name.is_empty() {
+        return Err(("an empty string is no process".into(), "write the name of a program, such as \"php*\"".into()));
+    }
+    if name.len() > 255 {
+        return Err((format!("{} is longer than 255 bytes", quoted(name)), "no file has such a name".into()));
+    }
+    if name.contains('/') {
+        return Err((format!("{} is a path", quoted(name)), "write the last part only, such as \"php*\"".into()));
+    }
+    if let Err(error) = Pattern::new(name) {
+        return Err((format!("{} is not a glob: {}", quoted(name), error.msg), "use *, ? and [abc] only".into()));
+    }
+    Ok(())
+}
+
+/// The same, where a process may be sent a signal by its name: not what a session is made of, or of what keeps it.
+pub(super) fn check_program(name: &str) -> Result<(), Wrong> {
+    check_process(name)?;
+    match SESSION.into_iter().find(|program| *program == name || matches(name, program)) {
+        Some(program) => Err((
+            format!("{} matches {program} as well", quoted(name)),
+            "write the names of interpreters, such as \"php*\": a person's shell or session is never stopped".into(),
+        )),
+        None => Ok(()),
+    }
 }
 
 fn no_suffix(name: &str) -> Wrong {

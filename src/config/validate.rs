@@ -1,6 +1,7 @@
 //! The merged tree becomes a [`Policy`].
 
 use super::MAX_POOLS;
+use super::guess;
 use super::keys::{self, Level, Section};
 use super::problem::{Report, quoted};
 use super::reader::{self, Fields};
@@ -29,7 +30,7 @@ pub(super) fn policy(merged: &Table, extent: Extent, report: &mut Report) -> Pol
             "stamp" | "pool" | "target" => {}
             name if keys::is_not_yet(Level::Top, name) => reader::not_yet(name, &entry.key, report),
             name => {
-                let advice = keys::nearest(name, ["stamp", "pool", "target"].into_iter())
+                let advice = guess::nearest(name, ["stamp", "pool", "target"].into_iter())
                     .map_or_else(|| "the tables are [stamp], [pool] and [target.NAME]".into(), |near| format!("did you mean `{near}`?"));
                 report.at(&entry.key, format!("{} is no table of this configuration", quoted(name)), advice);
             }

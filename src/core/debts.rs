@@ -83,7 +83,7 @@ impl Debts {
         }
         let units: Vec<String> = units.into_iter().collect();
         self.orphans.keep(&units);
-        let id = turn.ask(Effect::Look { units, looked: Looked::Exactly, cgroups: self.orphans.cgroups() });
+        let id = turn.ask(Effect::Look { units, looked: Looked::Exactly, cgroups: self.orphans.cgroups(), names: false });
         self.pending.insert(id, Debt::Look(turn.now.mono));
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::seen::{FpmLayout, PoolAnswers, UnitSeen};
+use super::seen::{FpmLayout, PoolAnswers, StraySeen, UnitSeen};
 use super::time::Mono;
 
 /// Names one effect; grows by one for each, also across restarts of the agent.
@@ -21,9 +21,21 @@ pub struct EffectId(pub u64);
 pub enum Effect {
     /// Read units with their processes. Owes [`Outcome::Units`] within 10 s: one entry for each loaded unit that matches and,
     /// for a name without a glob, one with [`Load::NotFound`](super::seen::Load) if there is none.
-    /// Where a unit has no `ControlGroup` any more, its processes are read from the one remembered in `cgroups` (facts F3.2).
+    /// Where a unit has no `ControlGroup` any more, its processes are read from the one remembered in `cgroups` (facts F3.2). `names`: with
+    /// argv[0] of each process, which is one more file to read for each.
     #[serde(skip_deserializing)]
-    Look { units: Vec<String>, looked: Looked, cgroups: BTreeMap<String, String> },
+    Look { units: Vec<String>, looked: Looked, cgroups: BTreeMap<String, String>, names: bool },
+    /// What timers say in their files, for people. Owes [`Outcome::Schedules`] within 10 s: lines such as `OnCalendar=*-*-* 03:00:00`, by timer.
+    #[serde(skip_deserializing)]
+    Schedules { timers: Vec<String> },
+    /// Every process of the host that carries deployed code, by these names. Owes [`Outcome::Strays`] within 10 s.
+    #[serde(skip_deserializing)]
+    FindStrays { code: Vec<String> },
+    /// SIGTERM, or SIGKILL, to exactly this process, through a checked pidfd. Owes [`Outcome::Signalled`] at once.
+    Signal { process: WorkerRef, kill: bool },
+    /// One line to the terminal of this process, if it still is its terminal, without waiting for it. `landed`: for which deploy. Owes
+    /// [`Outcome::Done`] at once.
+    Notify { process: WorkerRef, tty: String, landed: Mono, text: String },
     /// Ask the unit's own php-fpm binary for its configuration (`-tt`, cached until the files change: facts M11), as a transient
     /// unit. Owes [`Outcome::Layout`] within 15 s.
     #[serde(skip_deserializing)]
@@ -97,6 +109,8 @@ impl Effect {
         !matches!(
             self,
             Effect::Look { .. }
+                | Effect::Schedules { .. }
+                | Effect::FindStrays { .. }
                 | Effect::Inspect { .. }
                 | Effect::TestConfig { .. }
                 | Effect::AskPools { .. }
@@ -167,8 +181,8 @@ pub enum FpmRequest {
     Script { script: String },
 }
 
-/// One php-fpm worker, named so that a reused pid is not mistaken for it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// One process, a php-fpm worker or a stray, named so that a reused pid is not mistaken for it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WorkerRef {
     pub pid: u32,
     pub start: Mono,
@@ -181,6 +195,12 @@ pub struct WorkerRef {
 pub enum Outcome {
     #[serde(skip_deserializing)]
     Units(Vec<UnitSeen>),
+    #[serde(skip_deserializing)]
+    Schedules(BTreeMap<String, Vec<String>>),
+    #[serde(skip_deserializing)]
+    Strays(Vec<StraySeen>),
+    /// Whether it was still there to be sent it.
+    Signalled(bool),
     #[serde(skip_deserializing)]
     Layout(FpmLayout),
     /// `output` is what php-fpm said, made printable, at most 2,000 characters.
@@ -283,7 +303,11 @@ mod tests {
         let worker = || WorkerRef { pid: 7, start: Mono::default(), cgroup: "/system.slice".to_owned() };
         let within = Duration::from_secs(5);
         let effects = [
-            Effect::Look { units: vec![unit()], looked: Looked::Exactly, cgroups: BTreeMap::new() },
+            Effect::Look { units: vec![unit()], looked: Looked::Exactly, cgroups: BTreeMap::new(), names: false },
+            Effect::Schedules { timers: vec![unit()] },
+            Effect::FindStrays { code: vec![unit()] },
+            Effect::Signal { process: worker(), kill: true },
+            Effect::Notify { process: worker(), tty: "pts/1".to_owned(), landed: Mono(7), text: unit() },
             Effect::Inspect { unit: unit() },
             Effect::TestConfig { unit: unit() },
             Effect::AskPools { asks: Vec::new(), full: false, timeout: within },
@@ -317,6 +341,7 @@ mod tests {
             Outcome::Command(CommandEnd::TimedOut),
             Outcome::Job(JobEnd::Lost),
             Outcome::Queued,
+            Outcome::Signalled(false),
             Outcome::Frozen(vec![worker()]),
             Outcome::Done,
             Outcome::Fault(Fault::Other("why".to_owned())),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::deploy::{Deploy, StampIdentity};
-use super::effect::{Effect, EffectId, Outcome};
+use super::effect::{Effect, EffectId, Outcome, WorkerRef};
 use super::event::Order;
 use super::status::{Casualty, RolloutResult, UnitOutcome};
 use super::time::{Mono, Wall};
@@ -124,6 +124,19 @@ pub enum Entry {
         id: EffectId,
         outcome: Outcome,
     },
+    /// This stray is cut if the signal that follows reaches it.
+    StrayCutting {
+        process: WorkerRef,
+        asked: Mono,
+        /// So long after `asked` it is sent SIGKILL.
+        grace: Duration,
+        casualty: Box<Casualty>,
+    },
+    /// It has ended (the casualty is real if it was sent the signal), or was not sent it.
+    StraySettled {
+        process: WorkerRef,
+        happened: bool,
+    },
     /// A script was interrupted by us: stopped, or asked and ended at a checkpoint.
     Interrupted {
         unit: String,
@@ -179,7 +192,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::deploy::Scope;
-    use super::super::effect::{Fault, JobEnd, WorkerRef};
+    use super::super::effect::{Fault, JobEnd};
     use super::super::time::Mono;
     use super::*;
 

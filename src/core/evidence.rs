@@ -370,7 +370,7 @@ mod tests {
 
     fn process(pid: u32, ppid: u32, pool: Option<&str>, running: bool, cpu_ticks: u64) -> ProcessSeen {
         let (start, comm, pool) = (Mono(u64::from(pid)), "php-fpm8.2".to_owned(), pool.map(str::to_owned));
-        ProcessSeen { pid, ppid, start, comm, same_command_as_parent: false, pool, running, cpu_ticks }
+        ProcessSeen { pid, ppid, start, comm, argv0: None, same_command_as_parent: false, pool, running, cpu_ticks }
     }
 
     fn unit(processes: &[ProcessSeen]) -> UnitSeen {

@@ -19,6 +19,8 @@ pub struct Looker {
     /// When the last look that was answered had begun: what it shows is no older.
     began: Option<Mono>,
     exact: bool,
+    /// argv[0] is read, too.
+    names: bool,
     trouble: Option<String>,
     /// After a look that failed: not before this, whatever wants one.
     not_before: Mono,
@@ -30,6 +32,11 @@ impl Looker {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
+    /// From now on it is read, or not, what each process is called by its argv[0].
+    pub fn read_names(&mut self, names: bool) {
+        self.names = names;
+    }
+
     /// Nothing that is due by now is worth a look: whoever wants one says so again.
     pub fn put_off(&mut self, now: Mono) {
         self.due = self.due.filter(|due| *due > now);
@@ -37,27 +44,39 @@ impl Looker {
 
     /// Asks if it is time and none is under way.
     pub fn ask(&mut self, turn: &mut Turn<'_>, units: &[String], looked: Looked, cgroups: BTreeMap<String, String>) {
-        let due = self.due().is_some_and(|due| due <= turn.now.mono);
-        if !due || units.is_empty() {
+        if units.is_empty() || self.due().is_none_or(|due| due > turn.now.mono) {
             return;
         }
-        self.due = None;
         self.exact = matches!(looked, Looked::Exactly | Looked::Bare);
-        let id = turn.ask(Effect::Look { units: units.to_vec(), looked, cgroups });
-        self.pending = Some((id, turn.now.mono));
+        let names = self.names;
+        self.ask_for(turn, || Effect::Look { units: units.to_vec(), looked, cgroups, names });
+    }
+
+    /// The same with another effect that looks.
+    pub fn ask_for(&mut self, turn: &mut Turn<'_>, effect: impl FnOnce() -> Effect) {
+        if self.due().is_some_and(|due| due <= turn.now.mono) {
+            self.due = None;
+            let id = turn.ask(effect());
+            self.pending = Some((id, turn.now.mono));
+        }
     }
 
     /// The answer, if this outcome is one. A look that failed is repeated, and says so in [`Looker::trouble`].
     pub fn outcome<'o>(&mut self, turn: &Turn<'_>, id: EffectId, outcome: &'o Outcome) -> Option<&'o [UnitSeen]> {
+        if let Outcome::Units(units) = self.answer(turn, id, outcome)? { Some(units) } else { None }
+    }
+
+    /// The same of whatever look it was.
+    pub fn answer<'o>(&mut self, turn: &Turn<'_>, id: EffectId, outcome: &'o Outcome) -> Option<&'o Outcome> {
         let (_, began) = self.pending.take_if(|(pending, _)| *pending == id)?;
         match outcome {
-            Outcome::Units(units) => {
+            Outcome::Units(_) | Outcome::Strays(_) => {
                 self.began = Some(began);
                 self.trouble = None;
-                Some(units)
+                Some(outcome)
             }
             other => {
-                self.trouble = Some(format!("cannot look at the units: {}", other.said()));
+                self.trouble = Some(format!("cannot look at what runs: {}", other.said()));
                 self.not_before = turn.now.mono.after(RETRY);
                 self.want(self.not_before);
                 None

@@ -29,10 +29,12 @@ mod service;
 pub mod stale;
 pub mod status;
 pub mod step;
+mod strays;
 mod survey;
 mod target;
 pub mod time;
 
 pub use intake::Waited;
+pub use strays::place::unit_of;
 pub use target::is_of;
 mod view;

@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::deploy::printable;
 use super::evidence::{Counted, Source};
 use super::memory::Memory;
-use super::policy::{After, FpmRules, Overdue, Policy, ScheduledRules, ServiceRules, TargetRules};
+use super::policy::{After, FpmRules, Overdue, Policy, ScheduledRules, ServiceRules, StrayAction, StrayRules, TargetRules};
 use super::scheduled::untouchable;
-use super::seen::{Load, PoolAnswers, UnitSeen};
-use super::status::{PlanProcess, PlanRequest, PlanUnit, PlanView};
+use super::seen::{Load, PoolAnswers, ProcessSeen, StraySeen, UnitSeen};
+use super::stale::carries;
+use super::status::{PlanNextRun, PlanProcess, PlanRequest, PlanUnit, PlanView};
+use super::strays::place::unit_of;
+use super::strays::{Reach, reach};
 use super::target::is_of;
 use super::time::{Now, Span};
 use super::view::SCHEMA;
@@ -19,6 +23,10 @@ pub struct PlanSeen {
     pub units: BTreeMap<String, Vec<UnitSeen>>,
     /// By target: how the pools were asked, and what they said.
     pub answers: BTreeMap<String, (Source, PoolAnswers)>,
+    /// By target of kind `strays`.
+    pub strays: BTreeMap<String, Vec<StraySeen>>,
+    /// By timer: what its file says.
+    pub schedules: BTreeMap<String, Vec<String>>,
     /// By target: why nothing could be seen.
     pub faults: BTreeMap<String, String>,
 }
@@ -31,7 +39,13 @@ pub fn plan(policy: &Policy, memory: &Memory, seen: &PlanSeen, now: Now) -> Plan
         let seen_units = seen.units.get(name).map_or(&[][..], Vec::as_slice);
         match rules {
             TargetRules::PhpFpm(rules) => units.push(fpm(name, rules, policy, seen_units, seen.answers.get(name), now)),
-            TargetRules::Scheduled(rules) => units.extend(seen_units.iter().filter_map(|unit| script(name, rules, unit, memory, now))),
+            TargetRules::Scheduled(rules) => {
+                units.extend(seen_units.iter().filter_map(|unit| script(name, rules, unit, memory, &seen.schedules, now)))
+            }
+            TargetRules::Strays(rules) => {
+                let strays = seen.strays.get(name).map_or(&[][..], Vec::as_slice);
+                units.extend(strays.iter().filter_map(|seen| stray(name, rules, policy, seen, now)));
+            }
             TargetRules::Service(rules) => units.extend(seen_units.iter().filter_map(|unit| service(name, rules, unit, now))),
         }
     }
@@ -45,11 +59,14 @@ pub fn plan(policy: &Policy, memory: &Memory, seen: &PlanSeen, now: Now) -> Plan
     PlanView { schema: SCHEMA, at: now.wall, note: Some(notes.join("; ")).filter(|note| !note.is_empty()), units }
 }
 
-fn processes(unit: &UnitSeen, now: Now) -> Vec<PlanProcess> {
-    unit.processes
-        .iter()
-        .map(|process| PlanProcess { pid: process.pid, name: process.comm.clone(), started_at: now.wall_of(process.start) })
-        .collect()
+/// What a deploy would make stale comes first.
+fn processes(unit: &UnitSeen, code: &[String], now: Now) -> Vec<PlanProcess> {
+    let of = |process: &ProcessSeen| {
+        let (name, started_at) = (process.comm.clone(), now.wall_of(process.start));
+        PlanProcess { pid: process.pid, name, started_at, stale: carries(code, process) }
+    };
+    let (stale, others): (Vec<PlanProcess>, Vec<PlanProcess>) = unit.processes.iter().map(of).partition(|process| process.stale);
+    stale.into_iter().chain(others).collect()
 }
 
 fn millis(span: Duration) -> u64 {
@@ -82,9 +99,10 @@ fn fpm(target: &str, rules: &FpmRules, policy: &Policy, units: &[UnitSeen], answ
         unit: rules.unit.clone(),
         what,
         deadline_ms: millis(policy.stamp.settle + pool_time * 2 + drain + rules.term_timeout),
-        processes: unit.map(|unit| processes(unit, now)).unwrap_or_default(),
+        processes: unit.map(|unit| processes(unit, &[], now)).unwrap_or_default(),
         in_flight,
         casualty_expected: longer > 0 && drain.is_zero(),
+        next_run: None,
     }
 }
 
@@ -101,12 +119,20 @@ fn in_flight((source, answers): &(Source, PoolAnswers)) -> Option<Vec<PlanReques
     Some(counted.workers().map(request).collect())
 }
 
-fn script(target: &str, rules: &ScheduledRules, unit: &UnitSeen, memory: &Memory, now: Now) -> Option<PlanUnit> {
+fn script(
+    target: &str,
+    rules: &ScheduledRules,
+    unit: &UnitSeen,
+    memory: &Memory,
+    schedules: &BTreeMap<String, Vec<String>>,
+    now: Now,
+) -> Option<PlanUnit> {
     if !is_of(&rules.units, &rules.exclude, &unit.unit) || unit.processes.is_empty() {
         return None;
     }
     let course = match untouchable(unit, rules, memory) {
         Some(why) => Course { what: why, deadline: Duration::ZERO, stops: false },
+        _ if !has_code(&rules.code, unit) => Course { what: NO_CODE.to_owned(), deadline: Duration::ZERO, stops: false },
         None => course(rules, unit),
     };
     Some(PlanUnit {
@@ -114,10 +140,40 @@ fn script(target: &str, rules: &ScheduledRules, unit: &UnitSeen, memory: &Memory
         unit: unit.unit.clone(),
         what: course.what,
         deadline_ms: millis(course.deadline),
-        processes: processes(unit, now),
+        processes: processes(unit, &rules.code, now),
         in_flight: Vec::new(),
         casualty_expected: course.stops,
+        next_run: next_run(unit, schedules),
     })
+}
+
+const NO_CODE: &str = "runs no process of `code` at this moment: nothing would be done";
+
+fn has_code(code: &[String], unit: &UnitSeen) -> bool {
+    unit.processes.iter().any(|process| carries(code, process))
+}
+
+/// While a script runs, its timers have mostly no next elapse (facts F2.6): then what they say in their files is all that is known.
+fn next_run(unit: &UnitSeen, schedules: &BTreeMap<String, Vec<String>>) -> Option<PlanNextRun> {
+    if unit.timers.is_empty() {
+        return None;
+    }
+    let timers: Vec<String> = unit
+        .timers
+        .iter()
+        .map(|timer| {
+            let says = schedules.get(&timer.unit).filter(|lines| !lines.is_empty()).map(|lines| format!(" ({})", lines.join(", ")));
+            let off = if timer.active { "" } else { ", which is stopped" };
+            format!("{}{}{off}", timer.unit, says.unwrap_or_default())
+        })
+        .collect();
+    let at = unit.next_run();
+    let when = match at {
+        Some(_) => "by",
+        None if unit.timers.iter().any(|timer| timer.active) => "its timer says when, at the end of this run:",
+        None => "none:",
+    };
+    Some(PlanNextRun { at, why: format!("{when} {}", timers.join(", ")) })
 }
 
 /// What becomes of a script, and by when.
@@ -129,7 +185,9 @@ struct Course {
 
 /// The rungs that a script goes down, as `scheduled` has them.
 fn course(rules: &ScheduledRules, unit: &UnitSeen) -> Course {
-    let mut steps = vec![format!("may end by itself in {}", Span(rules.drain_timeout))];
+    // What starts a fresh interpreter again and again renews itself in this time, without a signal.
+    let who = if rules.code.is_empty() { "may end by itself in" } else { "its old interpreters may end by themselves in" };
+    let mut steps = vec![format!("{who} {}", Span(rules.drain_timeout))];
     let mut deadline = rules.drain_timeout;
     if rules.asks(unit) {
         steps.push(format!("is asked to stop at a checkpoint, and has {}", Span(rules.checkpoint_timeout)));
@@ -159,14 +217,50 @@ fn service(target: &str, rules: &ServiceRules, unit: &UnitSeen, now: Now) -> Opt
     if !is_of(&rules.units, &rules.exclude, &unit.unit) || unit.processes.is_empty() {
         return None;
     }
+    let restart = || format!("RestartUnit, SIGKILL after {}", Span(rules.term_timeout));
     let drain = if rules.drain_timeout.is_zero() { String::new() } else { format!("waits up to {}, ", Span(rules.drain_timeout)) };
     Some(PlanUnit {
         target: target.to_owned(),
         unit: unit.unit.clone(),
-        what: format!("{drain}RestartUnit, SIGKILL after {}", Span(rules.term_timeout)),
+        what: if has_code(&rules.code, unit) { format!("{drain}{}", restart()) } else { NO_CODE.to_owned() },
         deadline_ms: millis(rules.drain_timeout + rules.term_timeout),
-        processes: processes(unit, now),
+        processes: processes(unit, &rules.code, now),
         in_flight: Vec::new(),
         casualty_expected: false,
+        next_run: None,
+    })
+}
+
+fn stray(target: &str, rules: &StrayRules, policy: &Policy, seen: &StraySeen, now: Now) -> Option<PlanUnit> {
+    let reach = reach(policy, seen);
+    if reach == Reach::Elsewhere {
+        return None;
+    }
+    let stop = || {
+        let (drain, grace) = (Span(rules.drain_timeout), Span(rules.term_timeout));
+        format!("may end by itself in {drain}; then SIGTERM to this process alone, SIGKILL after {grace}")
+    };
+    let (what, deadline, stops) = match (rules.action, reach) {
+        (StrayAction::Stop, Reach::Act) => (stop(), rules.drain_timeout + rules.term_timeout, true),
+        (StrayAction::Notify, Reach::Act) if seen.tty.is_some() => {
+            ("is reported, and its terminal is told".to_owned(), Duration::ZERO, false)
+        }
+        _ => ("is reported".to_owned(), Duration::ZERO, false),
+    };
+    let process = &seen.process;
+    Some(PlanUnit {
+        target: target.to_owned(),
+        unit: Some(unit_of(&seen.cgroup)).filter(|unit| !unit.is_empty()).unwrap_or("no unit").to_owned(),
+        what: format!("of {}: {what}", printable(&seen.user, 64)),
+        deadline_ms: millis(deadline),
+        processes: vec![PlanProcess {
+            pid: process.pid,
+            name: printable(&process.comm, 64),
+            started_at: now.wall_of(process.start),
+            stale: true,
+        }],
+        in_flight: Vec::new(),
+        casualty_expected: stops,
+        next_run: None,
     })
 }

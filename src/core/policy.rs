@@ -78,9 +78,21 @@ pub enum TargetRules {
     PhpFpm(FpmRules),
     Scheduled(ScheduledRules),
     Service(ServiceRules),
+    Strays(StrayRules),
 }
 
 impl TargetRules {
+    /// The names of the processes that carry deployed code; none: all do.
+    #[must_use]
+    pub fn code(&self) -> &[String] {
+        match self {
+            TargetRules::PhpFpm(_) => &[],
+            TargetRules::Scheduled(rules) => &rules.code,
+            TargetRules::Service(rules) => &rules.code,
+            TargetRules::Strays(rules) => &rules.code,
+        }
+    }
+
     /// The contract's word for this kind.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -88,6 +100,7 @@ impl TargetRules {
             TargetRules::PhpFpm(_) => "php-fpm",
             TargetRules::Scheduled(_) => "scheduled",
             TargetRules::Service(_) => "service",
+            TargetRules::Strays(_) => "strays",
         }
     }
 }
@@ -135,6 +148,8 @@ pub struct ScheduledRules {
     pub after: After,
     /// `after = "auto"`: next scheduled run within this -> until-next, else rerun.
     pub quiet_within: Duration,
+    /// Names or globs of the processes (argv[0] or comm) that carry deployed code; none: all do.
+    pub code: Vec<String>,
 }
 
 impl ScheduledRules {
@@ -179,8 +194,32 @@ pub enum After {
 pub struct ServiceRules {
     pub units: Vec<String>,
     pub exclude: Vec<String>,
+    /// As in [`ScheduledRules`].
+    pub code: Vec<String>,
     /// A stale service may end by itself, or be renewed by somebody else, in this time.
     pub drain_timeout: Duration,
     /// From RestartUnit; then SIGKILL to the whole cgroup.
     pub term_timeout: Duration,
+}
+
+/// `kind = "strays"`: processes outside of every unit of a target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StrayRules {
+    /// Names or globs of the processes (argv[0] or comm) that carry deployed code; at least one.
+    pub code: Vec<String>,
+    pub action: StrayAction,
+    /// A stray may end by itself in this time.
+    pub drain_timeout: Duration,
+    /// From SIGTERM; then SIGKILL, to the process alone.
+    pub term_timeout: Duration,
+}
+
+/// What is done about a stray.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StrayAction {
+    Report,
+    /// Its terminal is told, once for each deploy.
+    Notify,
+    Stop,
 }

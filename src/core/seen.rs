@@ -132,13 +132,16 @@ pub enum Exit {
 }
 
 /// One process of a unit's cgroup.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ProcessSeen {
     pub pid: u32,
     pub ppid: u32,
     /// Field 22 of /proc/PID/stat: up to 34 ms early (facts F4.6).
     pub start: Mono,
     pub comm: String,
+    /// The last part of argv[0], for looks that [ask for names](super::effect::Effect::Look): the comm of a `#!/usr/bin/php` script is the
+    /// script's name, its argv[0] is /usr/bin/php (facts M12).
+    pub argv0: Option<String>,
     /// Its command line equals its parent's: a fork that carries the parent's code (facts M12).
     pub same_command_as_parent: bool,
     /// The php-fpm pool that it works for, as its command line says: `php-fpm: pool www`.
@@ -147,6 +150,22 @@ pub struct ProcessSeen {
     pub running: bool,
     /// What it has used of processors since its start, in ticks of the kernel.
     pub cpu_ticks: u64,
+}
+
+/// A process that carries deployed code, wherever it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StraySeen {
+    pub process: ProcessSeen,
+    /// By name, or by number if it has none.
+    pub user: String,
+    /// In the unified hierarchy, from its root.
+    pub cgroup: String,
+    /// Its controlling terminal, below /dev: `pts/3`, `tty1`.
+    pub tty: Option<String>,
+    /// Its unit was made at run time: by systemd-run, logind, or a program that asked systemd for it.
+    pub transient: bool,
+    /// It runs in a PID namespace of its own: a container.
+    pub contained: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,6 +1,10 @@
 //! What everybody is shown: status.json, `status`, the D-Bus properties. The contract's words, no secrets.
 
+mod plan;
+
 use serde::{Deserialize, Serialize};
+
+pub use plan::{PlanNextRun, PlanProcess, PlanRequest, PlanUnit, PlanView};
 
 use super::stale::Stale;
 use super::time::{Mono, Now, Wall};
@@ -197,13 +201,42 @@ pub struct UnitView {
     pub in_flight: Option<u32>,
     pub why: String,
     pub deadline: Option<Wall>,
+    /// Of a target of kind `strays`, whose every stray process has an entry of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<StrayView>,
+}
+
+/// A process that carries deployed code outside of the units of all targets. No arguments: they may hold secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct StrayView {
+    pub pid: u32,
+    /// The process's own name.
+    pub name: String,
+    pub user: String,
+    /// As logind names it, if it runs in one.
+    pub session: Option<String>,
+    /// Below /dev: `pts/3`.
+    pub terminal: Option<String>,
+    pub started_at: Wall,
+    /// How long before the landing of the newest deploy its code was loaded, for people.
+    pub stale_by: String,
 }
 
 impl UnitView {
     /// A unit of which nothing more is to be told.
     #[must_use]
     pub fn new(unit: &str, state: TargetState, why: String) -> UnitView {
-        UnitView { unit: unit.to_owned(), state, stale_processes: 0, oldest_start: None, in_flight: None, why, deadline: None }
+        UnitView {
+            unit: unit.to_owned(),
+            state,
+            stale_processes: 0,
+            oldest_start: None,
+            in_flight: None,
+            why,
+            deadline: None,
+            process: None,
+        }
     }
 
     /// The same with what of it is stale, and until when it waits.
@@ -335,43 +368,4 @@ pub struct Casualty {
 pub enum CasualtyKind {
     Request,
     Script,
-}
-
-/// What a deploy right now would do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlanView {
-    pub schema: u32,
-    pub at: Wall,
-    /// What stands in the way: a hold, no targets.
-    pub note: Option<String>,
-    pub units: Vec<PlanUnit>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlanUnit {
-    pub target: String,
-    pub unit: String,
-    /// A sentence: what would happen, in order, with the times from the rules.
-    pub what: String,
-    /// Milliseconds after the deploy at the latest.
-    pub deadline_ms: u64,
-    pub processes: Vec<PlanProcess>,
-    /// Requests in flight, without query strings.
-    pub in_flight: Vec<PlanRequest>,
-    /// Whether something in flight is expected to be cut.
-    pub casualty_expected: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlanProcess {
-    pub pid: u32,
-    pub name: String,
-    pub started_at: Wall,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlanRequest {
-    pub pid: u32,
-    pub name: String,
-    pub ran: String,
 }

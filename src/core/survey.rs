@@ -12,6 +12,7 @@ use super::inplace::untouchable;
 use super::machine::{Machine, Work, turn};
 use super::policy::TargetRules;
 use super::seen::{ProcessSeen, UnitSeen};
+use super::stale::carries;
 use super::step::{Deadline, Step, Turn, earliest};
 use super::target::{Progress, is_of};
 use super::time::{Mono, Now, Wall};
@@ -42,7 +43,7 @@ pub struct AtRest {
     pub units: Vec<Resting>,
 }
 
-/// One unit, and when its oldest process started: told in wall time once, or status would differ a little each time.
+/// One unit, with its processes that carry deployed code, and when the oldest of these started: told in wall time once, or status would differ a little each time.
 #[derive(Debug, Clone)]
 pub struct Resting {
     pub seen: UnitSeen,
@@ -92,12 +93,13 @@ impl Survey {
 
 impl Resting {
     fn of(unit: &UnitSeen, rules: &TargetRules, now: Now) -> Resting {
+        let carriers = || unit.processes.iter().filter(|process| carries(rules.code(), process));
         let oldest = match rules {
             TargetRules::PhpFpm(_) => Some(unit.main_start).filter(|_| unit.main_pid != 0),
-            TargetRules::Scheduled(_) | TargetRules::Service(_) => unit.processes.iter().map(|process| process.start).min(),
+            TargetRules::Scheduled(_) | TargetRules::Service(_) | TargetRules::Strays(_) => carriers().map(|process| process.start).min(),
         };
         // What nobody asks for at rest is not kept: there may be hundreds of them.
-        let nameless = |process: &ProcessSeen| ProcessSeen { comm: String::new(), ..process.clone() };
+        let nameless = |process: &ProcessSeen| ProcessSeen { comm: String::new(), argv0: None, ..process.clone() };
         let seen = UnitSeen {
             unit: unit.unit.clone(),
             invocation: unit.invocation.clone(),
@@ -105,7 +107,7 @@ impl Resting {
             active: unit.active,
             main_pid: unit.main_pid,
             main_start: unit.main_start,
-            processes: unit.processes.iter().map(nameless).collect(),
+            processes: carriers().map(nameless).collect(),
             refuse_manual_start: unit.refuse_manual_start,
             refuse_manual_stop: unit.refuse_manual_stop,
             ..UnitSeen::default()
@@ -119,6 +121,7 @@ fn shown(rules: &TargetRules, unit: &UnitSeen) -> bool {
         TargetRules::PhpFpm(rules) => return unit.unit == rules.unit,
         TargetRules::Scheduled(rules) => (&rules.units, &rules.exclude),
         TargetRules::Service(rules) => (&rules.units, &rules.exclude),
+        TargetRules::Strays(_) => return false,
     };
     !unit.processes.is_empty() && is_of(units, exclude, &unit.unit)
 }
@@ -154,9 +157,11 @@ impl Machine {
                 Some(TargetRules::PhpFpm(rules)) => (vec![rules.unit.clone()], Looked::Exactly),
                 Some(TargetRules::Scheduled(rules)) => (rules.units.clone(), Looked::Running),
                 Some(TargetRules::Service(rules)) => (rules.units.clone(), Looked::Running),
-                None => continue,
+                // What is stale of them, their work tells on by itself.
+                Some(TargetRules::Strays(_)) | None => continue,
             };
-            let id = turn!(self, now, step).ask(Effect::Look { units, looked, cgroups: BTreeMap::new() });
+            let names = self.policy.targets.get(&name).is_some_and(|rules| !rules.code().is_empty());
+            let id = turn!(self, now, step).ask(Effect::Look { units, looked, cgroups: BTreeMap::new(), names });
             let target = self.survey.targets.entry(name).or_default();
             target.pending = Some(id);
             target.next = None;
@@ -195,6 +200,7 @@ impl Machine {
             Some(Work::Fpm) => self.inplace.gathering(),
             Some(Work::Scheduled(work)) => work.gathering(),
             Some(Work::Services(work)) => work.gathering(),
+            Some(Work::Strays(work)) => work.gathering(),
             None => false,
         }
     }

@@ -65,6 +65,12 @@ impl Pursuit {
         self.look.want(now);
     }
 
+    /// What was reached for this want, and is to be told on.
+    pub fn watch(&mut self, now: Mono, want: Want) {
+        self.want = Some(want);
+        self.look.want(now);
+    }
+
     /// Nothing is wanted any more.
     pub fn rest(&mut self) {
         self.progress = Progress::Idle;

@@ -56,6 +56,8 @@ pub(super) fn tell(written: &Written) {
         | Entry::Proven { .. }
         | Entry::Cutting { .. }
         | Entry::CutSettled { .. }
+        | Entry::StrayCutting { .. }
+        | Entry::StraySettled { .. }
         | Entry::PhaseBegan { .. }
         | Entry::PhaseEnded { .. }
         | Entry::Intent { .. }

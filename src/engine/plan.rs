@@ -22,9 +22,27 @@ pub(super) async fn make<W: World>(world: Arc<W>, policy: Policy, memory: Memory
             TargetRules::PhpFpm(rules) => (vec![rules.unit.clone()], Looked::Exactly),
             TargetRules::Scheduled(rules) => (rules.units.clone(), Looked::WithTimers),
             TargetRules::Service(rules) => (rules.units.clone(), Looked::Running),
+            TargetRules::Strays(rules) => {
+                match world.perform(Effect::FindStrays { code: rules.code.clone() }).await {
+                    Outcome::Strays(strays) => {
+                        seen.strays.insert(name.clone(), strays);
+                    }
+                    other => {
+                        seen.faults.insert(name.clone(), other.said());
+                    }
+                }
+                continue;
+            }
         };
-        match world.perform(Effect::Look { units, looked, cgroups: BTreeMap::new() }).await {
+        match world.perform(Effect::Look { units, looked, cgroups: BTreeMap::new(), names: !rules.code().is_empty() }).await {
             Outcome::Units(units) => {
+                let running = units.iter().filter(|unit| !unit.processes.is_empty());
+                let timers: Vec<String> = running.flat_map(|unit| &unit.timers).map(|timer| timer.unit.clone()).collect();
+                if !timers.is_empty()
+                    && let Outcome::Schedules(schedules) = world.perform(Effect::Schedules { timers }).await
+                {
+                    seen.schedules.extend(schedules);
+                }
                 seen.units.insert(name.clone(), units);
             }
             Outcome::Fault(fault) => {

@@ -103,6 +103,10 @@ impl Host {
             Effect::Repool { pool, argv, timeout } => self.hook("repool", pool, argv, *timeout).await,
             Effect::Depool { pool, depool, timeout, .. } => self.hook("depool", pool, depool, *timeout).await,
             Effect::Look { .. }
+            | Effect::Schedules { .. }
+            | Effect::FindStrays { .. }
+            | Effect::Signal { .. }
+            | Effect::Notify { .. }
             | Effect::Lend { .. }
             | Effect::Unlend { .. }
             | Effect::Stop { .. }

@@ -1,5 +1,7 @@
 //! Processes: those of a cgroup, their start times and parents, and signals to exactly the one that was meant (law 6).
 
+mod scan;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
@@ -17,6 +19,8 @@ use crate::core::time::Mono;
 
 /// Of a command line that is compared; one longer than this is equal if it begins equal.
 const COMMAND_LINE: u64 = 64 * 1024;
+/// Of argv[0], in bytes: no file's name is longer.
+const LONGEST_NAME: usize = 255;
 /// More processes than a host has.
 const MOST_PROCESSES: usize = 1 << 20;
 /// Cgroups in cgroups.
@@ -29,6 +33,8 @@ const ROUNDS: usize = 16;
 pub struct Processes {
     cgroups: PathBuf,
     proc: PathBuf,
+    /// Where systemd keeps the files of units that were made at run time.
+    transient: PathBuf,
     ticks_per_second: u64,
 }
 
@@ -43,42 +49,36 @@ impl Processes {
     #[must_use]
     pub fn at(cgroups: PathBuf, proc: PathBuf) -> Processes {
         let ticks_per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0);
-        Processes { cgroups, proc, ticks_per_second: ticks_per_second.unwrap_or(100) }
+        let transient = "/run/systemd/transient".into();
+        Processes { cgroups, proc, transient, ticks_per_second: ticks_per_second.unwrap_or(100) }
     }
 
     /// The living processes of a cgroup, given as systemd gives it (`/system.slice/x.service`), and of the cgroups in it. A cgroup that does
-    /// not exist has none, and neither has an empty name.
+    /// not exist has none, and neither has an empty name. `names`: with argv[0] of each.
     ///
     /// # Errors
     /// If they cannot be read. Then it is not known whether there are any (law 5).
-    pub fn of(&self, cgroup: &str) -> io::Result<Vec<ProcessSeen>> {
+    pub fn of(&self, cgroup: &str, names: bool) -> io::Result<Vec<ProcessSeen>> {
         let mut seen: Vec<ProcessSeen> = Vec::new();
         for pid in self.pids(cgroup)? {
             if let Some(stat) = self.stat(pid)?
                 && !stat.is_dead
             {
-                let start = self.since_boot(stat.start_ticks);
-                seen.push(ProcessSeen {
-                    pid,
-                    ppid: stat.ppid,
-                    start,
-                    comm: stat.comm,
-                    same_command_as_parent: false,
-                    pool: None,
-                    running: stat.is_running,
-                    cpu_ticks: stat.cpu_ticks,
-                });
+                seen.push(self.seen(pid, stat, None));
             }
         }
-        self.compare_with_parents(&mut seen);
+        self.read_command_lines(&mut seen, names);
         Ok(seen)
     }
 
     /// A parent outside of the cgroup is systemd, or whoever moved the process there: it carries no code of this unit.
-    fn compare_with_parents(&self, seen: &mut [ProcessSeen]) {
+    fn read_command_lines(&self, seen: &mut [ProcessSeen], names: bool) {
         let members: Vec<u32> = seen.iter().map(|process| process.pid).collect();
         let mut lines: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
         for process in seen {
+            if names {
+                process.argv0 = argv0(lines.entry(process.pid).or_insert_with(|| self.command_line(process.pid)));
+            }
             if members.binary_search(&process.ppid).is_ok() {
                 for pid in [process.pid, process.ppid] {
                     lines.entry(pid).or_insert_with(|| self.command_line(pid));
@@ -133,7 +133,7 @@ impl Processes {
         Mono(u64::try_from(u128::from(ticks) * 1_000_000 / u128::from(self.ticks_per_second)).unwrap_or(u64::MAX))
     }
 
-    /// Sends signals, one after the other, to exactly this worker; false if it has gone. Needs CAP_KILL for the processes of other users
+    /// Sends signals, one after the other, to exactly this process; false if it has gone. Needs CAP_KILL for the processes of other users
     /// (facts F7.2).
     ///
     /// # Errors
@@ -196,6 +196,9 @@ struct Stat {
     /// On a processor, or in a sleep that nothing interrupts.
     is_running: bool,
     ppid: u32,
+    /// Fields 7 and 9: its terminal, as a device's number, and `PF_` flags.
+    tty: u32,
+    flags: u32,
     /// Fields 14 and 15: user and system time, in ticks.
     cpu_ticks: u64,
     /// Field 22, in ticks since boot.
@@ -211,18 +214,30 @@ impl Stat {
         let mut fields = std::str::from_utf8(text.get(closed + 1..)?).ok()?.split_ascii_whitespace();
         let state = fields.next()?;
         let ppid = fields.next()?.parse().ok()?;
-        // State is field 3, the parent field 4, the times are fields 14 and 15, the start is field 22.
-        let (user, system): (u64, u64) = (fields.nth(9)?.parse().ok()?, fields.next()?.parse().ok()?);
+        // State is field 3, the parent field 4, the terminal 7, the flags 9, the times are fields 14 and 15, the start is field 22.
+        let tty = fields.nth(2)?.parse::<i32>().ok()?.cast_unsigned();
+        let flags = fields.nth(1)?.parse().ok()?;
+        let (user, system): (u64, u64) = (fields.nth(4)?.parse().ok()?, fields.next()?.parse().ok()?);
         let start_ticks = fields.nth(6)?.parse().ok()?;
         Some(Stat {
             comm,
             is_dead: matches!(state, "Z" | "X" | "x"),
             is_running: matches!(state, "R" | "D"),
             ppid,
+            tty,
+            flags,
             cpu_ticks: user.saturating_add(system),
             start_ticks,
         })
     }
+}
+
+/// The last part of the first word of a command line, as far as it is of use as a name.
+fn argv0(line: &[u8]) -> Option<String> {
+    let word = line.split(|byte| *byte == 0).next()?;
+    let name = word.rsplit(|byte| *byte == b'/').next()?;
+    let name = String::from_utf8_lossy(name.get(..LONGEST_NAME).unwrap_or(name)).into_owned();
+    Some(name).filter(|name| !name.is_empty())
 }
 
 /// The pool of a php-fpm worker, of its command line.
@@ -310,11 +325,33 @@ mod tests {
     #[test]
     fn a_name_may_be_anything() {
         for comm in ["php-fpm8.2", "a b", ") R 1 2 3", "(", "", "x\n) S 9"] {
-            let expected = Stat { comm: comm.into(), is_dead: false, is_running: false, ppid: 1, cpu_ticks: 3, start_ticks: 123_456 };
+            let expected = Stat {
+                comm: comm.into(),
+                is_dead: false,
+                is_running: false,
+                ppid: 1,
+                tty: 0,
+                flags: 4_194_560,
+                cpu_ticks: 3,
+                start_ticks: 123_456,
+            };
             assert_eq!(stat(comm, "S"), Some(expected), "{comm:?}");
         }
         assert!(stat("x", "Z").unwrap().is_dead);
         assert!(stat("x", "R").unwrap().is_running && stat("x", "D").unwrap().is_running);
+    }
+
+    #[test]
+    fn a_command_line_names_its_program() {
+        let named = |line: &[u8]| argv0(line);
+        assert_eq!(named(b"/usr/bin/php\0/srv/refreshLinks.php\0"), Some("php".into()));
+        assert_eq!(named(b"php8.2\0"), Some("php8.2".into()));
+        assert_eq!(named(b"-bash\0"), Some("-bash".into()));
+        assert_eq!(named(b"\xff\0"), Some("\u{fffd}".into()));
+        for nothing in [&b""[..], b"\0php\0", b"/usr/bin/\0"] {
+            assert_eq!(named(nothing), None);
+        }
+        assert_eq!(named(&[b'x'; 5000]).map(|name| name.len()), Some(LONGEST_NAME));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use super::clock;
 use super::cooperation::Cooperation;
 use super::processes::{Processes, Signal};
@@ -10,6 +12,9 @@ use super::systemd::{Hints, Killed, Places, Systemd};
 use crate::core::cooperation::{cut_name, quiet_name, request_name};
 use crate::core::effect::{Effect, Fault, JobEnd, Looked, Outcome, WorkerRef};
 use crate::core::seen::{ProcessSeen, UnitSeen};
+
+/// For a pass over /proc.
+const FIND: Duration = Duration::from_secs(10);
 
 /// Units and their processes: what systemd and the kernel know of them together, and what is done to them.
 #[derive(Debug)]
@@ -30,7 +35,22 @@ impl Units {
     /// Performs one effect on units, within the time that it owes; `None` for the effects of others.
     pub async fn perform(&self, effect: &Effect) -> Option<Outcome> {
         Some(match effect {
-            Effect::Look { units, looked, cgroups } => self.look(units, *looked, cgroups).await.map_or_else(Outcome::Fault, Outcome::Units),
+            Effect::Look { units, looked, cgroups, names } => {
+                self.look(units, *looked, cgroups, *names).await.map_or_else(Outcome::Fault, Outcome::Units)
+            }
+            Effect::FindStrays { code } => match timeout(FIND, self.processes.find(code)).await {
+                Ok(found) => found.map_or_else(|error| Outcome::Fault(cannot("look for strays", &error)), Outcome::Strays),
+                Err(_) => Outcome::Fault(Fault::Other("cannot look for strays: it takes too long".to_owned())),
+            },
+            Effect::Signal { process, kill } => {
+                let signal = if *kill { Signal::KILL } else { Signal::TERM };
+                let sent = self.processes.signal(process, &[signal]);
+                sent.map_or_else(|error| Outcome::Fault(cannot("signal it", &error)), Outcome::Signalled)
+            }
+            Effect::Notify { process, tty, text, .. } => {
+                done(self.processes.tell(process, tty, text).map_err(|error| cannot(&format!("write to {tty}"), &error)))
+            }
+            Effect::Schedules { timers } => self.systemd.schedules(timers).await.map_or_else(Outcome::Fault, Outcome::Schedules),
             Effect::Lend { drop_ins } => done(self.systemd.lend(drop_ins).await),
             Effect::Unlend { units } => done(self.systemd.unlend(units).await),
             Effect::Stop { unit, within } => match self.cooperation.set(&cut_name(unit)) {
@@ -79,13 +99,19 @@ impl Units {
         Ok(())
     }
 
-    /// Units with their processes.
+    /// Units with their processes; with `names`, with what these are called by their argv[0].
     ///
     /// # Errors
     /// [`Fault::Unreachable`] if systemd does not answer within 10 s, [`Fault::Other`] if processes cannot be read.
-    pub async fn look(&self, units: &[String], looked: Looked, cgroups: &BTreeMap<String, String>) -> Result<Vec<UnitSeen>, Fault> {
+    pub async fn look(
+        &self,
+        units: &[String],
+        looked: Looked,
+        cgroups: &BTreeMap<String, String>,
+        names: bool,
+    ) -> Result<Vec<UnitSeen>, Fault> {
         let read = |cgroup: &str| -> Result<Vec<ProcessSeen>, Fault> {
-            self.processes.of(cgroup).map_err(|error| Fault::Other(format!("cannot read the processes of {cgroup}: {error}")))
+            self.processes.of(cgroup, names).map_err(|error| Fault::Other(format!("cannot read the processes of {cgroup}: {error}")))
         };
         let mut seen = self.systemd.look(units, looked, clock::now(), clock::suspended(), &read).await?;
         for unit in seen.iter_mut().filter(|unit| unit.cgroup.is_empty()) {

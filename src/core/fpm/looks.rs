@@ -25,7 +25,7 @@ impl Fpm {
     pub(super) fn look(&mut self, turn: &mut Turn<'_>) {
         let cgroups = BTreeMap::from([(self.unit.clone(), self.seen.cgroup.clone())]);
         self.look_began = turn.now.mono;
-        self.looking = Some(turn.ask(Effect::Look { units: vec![self.unit.clone()], looked: Looked::Exactly, cgroups }));
+        self.looking = Some(turn.ask(Effect::Look { units: vec![self.unit.clone()], looked: Looked::Exactly, cgroups, names: false }));
         // Of use only where a status page says nothing.
         let sockets: Vec<String> = self.layout.iter().flat_map(|layout| &layout.pools).map(|pool| pool.listen.clone()).collect();
         if (self.silent || !self.source.mute.is_empty()) && !sockets.is_empty() && self.connecting.is_none() {

@@ -31,7 +31,7 @@ impl InPlace {
             return;
         }
         self.look_began = turn.now.mono;
-        self.looking = Some(turn.ask(Effect::Look { units, looked: Looked::Exactly, cgroups: BTreeMap::new() }));
+        self.looking = Some(turn.ask(Effect::Look { units, looked: Looked::Exactly, cgroups: BTreeMap::new(), names: false }));
     }
 
     pub(super) fn seen(&mut self, turn: &mut Turn<'_>, units: &[UnitSeen]) {

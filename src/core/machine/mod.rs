@@ -128,6 +128,7 @@ impl Machine {
             machine.retry = Some(Retry { at: now.mono, tries: 0, why: "the agent was restarted".to_owned(), blocked: true });
         }
         machine.take_up(now, &mut step);
+        machine.take_up_strays(now);
         machine.advance(now, &mut step);
         (machine, step)
     }
@@ -212,6 +213,7 @@ impl Machine {
             TargetRules::PhpFpm(rules) => rules.drain_timeout + rules.term_timeout,
             TargetRules::Scheduled(rules) => rules.drain_timeout + rules.checkpoint_timeout + rules.hold_timeout + rules.term_timeout,
             TargetRules::Service(rules) => rules.drain_timeout + rules.term_timeout,
+            TargetRules::Strays(rules) => rules.drain_timeout + rules.term_timeout,
         };
         let targets = self.policy.targets.values().map(of).max().unwrap_or_default();
         let pools = self.policy.pools.values().map(|rules| rules.timeout * 2 + rules.quiet).max().unwrap_or_default();
@@ -224,6 +226,7 @@ impl Machine {
                 Work::Fpm => {}
                 Work::Scheduled(work) => work.hint(now.mono, unit),
                 Work::Services(work) => work.hint(now.mono, unit),
+                Work::Strays(work) => work.hint(now.mono, unit),
             }
         }
         if unit.is_none() {
@@ -252,6 +255,7 @@ impl Machine {
             taken = match (work, turn.policy.targets.get(name)) {
                 (Work::Scheduled(work), Some(TargetRules::Scheduled(rules))) => work.outcome(&mut turn, rules, loans, id, outcome),
                 (Work::Services(work), Some(TargetRules::Service(rules))) => work.outcome(&mut turn, rules, id, outcome),
+                (Work::Strays(work), Some(TargetRules::Strays(rules))) => work.outcome(&mut turn, rules, id, outcome),
                 _ => false,
             };
         }
@@ -284,6 +288,7 @@ impl Machine {
             Work::Fpm => None,
             Work::Scheduled(work) => work.deadline(),
             Work::Services(work) => work.deadline(),
+            Work::Strays(work) => work.deadline(),
         });
         let pools = self.pools.values().map(Pool::deadline);
         let hold = self.hold_until.map(|at| Deadline::new(at, "the hold expires"));

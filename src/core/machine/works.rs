@@ -14,6 +14,7 @@ use crate::core::pool::{Goal, Pool};
 use crate::core::scheduled::Scheduled;
 use crate::core::service::Services;
 use crate::core::step::{Step, Turn};
+use crate::core::strays::{Strays, settle};
 use crate::core::target::Progress;
 use crate::core::time::{Mono, Now};
 
@@ -26,6 +27,7 @@ pub(in crate::core) enum Work {
     Fpm,
     Scheduled(Scheduled),
     Services(Services),
+    Strays(Strays),
 }
 
 impl Work {
@@ -34,6 +36,7 @@ impl Work {
             TargetRules::PhpFpm(_) => Work::Fpm,
             TargetRules::Scheduled(_) => Work::Scheduled(Scheduled::new(name)),
             TargetRules::Service(_) => Work::Services(Services::new(name)),
+            TargetRules::Strays(_) => Work::Strays(Strays::new(name)),
         }
     }
 
@@ -50,6 +53,7 @@ impl Work {
             (Work::Fpm, TargetRules::PhpFpm(_))
                 | (Work::Scheduled(_), TargetRules::Scheduled(_))
                 | (Work::Services(_), TargetRules::Service(_))
+                | (Work::Strays(_), TargetRules::Strays(_))
         )
     }
 }
@@ -86,6 +90,9 @@ impl Machine {
             if let Some(work) = self.works.remove(&name) {
                 work.release(&mut self.loans);
             }
+        }
+        if !unconfigured {
+            self.settle_strays(now, step);
         }
         let pools: Vec<String> = policy.pools.keys().chain(self.memory.depooled.keys()).cloned().collect();
         for name in pools {
@@ -140,6 +147,7 @@ impl Machine {
                 Some(Work::Fpm) => self.inplace.renew(now.mono, &name, want, began),
                 Some(Work::Scheduled(work)) => work.renew(&mut turn!(self, now, step), &mut self.loans, want, began),
                 Some(Work::Services(work)) => work.renew(&mut turn!(self, now, step), want, began),
+                Some(Work::Strays(work)) => work.renew(&turn!(self, now, step), want, began),
                 None => {}
             }
         }
@@ -158,6 +166,25 @@ impl Machine {
                 (self.works.get_mut(&target), rules, want)
             {
                 work.take_up(now.mono, &unit, &cutting, want, rules);
+            }
+        }
+    }
+
+    /// The same of strays.
+    pub(super) fn take_up_strays(&mut self, now: Now) {
+        for cut in &self.memory.strays {
+            let want = self.memory.targets.get(&cut.casualty.target).and_then(|memory| memory.want.clone());
+            if let (Some(Work::Strays(work)), Some(want)) = (self.works.get_mut(&cut.casualty.target), want) {
+                work.take_up(now.mono, cut, want);
+            }
+        }
+    }
+
+    /// A stray of a target that has left the configuration has been sent what it was sent, and nobody looks for it any more.
+    fn settle_strays(&mut self, now: Now, step: &mut Step) {
+        for cut in self.memory.strays.clone() {
+            if !matches!(self.works.get(&cut.casualty.target), Some(Work::Strays(_))) {
+                let _ = settle(&mut turn!(self, now, step), &cut.process);
             }
         }
     }
@@ -194,6 +221,10 @@ impl Machine {
                     gathering |= work.gathering();
                     stopping |= work.stopping();
                 }
+                (Work::Strays(work), Some(TargetRules::Strays(rules))) => {
+                    work.advance(&mut turn, rules);
+                    gathering |= work.gathering();
+                }
                 (Work::Services(work), Some(TargetRules::Service(rules))) => {
                     work.advance(&mut turn, rules);
                     gathering |= work.gathering();
@@ -228,6 +259,7 @@ impl Machine {
                 Work::Fpm => fpm_held |= self.inplace.progress(name) == Progress::Working,
                 Work::Scheduled(work) => work.pause(now.mono, &mut self.loans),
                 Work::Services(work) => work.pause(),
+                Work::Strays(work) => work.pause(),
             }
         }
         if fpm_held && self.inplace.pause(&mut self.loans) {
@@ -253,6 +285,7 @@ impl Machine {
                 Work::Fpm => {}
                 Work::Scheduled(work) => work.pause(self.last.mono, &mut self.loans),
                 Work::Services(work) => work.pause(),
+                Work::Strays(work) => work.pause(),
             }
         }
         let _ = self.inplace.pause(&mut self.loans);
@@ -263,6 +296,7 @@ impl Machine {
             Some(Work::Fpm) => self.inplace.progress(name),
             Some(Work::Scheduled(work)) => work.progress().clone(),
             Some(Work::Services(work)) => work.progress().clone(),
+            Some(Work::Strays(work)) => work.progress().clone(),
             None => Progress::Idle,
         }
     }

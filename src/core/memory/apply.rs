@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::{Begun, Cutting, Depooled, Fresh, Hold, Memory, OwedRun, Reached, Rollout, StampMemory, TargetMemory, Want};
+use super::{Begun, Cutting, Depooled, Fresh, Hold, Memory, OwedRun, Reached, Rollout, StampMemory, StrayCut, TargetMemory, Want};
 use crate::core::deploy::Deploy;
 use crate::core::effect::{Effect, EffectId, Fault, Outcome};
 use crate::core::entry::{Entry, Written};
-use crate::core::status::{RolloutResult, RolloutView};
+use crate::core::status::{Casualty, RolloutResult, RolloutView};
 use crate::core::time::{Mono, Wall};
 
 /// How many ids of deploys are remembered, for `wait --deploy`.
@@ -24,6 +24,7 @@ impl Memory {
                 // What was under way then will have no outcome; whatever it may have done is remembered by itself.
                 self.open.clear();
                 self.cutting.retain(|_, cutting| cutting.begun);
+                self.strays.retain(|cut| cut.begun);
             }
             Entry::Watching { path } => {
                 self.watching = Some(path.clone());
@@ -107,6 +108,13 @@ impl Memory {
             }
             Entry::Intent { id, effect } => self.intended(at, *id, effect),
             Entry::Outcome { id, outcome } => self.came_of(*id, outcome),
+            Entry::StrayCutting { process, asked, grace, casualty } => {
+                let (process, casualty) = (process.clone(), Casualty::clone(casualty));
+                self.strays.retain(|cut| cut.process != process);
+                let (asked, grace) = (*asked, *grace);
+                self.strays.push(StrayCut { process, asked, grace, casualty, begun: false, answered: false, missed: false, killed: false });
+            }
+            Entry::StraySettled { process, .. } => self.strays.retain(|cut| cut.process != *process),
             Entry::Interrupted { unit } => {
                 let count = self.interrupted.entry(unit.clone()).or_default();
                 *count = count.saturating_add(1);
@@ -146,6 +154,7 @@ impl Memory {
         self.starts_held = false;
         self.asked.clear();
         self.frozen.clear();
+        self.told.clear();
         for target in self.targets.values_mut() {
             target.fresh.clear();
             for want in target.want.iter_mut().chain(target.reached.iter_mut()) {
@@ -208,6 +217,16 @@ impl Memory {
             }
             Effect::HoldStarts { .. } => self.starts_held = true,
             Effect::Stop { unit, .. } => self.cut_begun(unit),
+            Effect::Signal { process, kill } => {
+                for cut in self.strays.iter_mut().filter(|cut| cut.process == *process) {
+                    cut.begun = true;
+                    cut.killed |= kill;
+                }
+            }
+            Effect::Notify { process, landed, .. } => {
+                self.told.retain(|(_, of)| of == landed);
+                self.told.push((process.clone(), *landed));
+            }
             Effect::Restart { unit, .. } => {
                 self.cut_begun(unit);
                 let restarts = self.restarts.entry(unit.clone()).or_default();
@@ -236,6 +255,12 @@ impl Memory {
             (Effect::Stop { unit, .. }, Outcome::Job(_)) => {
                 if let Some(cutting) = self.cutting.get_mut(&unit) {
                     cutting.answered = true;
+                }
+            }
+            (Effect::Signal { process, kill }, Outcome::Signalled(there)) => {
+                for cut in self.strays.iter_mut().filter(|cut| cut.process == process) {
+                    cut.answered |= there;
+                    cut.missed |= !there && !kill && !cut.answered;
                 }
             }
             (Effect::Unask { unit }, Outcome::Done) => {

@@ -56,6 +56,10 @@ pub struct Memory {
     pub unproven: BTreeMap<String, String>,
     /// By unit: what is cut if its restart took place, and the invocation that it had before.
     pub cutting: BTreeMap<String, Cutting>,
+    /// Strays that we may have sent a signal and that are not known to have ended.
+    pub strays: Vec<StrayCut>,
+    /// Strays whose terminal may have been told, and for the landing of which deploy.
+    pub told: Vec<(WorkerRef, Mono)>,
     pub hold: Option<Hold>,
     /// When each unit was last restarted by us, newest last, at most eight each: for the rate limit.
     pub restarts: BTreeMap<String, Vec<Wall>>,
@@ -170,6 +174,22 @@ pub struct Cutting {
     pub answered: bool,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StrayCut {
+    pub process: WorkerRef,
+    pub asked: Mono,
+    pub grace: Duration,
+    pub casualty: Casualty,
+    /// The signal is in the journal, so it may have been sent.
+    pub begun: bool,
+    /// It was sent.
+    pub answered: bool,
+    /// It was not: the process had ended.
+    pub missed: bool,
+    /// SIGKILL is in the journal, too.
+    pub killed: bool,
+}
+
 impl Cutting {
     #[must_use]
     pub fn of_script(&self) -> bool {
@@ -194,6 +214,17 @@ impl TargetMemory {
 }
 
 impl Memory {
+    #[must_use]
+    pub fn stray_cut(&self, process: &WorkerRef) -> Option<&StrayCut> {
+        self.strays.iter().find(|cut| cut.process == *process)
+    }
+
+    /// Whether the terminal of this process may have been told of the deploy that landed then.
+    #[must_use]
+    pub fn told(&self, process: &WorkerRef, landed: Mono) -> bool {
+        self.told.iter().any(|(told, of)| told == process && *of == landed)
+    }
+
     /// Whether the hold keeps this target from being renewed now.
     #[must_use]
     pub fn holds(&self, target: &str) -> bool {

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Scheduled;
-use super::script::{Script, ScriptStep};
+use super::script::{Ended, Script, ScriptStep};
 use crate::core::effect::Looked;
 use crate::core::entry::Entry;
 use crate::core::ladder::Rung;
 use crate::core::loans::Loans;
 use crate::core::policy::ScheduledRules;
-use crate::core::seen::UnitSeen;
-use crate::core::stale::{Stale, stale};
+use crate::core::seen::{Active, UnitSeen};
+use crate::core::stale::{Stale, carries, stale};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::target::is_of;
@@ -41,7 +41,7 @@ impl Scheduled {
             if !known && !is_of(&rules.units, &rules.exclude, &seen.unit) {
                 continue;
             }
-            let stale = stale(seen, &want, &memory);
+            let stale = stale(seen, &rules.code, &want, &memory);
             if seen.active.runs() || !seen.processes.is_empty() {
                 present.insert(seen.unit.clone());
             }
@@ -71,6 +71,7 @@ impl Scheduled {
 
     pub(super) fn look_when_due(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
         let now = turn.now.mono;
+        self.pursuit.look.read_names(!rules.code.is_empty());
         let any = |what: fn(&ScriptStep) -> bool| self.scripts.values().any(|script| what(&script.step));
         let look = &mut self.pursuit.look;
         if any(|step| matches!(step, ScriptStep::Stopping)) {
@@ -118,22 +119,41 @@ impl Script {
         }
     }
 
+    /// It was asked to stop, and its stale processes have ended. What is left of it may be about to say so by its exit status, as long as it
+    /// starts nothing new.
+    fn may_heed(&self, rules: &ScheduledRules, seen: &UnitSeen) -> bool {
+        let starts_anew = seen.processes.iter().any(|process| carries(&rules.code, process));
+        !rules.code.is_empty() && self.asked && self.goes_on && !starts_anew
+    }
+
+    /// Nothing of it is stale any more. One that goes on is let alone, and what was done to it is taken back.
+    fn ended_or_renewed(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, seen: &UnitSeen) {
+        if !self.goes_on {
+            return self.ended_before_its_stop(turn, rules, loans, seen);
+        }
+        self.seen = seen.clone();
+        self.release(loans);
+        self.spare(turn.now.mono, Ended::Renewed);
+    }
+
     /// It has ended, and what its timers are about to do is not known yet.
     fn awaits_look(&self, turn: &Turn<'_>, rules: &ScheduledRules) -> bool {
         self.step == ScriptStep::Stopped && self.awaits_slots(turn, rules)
     }
 
     fn look(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, seen: &UnitSeen, stale: Stale, drain_until: Mono) {
+        let runs = seen.active.runs() && seen.active != Active::Deactivating;
+        self.goes_on = stale.is_empty() && runs && seen.invocation == self.seen.invocation;
         match self.step {
             // What was seen before it was done says nothing of what was done.
             ScriptStep::Done(..) if self.seen_at < self.since => {}
             ScriptStep::Draining | ScriptStep::Left(_) if stale.is_empty() => self.ended_by_itself(turn),
             ScriptStep::Quieting | ScriptStep::Ready if stale.is_empty() && !turn.memory.cutting.contains_key(&self.unit) => {
                 self.stale = stale;
-                self.ended_before_its_stop(turn, rules, loans, seen);
+                self.ended_or_renewed(turn, rules, loans, seen);
             }
-            ScriptStep::Asked { .. } | ScriptStep::Holding { .. } if stale.is_empty() => {
-                self.ended_before_its_stop(turn, rules, loans, seen)
+            ScriptStep::Asked { .. } | ScriptStep::Holding { .. } if stale.is_empty() && !self.may_heed(rules, seen) => {
+                self.ended_or_renewed(turn, rules, loans, seen);
             }
             ScriptStep::Ready if stale.is_empty() => {
                 // The stop of which nobody knew what became has taken place.

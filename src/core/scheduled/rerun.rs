@@ -23,7 +23,7 @@ impl Script {
         let wants = match self.ended {
             Ended::AtCheckpoint => true,
             Ended::Stopped => rules.after == After::Rerun || (rules.after == After::Auto && self.seen.timers.is_empty()),
-            Ended::ByItself | Ended::Spared(_) | Ended::Paused => false,
+            Ended::ByItself | Ended::Spared(_) | Ended::Paused | Ended::Renewed => false,
         };
         wants && turn.memory.reruns.contains_key(&self.unit)
     }
@@ -34,6 +34,7 @@ impl Script {
             return self.start(turn);
         }
         match &self.ended {
+            Ended::Renewed => self.ended_by_itself(turn),
             Ended::ByItself if self.seen.timers.is_empty() => self.ended_by_itself(turn),
             Ended::Spared(why) => {
                 let why = why.clone();

@@ -11,7 +11,7 @@ use crate::core::look::Looker;
 use crate::core::memory::Cutting;
 use crate::core::policy::ScheduledRules;
 use crate::core::seen::{Active, UnitSeen};
-use crate::core::stale::Stale;
+use crate::core::stale::{RENEWED_ITSELF, Stale};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::time::{Mono, Span};
@@ -43,6 +43,8 @@ pub(super) struct Script {
     pub asked: bool,
     /// When SIGTERM was first due: a lock that it holds delays it from there.
     pub due: Option<Mono>,
+    /// Nothing of it is stale any more, and the run that was goes on.
+    pub goes_on: bool,
     pub ended: Ended,
     /// What is known of its slots since it ended.
     pub slots: Option<Slots>,
@@ -57,6 +59,8 @@ pub(super) enum Ended {
     /// It was asked, and says by its exit status that it is to be run again.
     AtCheckpoint,
     Stopped,
+    /// It goes on, with nothing stale in it.
+    Renewed,
     /// It goes on: what was done to it is taken back.
     Spared(String),
     /// Likewise, as long as nothing is to be restarted (a hold, or an abort). After that it begins again.
@@ -120,6 +124,7 @@ impl Script {
             tries: 0,
             asked: false,
             due: None,
+            goes_on: false,
             ended: Ended::ByItself,
             slots: None,
             lent_timers: BTreeSet::new(),
@@ -215,6 +220,9 @@ impl Script {
     pub fn ended_by_itself(&mut self, turn: &mut Turn<'_>) {
         let ran = Span(turn.now.mono.since(self.stale.oldest.unwrap_or(turn.now.mono)));
         self.stale = Stale::default();
+        if self.goes_on {
+            return self.done(turn, UnitEnd::Finished, RENEWED_ITSELF.to_owned());
+        }
         if turn.memory.interrupted.contains_key(&self.unit) {
             turn.record(Entry::RanThrough { unit: self.unit.clone() });
         }

@@ -9,7 +9,7 @@ use crate::core::effect::Looked;
 use crate::core::look::Looker;
 use crate::core::policy::ServiceRules;
 use crate::core::seen::{Active, UnitSeen};
-use crate::core::stale::{Stale, stale};
+use crate::core::stale::{RENEWED_ITSELF, Stale, stale};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::target::is_of;
@@ -32,7 +32,7 @@ impl Services {
                 continue;
             }
             present.insert(seen.unit.clone());
-            let stale = stale(seen, &want, &memory);
+            let stale = stale(seen, &rules.code, &want, &memory);
             match self.units.get_mut(&seen.unit) {
                 Some(unit) => unit.look(turn, &self.name, seen, stale, &self.pursuit.look, drain_until),
                 None if !stale.is_empty() => {
@@ -53,6 +53,7 @@ impl Services {
 
     pub(super) fn look_when_due(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules) {
         let now = turn.now.mono;
+        self.pursuit.look.read_names(!rules.code.is_empty());
         let restarting = self.units.values().any(|unit| matches!(unit.step, Step::Restarting | Step::Verifying));
         if restarting {
             self.pursuit.look.want(now.after(RESTART_LOOK));
@@ -90,7 +91,11 @@ impl Service {
         self.seen_at = look.began().unwrap_or(self.seen_at);
         match self.step {
             Step::Draining { .. } | Step::Left(_) if stale.is_empty() => {
-                self.done(turn, target, &seen.unit, UnitEnd::Renewed, "somebody else has restarted it");
+                let (end, why) = match seen.invocation == self.before {
+                    true => (UnitEnd::Finished, RENEWED_ITSELF),
+                    false => (UnitEnd::Renewed, "somebody else has restarted it"),
+                };
+                self.done(turn, target, &seen.unit, end, why);
             }
             Step::Verifying if look.seen_since(self.since) => self.verify(turn, target, seen, stale),
             // Its end was missed, since the bus went away.

@@ -98,6 +98,7 @@ impl Machine {
                 Work::Fpm => None,
                 Work::Scheduled(work) => work.trouble(),
                 Work::Services(work) => work.trouble(),
+                Work::Strays(work) => work.trouble(),
             };
             problems.extend(trouble.map(str::to_owned));
         }

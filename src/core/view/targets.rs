@@ -36,6 +36,7 @@ impl Machine {
         let mut units: Vec<UnitView> = match (work, rules) {
             (Work::Scheduled(work), _) => work.views(now),
             (Work::Services(work), _) => work.views(now),
+            (Work::Strays(work), _) => work.views(now),
             (Work::Fpm, TargetRules::PhpFpm(rules)) => self.inplace.view(name, rules, now).into_iter().collect(),
             (Work::Fpm, _) => Vec::new(),
         };
@@ -55,7 +56,7 @@ impl Machine {
                 for wanted in wanted.iter().filter(|wanted| wanted.unmet) {
                     let unseen = |unit: &UnitView| match work {
                         Work::Fpm => !self.inplace.is_about(&unit.unit, &wanted.want),
-                        Work::Scheduled(_) | Work::Services(_) => wanted.waits || self.gathers(name) || self.held(name),
+                        Work::Scheduled(_) | Work::Services(_) | Work::Strays(_) => wanted.waits || self.gathers(name) || self.held(name),
                     };
                     let fresh = |unit: &UnitView| unit.state <= TargetState::Adopted && !renewed(&memory, &unit.unit, &wanted.want);
                     for unit in units.iter_mut().filter(|unit| fresh(unit) && unseen(unit)) {
@@ -120,7 +121,8 @@ impl Machine {
         let php = matches!(rules, TargetRules::PhpFpm(_));
         let old = match wanted {
             Some(wanted) if php => stale_fpm(seen, &wanted.want, memory),
-            Some(wanted) => stale(seen, &wanted.want, memory),
+            // Only what carries deployed code is kept of what rests.
+            Some(wanted) => stale(seen, &[], &wanted.want, memory),
             None => Stale::default(),
         };
         let before = |wanted: &Wanted| format!("runs code from before deploy {}", wanted.want.id);

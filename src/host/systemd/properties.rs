@@ -1,6 +1,7 @@
 //! Properties of units: what is read of them, and what is remembered so that it need not be read again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use zbus::{OwnedVariant, Variant};
@@ -10,7 +11,7 @@ use super::names::unit_path;
 use super::proxies::{MANAGER, MANAGER_PATH};
 use super::{READ, Systemd};
 use crate::core::effect::Fault;
-use crate::core::time::Mono;
+use crate::core::time::{Mono, Span};
 
 pub(super) const UNIT: &str = "org.freedesktop.systemd1.Unit";
 pub(super) const SERVICE: &str = "org.freedesktop.systemd1.Service";
@@ -184,6 +185,24 @@ impl Values {
     pub(super) fn commands(&self, at: usize) -> Vec<Vec<String>> {
         match self.get(at) {
             Some(Variant::Array(array)) => array.iter().filter_map(super::command_line::argv).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The lines of a `TimersCalendar` or `TimersMonotonic` property, as they stand in a timer's file.
+    pub(super) fn schedule(&self, at: usize) -> Vec<String> {
+        let line = |item: &Variant<'_>| {
+            let Variant::Structure(fields) = item else { return None };
+            match fields.fields() {
+                [Variant::Str(key), Variant::Str(spec), _] => Some(format!("{key}={spec}")),
+                [Variant::Str(key), Variant::U64(span), _] => {
+                    Some(format!("{}Sec={}", key.trim_end_matches("USec"), Span(Duration::from_micros(*span))))
+                }
+                _ => None,
+            }
+        };
+        match self.get(at) {
+            Some(Variant::Array(array)) => array.iter().filter_map(line).collect(),
             _ => Vec::new(),
         }
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::time::timeout;
 
 use super::look::boot_clock;
 use super::properties::{TIMER, UNIT};
@@ -32,6 +33,28 @@ impl Systemd {
             unit.timers = triggers.iter().filter_map(|name| timers.get(name).cloned()).collect();
         }
         Ok(())
+    }
+
+    /// What these timers say in their files: while a service runs, that is all that is known of its next run (facts F2.6).
+    ///
+    /// # Errors
+    /// [`Fault::Unreachable`]. A timer that is gone is left out.
+    pub async fn schedules(&self, timers: &[String]) -> Result<BTreeMap<String, Vec<String>>, Fault> {
+        let answers = stream::iter(timers)
+            .map(|name| async move { (name, self.properties(name, &[(TIMER, "TimersCalendar"), (TIMER, "TimersMonotonic")]).await) })
+            .buffered(AT_ONCE)
+            .collect::<Vec<_>>();
+        let answers =
+            timeout(READ, answers).await.map_err(|_| Fault::Unreachable("systemd does not say what its timers are".to_owned()))?;
+        let mut schedules = BTreeMap::new();
+        for (name, answer) in answers {
+            match answer {
+                Ok(values) => schedules.insert(name.clone(), values.schedule(0).into_iter().chain(values.schedule(1)).collect()),
+                Err(Fault::NoSuchUnit(_)) => None,
+                Err(fault) => return Err(fault),
+            };
+        }
+        Ok(schedules)
     }
 
     async fn triggers(&self, unit: &UnitSeen, loaded_at: u64) -> Result<Vec<String>, Fault> {

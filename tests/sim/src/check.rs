@@ -28,6 +28,7 @@ impl World {
             TargetRules::PhpFpm(rules) => rules.unit == unit,
             TargetRules::Scheduled(rules) => covers(&rules.units, &rules.exclude, unit),
             TargetRules::Service(rules) => covers(&rules.units, &rules.exclude, unit),
+            TargetRules::Strays(_) => false,
         });
         found.map(|(name, rules)| (name.clone(), rules.clone()))
     }
@@ -51,6 +52,7 @@ impl World {
             TargetRules::PhpFpm(rules) => rules.term_timeout,
             TargetRules::Scheduled(rules) => rules.term_timeout,
             TargetRules::Service(rules) => rules.term_timeout,
+            TargetRules::Strays(rules) => rules.term_timeout,
         }))
     }
 
@@ -286,7 +288,7 @@ impl World {
             let allowed = match &rules {
                 TargetRules::Scheduled(rules) => Self::protected(unit, rules),
                 TargetRules::Service(_) => unit.refuse_stop,
-                TargetRules::PhpFpm(_) => false,
+                TargetRules::PhpFpm(_) | TargetRules::Strays(_) => false,
             };
             if !allowed {
                 stale.push(unit.name.clone());

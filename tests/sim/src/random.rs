@@ -138,6 +138,7 @@ fn policy(draw: &mut Draw) -> Policy {
     }
     for n in 0..draw.rng.between(0, 2) {
         let rules = ScheduledRules {
+            code: Vec::new(),
             units: vec![format!("job{n}-*.service")],
             exclude: vec![format!("job{n}-excluded.service")],
             drain_timeout: span(draw.rng.between(0, 20 * S)),
@@ -153,6 +154,7 @@ fn policy(draw: &mut Draw) -> Policy {
     }
     if draw.rng.chance(40) {
         let rules = ServiceRules {
+            code: Vec::new(),
             units: vec!["queue-*.service".to_owned()],
             exclude: Vec::new(),
             drain_timeout: span(if draw.rng.chance(50) { 0 } else { draw.rng.between(0, 10 * S) }),
@@ -199,6 +201,7 @@ fn populate(draw: &mut Draw, world: &mut World, policy: &Policy) {
                     }
                 }
             }
+            TargetRules::Strays(_) => {}
             TargetRules::Service(_) => {
                 for n in 0..draw.rng.between(1, 4) {
                     let starts = match draw.rng.between(0, 9) {

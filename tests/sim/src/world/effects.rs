@@ -71,6 +71,9 @@ impl World {
             effect,
             Effect::AskPools { .. }
                 | Effect::Request { .. }
+                | Effect::FindStrays { .. }
+                | Effect::Signal { .. }
+                | Effect::Notify { .. }
                 | Effect::Freeze { .. }
                 | Effect::Thaw { .. }
                 | Effect::AskToStop { .. }
@@ -86,6 +89,20 @@ impl World {
                 let seen = self.look(&units, looked);
                 self.answer(epoch, id, 0, Outcome::Units(seen));
             }
+            Effect::FindStrays { .. } => {
+                let strays = self.living_strays();
+                self.answer(epoch, id, 0, Outcome::Strays(strays));
+            }
+            Effect::Signal { process, kill } => {
+                let there = self.signal_stray(&process, kill);
+                self.answer(epoch, id, 0, Outcome::Signalled(there));
+            }
+            Effect::Notify { process, .. } => {
+                self.told.push(process.pid);
+                self.answer(epoch, id, 0, Outcome::Done);
+            }
+            // Only a plan asks for these, and here nobody makes one.
+            Effect::Schedules { .. } => self.answer(epoch, id, 0, Outcome::Schedules(BTreeMap::new())),
             Effect::Inspect { unit } => {
                 let outcome = match self.units.get(&unit).and_then(Unit::as_fpm) {
                     Some(fpm) => Outcome::Layout(fpm.layout(&unit)),
@@ -387,6 +404,7 @@ impl World {
                     ppid: process.ppid,
                     start: Mono(process.start - process.blur),
                     comm: process.comm.to_owned(),
+                    argv0: None,
                     same_command_as_parent: same(process),
                     pool: match process.role {
                         Role::Worker => Some("www".to_owned()),

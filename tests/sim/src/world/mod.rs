@@ -3,6 +3,7 @@
 mod balancer;
 mod effects;
 mod fpm;
+mod stray;
 mod systemd;
 mod timer;
 mod unit;
@@ -22,6 +23,7 @@ use crate::rng::Rng;
 
 pub use balancer::{Balancer, Hook};
 pub use fpm::{Answers, Fpm, FpmStart, Load, some_load};
+pub use stray::Stray;
 pub use timer::Timer;
 pub use unit::{Body, By, Daemon, Job, JobKind, OnTerm, Process, Role, Script, Starts, Stop, Unit};
 
@@ -190,6 +192,10 @@ pub struct World {
     pub held: Option<(Us, std::collections::BTreeSet<String>)>,
     /// Units with a `quiet/UNIT`.
     pub quiet: std::collections::BTreeSet<String>,
+    /// Processes outside of every unit.
+    pub strays: Vec<Stray>,
+    /// Whose terminals were told, by pid.
+    pub told: Vec<u32>,
     next_pid: u32,
     next_name: u64,
 }
@@ -233,6 +239,8 @@ impl World {
             asked: std::collections::BTreeSet::new(),
             held: None,
             quiet: std::collections::BTreeSet::new(),
+            strays: Vec::new(),
+            told: Vec::new(),
             next_pid: 1000,
             next_name: 1,
         }

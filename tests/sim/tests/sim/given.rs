@@ -23,6 +23,7 @@ pub fn fpm_rules() -> FpmRules {
 
 pub fn script_rules(after: After) -> ScheduledRules {
     ScheduledRules {
+        code: Vec::new(),
         units: vec!["mediawiki_job_*.service".to_owned()],
         exclude: vec!["mediawiki_job_excluded.service".to_owned()],
         drain_timeout: span(30 * S),

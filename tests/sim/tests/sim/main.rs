@@ -6,3 +6,4 @@ mod given;
 mod random;
 mod scheduled;
 mod status;
+mod strays;
