@@ -47,6 +47,10 @@ pub struct UnitSeen {
     pub start_limit_interval_ms: u64,
     /// `StatusText`.
     pub status_text: String,
+    /// What runs and goes down with a stop of it, at first or second hand (`RequiredBy`, `BoundBy`, `ConsistsOf`, `PropagatesStopTo`), for units
+    /// that were looked at with [`super::effect::Looked::WithTimers`].
+    #[serde(default)]
+    pub dependents: Vec<Dependent>,
     /// The timers that trigger it (`TriggeredBy=`), for units that were looked at with [`super::effect::Looked::WithTimers`].
     pub timers: Vec<TimerSeen>,
 }
@@ -145,6 +149,14 @@ pub struct ProcessSeen {
     pub running: bool,
     /// What it has used of processors since its start, in ticks of the kernel.
     pub cpu_ticks: u64,
+}
+
+/// A unit that goes down when another is stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dependent {
+    pub unit: String,
+    /// By `BindsTo=`: it cannot be up while the other is not.
+    pub bound: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Begun, Cutting, Depooled, Fresh, Hold, Memory, OwedRun, Reached, Rollout, StampMemory, TargetMemory, Want};
+use super::{Begun, Cutting, Depooled, Fresh, Hold, Memory, OwedRun, Reached, Rollout, Settles, StampMemory, TargetMemory, Unask, Want};
 use crate::core::deploy::Deploy;
 use crate::core::effect::{Effect, EffectId, Fault, Outcome};
 use crate::core::entry::{Entry, Written};
@@ -118,8 +118,26 @@ impl Memory {
                 self.interrupted.remove(unit);
             }
             Entry::RerunOwed { unit, target, scheduled } => {
-                self.reruns.insert(unit.clone(), OwedRun { target: target.clone(), scheduled: *scheduled });
+                self.reruns.insert(unit.clone(), OwedRun { target: target.clone(), scheduled: *scheduled, settles: None });
             }
+            Entry::RerunSettles { unit, until, after } => {
+                if let Some(owed) = self.reruns.get_mut(unit) {
+                    owed.settles = Some(Settles { until: *until, after: after.clone() });
+                }
+            }
+            Entry::TakesDown { unit, dependents } => {
+                let down = self.taken_down.entry(unit.clone()).or_default();
+                down.extend(dependents.iter().filter(|new| !down.iter().any(|old| old.unit == new.unit)).cloned().collect::<Vec<_>>());
+            }
+            Entry::BroughtBack { unit, dependent, .. } => {
+                if let Some(down) = self.taken_down.get_mut(unit) {
+                    down.retain(|down| down.unit != *dependent);
+                    if down.is_empty() {
+                        self.taken_down.remove(unit);
+                    }
+                }
+            }
+            Entry::AskOver { unit } => self.unasks.get_mut(unit).into_iter().for_each(|unask| unask.over = true),
             Entry::RerunSettled { unit, .. } => {
                 self.reruns.remove(unit);
             }
@@ -144,7 +162,10 @@ impl Memory {
         self.lent.clear();
         self.quiet.clear();
         self.starts_held = false;
-        self.asked.clear();
+        // What the boot starts is up again.
+        self.taken_down.clear();
+        // A command may have left its mark outside /run.
+        self.asked.retain(|unit| self.unasks.contains_key(unit));
         self.frozen.clear();
         for target in self.targets.values_mut() {
             target.fresh.clear();
@@ -200,8 +221,11 @@ impl Memory {
                 self.frozen.retain(|worker| !workers.contains(worker));
                 self.frozen.extend(workers.iter().cloned());
             }
-            Effect::AskToStop { unit } => {
+            Effect::AskToStop { unit, unask, .. } => {
                 self.asked.insert(unit.clone());
+                if !unask.is_empty() {
+                    self.unasks.insert(unit.clone(), Unask { argv: unask.clone(), over: false });
+                }
             }
             Effect::KeepQuiet { unit } => {
                 self.quiet.insert(unit.clone(), false);
@@ -238,8 +262,9 @@ impl Memory {
                     cutting.answered = true;
                 }
             }
-            (Effect::Unask { unit }, Outcome::Done) => {
+            (Effect::Unask { unit, .. }, Outcome::Done) => {
                 self.asked.remove(&unit);
+                self.unasks.remove(&unit);
             }
             (Effect::ReleaseStarts, Outcome::Done) => self.starts_held = false,
             (Effect::LetRun { unit }, Outcome::Done) => {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::quiet::Slots;
+use crate::core::asking::Asking;
 use crate::core::effect::{EffectId, Outcome};
 use crate::core::entry::Entry;
 use crate::core::ladder::Ladder;
@@ -39,10 +40,7 @@ pub(super) struct Script {
     pub answered: Option<Mono>,
     /// How often its stop was begun in vain.
     pub tries: u32,
-    /// It was asked to stop at a checkpoint, or need not be.
-    pub asked: bool,
-    /// When SIGTERM was first due: a lock that it holds delays it from there.
-    pub due: Option<Mono>,
+    pub asking: Asking,
     pub ended: Ended,
     /// What is known of its slots since it ended.
     pub slots: Option<Slots>,
@@ -93,8 +91,6 @@ pub(super) enum ScriptStep {
 pub(super) enum Ask {
     KeepQuiet,
     LetRun,
-    Checkpoint,
-    Unask,
     StopScript,
     Kill,
     Reset,
@@ -118,8 +114,7 @@ impl Script {
             seen_at: now,
             answered: None,
             tries: 0,
-            asked: false,
-            due: None,
+            asking: Asking::default(),
             ended: Ended::ByItself,
             slots: None,
             lent_timers: BTreeSet::new(),
@@ -174,7 +169,6 @@ impl Script {
         match ask {
             Ask::KeepQuiet => self.quiet_answered(turn, outcome),
             Ask::LetRun => self.let_run_answered(turn, outcome),
-            Ask::Checkpoint | Ask::Unask => self.asked_or_unasked(turn, outcome),
             Ask::StopScript => self.stop_answered(turn, loans, outcome),
             Ask::Kill => self.kill_answered(turn, outcome),
             Ask::Reset => {}
@@ -204,7 +198,7 @@ impl Script {
     }
 
     pub fn done(&mut self, turn: &mut Turn<'_>, end: UnitEnd, why: String) {
-        turn.unit_ended(&self.target, &self.unit, end, why.clone());
+        turn.unit_ended_noting(&self.target, &self.unit, end, why.clone(), self.asking.trouble());
         self.enter(turn.now.mono, ScriptStep::Done(end, why));
     }
 

@@ -188,6 +188,8 @@ pub struct World {
     pub asked: std::collections::BTreeSet<String>,
     /// Until when which units wait with their start, since a deploy has begun.
     pub held: Option<(Us, std::collections::BTreeSet<String>)>,
+    /// Units that a command asks to stop, and the one that takes that back.
+    pub commanded: BTreeMap<String, Vec<String>>,
     /// Units with a `quiet/UNIT`.
     pub quiet: std::collections::BTreeSet<String>,
     next_pid: u32,
@@ -232,6 +234,7 @@ impl World {
             agent_was_away: false,
             asked: std::collections::BTreeSet::new(),
             held: None,
+            commanded: BTreeMap::new(),
             quiet: std::collections::BTreeSet::new(),
             next_pid: 1000,
             next_name: 1,
