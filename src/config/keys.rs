@@ -280,22 +280,10 @@ pub const KEYS: &[Key] = &[
     key(Service, "units", Type::Units, Required, "Names or globs of services, such as `queue-worker@*.service`."),
     key(Service, "exclude", Type::Excluded, Absent, "Names or globs that are none of this target's business."),
     key(Service, "drain_timeout", Type::Time, Is("0s"), "A stale service may end by itself, or be renewed by somebody else, in this time."),
-    key(
-        Service,
-        "checkpoint_timeout",
-        Type::Time,
-        Is("0s"),
-        "After the drain a service is asked to stop, by a file (see `should-stop`), and has this long to reach a checkpoint. One that ends there with exit status 0 or 75 is started again. `0s`: it is not asked.",
-    ),
+    key(Service, "checkpoint_timeout", Type::Time, Is("0s"), SERVICE_CHECKPOINT),
     key(Service, "ask", Type::Argv, Absent, ASK),
     key(Service, "unask", Type::Argv, Absent, UNASK),
-    key(
-        Service,
-        "hold_timeout",
-        Type::Time,
-        Is("0s"),
-        "A service that holds its lock (see `protect`) when its restart is due is spared until it lets go of it, at most this long. `0s`: it is not spared.",
-    ),
+    key(Service, "hold_timeout", Type::Time, Is("0s"), SERVICE_HOLD),
     key(
         Service,
         "overdue",
@@ -308,6 +296,8 @@ pub const KEYS: &[Key] = &[
     key(Proof, "expect", Type::Word { of: &["id"], not_yet: &[] }, Is("id"), "`id`: the answer must contain the deploy's id."),
 ];
 
+const SERVICE_CHECKPOINT: &str = "After the drain a service is asked to stop, by a file (see `should-stop`), and has this long to reach a checkpoint. One that ends there with exit status 0 or 75 is started again. `0s`: it is not asked.";
+const SERVICE_HOLD: &str = "A service that holds its lock (see `protect`) when its restart is due is spared until it lets go of it, at most this long. `0s`: it is not spared.";
 const ASK: &str = "How to ask what looks at neither file nor lock: run once for each unit when it is asked, `{unit}` in its words stands for the unit, and so does `RESTART_AGENT_UNIT` in its environment. Needs `checkpoint_timeout`. Never a shell.";
 const UNASK: &str = "Takes back what `ask` did: run when the unit has ended or the request is given up, whatever happens in between.";
 
