@@ -19,6 +19,9 @@ fn main() -> ExitCode {
         .on_each("resumable_scripts_lose_no_chunk_over_many_deploys", resumable)
         .on_each("a_lock_delays_the_signal_and_is_its_owners_alone", lock)
         .on_each("asked_in_vain_a_script_is_stopped_or_left_by_its_rules", in_vain)
+        .on_each("scripts_that_cannot_be_changed_are_asked_by_commands_and_never_left_asked", commands)
+        .on_each("a_request_outlives_neither_a_crash_nor_its_target_nor_a_command_that_fails", commands_that_fail)
+        .on_each("a_rerun_waits_until_what_the_last_run_left_behind_is_stale", settles)
         .run()
 }
 
@@ -157,5 +160,146 @@ fn in_vain(release: Release) -> Result<()> {
     ensure!(host.property("other-deaf.service", "InvocationID")? == invocation, "what its rules let finish was stopped");
     let text = agent.status_text()?;
     ensure!(text.contains("other-deaf.service") && text.contains("finish"), "{text}");
+    agent.ensure_nothing_left()
+}
+
+/// Ends when somebody touches the file that a dump farm has for that.
+fn ends_by_file(name: &str, wait: &str, status: u8) -> Job {
+    let steps = format!("until test -e /srv/dumps/exit.txt; do sleep 0.1; done; sleep {wait}; exit {status}");
+    script(name, Shape::Plain).service(&format!("ExecStart=\nExecStart=/bin/sh -c '{steps}'")).timer(name, FAR).on_failure()
+}
+
+/// What is run to ask, and to take it back: leaves a line for each.
+const ASK: &str = "#!/bin/sh -e\necho \"$1 $RESTART_AGENT_UNIT\" >> /var/tmp/asks\nif [ $1 = on ]; then touch /srv/dumps/exit.txt; else test ! -e /srv/broken; rm -f /srv/dumps/exit.txt; fi\n";
+const COMMANDS: &str = "ask = [\"/srv/ask\", \"on\"]\nunask = [\"/srv/ask\", \"off\"]\n";
+
+fn prepare_commands(host: &Host) -> Result<()> {
+    host.write("/srv/ask", ASK)?;
+    host.sh_ok("chmod 755 /srv/ask; mkdir -p /srv/dumps")?;
+    Ok(())
+}
+
+fn asks(host: &Host) -> Result<Vec<String>> {
+    Ok(host.sh_ok("cat /var/tmp/asks 2>/dev/null | sort")?.lines().map(str::to_owned).collect())
+}
+
+fn commands(release: Release) -> Result<()> {
+    let host = Host::boot(release, "commands")?;
+    prepare_commands(&host)?;
+    let hup = "ExecStart=\nExecStart=/bin/bash -c 'trap \"exit 75\" HUP; while :; do sleep 0.1; done'";
+    let all = [
+        ends_by_file("dump-quick", "0", 75),
+        // The file is there for both: it is not taken from this one because the other has ended.
+        ends_by_file("dump-slow", "4", 75),
+        ends_by_file("dump-done", "0", 0),
+        script("hup-one", Shape::Plain).service(hup).timer("hup-one", FAR).on_failure(),
+    ];
+    jobs::install(&host, &all)?;
+    let units: Vec<String> = all.iter().map(Job::service_name).collect();
+    jobs::systemctl(&host, &["start", "--no-block"], &units)?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("d0")?;
+    let hup = "[target.hup]\nkind = \"scheduled\"\nunits = [\"hup-*.service\"]\ndrain_timeout = \"0s\"\ncheckpoint_timeout = \"20s\"\nafter = \"rerun\"\nask = [\"/usr/bin/systemctl\", \"kill\", \"--signal=HUP\", \"{unit}\"]\n";
+    agent.configure(&format!("{}\n{hup}", config(&format!("checkpoint_timeout = \"20s\"\nafter = \"rerun\"\n{COMMANDS}"))))?;
+    agent.deploy_and_wait("d1", MINUTE)?;
+
+    let wanted: Vec<String> = ["off", "on"]
+        .into_iter()
+        .flat_map(|what| ["dump-done", "dump-quick", "dump-slow"].map(|unit| format!("{what} {unit}.service")))
+        .collect();
+    ensure!(asks(&host)? == wanted, "{:?}", asks(&host)?);
+    ensure!(!host.exists("/srv/dumps/exit.txt"), "the farm is still asked to stop");
+    let starts = |unit: &str| -> Result<usize> {
+        Ok(host.sh_ok(&format!("journalctl --boot --unit={unit}.service --output=cat | grep -c '^Starting '"))?.trim().parse()?)
+    };
+    for unit in ["dump-quick", "dump-slow", "hup-one"] {
+        ensure!(starts(unit)? == 2, "{unit} was started {} times", starts(unit)?);
+        ensure!(host.property(&format!("{unit}.service"), "ActiveState")? == "activating", "{unit} does not run again");
+    }
+    ensure!(starts("dump-done")? == 1, "what has ended with status 0 is done");
+    ensure!(agent.casualties()?.is_empty(), "{:#?}", agent.casualties()?);
+    let failed = host.ok(&["systemctl", "list-units", "--failed", "--plain", "--no-legend"])?;
+    ensure!(failed.trim().is_empty(), "{failed}");
+    agent.ensure_nothing_left()
+}
+
+fn commands_that_fail(release: Release) -> Result<()> {
+    let host = Host::boot(release, "commands-fail")?;
+    prepare_commands(&host)?;
+    let all = [script("dump-deaf", Shape::Plain).timer("dump-deaf", FAR), script("deaf-too", Shape::Plain).timer("deaf-too", FAR)];
+    jobs::install(&host, &all)?;
+    jobs::start(&host, &all)?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("d0")?;
+    let far = config(&format!("checkpoint_timeout = \"10m\"\nafter = \"until-next\"\n{COMMANDS}"));
+    // Without a `checkpoint_timeout` nothing would ever be asked: that is said, and where.
+    host.write("/srv/bad.toml", config(COMMANDS))?;
+    let bad = host.run(&["restart-agent", "check-config", "/srv/bad.toml"])?;
+    ensure!(bad.status == 78 && format!("{}{}", bad.stdout, bad.stderr).contains("checkpoint_timeout"), "{bad:?}");
+
+    agent.configure(&far)?;
+    agent.deploy("d1")?;
+    wait_for("the farm to be asked", MINUTE, || Ok(host.exists("/srv/dumps/exit.txt").then_some(())))?;
+    // The agent dies, and when it is back the target is in no configuration any more.
+    let other = config("checkpoint_timeout = \"3s\"\nafter = \"until-next\"\nask = [\"/bin/false\"]\n").replace("dump-*", "deaf-*");
+    host.write(lab::agent::CONFIG, &other)?;
+    agent.kill()?;
+    agent.wait_active()?;
+    wait_for("the request to be taken back", MINUTE, || Ok((!host.exists("/srv/dumps/exit.txt")).then_some(())))?;
+    ensure!(asks(&host)?.iter().any(|line| line == "off dump-deaf.service"), "{:?}", asks(&host)?);
+
+    // One that cannot be asked goes down without.
+    agent.wait_state("converged", MINUTE)?;
+    agent.deploy_and_wait("d2", MINUTE)?;
+    ensure!(agent.casualties()?.iter().any(|cut| cut["unit"] == "deaf-too.service"), "{:#?}", agent.casualties()?);
+    ensure!(agent.journal()?.contains("it could not be asked to stop: its command `ask` exits 1"), "{}", agent.journal()?);
+
+    // What cannot be taken back now stays owed, and status says so until it can.
+    agent.configure(&far.replace("10m", "2s"))?;
+    host.touch("/srv/broken")?;
+    agent.deploy("d3")?;
+    agent.wait_status("that it cannot be taken back", MINUTE, |status| {
+        status.to_string().contains("the request to stop dump-deaf.service could not be taken back: its command `unask` exits 1")
+    })?;
+    ensure!(host.exists("/srv/dumps/exit.txt"), "the test is none");
+    host.remove("/srv/broken")?;
+    wait_for("the request to be taken back", MINUTE, || Ok((!host.exists("/srv/dumps/exit.txt")).then_some(())))?;
+    agent.ensure_nothing_left()
+}
+
+fn settles(release: Release) -> Result<()> {
+    let host = Host::boot(release, "settles")?;
+    // Its lock is stale when nobody has touched it for 8 s; one that finds it fresh gives up.
+    let dump = "#!/bin/bash\nif [ -n \"$(find /srv/lock -newermt '-8 seconds' 2>/dev/null)\" ]; then echo early >> /var/tmp/early; exit 1; fi\ndate +%s.%N >> /var/tmp/started\nwhile :; do touch /srv/lock; sleep 0.2; done\n";
+    host.write("/srv/dump", dump)?;
+    let all = [script("dump-locks", Shape::Plain).service("ExecStart=\nExecStart=/bin/bash /srv/dump").timer("dump-locks", FAR)];
+    jobs::install(&host, &all)?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("d0")?;
+    agent.configure(&config("after = \"rerun\"\nterm_timeout = \"5s\"\nsettle_after = \"12s\"\n"))?;
+    jobs::systemctl(&host, &["start", "--no-block"], &[all[0].service_name()])?;
+    let started = || -> Result<Vec<f64>> {
+        Ok(host.sh_ok("cat /var/tmp/started 2>/dev/null")?.lines().filter_map(|line| line.parse().ok()).collect())
+    };
+    wait_for("it to run", MINUTE, || Ok((started()?.len() == 1).then_some(())))?;
+    agent.deploy_and_wait("d1", MINUTE)?;
+    // The old code is gone, so the host has converged; what it owes is shown, with its time.
+    let owed = |status: &serde_json::Value| {
+        let unit = &status["targets"][0]["units"][0];
+        unit["unit"] == "dump-locks.service"
+            && unit["deadline"].is_string()
+            && unit["why"].as_str().is_some_and(|why| why.contains("settle_after"))
+    };
+    let status = agent.wait_status("what is owed", MINUTE, owed)?;
+    ensure!(status["state"] == "converged", "{status}");
+    ensure!(started()?.len() == 1, "it was started again at once");
+    let ended: f64 = host.ok(&["stat", "--format=%.9Y", "/srv/lock"])?.trim().parse()?;
+    agent.kill()?;
+    agent.wait_active()?;
+    agent.wait_status("what is owed still", MINUTE, owed)?;
+    wait_for("it to run again", MINUTE, || Ok((started()?.len() == 2).then_some(())))?;
+    let waited = started()?[1] - ended;
+    ensure!((11.5..20.0).contains(&waited), "it ran again {waited} s after its end");
+    ensure!(!host.exists("/var/tmp/early"), "it was started while its lock was fresh");
     agent.ensure_nothing_left()
 }

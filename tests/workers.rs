@@ -20,6 +20,8 @@ fn main() -> ExitCode {
         .on_each("many_deploys_in_a_row_trip_no_start_limit", start_limit)
         .on_each("a_hundred_workers_are_renewed_and_only_what_is_old", a_hundred)
         .on_each("a_deploy_in_the_middle_of_a_restart_is_not_forgotten", deploy_in_the_middle)
+        .on_each("a_worker_is_asked_first_and_comes_back_however_it_says_that_it_has_ended", asked)
+        .on_each("a_worker_is_spared_for_its_lock_and_left_if_its_rules_let_it_finish", held_and_left)
         .run()
 }
 
@@ -225,4 +227,133 @@ fn deploy_in_the_middle(release: Release) -> Result<()> {
         ensure!(times.len() == 3, "{}: {times:?}", job.name);
     }
     Ok(())
+}
+
+/// A worker that looks after each job whether it is asked to stop, and then exits with this status.
+fn checkpoints(name: &str, status: u8) -> Job {
+    let steps = format!("until restart-agent should-stop %n; do sleep 0.2; done; exit {status}");
+    worker(name, Shape::Plain).service(&format!("ExecStart=\nExecStart=/bin/sh -c '{steps}'")).on_failure()
+}
+
+fn asked(release: Release) -> Result<()> {
+    let host = Host::boot(release, "asked-workers")?;
+    let all = [
+        checkpoints("worker-75", 75),
+        checkpoints("worker-0", 0),
+        checkpoints("worker-always", 75).service("Restart=always\nRestartSec=100ms"),
+        checkpoints("worker-slow", 75).service("Restart=always\nRestartSec=60s"),
+        checkpoints("worker-failure", 75).service("Restart=on-failure\nRestartSec=100ms"),
+        // Does not look, and finishes its job on SIGTERM.
+        worker("worker-deaf", Shape::FinishesItsJob).on_failure(),
+    ];
+    // Of no target: asked by nobody.
+    let excluded = checkpoints("worker-excluded", 75);
+    jobs::install(&host, &all)?;
+    jobs::install(&host, std::slice::from_ref(&excluded))?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("v0")?;
+    let units: Vec<String> = all.iter().chain([&excluded]).map(Job::service_name).collect();
+    jobs::systemctl(&host, &["start"], &units)?;
+    agent.configure(&config("checkpoint_timeout = \"8s\"\nterm_timeout = \"5s\"\nexclude = [\"worker-excluded.service\"]"))?;
+    wait_for("its lock, which says that it may be asked", MINUTE, || {
+        Ok((host.run(&["restart-agent", "should-stop", "worker-75.service"])?.status == 1).then_some(()))
+    })?;
+    ensure!(
+        host.run(&["restart-agent", "should-stop", "worker-excluded.service"])?.status == 2,
+        "what is excluded is none of its business"
+    );
+    let invocations = |units: &[String]| -> Result<Vec<String>> {
+        let properties = jobs::properties(&host, units, &["InvocationID"])?;
+        Ok(units.iter().map(|unit| properties[unit]["InvocationID"].clone()).collect())
+    };
+    let before = invocations(&units)?;
+    agent.deploy("v1")?;
+    agent.wait_status("one that is asked and does not look", MINUTE, |status| {
+        unit(status, "worker-deaf.service").is_some_and(|unit| unit["state"] == "asked")
+    })?;
+    let waited = agent.wait(MINUTE)?;
+    ensure!(waited.status == 0, "{waited:?}\n{}", agent.status_text()?);
+    let after = invocations(&units)?;
+    for (at, name) in units.iter().enumerate() {
+        ensure!(host.property(name, "ActiveState")? == "active", "{name} is down\n{}", agent.status_text()?);
+        ensure!((after[at] != before[at]) == (name != "worker-excluded.service"), "{name}: {} {}", before[at], after[at]);
+    }
+    let marks = Marks::read(&host)?;
+    ensure!(marks.count("worker-deaf", "finished") == 1, "a worker that finishes its job on SIGTERM was not let");
+    for job in &all {
+        ensure!(marks.count(&job.name, "failure") == 0, "{} was a failure to somebody", job.name);
+    }
+    let starts = |name: &str| -> Result<usize> {
+        Ok(host.sh_ok(&format!("journalctl --boot --unit={name} --output=cat | grep -c '^Started '"))?.trim().parse()?)
+    };
+    for name in units.iter().filter(|name| *name != "worker-excluded.service") {
+        ensure!(starts(name)? == 2, "{name} was started {} times", starts(name)?);
+    }
+    ensure!(host.sh_ok("ls /run/restart-agent/stop")?.trim().is_empty(), "somebody is still asked to stop");
+
+    // Killed while one is asked: it ends at its checkpoint all the same, and comes back.
+    agent.configure(&config("checkpoint_timeout = \"30s\"\nterm_timeout = \"5s\"\nexclude = [\"worker-excluded.service\"]"))?;
+    agent.deploy("v2")?;
+    agent.wait_status("one that is asked", MINUTE, |status| {
+        unit(status, "worker-deaf.service").is_some_and(|unit| unit["state"] == "asked")
+    })?;
+    agent.kill()?;
+    agent.wait_active()?;
+    let waited = agent.wait(MINUTE * 2)?;
+    ensure!(waited.status == 0, "{waited:?}\n{}", agent.status_text()?);
+    // When nobody was there to hurry it, one comes back when its own RestartSec= says so.
+    for name in units.iter().filter(|name| *name != "worker-slow.service") {
+        ensure!(host.property(name, "ActiveState")? == "active", "{name} is down\n{}", agent.status_text()?);
+    }
+    ensure!(host.sh_ok("ls /run/restart-agent/stop")?.trim().is_empty(), "somebody is still asked to stop");
+    agent.ensure_nothing_left()
+}
+
+fn held_and_left(release: Release) -> Result<()> {
+    let host = Host::boot(release, "held-workers")?;
+    let holds =
+        "ExecStart=\nExecStart=/bin/sh -c 'restart-agent protect -- sh -c \"sleep 12; echo whole > /var/tmp/whole\"; exec sleep 600'";
+    let all = [worker("worker-holds", Shape::Plain).service(holds), worker("queue@left", Shape::Plain)];
+    jobs::install(&host, &all)?;
+    // In the boot: systemd knows it before it runs, and so does the agent.
+    host.ok(&["systemctl", "add-wants", "multi-user.target", "worker-holds.service"])?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("v0")?;
+    let rules = config("hold_timeout = \"30s\"\nterm_timeout = \"5s\"").replace(", \"queue@*.service\"", "");
+    agent.configure(&format!(
+        "{rules}\n[target.left]\nkind = \"service\"\nunits = [\"queue@*.service\"]\noverdue = \"finish\"\ncheckpoint_timeout = \"2s\"\n"
+    ))?;
+    wait_for("the locks", MINUTE, || {
+        Ok((host.run(&["test", "-e", "/run/restart-agent/hold/worker-holds.service.lock"])?.status == 0).then_some(()))
+    })?;
+    let units: Vec<String> = all.iter().map(Job::service_name).collect();
+    jobs::systemctl(&host, &["start"], &units)?;
+    wait_for("the lock to be held", MINUTE, || {
+        let free = host.run(&["flock", "--nonblock", "/run/restart-agent/hold/worker-holds.service.lock", "true"])?.status == 0;
+        Ok((!free).then_some(()))
+    })?;
+    let left = host.property("queue@left.service", "InvocationID")?;
+    let held = host.property("worker-holds.service", "InvocationID")?;
+    agent.deploy("v1")?;
+    agent.wait_status("one that is spared", MINUTE, |status| {
+        unit(status, "worker-holds.service").is_some_and(|unit| unit["state"] == "held")
+    })?;
+    ensure!(host.property("worker-holds.service", "InvocationID")? == held, "restarted while it holds its lock");
+    let waited = agent.wait(MINUTE)?;
+    ensure!(waited.status == 0, "{waited:?}\n{}", agent.status_text()?);
+    ensure!(host.read("/var/tmp/whole")?.trim() == "whole", "what it protected was cut");
+    ensure!(host.property("worker-holds.service", "InvocationID")? != held, "spared for ever");
+    ensure!(host.property("queue@left.service", "InvocationID")? == left, "what its rules let finish was restarted");
+    let status = agent.status()?;
+    let listed = unit(&status, "queue@left.service").with_context(|| status.to_string())?;
+    ensure!(listed["state"] == "left" && listed["oldest_start"].is_string(), "{listed}");
+    ensure!(listed["why"].as_str().is_some_and(|why| why.contains("finish")), "{listed}");
+    ensure!(host.sh_ok("ls /run/restart-agent/stop")?.trim().is_empty(), "it is still asked to stop");
+
+    // Restarted by somebody, it is fresh.
+    host.ok(&["systemctl", "restart", "queue@left.service"])?;
+    agent.wait_status("it to be seen fresh", MINUTE, |status| {
+        unit(status, "queue@left.service").is_none_or(|unit| unit["state"] != "left")
+    })?;
+    agent.ensure_nothing_left()
 }

@@ -18,5 +18,5 @@ pub fn run(args: &ShouldStopArgs, places: &Places, out: &Output) -> Exit {
     if places.run_dir.join(lock_name(&unit)).exists() {
         return Exit::Failed;
     }
-    out.fail(Exit::NotManaged, &format!("{unit} belongs to no target of kind \"scheduled\""))
+    out.fail(Exit::NotManaged, &format!("{unit} belongs to no target that asks or spares its units"))
 }

@@ -247,6 +247,8 @@ pub const KEYS: &[Key] = &[
         Is("stop"),
         "After that: `stop` it, or let it `finish`; status then shows it as left.",
     ),
+    key(Scheduled, "ask", Type::Argv, Absent, ASK),
+    key(Scheduled, "unask", Type::Argv, Absent, UNASK),
     key(Scheduled, "term_timeout", Type::TimeAboveZero, Is("20s"), "From StopUnit; then SIGKILL to the whole cgroup."),
     key(
         Scheduled,
@@ -271,6 +273,13 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         Scheduled,
+        "settle_after",
+        Type::Time,
+        Is("0s"),
+        "Before a rerun, from the end of the run: for a lock or the like that it leaves behind and that is stale only after a while. The rerun stays owed until then, also over a restart of the agent or the host; a scheduled run that comes first is that run.",
+    ),
+    key(
+        Scheduled,
         "max_interruptions",
         Type::Count,
         Is("3"),
@@ -288,6 +297,17 @@ pub const KEYS: &[Key] = &[
     key(Service, "exclude", Type::Excluded, Absent, "Names or globs that are none of this target's business."),
     key(Service, "code", Type::Names, Absent, "Only processes of these names carry deployed code, as for `scheduled`."),
     key(Service, "drain_timeout", Type::Time, Is("0s"), "A stale service may end by itself, or be renewed by somebody else, in this time."),
+    key(Service, "checkpoint_timeout", Type::Time, Is("0s"), SERVICE_CHECKPOINT),
+    key(Service, "ask", Type::Argv, Absent, ASK),
+    key(Service, "unask", Type::Argv, Absent, UNASK),
+    key(Service, "hold_timeout", Type::Time, Is("0s"), SERVICE_HOLD),
+    key(
+        Service,
+        "overdue",
+        Type::Word { of: &["stop", "finish"], not_yet: &[] },
+        Is("stop"),
+        "After that: `stop` it by a restart, or let it `finish`: it is never restarted by the agent, and status shows it as left.",
+    ),
     key(Service, "term_timeout", Type::TimeAboveZero, Is("20s"), "From RestartUnit; then SIGKILL to the whole cgroup."),
     key(
         Strays,
@@ -316,6 +336,11 @@ pub const KEYS: &[Key] = &[
     key(Proof, "expect", Type::Word { of: &["id"], not_yet: &[] }, Is("id"), "`id`: the answer must contain the deploy's id."),
 ];
 
+const SERVICE_CHECKPOINT: &str = "After the drain a service is asked to stop, by a file (see `should-stop`), and has this long to reach a checkpoint. One that ends there with exit status 0 or 75 is started again. `0s`: it is not asked.";
+const SERVICE_HOLD: &str = "A service that holds its lock (see `protect`) when its restart is due is spared until it lets go of it, at most this long. `0s`: it is not spared.";
+const ASK: &str = "How to ask what looks at neither file nor lock: run once for each unit when it is asked, `{unit}` in its words stands for the unit, and so does `RESTART_AGENT_UNIT` in its environment. Needs `checkpoint_timeout`. Never a shell.";
+const UNASK: &str = "Takes back what `ask` did: run when the unit has ended or the request is given up, whatever happens in between.";
+
 /// Where a key of the contract stands that this version refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
@@ -336,9 +361,6 @@ pub const NOT_YET: &[(Level, &str)] = &[
     (Level::Target, "linger"),
     (Level::Target, "max_generations"),
     (Level::Target, "at_max"),
-    (Level::Target, "ask"),
-    (Level::Target, "unask"),
-    (Level::Target, "settle_after"),
     (Level::Target, "opcache"),
     (Level::Target, "min_available_memory"),
 ];

@@ -52,6 +52,7 @@ pub(super) fn read(table: &Table, extent: Extent, report: &mut Report) -> BTreeM
             names: fields.item("unit").cloned().into_iter().chain(fields.items("units").iter().cloned()).collect(),
             exclude: fields.items("exclude").to_vec(),
         });
+        asks_in_vain(&fields, report);
         rules.insert(name.clone(), build(section, &fields));
     }
     disjoint(&claims, report);
@@ -96,7 +97,10 @@ fn build(section: Section, fields: &Fields) -> TargetRules {
             units: fields.texts("units"),
             exclude: fields.texts("exclude"),
             drain_timeout: fields.time("drain_timeout"),
-            overdue: fields.text("overdue").map(|overdue| if overdue == "finish" { Overdue::Finish } else { Overdue::Stop }),
+            overdue: overdue(fields),
+            ask: fields.texts("ask"),
+            unask: fields.texts("unask"),
+            settle_after: fields.time("settle_after"),
             checkpoint_timeout: fields.time("checkpoint_timeout"),
             hold_timeout: fields.time("hold_timeout"),
             max_interruptions: fields.count("max_interruptions"),
@@ -124,8 +128,31 @@ fn build(section: Section, fields: &Fields) -> TargetRules {
             exclude: fields.texts("exclude"),
             code: fields.texts("code"),
             drain_timeout: fields.time("drain_timeout"),
+            checkpoint_timeout: fields.time("checkpoint_timeout"),
+            hold_timeout: fields.time("hold_timeout"),
+            overdue: overdue(fields),
+            ask: fields.texts("ask"),
+            unask: fields.texts("unask"),
             term_timeout: fields.time("term_timeout"),
         }),
+    }
+}
+
+fn overdue(fields: &Fields) -> Option<Overdue> {
+    fields.text("overdue").map(|overdue| if overdue == "finish" { Overdue::Finish } else { Overdue::Stop })
+}
+
+/// A command that asks is run when a unit is asked, which is not at all with a `checkpoint_timeout` of nothing.
+fn asks_in_vain(fields: &Fields, report: &mut Report) {
+    let words = ["ask", "unask"].map(|name| fields.items(name).first());
+    if let Some(place) = words.into_iter().flatten().next().filter(|_| fields.time("checkpoint_timeout").is_zero()) {
+        report.at(
+            &place.place,
+            "nothing is asked to stop, since `checkpoint_timeout` is 0s",
+            "write `checkpoint_timeout = \"10m\"`: how long it has to stop after it was asked",
+        );
+    } else if let [None, Some(unask)] = words {
+        report.at(&unask.place, "`unask` takes back what `ask` did, and there is no `ask`", "write `ask` as well, or leave `unask` out");
     }
 }
 

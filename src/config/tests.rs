@@ -469,7 +469,8 @@ fn the_reference_page_is_up_to_date() {
 fn what_the_documents_show_is_right() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut shown = 0;
-    for document in ["README.md", "docs/guide/jobrunner.md", "docs/guide/maintenance.md", "docs/guide/service.md", "docs/guide/strays.md"] {
+    let documents = ["README.md", "docs/guide/jobrunner.md", "docs/guide/maintenance.md", "docs/guide/service.md", "docs/guide/strays.md"];
+    for document in documents.into_iter().chain(["docs/guide/cooperation.md"]) {
         let text = fs::read_to_string(root.join(document)).unwrap();
         for block in text.split("```toml\n").skip(1) {
             // A block in a list is indented by three blanks, and TOML does not mind.
@@ -479,7 +480,7 @@ fn what_the_documents_show_is_right() {
             shown += 1;
         }
     }
-    assert_eq!(shown, 7);
+    assert_eq!(shown, 10);
     let installed = fs::read_to_string(root.join("packaging/debian/config.toml")).unwrap();
     assert_eq!(policy_of(&installed), Policy::default(), "the installed configuration does nothing");
     let example: String = installed.lines().filter_map(|line| line.strip_prefix("#   ")).map(|line| format!("{line}\n")).collect();

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::deploy::{StampIdentity, StampSeen};
-use super::effect::{Effect, EffectId, Outcome, Waits};
+use super::effect::{Effect, EffectId, Outcome, UnitsOf};
 use super::entry::Entry;
 use super::machine::{Machine, turn};
 use super::policy::{Identity, TargetRules};
@@ -82,10 +82,10 @@ impl Machine {
         let effect = match lasts {
             Some(lasts) if !self.begin.sure && self.journal_problem.is_none() => {
                 let of = |rules: &TargetRules| match rules {
-                    TargetRules::Scheduled(rules) => Some(Waits { units: rules.units.clone(), exclude: rules.exclude.clone() }),
+                    TargetRules::Scheduled(rules) => Some(UnitsOf { units: rules.units.clone(), exclude: rules.exclude.clone() }),
                     _ => None,
                 };
-                let waits: Vec<Waits> = self.policy.targets.values().filter_map(of).collect();
+                let waits: Vec<UnitsOf> = self.policy.targets.values().filter_map(of).collect();
                 if waits.is_empty() {
                     return;
                 }

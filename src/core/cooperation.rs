@@ -1,4 +1,5 @@
-//! The names by which scripts, systemd and the agent meet, below the run directory.
+//! The names by which scripts, systemd and the agent meet: below the run directory, and in the commands that ask a script which looks at neither file
+//! nor lock.
 
 /// The run directory: made by tmpfiles.d, it outlives the agent.
 pub const RUN: &str = "/run/restart-agent";
@@ -22,6 +23,18 @@ pub fn lock_name(unit: &str) -> String {
 #[must_use]
 pub fn cut_name(unit: &str) -> String {
     format!("cut/{unit}")
+}
+
+/// The unit whose lock has this file name in the directory of locks.
+#[must_use]
+pub fn unit_of_lock(file: &str) -> Option<&str> {
+    file.strip_suffix(".lock")
+}
+
+/// The command that asks this unit, or takes that back: `{unit}` stands for its name.
+#[must_use]
+pub fn command_for(argv: &[String], unit: &str) -> Vec<String> {
+    argv.iter().map(|word| word.replace("{unit}", unit)).collect()
 }
 
 /// Exists while nothing may start the unit: what it is lent has a condition that says so.

@@ -5,16 +5,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::asking::over;
 use super::cut::{settle_cut, settle_script, still_ending};
 use super::effect::{Effect, EffectId, Fault, Looked, Outcome};
 use super::entry::Entry;
-use super::memory::{Cutting, Memory};
+use super::memory::{Cutting, Memory, OwedRun};
 use super::orphans::{Ending, Orphans};
 use super::policy::TargetRules;
-use super::scheduled::{Slots, slots};
-use super::seen::{Active, UnitSeen};
+use super::scheduled::{Slots, settle, slots};
+use super::seen::{Active, Dependent, UnitSeen};
 use super::status::UnitEnd;
 use super::step::{Deadline, Turn, earliest};
+use super::target::is_of;
 use super::time::Mono;
 
 /// Between two tries to pay.
@@ -36,11 +38,16 @@ pub struct Debts {
     /// Something is owed that no rollout is at.
     waiting: bool,
     trouble: Option<String>,
+    /// The first rerun that waits for what its last run left behind to settle.
+    settled: Option<Mono>,
+    hurried: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Debt {
     LetRun(String),
+    /// What went down with a script: the script, and the unit.
+    BringBack(String, String),
     Rerun(String),
     Kill(String),
     Unask(String),
@@ -61,8 +68,16 @@ impl Debts {
             return;
         }
         let asked: Vec<String> = turn.memory.asked.iter().filter(|unit| !owned(unit)).cloned().collect();
+        asked.iter().for_each(|unit| over(turn, unit));
+        // What a unit that is still asked shares with it is taken back with its own.
+        let asked: Vec<String> = asked.into_iter().filter(|unit| !turn.memory.shares(unit)).collect();
         let memory = &turn.memory;
-        let units = memory.reruns.keys().chain(memory.cutting.keys()).chain(memory.quiet.keys());
+        let settling = |owed: &OwedRun| owed.settles.as_ref().map(|settles| turn.now.mono_of(settles.until)).filter(|_| !self.hurried);
+        self.settled = memory.reruns.values().filter_map(settling).filter(|at| *at > turn.now.mono).min();
+        let due = |owed: &OwedRun| settling(owed).is_none_or(|at| at <= turn.now.mono);
+        let reruns = memory.reruns.iter().filter(|(_, owed)| due(owed)).map(|(unit, _)| unit);
+        let down = memory.taken_down.keys().filter(|unit| comes_back(memory, unit));
+        let units = reruns.chain(down).chain(memory.cutting.keys()).chain(memory.quiet.keys());
         let units: BTreeSet<String> = units.filter(|unit| !owned(unit)).cloned().collect();
         self.waiting = !units.is_empty() || !asked.is_empty();
         self.over.retain(|unit| turn.memory.quiet.contains_key(unit));
@@ -76,7 +91,7 @@ impl Debts {
         if !asked.is_empty() {
             // Before anything starts that would find itself asked.
             for unit in asked {
-                let id = turn.ask(Effect::Unask { unit: unit.clone() });
+                let id = turn.ask(turn.memory.unask(&unit));
                 self.pending.insert(id, Debt::Unask(unit));
             }
             return;
@@ -97,6 +112,20 @@ impl Debts {
                 let target = turn.memory.reruns.get(&unit).map(|owed| owed.target.clone()).unwrap_or_default();
                 turn.record(Entry::RerunSettled { unit: unit.clone(), why: "started again".to_owned() });
                 turn.unit_ended(&target, &unit, UnitEnd::Renewed, "stopped, and started again with the new code");
+                self.paid(turn);
+            }
+            (Debt::BringBack(unit, dependent), outcome) => {
+                let why = match outcome {
+                    Outcome::Queued => format!("it went down with {unit}, and was started again"),
+                    Outcome::Fault(Fault::NoSuchUnit(_) | Fault::Refused(_)) => {
+                        format!("it went down with {unit}, and could not be started again: {}", outcome.said())
+                    }
+                    other => {
+                        self.trouble = Some(format!("{dependent} went down with {unit} and could not be started again: {}", other.said()));
+                        return true;
+                    }
+                };
+                turn.record(Entry::BroughtBack { unit, dependent, why });
                 self.paid(turn);
             }
             (Debt::Look(began), Outcome::Units(units)) => self.looked(turn, began, units, owned),
@@ -160,6 +189,7 @@ impl Debts {
                 self.let_run(turn, seen, interrupted);
             } else {
                 self.rerun(turn, seen);
+                self.bring_back(turn, seen);
             }
         }
     }
@@ -215,6 +245,12 @@ impl Debts {
         if seen.active.runs() {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it runs".to_owned() });
         }
+        if let Some(settles) = &owed.settles {
+            if settles.after != seen.invocation && !seen.invocation.is_empty() {
+                return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it has run since".to_owned() });
+            }
+            return self.start(turn, seen);
+        }
         // By its rules it may have to stay quiet.
         if turn.policy.unusable.is_some() && !owed.scheduled {
             self.trouble =
@@ -223,14 +259,55 @@ impl Debts {
         }
         if let Some(TargetRules::Scheduled(rules)) = turn.policy.targets.get(&owed.target)
             && !owed.scheduled
-            && rules.stays_quiet(seen.next_run(), turn.now.wall)
         {
+            if !rules.stays_quiet(seen.next_run(), turn.now.wall) {
+                if rules.settle_after.is_zero() || self.hurried {
+                    return self.start(turn, seen);
+                }
+                let why = settle(turn, seen, rules);
+                return turn.unit_ended(&owed.target, &seen.unit, UnitEnd::Quiet, why);
+            }
             let why = "stopped; it stays quiet until its next scheduled run";
             turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: why.to_owned() });
             return turn.unit_ended(&owed.target, &seen.unit, UnitEnd::Quiet, why);
         }
+        self.start(turn, seen);
+    }
+
+    /// What went down with it starts again, without it: it runs by then, or is to stay quiet.
+    fn bring_back(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen) {
+        let unit = &seen.unit;
+        if !comes_back(turn.memory, unit) {
+            return;
+        }
+        for Dependent { unit: dependent, bound } in turn.memory.taken_down.get(unit).cloned().unwrap_or_default() {
+            if !bound || seen.active.runs() {
+                let id = turn.ask(Effect::StartAlone { unit: dependent.clone() });
+                self.pending.insert(id, Debt::BringBack(unit.clone(), dependent));
+            } else if !turn.memory.reruns.contains_key(unit) {
+                let why = format!("it went down with {unit} and stays down until that runs: it is bound to it (BindsTo=)");
+                let of = |rules: &TargetRules| matches!(rules, TargetRules::Scheduled(rules) if is_of(&rules.units, &rules.exclude, unit));
+                let target = turn.policy.targets.iter().find(|(_, rules)| of(rules)).map(|(name, _)| name.clone()).unwrap_or_default();
+                turn.unit_ended(&target, &dependent, UnitEnd::Quiet, why.clone());
+                turn.record(Entry::BroughtBack { unit: unit.clone(), dependent, why });
+            }
+        }
+    }
+
+    /// Whether it still has to be seen to that what went down with a script comes back.
+    #[must_use]
+    pub fn brings_back(&self, memory: &Memory) -> bool {
+        memory.taken_down.iter().any(|(unit, down)| !memory.reruns.contains_key(unit) || down.iter().any(|down| !down.bound))
+    }
+
+    fn start(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen) {
         let id = turn.ask(Effect::Start { unit: seen.unit.clone() });
         self.pending.insert(id, Debt::Rerun(seen.unit.clone()));
+    }
+
+    /// What only waits for something to settle is not waited for: nobody will be here to pay it later.
+    pub fn hurry(&mut self) {
+        self.hurried = true;
     }
 
     pub fn hint(&mut self, now: Mono) {
@@ -243,6 +320,7 @@ impl Debts {
             || !memory.quiet.is_empty()
             || memory.starts_held
             || !memory.reruns.is_empty()
+            || !memory.taken_down.is_empty()
             || !memory.lent.is_empty()
             || !memory.asked.is_empty()
             || !memory.depooled.is_empty()
@@ -262,7 +340,15 @@ impl Debts {
     #[must_use]
     pub fn deadline(&self, memory: &Memory) -> Option<Deadline> {
         let owed = (self.waiting && self.pending.is_empty()).then(|| Deadline::new(self.next, "start again what is owed its start"));
+        let settled = self.settled.filter(|_| self.pending.is_empty()).map(|at| Deadline::new(at, "start again what has settled"));
         let frozen = !memory.frozen.is_empty() && self.thawing.is_none();
-        earliest([owed, frozen.then(|| Deadline::new(self.next_thaw, "let stopped workers go on"))])
+        earliest([owed, settled, frozen.then(|| Deadline::new(self.next_thaw, "let stopped workers go on"))])
     }
+}
+
+/// Nothing is done to this script any more, and its own run is not about to come: what went down with it may come back.
+fn comes_back(memory: &Memory, unit: &str) -> bool {
+    let rerun = memory.reruns.get(unit).is_some_and(|owed| owed.settles.is_none());
+    let down = memory.taken_down.get(unit).is_some_and(|down| !memory.reruns.contains_key(unit) || down.iter().any(|down| !down.bound));
+    down && !rerun && !memory.cutting.contains_key(unit) && !memory.quiet.contains_key(unit) && !memory.lent.contains(unit)
 }

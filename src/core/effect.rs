@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::seen::{FpmLayout, PoolAnswers, StraySeen, UnitSeen};
+use super::target::is_of;
 use super::time::Mono;
 
 /// Names one effect; grows by one for each, also across restarts of the agent.
@@ -71,27 +72,41 @@ pub enum Effect {
     /// ResetFailedUnit and StartUnit (replace). Owes [`Outcome::Queued`] when systemd has taken the job: a oneshot's start job lasts
     /// as long as its script (facts F1.8).
     Start { unit: String },
+    /// ResetFailedUnit, then StartUnit (ignore-requirements): what went down with a script comes back, and does not pull the script in. Owes
+    /// [`Outcome::Queued`] when systemd has taken the job.
+    StartAlone { unit: String },
     /// ResetFailedUnit, then RestartUnit (replace); as soon as the unit is being stopped, SIGTERM and SIGCONT to each of `cut`, through a
     /// pidfd whose cgroup and start time were checked: earlier, php-fpm would put new workers in their place. Owes [`Outcome::Job`] when the job is removed, or after `within`.
     Restart { unit: String, cut: Vec<WorkerRef>, within: Duration },
     /// KillUnit(all, SIGKILL), and SIGKILL for what is left in `cgroup` if systemd no longer knows it (facts F3.2). Owes [`Outcome::Done`].
     Kill { unit: String, cgroup: String },
-    /// Make `stop/UNIT`: the script is asked to stop at its next checkpoint. Owes [`Outcome::Done`] at once.
-    AskToStop { unit: String },
-    /// Remove it again; one that is not there is no error. Owes [`Outcome::Done`] at once.
-    Unask { unit: String },
+    /// Make `stop/UNIT`, then run the command `ask`, if there is one, as a transient unit: the unit is asked to stop at its next checkpoint. `unask`
+    /// is in the intent, so that it can be taken back even if the configuration has changed by then. Owes [`Outcome::Done`] within 35 s.
+    AskToStop {
+        unit: String,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        ask: Vec<String>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        unask: Vec<String>,
+    },
+    /// Remove it again, and run the command `unask` likewise. A file that is not there is no error. Owes [`Outcome::Done`] within 35 s.
+    Unask {
+        unit: String,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        unask: Vec<String>,
+    },
     /// Make `quiet/UNIT`: with the condition that the unit is lent nothing starts it. Owes [`Outcome::Done`] at once.
     KeepQuiet { unit: String },
     /// Remove it again, and `cut/UNIT`; one that is not there is no error. Owes [`Outcome::Done`] at once.
     LetRun { unit: String },
-    /// Make `hold/UNIT.lock` for each loaded service that these patterns match, whatever its state, so that the unit's `User=` and root can lock
-    /// it and nobody else can open it. Owes [`Outcome::Done`] within 10 s. It is no act for the journal: nothing is taken from anybody, and it is
-    /// done again at the next start.
+    /// Make `hold/UNIT.lock` for each loaded service that is one of these, whatever its state, so that the unit's `User=` and root can lock
+    /// it and nobody else can open it; remove the locks of units that are none. Owes [`Outcome::Done`] within 10 s. It is no act for the
+    /// journal: nothing is taken from anybody, and it is done again at the next start.
     #[serde(skip_deserializing)]
-    MakeLocks { units: Vec<String> },
+    MakeLocks { of: Vec<UnitsOf> },
     /// As long as this lasts the services that match wait with their start, whoever starts them. Again is no error; it may then last as long as it did.
     /// Ends by itself. Owes [`Outcome::Done`] within 15 s.
-    HoldStarts { waits: Vec<Waits>, lasts: Duration },
+    HoldStarts { waits: Vec<UnitsOf>, lasts: Duration },
     /// Whatever waits may start. Owes [`Outcome::Done`] within 15 s.
     ReleaseStarts,
     /// ResetFailedUnit, so that a script that we stopped is no failure to anybody. Owes [`Outcome::Done`].
@@ -134,6 +149,7 @@ impl Effect {
                 | Effect::LetRun { .. }
                 | Effect::ReleaseStarts
                 | Effect::Start { .. }
+                | Effect::StartAlone { .. }
                 | Effect::Kill { .. }
                 | Effect::ResetFailed { .. }
                 | Effect::Thaw { .. }
@@ -141,11 +157,18 @@ impl Effect {
     }
 }
 
-/// Services by name or glob, but these.
+/// The units of one target, by names and globs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Waits {
+pub struct UnitsOf {
     pub units: Vec<String>,
     pub exclude: Vec<String>,
+}
+
+impl UnitsOf {
+    #[must_use]
+    pub fn has(&self, unit: &str) -> bool {
+        is_of(&self.units, &self.exclude, unit)
+    }
 }
 
 /// How much a look reads.
@@ -320,14 +343,15 @@ mod tests {
             Effect::Unlend { units: vec![unit()] },
             Effect::Stop { unit: unit(), within },
             Effect::Start { unit: unit() },
+            Effect::StartAlone { unit: unit() },
             Effect::Restart { unit: unit(), cut: vec![worker()], within },
-            Effect::AskToStop { unit: unit() },
-            Effect::Unask { unit: unit() },
+            Effect::AskToStop { unit: unit(), ask: vec!["/bin/a".to_owned()], unask: Vec::new() },
+            Effect::Unask { unit: unit(), unask: vec!["/bin/u".to_owned(), unit()] },
+            Effect::MakeLocks { of: vec![UnitsOf { units: vec![unit()], exclude: Vec::new() }] },
             Effect::KeepQuiet { unit: unit() },
             Effect::LetRun { unit: unit() },
-            Effect::HoldStarts { waits: vec![Waits { units: vec![unit()], exclude: Vec::new() }], lasts: within },
+            Effect::HoldStarts { waits: vec![UnitsOf { units: vec![unit()], exclude: Vec::new() }], lasts: within },
             Effect::ReleaseStarts,
-            Effect::MakeLocks { units: vec![unit()] },
             Effect::Kill { unit: unit(), cgroup: String::new() },
             Effect::ResetFailed { unit: unit() },
             Effect::Freeze { workers: vec![worker()] },

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::deploy::{Deploy, StampIdentity};
 use super::effect::{Effect, EffectId, Outcome, WorkerRef};
 use super::event::Order;
+use super::seen::Dependent;
 use super::status::{Casualty, RolloutResult, UnitOutcome};
 use super::time::{Mono, Wall};
 
@@ -152,6 +153,27 @@ pub enum Entry {
         target: String,
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         scheduled: bool,
+    },
+    /// The owed run waits until then, since what the run `after` left behind is stale only after a while.
+    RerunSettles {
+        unit: String,
+        until: Wall,
+        after: String,
+    },
+    /// These run, go down with the stop of this script that follows, and are owed their start.
+    TakesDown {
+        unit: String,
+        dependents: Vec<Dependent>,
+    },
+    /// One of them was started again, or cannot be.
+    BroughtBack {
+        unit: String,
+        dependent: String,
+        why: String,
+    },
+    /// The unit need not be asked any more by the command that asked it, which may still be needed for others.
+    AskOver {
+        unit: String,
     },
     /// The rerun was done, or is no longer owed.
     RerunSettled {

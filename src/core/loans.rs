@@ -156,3 +156,12 @@ pub fn fpm_drop_in(term_timeout: Duration) -> String {
         (term_timeout + Duration::from_secs(5)).as_millis()
     )
 }
+
+/// What a service is lent that is asked: exit status 75 is no failure then, and what systemd starts again by itself (Restart=) it does not start before
+/// the request is taken back, or each run would end at once, up to the start limit. One with OnSuccess= is given no success that it did not earn
+/// (facts M2).
+#[must_use]
+pub fn service_drop_in(unit: &UnitSeen) -> String {
+    let exit = if unit.on_success { "" } else { "SuccessExitStatus=75\n" };
+    format!("# Lent by restart-agent for the time of a rollout.\n[Service]\nRestartSec=60s\n{exit}")
+}

@@ -1,6 +1,7 @@
 //! All decisions, as a sans-IO state machine: this crate room never reads a clock, a file, an environment or a process,
 //! holds no runtime and draws no random number, so whatever it decides can be decided again in a test.
 
+mod asking;
 pub mod begin;
 pub mod cooperation;
 mod cut;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::deploy::printable;
 use super::evidence::{Counted, Source};
 use super::memory::Memory;
-use super::policy::{After, FpmRules, Overdue, Policy, ScheduledRules, ServiceRules, StrayAction, StrayRules, TargetRules};
+use super::policy::{After, AskRules, FpmRules, Overdue, Policy, ScheduledRules, ServiceRules, StrayAction, StrayRules, TargetRules};
 use super::scheduled::untouchable;
 use super::seen::{Load, PoolAnswers, ProcessSeen, StraySeen, UnitSeen};
 use super::stale::carries;
@@ -189,17 +189,8 @@ fn course(rules: &ScheduledRules, unit: &UnitSeen) -> Course {
     let who = if rules.code.is_empty() { "may end by itself in" } else { "its old interpreters may end by themselves in" };
     let mut steps = vec![format!("{who} {}", Span(rules.drain_timeout))];
     let mut deadline = rules.drain_timeout;
-    if rules.asks(unit) {
-        steps.push(format!("is asked to stop at a checkpoint, and has {}", Span(rules.checkpoint_timeout)));
-        deadline += rules.checkpoint_timeout;
-    }
-    if rules.overdue == Some(Overdue::Finish) {
-        steps.push("may finish, however long it runs".to_owned());
+    if help_itself(rules.asking(), unit, &mut steps, &mut deadline) {
         return Course { what: steps.join("; "), deadline, stops: false };
-    }
-    if unit.holds_lock {
-        steps.push(format!("is spared while it holds its lock, at most {}", Span(rules.hold_timeout)));
-        deadline += rules.hold_timeout;
     }
     steps.push(format!("then SIGTERM, SIGKILL after {}", Span(rules.term_timeout)));
     steps.push(match rules.after {
@@ -210,20 +201,48 @@ fn course(rules: &ScheduledRules, unit: &UnitSeen) -> Course {
             format!("stays quiet until its next scheduled run if that is within {}, else runs again at once", Span(rules.quiet_within))
         }
     });
+    if !unit.dependents.is_empty() {
+        let names: Vec<&str> = unit.dependents.iter().map(|dependent| dependent.unit.as_str()).collect();
+        steps.push(format!("takes {} down with it, which is started again", names.join(", ")));
+    }
     Course { what: steps.join("; "), deadline: deadline + rules.term_timeout, stops: true }
+}
+
+/// The rungs before the signal. Says whether there is none, since it may finish.
+fn help_itself(rules: AskRules<'_>, unit: &UnitSeen, steps: &mut Vec<String>, deadline: &mut Duration) -> bool {
+    if rules.asks(unit) {
+        steps.push(format!("is asked to stop at a checkpoint, and has {}", Span(rules.checkpoint_timeout)));
+        *deadline += rules.checkpoint_timeout;
+    }
+    if rules.overdue == Some(Overdue::Finish) {
+        steps.push("may finish, however long it runs".to_owned());
+        return true;
+    }
+    if unit.holds_lock && !rules.hold_timeout.is_zero() {
+        steps.push(format!("is spared while it holds its lock, at most {}", Span(rules.hold_timeout)));
+        *deadline += rules.hold_timeout;
+    }
+    false
 }
 
 fn service(target: &str, rules: &ServiceRules, unit: &UnitSeen, now: Now) -> Option<PlanUnit> {
     if !is_of(&rules.units, &rules.exclude, &unit.unit) || unit.processes.is_empty() {
         return None;
     }
-    let restart = || format!("RestartUnit, SIGKILL after {}", Span(rules.term_timeout));
-    let drain = if rules.drain_timeout.is_zero() { String::new() } else { format!("waits up to {}, ", Span(rules.drain_timeout)) };
+    let mut steps = Vec::new();
+    if !rules.drain_timeout.is_zero() {
+        steps.push(format!("waits up to {}", Span(rules.drain_timeout)));
+    }
+    let mut deadline = rules.drain_timeout;
+    if !help_itself(rules.asking(), unit, &mut steps, &mut deadline) {
+        deadline += rules.term_timeout;
+        steps.push(format!("RestartUnit, SIGKILL after {}", Span(rules.term_timeout)));
+    }
     Some(PlanUnit {
         target: target.to_owned(),
         unit: unit.unit.clone(),
-        what: if has_code(&rules.code, unit) { format!("{drain}{}", restart()) } else { NO_CODE.to_owned() },
-        deadline_ms: millis(rules.drain_timeout + rules.term_timeout),
+        what: if has_code(&rules.code, unit) { steps.join(", ") } else { NO_CODE.to_owned() },
+        deadline_ms: millis(deadline),
         processes: processes(unit, &rules.code, now),
         in_flight: Vec::new(),
         casualty_expected: false,

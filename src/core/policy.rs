@@ -145,6 +145,14 @@ pub struct ScheduledRules {
     pub max_interruptions: u32,
     /// From StopUnit; then SIGKILL to the whole cgroup.
     pub term_timeout: Duration,
+    /// Asks a script that knows neither file nor lock, and takes that back; an argv, never a shell, `{unit}` stands for the unit.
+    #[serde(default)]
+    pub ask: Vec<String>,
+    #[serde(default)]
+    pub unask: Vec<String>,
+    /// Before a rerun, from the end of the run: what it left behind is stale only then.
+    #[serde(default)]
+    pub settle_after: Duration,
     pub after: After,
     /// `after = "auto"`: next scheduled run within this -> until-next, else rerun.
     pub quiet_within: Duration,
@@ -153,12 +161,16 @@ pub struct ScheduledRules {
 }
 
 impl ScheduledRules {
-    /// Whether this script is asked to stop before anything else is done to it. Exit status 75 of one with OnSuccess= and OnFailure= would start the
-    /// latter (facts M2).
+    #[must_use]
+    pub fn asking(&self) -> AskRules<'_> {
+        let ScheduledRules { checkpoint_timeout, hold_timeout, overdue, ask, unask, .. } = self;
+        AskRules { checkpoint_timeout: *checkpoint_timeout, hold_timeout: *hold_timeout, overdue: *overdue, ask, unask }
+    }
+
+    /// Whether this script is asked to stop before anything else is done to it.
     #[must_use]
     pub fn asks(&self, unit: &UnitSeen) -> bool {
-        let fails = unit.on_success && unit.on_failure;
-        !fails && !self.checkpoint_timeout.is_zero()
+        self.asking().asks(unit)
     }
 
     /// Whether a script that was stopped waits for its next scheduled run, which is at `next`.
@@ -169,6 +181,32 @@ impl ScheduledRules {
             After::UntilNext => true,
             After::Auto => next.is_some_and(|next| next.since(now) <= self.quiet_within),
         }
+    }
+}
+
+/// What a target's rules say of asking, and of sparing what holds its lock: the same for every kind that can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AskRules<'r> {
+    pub checkpoint_timeout: Duration,
+    pub hold_timeout: Duration,
+    pub overdue: Option<Overdue>,
+    pub ask: &'r [String],
+    pub unask: &'r [String],
+}
+
+impl AskRules<'_> {
+    /// Whether this unit is asked to stop before anything else is done to it. Exit status 75 of one with OnSuccess= and OnFailure= would start the
+    /// latter (facts M2).
+    #[must_use]
+    pub fn asks(&self, unit: &UnitSeen) -> bool {
+        let fails = unit.on_success && unit.on_failure;
+        !fails && !self.checkpoint_timeout.is_zero()
+    }
+
+    /// Whether its units need a lock, by which they tell, too, that they are asked about at all.
+    #[must_use]
+    pub fn needs_locks(&self) -> bool {
+        !self.checkpoint_timeout.is_zero() || !self.hold_timeout.is_zero()
     }
 }
 
@@ -198,8 +236,34 @@ pub struct ServiceRules {
     pub code: Vec<String>,
     /// A stale service may end by itself, or be renewed by somebody else, in this time.
     pub drain_timeout: Duration,
+    /// As for scripts; zero: it is not asked.
+    #[serde(default)]
+    pub checkpoint_timeout: Duration,
+    /// As for scripts; zero: it has no lock.
+    #[serde(default)]
+    pub hold_timeout: Duration,
+    #[serde(default)]
+    pub overdue: Option<Overdue>,
+    #[serde(default)]
+    pub ask: Vec<String>,
+    #[serde(default)]
+    pub unask: Vec<String>,
     /// From RestartUnit; then SIGKILL to the whole cgroup.
     pub term_timeout: Duration,
+}
+
+impl ServiceRules {
+    #[must_use]
+    pub fn asking(&self) -> AskRules<'_> {
+        let ServiceRules { checkpoint_timeout, hold_timeout, overdue, ask, unask, .. } = self;
+        AskRules { checkpoint_timeout: *checkpoint_timeout, hold_timeout: *hold_timeout, overdue: *overdue, ask, unask }
+    }
+
+    /// Its services are asked or spared, or let finish, for which more is read of them than a restart needs.
+    #[must_use]
+    pub fn cooperates(&self) -> bool {
+        self.asking().needs_locks() || self.overdue == Some(Overdue::Finish)
+    }
 }
 
 /// `kind = "strays"`: processes outside of every unit of a target.

@@ -49,6 +49,10 @@ pub struct UnitSeen {
     pub start_limit_interval_ms: u64,
     /// `StatusText`.
     pub status_text: String,
+    /// What runs and goes down with a stop of it, at first or second hand (`RequiredBy`, `BoundBy`, `ConsistsOf`, `PropagatesStopTo`), for units
+    /// that were looked at with [`super::effect::Looked::WithTimers`].
+    #[serde(default)]
+    pub dependents: Vec<Dependent>,
     /// The timers that trigger it (`TriggeredBy=`), for units that were looked at with [`super::effect::Looked::WithTimers`].
     pub timers: Vec<TimerSeen>,
 }
@@ -166,6 +170,14 @@ pub struct StraySeen {
     pub transient: bool,
     /// It runs in a PID namespace of its own: a container.
     pub contained: bool,
+}
+
+/// A unit that goes down when another is stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dependent {
+    pub unit: String,
+    /// By `BindsTo=`: it cannot be up while the other is not.
+    pub bound: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

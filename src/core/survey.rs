@@ -183,9 +183,13 @@ impl Machine {
         waits.is_some_and(|pending| target.next.is_none() && looked.is_some_and(|looked| looked < pending.last))
     }
 
-    /// A script that was left running has ended since it was looked at.
+    /// One that was left has ended, or somebody has restarted it.
     fn changed_since(&self, name: &str, target: &Surveyed) -> bool {
-        let changed = if let Some(Work::Scheduled(work)) = self.works.get(name) { work.changed() } else { None };
+        let changed = match self.works.get(name) {
+            Some(Work::Scheduled(work)) => work.changed(),
+            Some(Work::Services(work)) => work.changed(),
+            Some(Work::Fpm | Work::Strays(_)) | None => None,
+        };
         target.next.is_none() && target.rest.as_ref().zip(changed).is_some_and(|(rest, changed)| rest.looked < changed)
     }
 

@@ -47,6 +47,9 @@ pub(super) fn tell(written: &Written) {
         Entry::Ordered { by, order } => tracing::info!(by, "ordered by {by}: {}", order.word()),
         Entry::PoolSettled { pool, why } => tracing::info!(pool, "pool {pool}: {why}"),
         Entry::RerunSettled { unit, why } => tracing::info!(unit, "{unit}: {why}"),
+        Entry::RerunSettles { unit, until, .. } => {
+            tracing::info!(unit, "{unit}: runs again at {until}, when what it left behind has settled")
+        }
         Entry::LeftBehind { unit } => tracing::warn!(unit, "{unit} has a drop-in of ours that was left: taking it back"),
         Entry::Started { .. }
         | Entry::Stamp { .. }
@@ -64,6 +67,9 @@ pub(super) fn tell(written: &Written) {
         | Entry::Outcome { .. }
         | Entry::Interrupted { .. }
         | Entry::RanThrough { .. }
+        | Entry::AskOver { .. }
+        | Entry::TakesDown { .. }
+        | Entry::BroughtBack { .. }
         | Entry::RerunOwed { .. } => {}
     }
 }

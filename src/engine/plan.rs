@@ -21,6 +21,7 @@ pub(super) async fn make<W: World>(world: Arc<W>, policy: Policy, memory: Memory
         let (units, looked) = match rules {
             TargetRules::PhpFpm(rules) => (vec![rules.unit.clone()], Looked::Exactly),
             TargetRules::Scheduled(rules) => (rules.units.clone(), Looked::WithTimers),
+            TargetRules::Service(rules) if rules.cooperates() => (rules.units.clone(), Looked::WithTimers),
             TargetRules::Service(rules) => (rules.units.clone(), Looked::Running),
             TargetRules::Strays(rules) => {
                 match world.perform(Effect::FindStrays { code: rules.code.clone() }).await {

@@ -12,7 +12,7 @@ use nix::sys::stat::{major, minor};
 use nix::unistd::User;
 use rustix::fs::{XattrFlags, fsetxattr};
 
-use crate::core::cooperation::{cut_name, lock_name, quiet_name};
+use crate::core::cooperation::{cut_name, lock_name, quiet_name, unit_of_lock};
 
 /// Of /proc/locks; more locks than a host has.
 const LOCKS_MAX: u64 = 16 << 20;
@@ -92,6 +92,24 @@ impl Cooperation {
             },
         };
         Ok(fsetxattr(file.as_fd(), "system.posix_acl_access", &access_list(uid), XattrFlags::empty())?)
+    }
+
+    /// Removes the locks of these units, which have become none of ours: there is nothing to hold any more.
+    ///
+    /// # Errors
+    /// If they cannot be listed or removed.
+    pub fn remove_locks(&self, of: impl Fn(&str) -> bool) -> io::Result<()> {
+        let entries = match fs::read_dir(self.run.join("hold")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_name().to_str().and_then(unit_of_lock).is_some_and(&of) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// Those of these units whose lock is held. It is read of the kernel and not tried: a lock that the agent held for a moment would be one

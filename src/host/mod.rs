@@ -111,6 +111,7 @@ impl Host {
             | Effect::Unlend { .. }
             | Effect::Stop { .. }
             | Effect::Start { .. }
+            | Effect::StartAlone { .. }
             | Effect::KeepQuiet { .. }
             | Effect::LetRun { .. }
             | Effect::HoldStarts { .. }

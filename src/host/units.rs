@@ -10,11 +10,13 @@ use super::cooperation::Cooperation;
 use super::processes::{Processes, Signal};
 use super::systemd::{Hints, Killed, Places, Systemd};
 use crate::core::cooperation::{cut_name, quiet_name, request_name};
-use crate::core::effect::{Effect, Fault, JobEnd, Looked, Outcome, WorkerRef};
+use crate::core::effect::{CommandEnd, Effect, Fault, JobEnd, Looked, Outcome, UnitsOf, WorkerRef};
 use crate::core::seen::{ProcessSeen, UnitSeen};
 
 /// For a pass over /proc.
 const FIND: Duration = Duration::from_secs(10);
+/// For a command that asks a unit to stop, or takes that back.
+const ASK_COMMAND: Duration = Duration::from_secs(30);
 
 /// Units and their processes: what systemd and the kernel know of them together, and what is done to them.
 #[derive(Debug)]
@@ -57,18 +59,16 @@ impl Units {
                 Ok(()) => job(self.systemd.stop(unit, *within).await),
                 Err(error) => Outcome::Fault(cannot("mark it as being stopped", &error)),
             },
+            Effect::StartAlone { unit } => self.systemd.start_alone(unit).await.map_or_else(Outcome::Fault, |()| Outcome::Queued),
             Effect::Start { unit } => self.systemd.start(unit).await.map_or_else(Outcome::Fault, |()| Outcome::Queued),
             Effect::Restart { unit, cut, within } => job(self.restart(unit, cut, *within).await),
             Effect::Kill { unit, cgroup } => done(self.kill(unit, cgroup).await),
             Effect::ResetFailed { unit } => done(self.systemd.reset_failed(unit).await),
             Effect::Freeze { workers } => self.freeze(workers).map_or_else(Outcome::Fault, Outcome::Frozen),
             Effect::Thaw { workers } => done(self.thaw(workers)),
-            Effect::AskToStop { unit } => {
-                // With which exit status it ends is to be read (facts F1.14).
-                self.systemd.keep_loaded(unit).await;
-                flag("make the request to stop", self.cooperation.set(&request_name(unit)))
-            }
-            Effect::Unask { unit } => flag("take back the request to stop", self.cooperation.clear(&request_name(unit))),
+            Effect::AskToStop { unit, ask, .. } => done(self.ask(unit, ask).await),
+            Effect::Unask { unit, unask } => done(self.unask(unit, unask).await),
+            Effect::MakeLocks { of } => done(self.make_locks(of).await),
             Effect::KeepQuiet { unit } => flag("keep its timers from starting it", self.cooperation.set(&quiet_name(unit))),
             Effect::LetRun { unit } => {
                 let cleared = self.cooperation.clear(&cut_name(unit)).and_then(|()| self.cooperation.clear(&quiet_name(unit)));
@@ -76,7 +76,6 @@ impl Units {
             }
             Effect::HoldStarts { waits, lasts } => done(self.systemd.hold_starts(waits, *lasts).await),
             Effect::ReleaseStarts => done(self.systemd.release_starts().await),
-            Effect::MakeLocks { units } => done(self.make_locks(units).await),
             _ => return None,
         })
     }
@@ -90,13 +89,47 @@ impl Units {
         Ok(units.into_iter().collect())
     }
 
-    async fn make_locks(&self, patterns: &[String]) -> Result<(), Fault> {
-        for (unit, user) in self.systemd.users(patterns).await? {
-            if let Err(error) = self.cooperation.make_lock(&unit, &user) {
-                tracing::warn!(unit, %error, "{unit} has no lock that it could hold: {error}");
+    async fn ask(&self, unit: &str, argv: &[String]) -> Result<(), Fault> {
+        // With which exit status it ends is to be read (facts F1.14).
+        self.systemd.keep_loaded(unit).await;
+        self.cooperation.set(&request_name(unit)).map_err(|error| cannot("make the request to stop", &error))?;
+        self.run_for("ask", unit, argv).await
+    }
+
+    async fn unask(&self, unit: &str, argv: &[String]) -> Result<(), Fault> {
+        self.cooperation.clear(&request_name(unit)).map_err(|error| cannot("take back the request to stop", &error))?;
+        self.run_for("unask", unit, argv).await
+    }
+
+    /// Runs a target's command for one of its units, if there is one.
+    async fn run_for(&self, what: &str, unit: &str, argv: &[String]) -> Result<(), Fault> {
+        if argv.is_empty() {
+            return Ok(());
+        }
+        let environment = [format!("RESTART_AGENT_UNIT={unit}")];
+        let how = match self.systemd.run_with(&format!("{what} {unit}"), argv, ASK_COMMAND, &environment).await? {
+            CommandEnd::Exited { status: 0, .. } => return Ok(()),
+            CommandEnd::Exited { status, said } if said.is_empty() => format!("exits {status}"),
+            CommandEnd::Exited { status, said } => format!("exits {status}: {said}"),
+            CommandEnd::Killed { signal } => format!("was ended by signal {signal}"),
+            CommandEnd::TimedOut => "did not end in time".to_owned(),
+        };
+        Err(Fault::Other(format!("its command `{what}` {how}")))
+    }
+
+    async fn make_locks(&self, of: &[UnitsOf]) -> Result<(), Fault> {
+        for of in of {
+            let found = self.systemd.users(&of.units).await?;
+            for (unit, user) in found.into_iter().filter(|(unit, _)| of.has(unit)) {
+                if let Err(error) = self.cooperation.make_lock(&unit, &user) {
+                    tracing::warn!(unit, %error, "{unit} has no lock that it could hold: {error}");
+                }
             }
         }
-        Ok(())
+        let managed = |unit: &str| of.iter().any(|of| of.has(unit));
+        self.cooperation
+            .remove_locks(|unit| !managed(unit))
+            .map_err(|error| cannot("remove the locks of units that have none any more", &error))
     }
 
     /// Units with their processes; with `names`, with what these are called by their argv[0].

@@ -42,7 +42,8 @@ impl Machine {
         // Whoever waits for a rollout that failed is told when the host is back, or cannot be put back for now.
         let returning = |pool: &Pool| pool.goal() == Goal::In && pool.verdict() == Verdict::Pending && pool.trouble().is_none();
         let returning = self.pools.values().any(|pool| self.memory.depooled.contains_key(pool.name()) && returning(pool));
-        let lent = !self.memory.lent.is_empty() || !self.memory.quiet.is_empty() || !self.memory.reruns.is_empty();
+        let lent =
+            !self.memory.lent.is_empty() || !self.memory.quiet.is_empty() || self.memory.owes_run() || self.debts.brings_back(&self.memory);
         let aborting = self.memory.hold.as_ref().is_some_and(|hold| hold.abort);
         if aborting && !out && self.all_paused() {
             let why = self.memory.hold.as_ref().map(|hold| hold.reason.clone());

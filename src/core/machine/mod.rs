@@ -193,6 +193,7 @@ impl Machine {
     /// From now on nothing is begun; what is owed to the host is paid, whatever state php-fpm is in: nobody will be here to do it later.
     pub fn settle(&mut self) {
         self.settling = true;
+        self.debts.hurry();
         self.pause_all();
     }
 
@@ -212,7 +213,7 @@ impl Machine {
         let of = |rules: &TargetRules| match rules {
             TargetRules::PhpFpm(rules) => rules.drain_timeout + rules.term_timeout,
             TargetRules::Scheduled(rules) => rules.drain_timeout + rules.checkpoint_timeout + rules.hold_timeout + rules.term_timeout,
-            TargetRules::Service(rules) => rules.drain_timeout + rules.term_timeout,
+            TargetRules::Service(rules) => rules.drain_timeout + rules.checkpoint_timeout + rules.hold_timeout + rules.term_timeout,
             TargetRules::Strays(rules) => rules.drain_timeout + rules.term_timeout,
         };
         let targets = self.policy.targets.values().map(of).max().unwrap_or_default();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Machine, Retry, turn};
-use crate::core::effect::Effect;
+use crate::core::effect::{Effect, UnitsOf};
 use crate::core::entry::Entry;
 use crate::core::inplace::InPlace;
 use crate::core::loans::Loans;
@@ -42,8 +42,10 @@ impl Work {
 
     /// It is no more: what it was lent is not wanted any longer. What it owes to the host is paid all the same.
     fn release(&self, loans: &mut Loans) {
-        if let Work::Scheduled(work) = self {
-            work.release(loans);
+        match self {
+            Work::Fpm | Work::Strays(_) => {}
+            Work::Scheduled(work) => work.release(loans),
+            Work::Services(work) => work.release(loans),
         }
     }
 
@@ -113,10 +115,16 @@ impl Machine {
         if !std::mem::replace(&mut self.locks_due, false) || self.settling {
             return;
         }
-        let of = |rules: &TargetRules| if let TargetRules::Scheduled(rules) = rules { Some(rules.units.clone()) } else { None };
-        let units: Vec<String> = self.policy.targets.values().filter_map(of).flatten().collect();
-        if !units.is_empty() {
-            turn!(self, now, step).ask(Effect::MakeLocks { units });
+        let of = |rules: &TargetRules| match rules {
+            TargetRules::Scheduled(rules) => Some(UnitsOf { units: rules.units.clone(), exclude: rules.exclude.clone() }),
+            TargetRules::Service(rules) if rules.asking().needs_locks() => {
+                Some(UnitsOf { units: rules.units.clone(), exclude: rules.exclude.clone() })
+            }
+            TargetRules::Service(_) | TargetRules::PhpFpm(_) | TargetRules::Strays(_) => None,
+        };
+        let of: Vec<UnitsOf> = self.policy.targets.values().filter_map(of).collect();
+        if !of.is_empty() {
+            turn!(self, now, step).ask(Effect::MakeLocks { of });
         }
     }
 
@@ -226,7 +234,7 @@ impl Machine {
                     gathering |= work.gathering();
                 }
                 (Work::Services(work), Some(TargetRules::Service(rules))) => {
-                    work.advance(&mut turn, rules);
+                    work.advance(&mut turn, rules, &mut self.loans);
                     gathering |= work.gathering();
                 }
                 _ => {}
@@ -258,7 +266,7 @@ impl Machine {
             match work {
                 Work::Fpm => fpm_held |= self.inplace.progress(name) == Progress::Working,
                 Work::Scheduled(work) => work.pause(now.mono, &mut self.loans),
-                Work::Services(work) => work.pause(),
+                Work::Services(work) => work.pause(now.mono),
                 Work::Strays(work) => work.pause(),
             }
         }
@@ -284,7 +292,7 @@ impl Machine {
             match work {
                 Work::Fpm => {}
                 Work::Scheduled(work) => work.pause(self.last.mono, &mut self.loans),
-                Work::Services(work) => work.pause(),
+                Work::Services(work) => work.pause(self.last.mono),
                 Work::Strays(work) => work.pause(),
             }
         }
@@ -304,6 +312,12 @@ impl Machine {
 
 /// Whether a rollout is at this unit, and pays what it owes to it itself.
 pub(super) fn owned<'m>(works: &'m BTreeMap<String, Work>, inplace: &'m InPlace) -> impl Fn(&str) -> bool + 'm {
-    let scheduled = |unit: &str| works.values().any(|work| if let Work::Scheduled(work) = work { work.owns(unit) } else { false });
-    move |unit| scheduled(unit) || inplace.owns(unit)
+    let at_work = |unit: &str| {
+        works.values().any(|work| match work {
+            Work::Fpm | Work::Strays(_) => false,
+            Work::Scheduled(work) => work.owns(unit),
+            Work::Services(work) => work.owns(unit),
+        })
+    };
+    move |unit| at_work(unit) || inplace.owns(unit)
 }

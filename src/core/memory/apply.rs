@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{Begun, Cutting, Depooled, Fresh, Hold, Memory, OwedRun, Reached, Rollout, StampMemory, StrayCut, TargetMemory, Want};
+use super::{
+    Begun, Cutting, Depooled, Fresh, Hold, Memory, OwedRun, Reached, Rollout, Settles, StampMemory, StrayCut, TargetMemory, Unask, Want,
+};
 use crate::core::deploy::Deploy;
 use crate::core::effect::{Effect, EffectId, Fault, Outcome};
 use crate::core::entry::{Entry, Written};
@@ -126,8 +128,26 @@ impl Memory {
                 self.interrupted.remove(unit);
             }
             Entry::RerunOwed { unit, target, scheduled } => {
-                self.reruns.insert(unit.clone(), OwedRun { target: target.clone(), scheduled: *scheduled });
+                self.reruns.insert(unit.clone(), OwedRun { target: target.clone(), scheduled: *scheduled, settles: None });
             }
+            Entry::RerunSettles { unit, until, after } => {
+                if let Some(owed) = self.reruns.get_mut(unit) {
+                    owed.settles = Some(Settles { until: *until, after: after.clone() });
+                }
+            }
+            Entry::TakesDown { unit, dependents } => {
+                let down = self.taken_down.entry(unit.clone()).or_default();
+                down.extend(dependents.iter().filter(|new| !down.iter().any(|old| old.unit == new.unit)).cloned().collect::<Vec<_>>());
+            }
+            Entry::BroughtBack { unit, dependent, .. } => {
+                if let Some(down) = self.taken_down.get_mut(unit) {
+                    down.retain(|down| down.unit != *dependent);
+                    if down.is_empty() {
+                        self.taken_down.remove(unit);
+                    }
+                }
+            }
+            Entry::AskOver { unit } => self.unasks.get_mut(unit).into_iter().for_each(|unask| unask.over = true),
             Entry::RerunSettled { unit, .. } => {
                 self.reruns.remove(unit);
             }
@@ -152,7 +172,10 @@ impl Memory {
         self.lent.clear();
         self.quiet.clear();
         self.starts_held = false;
-        self.asked.clear();
+        // What the boot starts is up again.
+        self.taken_down.clear();
+        // A command may have left its mark outside /run.
+        self.asked.retain(|unit| self.unasks.contains_key(unit));
         self.frozen.clear();
         self.told.clear();
         for target in self.targets.values_mut() {
@@ -209,8 +232,11 @@ impl Memory {
                 self.frozen.retain(|worker| !workers.contains(worker));
                 self.frozen.extend(workers.iter().cloned());
             }
-            Effect::AskToStop { unit } => {
+            Effect::AskToStop { unit, unask, .. } => {
                 self.asked.insert(unit.clone());
+                if !unask.is_empty() {
+                    self.unasks.insert(unit.clone(), Unask { argv: unask.clone(), over: false });
+                }
             }
             Effect::KeepQuiet { unit } => {
                 self.quiet.insert(unit.clone(), false);
@@ -263,8 +289,9 @@ impl Memory {
                     cut.missed |= !there && !kill && !cut.answered;
                 }
             }
-            (Effect::Unask { unit }, Outcome::Done) => {
+            (Effect::Unask { unit, .. }, Outcome::Done) => {
                 self.asked.remove(&unit);
+                self.unasks.remove(&unit);
             }
             (Effect::ReleaseStarts, Outcome::Done) => self.starts_held = false,
             (Effect::LetRun { unit }, Outcome::Done) => {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::deploy::{Deploy, StampIdentity};
 use crate::core::effect::{Effect, WorkerRef};
+use crate::core::seen::Dependent;
 use crate::core::status::{Casualty, CasualtyKind, RolloutView};
 use crate::core::time::{Mono, Wall};
 
@@ -46,8 +47,12 @@ pub struct Memory {
     pub quiet: BTreeMap<String, bool>,
     /// Scripts that we may have stopped and that are to run again.
     pub reruns: BTreeMap<String, OwedRun>,
-    /// Scripts that may be asked to stop, by a file of ours.
+    /// By script that we stopped: what went down with it and is to be started again.
+    pub taken_down: BTreeMap<String, Vec<Dependent>>,
+    /// Units that may be asked to stop, by a file of ours.
     pub asked: BTreeSet<String>,
+    /// The commands that take that back, as configured when they were asked: a configuration that changes meanwhile must not leave them asked.
+    pub unasks: BTreeMap<String, Unask>,
     /// How often in a row each script was interrupted by us.
     pub interrupted: BTreeMap<String, u32>,
     /// Workers that may be stopped by our SIGSTOP.
@@ -118,6 +123,24 @@ pub struct OwedRun {
     /// Its scheduled run came while we kept it quiet.
     #[serde(default)]
     pub scheduled: bool,
+    /// It waits, since what the last run left behind is stale only after a while.
+    #[serde(default)]
+    pub settles: Option<Settles>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settles {
+    pub until: Wall,
+    /// The invocation that left it behind: any later one is the run that is owed.
+    pub after: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Unask {
+    pub argv: Vec<String>,
+    /// The unit need not be asked any more.
+    pub over: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -223,6 +246,25 @@ impl Memory {
     #[must_use]
     pub fn told(&self, process: &WorkerRef, landed: Mono) -> bool {
         self.told.iter().any(|(told, of)| told == process && *of == landed)
+    }
+
+    /// What takes back the request to this unit.
+    #[must_use]
+    pub fn unask(&self, unit: &str) -> Effect {
+        Effect::Unask { unit: unit.to_owned(), unask: self.unasks.get(unit).map(|unask| unask.argv.clone()).unwrap_or_default() }
+    }
+
+    /// Whether the command that takes back the request to this unit would take it from another that is still asked.
+    #[must_use]
+    pub fn shares(&self, unit: &str) -> bool {
+        let Some(own) = self.unasks.get(unit) else { return false };
+        self.unasks.iter().any(|(other, unask)| other != unit && !unask.over && unask.argv == own.argv)
+    }
+
+    /// A script is owed a run now, and not only when what it left behind has settled.
+    #[must_use]
+    pub fn owes_run(&self) -> bool {
+        self.reruns.values().any(|owed| owed.settles.is_none())
     }
 
     /// Whether the hold keeps this target from being renewed now.

@@ -1,18 +1,16 @@
 //! The rungs before SIGTERM that need the script's help: it is asked to stop at its next checkpoint, and it is spared while it holds its lock.
 
-use super::script::{Ask, Ended, Script, ScriptStep};
+use super::script::{Ended, Script, ScriptStep};
+use crate::core::asking::{Came, Next};
 use crate::core::cooperation::RUN_AGAIN;
-use crate::core::effect::{Effect, Outcome};
+use crate::core::effect::{EffectId, Outcome};
 use crate::core::entry::Entry;
 use crate::core::loans::{Loan, Loans};
 use crate::core::look::Looker;
-use crate::core::policy::{Overdue, ScheduledRules};
+use crate::core::policy::ScheduledRules;
 use crate::core::seen::{Exit, UnitSeen};
 use crate::core::step::Turn;
 use crate::core::time::Mono;
-
-/// A request that cannot be taken back is given up after so many tries; what is owed is paid by `debts` then.
-const UNASK_TRIES: u32 = 3;
 
 impl Script {
     /// It is kept quiet. As soon as it has what it is lent, and one more look has shown it to be stale still, comes the next rung.
@@ -23,31 +21,24 @@ impl Script {
             Loan::Coming => return,
             Loan::Failed(why) => return self.give_up(turn, &why),
         }
-        if !look.seen_since(self.since) || !self.pending.is_empty() {
+        if !look.seen_since(self.since) || !self.pending.is_empty() || !self.asking.idle() {
             return;
         }
         let now = turn.now.mono;
         let forced = turn.memory.targets.get(&self.target).and_then(|memory| memory.want.as_ref()).is_some_and(|want| want.forced);
-        if !self.asked && !forced && rules.asks(&self.seen) {
-            let id = turn.ask(Effect::AskToStop { unit: self.unit.clone() });
-            self.pending.insert(id, Ask::Checkpoint);
-            self.asked = true;
-            return self.enter(now, ScriptStep::Asked { until: now.after(rules.checkpoint_timeout) });
+        match self.asking.next(turn, rules.asking(), &self.seen, forced) {
+            Next::Asked { until } => self.enter(now, ScriptStep::Asked { until }),
+            Next::Spared => {
+                self.spare(now, Ended::Spared("it was asked to stop, and its rules let it finish (overdue = \"finish\")".to_owned()))
+            }
+            Next::Holding { until } => self.enter(now, ScriptStep::Holding { until }),
+            Next::Signal => self.stop(turn, rules),
         }
-        if rules.overdue == Some(Overdue::Finish) {
-            let why = "it was asked to stop, and its rules let it finish (overdue = \"finish\")";
-            return self.spare(now, Ended::Spared(why.to_owned()));
-        }
-        let until = self.due.get_or_insert(now).after(rules.hold_timeout);
-        if self.seen.holds_lock && now < until && !forced {
-            return self.enter(now, ScriptStep::Holding { until });
-        }
-        self.stop(turn, rules);
     }
 
     /// Until it has ended, which a look tells, or its time is over.
     pub(super) fn wait_for_checkpoint(&mut self, turn: &Turn<'_>, until: Mono) {
-        if turn.now.mono >= until && self.pending.is_empty() {
+        if turn.now.mono >= until && self.asking.idle() {
             self.enter(turn.now.mono, ScriptStep::Ready);
         }
     }
@@ -64,7 +55,7 @@ impl Script {
     /// One that was asked, or held its lock, has ended.
     pub(super) fn ended_before_its_stop(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, seen: &UnitSeen) {
         let same = seen.invocation == self.seen.invocation;
-        let run_again = same && self.asked && seen.exit.is_some_and(|exit| exit.how == Exit::Exited(RUN_AGAIN));
+        let run_again = same && self.asking.asked() && seen.exit.is_some_and(|exit| exit.how == Exit::Exited(RUN_AGAIN));
         self.invocation.clone_from(&self.seen.invocation);
         self.seen.timers.clone_from(&seen.timers);
         self.seen.active = seen.active;
@@ -73,6 +64,11 @@ impl Script {
         if run_again {
             self.ended = Ended::AtCheckpoint;
             turn.record(Entry::Interrupted { unit: self.unit.clone() });
+            // What is bound to it goes down with its end, and comes back with its next run.
+            let dependents: Vec<_> = self.seen.dependents.iter().filter(|dependent| dependent.bound).cloned().collect();
+            if !dependents.is_empty() {
+                turn.record(Entry::TakesDown { unit: self.unit.clone(), dependents });
+            }
             self.owe_rerun(turn, rules);
             self.reset_failed(turn);
         }
@@ -87,24 +83,14 @@ impl Script {
         self.enter(now, ScriptStep::Stopped);
     }
 
-    /// The request to stop is taken back before the script runs again. Says whether there is none any more.
-    pub(super) fn unasked(&mut self, turn: &mut Turn<'_>) -> bool {
-        if turn.memory.asked.contains(&self.unit) && !self.pending.values().any(|ask| matches!(ask, Ask::Checkpoint | Ask::Unask)) {
-            let id = turn.ask(Effect::Unask { unit: self.unit.clone() });
-            self.pending.insert(id, Ask::Unask);
+    /// Whether this was an answer about its being asked.
+    pub(super) fn asked_or_unasked(&mut self, turn: &mut Turn<'_>, id: EffectId, outcome: &Outcome) -> bool {
+        match self.asking.outcome(id, outcome) {
+            None => return false,
+            Some(Came::Unasked) if matches!(self.step, ScriptStep::Asked { .. }) => self.enter(turn.now.mono, ScriptStep::Ready),
+            Some(Came::Well | Came::Unasked) => {}
+            Some(Came::Stuck(why)) => self.give_up(turn, &why),
         }
-        !turn.memory.asked.contains(&self.unit)
-    }
-
-    pub(super) fn asked_or_unasked(&mut self, turn: &mut Turn<'_>, outcome: &Outcome) {
-        let Outcome::Fault(fault) = outcome else { return };
-        if matches!(self.step, ScriptStep::Asked { .. }) {
-            // It cannot be asked: the next rung does without.
-            return self.enter(turn.now.mono, ScriptStep::Ready);
-        }
-        self.tries += 1;
-        if self.tries >= UNASK_TRIES {
-            self.give_up(turn, &format!("the request to stop could not be taken back: {fault}"));
-        }
+        true
     }
 }

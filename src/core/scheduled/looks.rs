@@ -123,7 +123,7 @@ impl Script {
     /// starts nothing new.
     fn may_heed(&self, rules: &ScheduledRules, seen: &UnitSeen) -> bool {
         let starts_anew = seen.processes.iter().any(|process| carries(&rules.code, process));
-        !rules.code.is_empty() && self.asked && self.goes_on && !starts_anew
+        !rules.code.is_empty() && self.asking.asked() && self.goes_on && !starts_anew
     }
 
     /// Nothing of it is stale any more. One that goes on is let alone, and what was done to it is taken back.

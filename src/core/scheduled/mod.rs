@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 
 pub use drain::untouchable;
 pub use quiet::{Slots, slots};
+pub use rerun::settle;
 use script::{Ask, Ended, Script, ScriptStep};
 
 use crate::core::effect::{EffectId, Outcome};
@@ -142,6 +143,9 @@ impl Scheduled {
             return true;
         }
         for script in self.scripts.values_mut() {
+            if script.asked_or_unasked(turn, id, outcome) {
+                return true;
+            }
             if let Some(ask) = script.pending.remove(&id) {
                 let stopped = ask == Ask::StopScript;
                 script.came_of(turn, loans, ask, outcome);
@@ -169,9 +173,8 @@ impl Scheduled {
         if busy || !self.pursuit.works() {
             return;
         }
-        let changed = self.changed();
         let failed = self.scripts.values().find_map(Script::failure);
-        self.pursuit.conclude(turn.now.mono, changed, failed);
+        self.pursuit.conclude(turn.now.mono, self.changed(), failed);
         self.look_when_due(turn, rules);
     }
 

@@ -1,19 +1,33 @@
 //! After the stop: what was lent is given back, then it runs again now, or stays quiet until its next scheduled run.
 
 use super::script::{Ask, Ended, Script, ScriptStep};
+use crate::core::asking::Asking;
 use crate::core::effect::{Effect, Outcome};
 use crate::core::entry::Entry;
 use crate::core::loans::Loans;
 use crate::core::policy::{After, ScheduledRules};
-use crate::core::seen::Active;
+use crate::core::seen::{Active, UnitSeen};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
+use crate::core::time::Mono;
+
+/// Writes down until when the rerun of this unit, which has ended, waits. Says so for people.
+pub fn settle(turn: &mut Turn<'_>, seen: &UnitSeen, rules: &ScheduledRules) -> String {
+    let ended = if seen.idle_since == Mono::BOOT { turn.now.mono } else { seen.idle_since };
+    let until = turn.now.wall_of(ended.after(rules.settle_after));
+    turn.record(Entry::RerunSettles { unit: seen.unit.clone(), until, after: seen.invocation.clone() });
+    format!("stopped; it runs again at {until}, when what it left behind has settled (settle_after)")
+}
 
 impl Script {
     /// What starts must not start with what was lent for the stop.
     pub(super) fn go_on_when_given_back(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
         self.release(loans);
-        if self.unasked(turn) && !turn.memory.lent.contains(&self.unit) && self.pending.is_empty() && !self.awaits_slots(turn, rules) {
+        if self.asking.taken_back(turn, &self.unit)
+            && !turn.memory.lent.contains(&self.unit)
+            && self.pending.is_empty()
+            && !self.awaits_slots(turn, rules)
+        {
             self.let_run(turn);
         }
     }
@@ -25,7 +39,7 @@ impl Script {
             Ended::Stopped => rules.after == After::Rerun || (rules.after == After::Auto && self.seen.timers.is_empty()),
             Ended::ByItself | Ended::Spared(_) | Ended::Paused | Ended::Renewed => false,
         };
-        wants && turn.memory.reruns.contains_key(&self.unit)
+        wants && rules.settle_after.is_zero() && turn.memory.reruns.contains_key(&self.unit)
     }
 
     /// Its timers may start it again.
@@ -38,13 +52,12 @@ impl Script {
             Ended::ByItself if self.seen.timers.is_empty() => self.ended_by_itself(turn),
             Ended::Spared(why) => {
                 let why = why.clone();
-                turn.unit_ended(&self.target, &self.unit, UnitEnd::Left, why.clone());
+                turn.unit_ended_noting(&self.target, &self.unit, UnitEnd::Left, why.clone(), self.asking.trouble());
                 self.enter(turn.now.mono, ScriptStep::Left(why));
             }
             Ended::Paused => {
                 self.ended = Ended::ByItself;
-                self.asked = false;
-                self.due = None;
+                self.asking = Asking::default();
                 self.enter(turn.now.mono, ScriptStep::Draining);
             }
             _ => self.enter(turn.now.mono, ScriptStep::Deciding),
@@ -62,8 +75,9 @@ impl Script {
             return self.ended_by_itself(turn);
         }
         let next = self.seen.next_run();
-        if owed.is_some() && !rules.stays_quiet(next, turn.now.wall) && !self.seen.active.runs() {
-            return self.start(turn);
+        let again = self.ended == Ended::AtCheckpoint || !rules.stays_quiet(next, turn.now.wall);
+        if owed.is_some() && again && !self.seen.active.runs() {
+            return if rules.settle_after.is_zero() { self.start(turn) } else { self.let_settle(turn, rules) };
         }
         let why = match next {
             _ if missed => "stopped; its scheduled run came meanwhile, and it cannot be started by hand".to_owned(),
@@ -90,6 +104,12 @@ impl Script {
             let id = turn.ask(Effect::ResetFailed { unit: self.unit.clone() });
             self.pending.insert(id, Ask::Reset);
         }
+    }
+
+    /// What it left behind when it ended is stale only after a while: the rerun stays owed until then, and `debts` pays it.
+    fn let_settle(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
+        let why = settle(turn, &self.seen, rules);
+        self.done(turn, UnitEnd::Quiet, why);
     }
 
     fn start(&mut self, turn: &mut Turn<'_>) {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::quiet::Slots;
+use crate::core::asking::Asking;
 use crate::core::effect::{EffectId, Outcome};
 use crate::core::entry::Entry;
 use crate::core::ladder::Ladder;
@@ -39,12 +40,9 @@ pub(super) struct Script {
     pub answered: Option<Mono>,
     /// How often its stop was begun in vain.
     pub tries: u32,
-    /// It was asked to stop at a checkpoint, or need not be.
-    pub asked: bool,
-    /// When SIGTERM was first due: a lock that it holds delays it from there.
-    pub due: Option<Mono>,
     /// Nothing of it is stale any more, and the run that was goes on.
     pub goes_on: bool,
+    pub asking: Asking,
     pub ended: Ended,
     /// What is known of its slots since it ended.
     pub slots: Option<Slots>,
@@ -97,8 +95,6 @@ pub(super) enum ScriptStep {
 pub(super) enum Ask {
     KeepQuiet,
     LetRun,
-    Checkpoint,
-    Unask,
     StopScript,
     Kill,
     Reset,
@@ -122,9 +118,8 @@ impl Script {
             seen_at: now,
             answered: None,
             tries: 0,
-            asked: false,
-            due: None,
             goes_on: false,
+            asking: Asking::default(),
             ended: Ended::ByItself,
             slots: None,
             lent_timers: BTreeSet::new(),
@@ -179,7 +174,6 @@ impl Script {
         match ask {
             Ask::KeepQuiet => self.quiet_answered(turn, outcome),
             Ask::LetRun => self.let_run_answered(turn, outcome),
-            Ask::Checkpoint | Ask::Unask => self.asked_or_unasked(turn, outcome),
             Ask::StopScript => self.stop_answered(turn, loans, outcome),
             Ask::Kill => self.kill_answered(turn, outcome),
             Ask::Reset => {}
@@ -209,7 +203,7 @@ impl Script {
     }
 
     pub fn done(&mut self, turn: &mut Turn<'_>, end: UnitEnd, why: String) {
-        turn.unit_ended(&self.target, &self.unit, end, why.clone());
+        turn.unit_ended_noting(&self.target, &self.unit, end, why.clone(), self.asking.trouble());
         self.enter(turn.now.mono, ScriptStep::Done(end, why));
     }
 

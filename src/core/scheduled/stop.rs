@@ -36,6 +36,9 @@ impl Script {
             grace: Some(rules.term_timeout),
             casualties,
         });
+        if ours && !self.seen.dependents.is_empty() {
+            turn.record(Entry::TakesDown { unit: self.unit.clone(), dependents: self.seen.dependents.clone() });
+        }
         let id = turn.ask(Effect::Stop { unit: self.unit.clone(), within: rules.term_timeout + STOP_SLACK });
         self.pending.insert(id, Ask::StopScript);
         self.answered = None;

@@ -44,6 +44,6 @@ impl Script {
             ScriptStep::Done(_, why) => (TargetState::Fresh, why.clone(), None),
             ScriptStep::Left(why) => (TargetState::Left, why.clone(), None),
         };
-        UnitView::new(&self.unit, state, why).aged(&self.stale, deadline, now)
+        UnitView::new(&self.unit, state, self.asking.noted(why)).aged(&self.stale, deadline, now)
     }
 }

@@ -9,13 +9,17 @@ use crate::core::effect::Looked;
 use crate::core::look::Looker;
 use crate::core::policy::ServiceRules;
 use crate::core::seen::{Active, UnitSeen};
-use crate::core::stale::{RENEWED_ITSELF, Stale, stale};
+use crate::core::stale::{self, RENEWED_ITSELF, Stale};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::target::is_of;
 use crate::core::time::Mono;
 
 const DRAIN_LOOK: Duration = Duration::from_secs(5);
+/// While one was asked to stop, or holds its lock, which nobody announces.
+const ASKED_LOOK: Duration = Duration::from_secs(1);
+/// While nothing is to be done but some are let finish.
+const LEFT_LOOK: Duration = Duration::from_secs(30);
 const RESTART_LOOK: Duration = Duration::from_secs(1);
 /// Restarts that end together are looked at together.
 pub(super) const BATCH: Duration = Duration::from_millis(10);
@@ -32,9 +36,21 @@ impl Services {
                 continue;
             }
             present.insert(seen.unit.clone());
-            let stale = stale(seen, &rules.code, &want, &memory);
+            let stale = stale::stale(seen, &rules.code, &want, &memory);
             match self.units.get_mut(&seen.unit) {
-                Some(unit) => unit.look(turn, &self.name, seen, stale, &self.pursuit.look, drain_until),
+                Some(unit) => {
+                    let renewed = |unit: &Service| matches!(unit.step, Step::Done(UnitEnd::Renewed, _));
+                    let before = renewed(unit);
+                    unit.look(turn, &self.name, seen, stale, &self.pursuit.look, drain_until);
+                    // Restarted for an earlier deploy: a newer one may have landed before it was up.
+                    if renewed(unit) && !before {
+                        let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
+                        let stale = stale::stale(seen, &rules.code, &want, &memory);
+                        if !stale.is_empty() {
+                            *unit = Service::new(seen.clone(), stale, turn.now.mono, drain_until);
+                        }
+                    }
+                }
                 None if !stale.is_empty() => {
                     self.units.insert(seen.unit.clone(), Service::new(seen.clone(), stale, turn.now.mono, drain_until));
                 }
@@ -55,13 +71,19 @@ impl Services {
         let now = turn.now.mono;
         self.pursuit.look.read_names(!rules.code.is_empty());
         let restarting = self.units.values().any(|unit| matches!(unit.step, Step::Restarting | Step::Verifying));
-        if restarting {
-            self.pursuit.look.want(now.after(RESTART_LOOK));
+        let cooperating = self.units.values().any(Service::cooperating);
+        if restarting || cooperating {
+            self.pursuit.look.want(now.after(if restarting { RESTART_LOOK } else { ASKED_LOOK }));
         } else if self.units.values().any(|unit| !unit.at_rest()) {
             self.pursuit.look.want(now.after(DRAIN_LOOK));
+        } else if rules.overdue.is_some() && self.units.values().any(|unit| matches!(unit.step, Step::Left(_))) {
+            self.pursuit.look.want(now.after(LEFT_LOOK));
         }
         let unseen = |unit: &Service| match unit.step {
-            Step::Draining { until } | Step::Pausing { until } => now >= until && unit.seen_at < until,
+            Step::Ready => unit.seen_at < unit.since,
+            Step::Draining { until } | Step::Pausing { until } | Step::Asked { until } | Step::Holding { until } => {
+                now >= until && unit.seen_at < until
+            }
             Step::Restarting => unit.grace_over(rules).is_some_and(|until| now >= until && unit.seen_at < until),
             _ => false,
         };
@@ -70,18 +92,24 @@ impl Services {
         }
         let overdue = |unit: &Service| matches!(unit.step, Step::Restarting) && now >= unit.since.after(RESTART_LOOK);
         let by_name = |unit: &Service| {
-            matches!(unit.step, Step::Verifying) || overdue(unit) || (matches!(unit.step, Step::Pausing { .. }) && unseen(unit))
+            matches!(unit.step, Step::Verifying)
+                || unit.cooperating()
+                || overdue(unit)
+                || (matches!(unit.step, Step::Pausing { .. }) && unseen(unit))
         };
         let named = self.units.iter().filter(|(_, unit)| by_name(unit));
         let cgroups: BTreeMap<String, String> = named.map(|(name, unit)| (name.clone(), unit.seen.cgroup.clone())).collect();
         if !cgroups.is_empty() {
             let units: Vec<String> = cgroups.keys().cloned().collect();
-            self.pursuit.look.ask(turn, &units, Looked::Bare, BTreeMap::new());
+            // How one ended that was asked, and who holds a lock, is more than a restart needs to know.
+            let looked = if cooperating { Looked::Exactly } else { Looked::Bare };
+            self.pursuit.look.ask(turn, &units, looked, BTreeMap::new());
         } else if restarting {
             // Nothing is late yet.
             self.pursuit.look.put_off(now);
         } else {
-            self.pursuit.look.ask(turn, &rules.units, Looked::Running, BTreeMap::new());
+            let looked = if rules.cooperates() { Looked::WithTimers } else { Looked::Running };
+            self.pursuit.look.ask(turn, &rules.units, looked, BTreeMap::new());
         }
     }
 }
@@ -97,6 +125,7 @@ impl Service {
                 };
                 self.done(turn, target, &seen.unit, end, why);
             }
+            Step::Ready | Step::Asked { .. } | Step::Holding { .. } => self.look_before_its_restart(turn, seen, stale),
             Step::Verifying if look.seen_since(self.since) => self.verify(turn, target, seen, stale),
             // Its end was missed, since the bus went away.
             Step::Restarting if self.pending.is_none() && !self.under_way(seen) => self.verify(turn, target, seen, stale),

@@ -1,7 +1,8 @@
 //! `kind = "service"`: long-running services other than php-fpm, renewed by one RestartUnit job each (law 6, facts M4).
 //!
-//! `unit` says what comes after what for one of them, `looks` when and what is looked at, `view` what status is told.
+//! `unit` says what comes after what for one of them, `checkpoint` how one is asked and spared before its restart, `looks` when and what is looked at, `view` what status is told.
 
+mod checkpoint;
 mod looks;
 mod unit;
 mod view;
@@ -12,6 +13,7 @@ use looks::BATCH;
 use unit::{Service, Step};
 
 use crate::core::effect::{EffectId, Outcome};
+use crate::core::loans::Loans;
 use crate::core::memory::Want;
 use crate::core::policy::ServiceRules;
 use crate::core::status::{UnitEnd, UnitView};
@@ -59,8 +61,29 @@ impl Services {
         self.pursuit.renew(turn.now.mono, want, began);
     }
 
-    pub fn pause(&mut self) {
+    /// When it last changed what one of its units is at.
+    #[must_use]
+    pub fn changed(&self) -> Option<Mono> {
+        self.units.values().map(|unit| unit.since).max()
+    }
+
+    /// Whether a rollout is at this unit, and pays what it owes to it itself.
+    #[must_use]
+    pub fn owns(&self, unit: &str) -> bool {
+        self.units.get(unit).is_some_and(|unit| !unit.at_rest())
+    }
+
+    /// The target is no longer in the configuration.
+    pub fn release(&self, loans: &mut Loans) {
+        for unit in self.units.keys() {
+            loans.release(unit);
+        }
+    }
+
+    /// Gives up what has not been touched; of what has been asked that is taken back, and what has ended comes up again.
+    pub fn pause(&mut self, now: Mono) {
         self.units.retain(|_, unit| !matches!(unit.step, Step::Draining { .. }));
+        self.units.values_mut().for_each(|unit| unit.spare(now));
         if self.units.values().all(Service::at_rest) {
             self.pursuit.rest();
         }
@@ -68,7 +91,8 @@ impl Services {
 
     pub fn hint(&mut self, now: Mono, unit: Option<&str>) {
         // A removed job of a unit that is being restarted comes with its outcome.
-        if unit.is_none() && self.pursuit.want().is_some() {
+        let asked = unit.and_then(|unit| self.units.get(unit)).is_some_and(Service::cooperating);
+        if (unit.is_none() || asked) && self.pursuit.want().is_some() {
             self.pursuit.look.want(now);
         }
     }
@@ -82,6 +106,9 @@ impl Services {
         }
         let now = turn.now.mono;
         for (name, unit) in &mut self.units {
+            if unit.asked_or_unasked(turn, &self.name, id, outcome) {
+                return true;
+            }
             if unit.killing.take_if(|killing| *killing == id).is_some() {
                 if let (Outcome::Fault(_), Some(ladder)) = (outcome, &mut unit.ladder) {
                     ladder.kill_failed(now);
@@ -101,21 +128,23 @@ impl Services {
         false
     }
 
-    pub fn advance(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules) {
+    pub fn advance(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, loans: &mut Loans) {
         let Some(want) = self.pursuit.want().cloned() else { return };
         let now = turn.now.mono;
         let mut under_way = self.units.values().filter(|unit| matches!(unit.step, Step::Restarting)).count();
         let mut failed = None;
         for (name, unit) in &mut self.units {
-            unit.advance(turn, rules, &self.name, name, &mut under_way, &want);
+            unit.advance(turn, rules, loans, (&self.name, name), &mut under_way, &want);
             if let Step::Done(UnitEnd::Failed, why) = &unit.step {
                 failed.get_or_insert(format!("{name}: {why}"));
             }
         }
         let busy = self.units.values().any(|unit| !unit.at_rest());
+        if !busy {
+            self.release(loans);
+        }
         if self.pursuit.works() && !busy {
-            let changed = self.units.values().map(|unit| unit.since).max();
-            self.pursuit.conclude(now, changed, failed);
+            self.pursuit.conclude(now, self.changed(), failed);
         }
         self.look_when_due(turn, rules);
     }

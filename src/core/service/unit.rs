@@ -1,10 +1,14 @@
-//! One service on its way from running old code to being at rest: drain, RestartUnit, SIGKILL after the grace, another try.
+//! One service on its way from running old code to being at rest: drain, what its rules say of asking (`checkpoint`), RestartUnit, SIGKILL after the grace,
+//! another try.
 
 use std::time::Duration;
 
+use super::checkpoint::Then;
+use crate::core::asking::Asking;
 use crate::core::effect::{Effect, EffectId, Fault};
 use crate::core::entry::Entry;
 use crate::core::ladder::{Ladder, Rung};
+use crate::core::loans::Loans;
 use crate::core::memory::Want;
 use crate::core::policy::ServiceRules;
 use crate::core::seen::{Active, Load, UnitSeen};
@@ -14,7 +18,7 @@ use crate::core::step::Turn;
 use crate::core::time::Mono;
 
 /// RestartUnit jobs under way at once: four in flight have all the gain of pipelining (docs/performance), more only delay the first unit.
-const WINDOW: usize = 16;
+pub(super) const WINDOW: usize = 16;
 /// How long a service may take to start: systemd's own default for TimeoutStartSec=, and a little.
 const START_TIMEOUT: Duration = Duration::from_secs(95);
 /// A service that does not come up is started again so often, with this pause.
@@ -37,6 +41,7 @@ pub(super) struct Service {
     /// When the look had begun that it was last seen in.
     pub seen_at: Mono,
     pub tries: u32,
+    pub asking: Asking,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +49,18 @@ pub(super) enum Step {
     Draining {
         until: Mono,
     },
+    /// Its drain is over and its rules have more for it than a restart: its loan is awaited, and one more look.
+    Ready,
+    /// It was asked to stop at its next checkpoint.
+    Asked {
+        until: Mono,
+    },
+    /// It holds its lock.
+    Holding {
+        until: Mono,
+    },
+    /// The request, and what it was lent, are taken back before anything else.
+    TakingBack(Then),
     Restarting,
     /// Its job has ended; a look shows how it fares.
     Verifying,
@@ -70,6 +87,7 @@ impl Service {
             restarted_for: None,
             seen_at: now,
             tries: 0,
+            asking: Asking::default(),
         }
     }
 
@@ -87,20 +105,25 @@ impl Service {
         &mut self,
         turn: &mut Turn<'_>,
         rules: &ServiceRules,
-        target: &str,
-        name: &str,
+        loans: &mut Loans,
+        (target, name): (&str, &str),
         under_way: &mut usize,
         want: &Want,
     ) {
         let now = turn.now.mono;
         match self.step {
+            Step::Ready => self.go_down(turn, rules, loans, target, want),
+            Step::Asked { .. } | Step::Holding { .. } => self.wait_for_it(turn, want),
+            Step::TakingBack(_) => self.go_on_when_given_back(turn, rules, loans, target, under_way, want),
             Step::Draining { until } => {
                 if let Some(why) = untouchable(&self.seen) {
-                    turn.unit_ended(target, name, UnitEnd::Left, why);
-                    return self.enter(now, Step::Left(why.to_owned()));
+                    return self.leave(turn, target, name, why);
                 }
                 // In the drain somebody else may have restarted it.
-                if now >= until && self.seen_at >= until && *under_way < WINDOW && turn.journal_good {
+                let drained = now >= until && self.seen_at >= until && turn.journal_good;
+                if drained && rules.cooperates() {
+                    self.drained(turn, rules, target, name);
+                } else if drained && *under_way < WINDOW {
                     *under_way += 1;
                     self.restart(turn, rules, name, want);
                 }
@@ -135,7 +158,7 @@ impl Service {
         }
     }
 
-    fn restart(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, name: &str, want: &Want) {
+    pub(super) fn restart(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, name: &str, want: &Want) {
         self.restarted_for = Some(want.landed);
         let within = rules.term_timeout + START_TIMEOUT;
         self.pending = Some(turn.ask(Effect::Restart { unit: name.to_owned(), cut: Vec::new(), within }));
@@ -163,7 +186,7 @@ impl Service {
 
     /// systemd is still at the restart that was asked for.
     pub(super) fn under_way(&self, seen: &UnitSeen) -> bool {
-        self.restarted_for.is_some() && seen.job && seen.invocation == self.before && seen.active.runs()
+        self.ladder.is_some() && seen.job && seen.invocation == self.before && seen.active.runs()
     }
 
     pub(super) fn verify(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale) {
@@ -199,7 +222,8 @@ impl Service {
     }
 
     pub(super) fn done(&mut self, turn: &mut Turn<'_>, target: &str, name: &str, end: UnitEnd, why: &str) {
-        turn.unit_ended(target, name, end, why);
+        self.settle(turn, why);
+        turn.unit_ended_noting(target, name, end, why, self.asking.trouble());
         if end != UnitEnd::Failed {
             self.stale = Stale::default();
         }

@@ -1,5 +1,6 @@
 //! What status is told of a service, and until when it waits.
 
+use super::checkpoint::Then;
 use super::unit::{Service, Step};
 use crate::core::ladder::Rung;
 use crate::core::status::{TargetState, UnitEnd, UnitView};
@@ -10,6 +11,8 @@ impl Service {
     pub(super) fn deadline(&self, name: &str) -> Option<Deadline> {
         match (&self.step, &self.ladder) {
             (Step::Draining { until } | Step::Pausing { until }, _) => Some(Deadline::new(*until, format!("{name}: restart"))),
+            (Step::Asked { until }, _) => Some(Deadline::new(*until, format!("{name}: its next checkpoint"))),
+            (Step::Holding { until }, _) => Some(Deadline::new(*until, format!("{name}: to let go of its lock"))),
             (Step::Restarting, Some(ladder)) if self.old_lives() => match ladder.rung(self.since) {
                 Rung::Grace { until } | Rung::Dying { until } => Some(Deadline::new(until, format!("{name}: its grace after SIGTERM"))),
                 Rung::Kill | Rung::Unkillable => None,
@@ -24,6 +27,11 @@ impl Service {
                 (TargetState::Draining, "runs old code; may end by itself".to_owned(), Some(*until))
             }
             Step::Draining { .. } => (TargetState::Stale, "waits for its turn to be restarted".to_owned(), None),
+            Step::Ready => (TargetState::Stopping, "about to be asked to stop, or restarted".to_owned(), None),
+            Step::Asked { until } => (TargetState::Asked, "was asked to stop at its next checkpoint".to_owned(), Some(*until)),
+            Step::Holding { until } => (TargetState::Held, "holds its lock, so it is spared until then".to_owned(), Some(*until)),
+            Step::TakingBack(Then::Start) => (TargetState::Starting, "ended at a checkpoint; is started again".to_owned(), None),
+            Step::TakingBack(_) => (TargetState::Stopping, "what it was asked and lent is taken back".to_owned(), None),
             Step::Restarting => match self.ladder.as_ref().map(|ladder| ladder.rung(now.mono)) {
                 Some(Rung::Grace { until }) => (TargetState::Stopping, "is being restarted".to_owned(), Some(until)),
                 _ => (TargetState::Killing, "was sent SIGKILL".to_owned(), None),
@@ -34,6 +42,6 @@ impl Service {
             Step::Done(_, why) => (TargetState::Fresh, why.clone(), None),
             Step::Left(why) => (TargetState::Left, why.clone(), None),
         };
-        UnitView::new(name, state, why).aged(&self.stale, deadline, now)
+        UnitView::new(name, state, self.asking.noted(why)).aged(&self.stale, deadline, now)
     }
 }

@@ -90,6 +90,11 @@ mod tests {
             code: Vec::new(),
             drain_timeout: Duration::ZERO,
             term_timeout: Duration::from_secs(1),
+            checkpoint_timeout: Duration::ZERO,
+            hold_timeout: Duration::ZERO,
+            overdue: None,
+            ask: Vec::new(),
+            unask: Vec::new(),
         };
         Policy { targets: [("jobs".to_owned(), TargetRules::Service(rules))].into(), ..Policy::default() }
     }

@@ -65,10 +65,30 @@ impl Machine {
                 }
             }
         }
+        if !wanted.as_ref().is_some_and(|wanted| wanted.unmet) {
+            self.add_settling(name, now, &mut units);
+        }
         let (state, why) = self.target_state(name, &memory, wanted.as_ref(), &units);
         let deadline = units.iter().filter_map(|unit| unit.deadline).max();
         let looked_at = rest.map(|rest| rest.at);
         TargetView { name: name.to_owned(), kind: rules.kind().to_owned(), state, why, deadline, looked_at, units }
+    }
+
+    /// Scripts that run again only when what they left behind has settled: the host has converged, and owes them that.
+    fn add_settling(&self, target: &str, now: Now, units: &mut Vec<UnitView>) {
+        for (name, owed) in self.memory.reruns.iter().filter(|(_, owed)| owed.target == target) {
+            let Some(settles) = &owed.settles else { continue };
+            if !units.iter().any(|unit| unit.unit == *name) {
+                units.push(UnitView::new(name, TargetState::Fresh, String::new()).aged(&Stale::default(), None, now));
+            }
+            for unit in
+                units.iter_mut().filter(|unit| unit.unit == *name && unit.state <= TargetState::Adopted && unit.oldest_start.is_none())
+            {
+                unit.deadline = Some(settles.until);
+                unit.why = "stopped; it runs again when what it left behind has settled (settle_after)".to_owned();
+            }
+        }
+        units.sort_by(|a, b| a.unit.cmp(&b.unit));
     }
 
     /// A deploy that has landed counts from then on, whether or not its rollout may begin.

@@ -12,7 +12,7 @@ use super::hooks::micros;
 use super::link::CallError;
 use super::names::pattern;
 use super::{ACT, Systemd};
-use crate::core::effect::{Fault, Looked, Waits};
+use crate::core::effect::{Fault, Looked, UnitsOf};
 use crate::core::is_of;
 
 const UNIT: &str = "restart-agent-begin.service";
@@ -27,7 +27,7 @@ impl Systemd {
     ///
     /// # Errors
     /// The fault of listing them, or of starting it.
-    pub async fn hold_starts(&self, waits: &[Waits], lasts: Duration) -> Result<(), Fault> {
+    pub async fn hold_starts(&self, waits: &[UnitsOf], lasts: Duration) -> Result<(), Fault> {
         let globs: Vec<String> =
             waits.iter().flat_map(|waits| &waits.units).map(|unit| pattern(unit).unwrap_or_else(|| unit.clone())).collect();
         let rows = self.matching(&globs, Looked::Exactly).await?;

@@ -35,6 +35,18 @@ const OTHERS_AGAIN: Duration = Duration::from_millis(20);
 const EXIT_EXEC: i32 = 203;
 const SIGKILL: i32 = 9;
 
+/// One command.
+#[derive(Debug, Clone, Copy)]
+struct Hook<'a> {
+    /// Shown as the unit's description: `depool default`.
+    purpose: &'a str,
+    argv: &'a [String],
+    timeout: Duration,
+    /// `NAME=VALUE`.
+    environment: &'a [String],
+    one: Meaning,
+}
+
 /// What exit status 1 of a command means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
@@ -50,7 +62,16 @@ impl Systemd {
     /// [`Fault::Refused`] for an argv without an absolute path first; the fault of starting the unit; [`Fault::Unreachable`] if the bus went
     /// away and its end is not known.
     pub async fn run(&self, purpose: &str, argv: &[String], timeout: Duration) -> Result<CommandEnd, Fault> {
-        self.run_keeping(purpose, argv, timeout, OUTPUT, Meaning::Failure).await.map(|(end, _)| end)
+        self.run_with(purpose, argv, timeout, &[]).await
+    }
+
+    /// As [`Systemd::run`], with these in its environment, each `NAME=VALUE`.
+    ///
+    /// # Errors
+    /// As [`Systemd::run`].
+    pub async fn run_with(&self, purpose: &str, argv: &[String], timeout: Duration, environment: &[String]) -> Result<CommandEnd, Fault> {
+        let hook = Hook { purpose, argv, timeout, environment, one: Meaning::Failure };
+        self.run_keeping(hook, OUTPUT).await.map(|(end, _)| end)
     }
 
     /// As [`Systemd::run`], for a command that answers with its exit status: 1 is an answer, and no failed unit that alerts somebody.
@@ -58,7 +79,7 @@ impl Systemd {
     /// # Errors
     /// As [`Systemd::run`].
     pub async fn run_check(&self, purpose: &str, argv: &[String], timeout: Duration) -> Result<CommandEnd, Fault> {
-        self.run_keeping(purpose, argv, timeout, OUTPUT, Meaning::Answer).await.map(|(end, _)| end)
+        self.run_keeping(Hook { purpose, argv, timeout, environment: &[], one: Meaning::Answer }, OUTPUT).await.map(|(end, _)| end)
     }
 
     /// As [`Systemd::run`], with the first MiB of what it printed, standard output and error as they came.
@@ -66,17 +87,11 @@ impl Systemd {
     /// # Errors
     /// As [`Systemd::run`].
     pub async fn run_output(&self, purpose: &str, argv: &[String], timeout: Duration) -> Result<(CommandEnd, Vec<u8>), Fault> {
-        self.run_keeping(purpose, argv, timeout, LONG_OUTPUT, Meaning::Failure).await
+        self.run_keeping(Hook { purpose, argv, timeout, environment: &[], one: Meaning::Failure }, LONG_OUTPUT).await
     }
 
-    async fn run_keeping(
-        &self,
-        purpose: &str,
-        argv: &[String],
-        timeout: Duration,
-        limit: usize,
-        one: Meaning,
-    ) -> Result<(CommandEnd, Vec<u8>), Fault> {
+    async fn run_keeping(&self, hook: Hook<'_>, limit: usize) -> Result<(CommandEnd, Vec<u8>), Fault> {
+        let Hook { purpose, argv, timeout, one, .. } = hook;
         let Some(program) = argv.first().filter(|program| program.starts_with('/')) else {
             return Err(Fault::Refused(format!("cannot run the command for \"{purpose}\": it does not start with an absolute path")));
         };
@@ -88,7 +103,7 @@ impl Systemd {
         let (mut capture, output) =
             Capture::new(limit).map_err(|error| Fault::Other(format!("cannot run \"{purpose}\": no pipe: {error}")))?;
 
-        let job = self.start_hook(&unit, purpose, argv, timeout, &output, one).await?;
+        let job = self.start_hook(&unit, hook, &output).await?;
         drop(output);
         // Its start job ends when it has ended, and with it all that it started: Type=oneshot, KillMode=control-group.
         let mut end = self.read_until_end(job, deadline, &mut capture).await;
@@ -144,15 +159,8 @@ impl Systemd {
         }
     }
 
-    async fn start_hook(
-        &self,
-        unit: &str,
-        purpose: &str,
-        argv: &[String],
-        timeout: Duration,
-        output: &impl AsFd,
-        one: Meaning,
-    ) -> Result<u32, Fault> {
+    async fn start_hook(&self, unit: &str, hook: Hook<'_>, output: &impl AsFd) -> Result<u32, Fault> {
+        let Hook { purpose, argv, timeout, environment, one } = hook;
         let (key, exec) = command(argv);
         let output = Variant::Fd(Fd::from(output.as_fd()));
         let at_most = micros(timeout.saturating_add(BACKSTOP));
@@ -162,6 +170,7 @@ impl Systemd {
             ("Description", &Variant::from(format!("restart-agent: {purpose}"))),
             ("Type", &Variant::from("oneshot")),
             (key, &exec),
+            ("Environment", &Variant::from(environment.to_vec())),
             ("StandardOutputFileDescriptor", &output),
             ("StandardErrorFileDescriptor", &output),
             ("SyslogIdentifier", &Variant::from("restart-agent-hook")),

@@ -85,6 +85,7 @@ impl Systemd {
         }
         if matches!(looked, Looked::WithTimers | Looked::Exactly) {
             self.add_timers(&mut seen, loaded_at, now, offset).await?;
+            self.add_dependents(&mut seen).await?;
         }
         Ok(seen)
     }
@@ -118,7 +119,7 @@ impl Systemd {
     }
 
     /// Each with the name that was asked for: systemd answers in that order, with the name of what an alias stands for.
-    async fn named(&self, names: &[&str]) -> Result<Vec<(String, UnitRow)>, Fault> {
+    pub(super) async fn named(&self, names: &[&str]) -> Result<Vec<(String, UnitRow)>, Fault> {
         let names: Vec<&str> = names.iter().copied().filter(|name| is_unit(name)).collect();
         if names.is_empty() {
             return Ok(Vec::new());
@@ -283,6 +284,7 @@ impl Systemd {
 fn apply(seen: &mut UnitSeen, settings: &Settings) {
     seen.oneshot = settings.oneshot;
     seen.exec_starts = settings.exec_starts;
+    seen.dependents.clone_from(&settings.dependents);
     seen.refuse_manual_start = settings.refuse_manual_start;
     seen.refuse_manual_stop = settings.refuse_manual_stop;
     seen.transient = settings.transient;

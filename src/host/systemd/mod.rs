@@ -7,6 +7,7 @@ mod acts;
 mod begin;
 mod capture;
 mod command_line;
+mod dependents;
 mod dropins;
 mod ears;
 mod faults;

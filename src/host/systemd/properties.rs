@@ -11,6 +11,7 @@ use super::names::unit_path;
 use super::proxies::{MANAGER, MANAGER_PATH};
 use super::{READ, Systemd};
 use crate::core::effect::Fault;
+use crate::core::seen::Dependent;
 use crate::core::time::{Mono, Span};
 
 pub(super) const UNIT: &str = "org.freedesktop.systemd1.Unit";
@@ -37,6 +38,7 @@ pub(super) struct Settings {
     pub notifies: bool,
     /// systemd finds its main process by a file or by guessing.
     pub forks: bool,
+    pub dependents: Vec<Dependent>,
 }
 
 /// The run that a unit was last seen in.
@@ -260,7 +262,9 @@ impl Systemd {
             wanted.extend([(SERVICE, "Type"), (SERVICE, "ExecStart"), (SERVICE, "NotifyAccess")]);
         }
         let values = self.properties(unit, &wanted).await?;
+        let dependents = self.dependents(unit).await?;
         Ok(Settings {
+            dependents,
             refuse_manual_start: values.flag(0),
             refuse_manual_stop: values.flag(1),
             transient: values.flag(2),

@@ -107,10 +107,17 @@ impl World {
 
     pub(crate) fn agent_may_start(&mut self, name: &str) {
         let now = self.now;
+        if self.asked.contains(name) || self.commanded.contains_key(name) {
+            self.violates(format!("the agent starts {name}, which would find itself asked to stop"));
+        }
         let Some((_, rules)) = self.scheduled_rules(name) else { return };
         let Some(unit) = self.units.get(name) else { return };
         if unit.active.runs() {
             return;
+        }
+        let stopped = unit.last_stop_by_agent.is_some() || unit.checkpointed;
+        if stopped && now < unit.idle_since + us(rules.settle_after) && !unit.missed_slot && now > self.policy_changed + 5 * S {
+            return self.violates(format!("the agent starts {name} before what it left behind has settled"));
         }
         if unit.missed_slot || (unit.checkpointed && rules.after != After::UntilNext) {
             return;
@@ -174,6 +181,26 @@ impl World {
             }
             return;
         };
+        let Some(unit) = self.units.get(name) else { return };
+        if let TargetRules::Service(rules) = &rules
+            && unit.active == Active::Active
+        {
+            let forced = self.made_stale(&target, unit.main_start).is_some_and(|(_, forced)| forced);
+            let held = now < unit.main_start + unit.manners().1 && !forced;
+            let deploy = self.made_stale(&target, unit.main_start).map_or(0, |(at, _)| at);
+            let wrong = if rules.overdue == Some(Overdue::Finish) {
+                Some("which its rules let finish")
+            } else if self.asked.contains(name) || self.commanded.contains_key(name) {
+                Some("which would find itself asked to stop")
+            } else if held && now < deploy + us(rules.drain_timeout) + us(rules.hold_timeout) {
+                Some("which holds its lock")
+            } else {
+                None
+            };
+            if let Some(wrong) = wrong.filter(|_| now > self.policy_changed + 5 * S) {
+                return self.violates(format!("the agent restarts {name}, {wrong}"));
+            }
+        }
         let Some(unit) = self.units.get(name) else { return };
         if unit.active == Active::Active {
             match self.made_stale(&target, unit.main_start) {
@@ -287,7 +314,7 @@ impl World {
             }
             let allowed = match &rules {
                 TargetRules::Scheduled(rules) => Self::protected(unit, rules),
-                TargetRules::Service(_) => unit.refuse_stop,
+                TargetRules::Service(rules) => unit.refuse_stop || rules.overdue == Some(Overdue::Finish),
                 TargetRules::PhpFpm(_) | TargetRules::Strays(_) => false,
             };
             if !allowed {
@@ -309,7 +336,7 @@ impl World {
                 left.push(format!("{}: process {} is still frozen", unit.name, process.pid));
             }
         }
-        for unit in &self.asked {
+        for unit in self.asked.iter().chain(self.commanded.keys()) {
             left.push(format!("{unit} is still asked to stop"));
         }
         if self.held.is_some() {

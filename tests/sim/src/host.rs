@@ -570,6 +570,8 @@ impl Host {
             (!memory.reruns.is_empty(), "reruns"),
             (!memory.frozen.is_empty(), "frozen"),
             (!memory.unproven.is_empty(), "unproven"),
+            (!memory.asked.is_empty() || !memory.unasks.is_empty(), "asked"),
+            (!memory.taken_down.is_empty(), "taken down"),
             (!memory.cutting.is_empty(), "cutting"),
             (!memory.open.is_empty(), "open acts"),
         ]

@@ -137,13 +137,18 @@ fn policy(draw: &mut Draw) -> Policy {
         targets.insert(format!("fpm{n}"), TargetRules::PhpFpm(rules));
     }
     for n in 0..draw.rng.between(0, 2) {
+        let asks = draw.rng.chance(40);
+        let commands = asks && draw.rng.chance(40);
         let rules = ScheduledRules {
             code: Vec::new(),
             units: vec![format!("job{n}-*.service")],
             exclude: vec![format!("job{n}-excluded.service")],
             drain_timeout: span(draw.rng.between(0, 20 * S)),
             overdue: *draw.rng.pick(&[None, None, None, Some(Overdue::Stop), Some(Overdue::Finish)]),
-            checkpoint_timeout: span(if draw.rng.chance(60) { 0 } else { draw.rng.between(S, 20 * S) }),
+            checkpoint_timeout: span(if asks { draw.rng.between(S, 20 * S) } else { 0 }),
+            ask: if commands { argv("ask-{unit}") } else { Vec::new() },
+            unask: if commands { argv("unask-{unit}") } else { Vec::new() },
+            settle_after: span(if draw.rng.chance(75) { 0 } else { draw.rng.between(S, 2 * MINUTE) }),
             hold_timeout: span(draw.rng.between(0, 20 * S)),
             max_interruptions: u32::try_from(draw.rng.between(1, 4)).unwrap_or(1),
             term_timeout: span(draw.rng.between(500 * MS, 10 * S)),
@@ -153,11 +158,18 @@ fn policy(draw: &mut Draw) -> Policy {
         targets.insert(format!("jobs{n}"), TargetRules::Scheduled(rules));
     }
     if draw.rng.chance(40) {
+        let asks = draw.rng.chance(40);
+        let commands = asks && draw.rng.chance(40);
         let rules = ServiceRules {
             code: Vec::new(),
             units: vec!["queue-*.service".to_owned()],
             exclude: Vec::new(),
             drain_timeout: span(if draw.rng.chance(50) { 0 } else { draw.rng.between(0, 10 * S) }),
+            checkpoint_timeout: span(if asks { draw.rng.between(S, 20 * S) } else { 0 }),
+            hold_timeout: span(if draw.rng.chance(60) { 0 } else { draw.rng.between(0, 20 * S) }),
+            overdue: *draw.rng.pick(&[None, None, None, Some(Overdue::Stop), Some(Overdue::Finish)]),
+            ask: if commands { argv("ask-{unit}") } else { Vec::new() },
+            unask: if commands { argv("unask-{unit}") } else { Vec::new() },
             term_timeout: span(draw.rng.between(500 * MS, 8 * S)),
         };
         targets.insert("workers".to_owned(), TargetRules::Service(rules));
@@ -210,10 +222,11 @@ fn populate(draw: &mut Draw, world: &mut World, policy: &Policy) {
                         _ => Starts::Well(draw.rng.between(MS, 300 * MS)),
                     };
                     let on_term = draw.on_term();
-                    let mut unit = Unit::new(
-                        &format!("queue-{n}.service"),
-                        Body::Daemon(Daemon { on_term, starts: Starts::Well(10 * MS), unkillable_for: 0 }),
-                    );
+                    let checkpoint = draw.rng.chance(50).then(|| draw.rng.between(10 * MS, 30 * S));
+                    // From an hour ago, when it was started.
+                    let holds = if draw.rng.chance(30) { HOUR + draw.rng.between(S, 3 * MINUTE) } else { 0 };
+                    let daemon = Daemon { on_term, starts: Starts::Well(10 * MS), unkillable_for: 0, checkpoint, holds };
+                    let mut unit = Unit::new(&format!("queue-{n}.service"), Body::Daemon(daemon));
                     unit.refuse_stop = draw.rng.chance(3);
                     world.add(unit, HOUR);
                     if let Body::Daemon(daemon) = &mut world.units.get_mut(&format!("queue-{n}.service")).unwrap().body {

@@ -155,13 +155,31 @@ impl World {
                     self.answer(epoch, id, 200 * MS, Outcome::Done);
                 }
             }
-            Effect::AskToStop { unit } => {
+            Effect::AskToStop { unit, ask, unask } => {
+                if ask.iter().chain(&unask).any(|word| !word.contains(&unit)) {
+                    self.violates(format!("{unit} is asked by {ask:?} and {unask:?}"));
+                }
                 self.ask_to_stop(&unit);
-                self.answer(epoch, id, MS, Outcome::Done);
+                let fails = !ask.is_empty() && self.rng.chance(10);
+                if !unask.is_empty() {
+                    self.commanded.insert(unit, unask);
+                }
+                let takes = if ask.is_empty() { MS } else { 300 * MS };
+                let outcome = if fails { Outcome::Fault(Fault::Other("its command `ask` exits 3".to_owned())) } else { Outcome::Done };
+                self.answer(epoch, id, takes, outcome);
             }
-            Effect::Unask { unit } => {
+            Effect::Unask { unit, unask } => {
                 self.asked.remove(&unit);
-                self.answer(epoch, id, MS, Outcome::Done);
+                let takes = if unask.is_empty() { MS } else { 300 * MS };
+                if !unask.is_empty() && self.rng.chance(20) {
+                    self.answer(epoch, id, takes, Outcome::Fault(Fault::Other("its command `unask` exits 1".to_owned())));
+                } else {
+                    let meant = self.commanded.remove(&unit);
+                    if meant.as_ref().is_some_and(|meant| *meant != unask) {
+                        self.violates(format!("{unit} was to be asked no more by {meant:?}, and that is tried by {unask:?}"));
+                    }
+                    self.answer(epoch, id, takes, Outcome::Done);
+                }
             }
             Effect::HoldStarts { waits, lasts } => {
                 self.hold_starts(&waits, us(lasts));
@@ -187,7 +205,7 @@ impl World {
                 self.quiet.remove(&unit);
                 self.answer(epoch, id, MS, Outcome::Done);
             }
-            Effect::Start { unit } => self.act_start(epoch, id, &unit),
+            Effect::StartAlone { unit } | Effect::Start { unit } => self.act_start(epoch, id, &unit),
             Effect::Restart { unit, cut, within } if stage == 0 => {
                 self.agent_may_restart(&unit);
                 self.reset_failed(&unit);
@@ -356,8 +374,9 @@ impl World {
         self.asked.insert(name.to_owned());
         self.say(|| format!("{name}: is asked to stop"));
         let Some(unit) = self.units.get(name) else { return };
-        let (pid, checkpoint) = (unit.main_pid, unit.as_script().and_then(|script| script.checkpoint));
-        if let Some(after) = checkpoint.filter(|_| unit.active == Active::Activating) {
+        let (pid, (checkpoint, _)) = (unit.main_pid, unit.manners());
+        let at_work = if unit.oneshot() { Active::Activating } else { Active::Active };
+        if let Some(after) = checkpoint.filter(|_| unit.active == at_work) {
             self.after(after, Happening::Checkpoint { unit: name.to_owned(), pid });
         }
     }
@@ -371,11 +390,18 @@ impl World {
             }
             self.say(|| format!("{name}: has reached a checkpoint"));
             self.process_ended(name, pid, restart_agent::core::seen::Exit::Exited(75));
+            if self
+                .units
+                .get(name)
+                .is_some_and(|unit| !unit.oneshot() && unit.active == Active::Failed && !unit.on_success && !unit.lent_run_again())
+            {
+                self.violates(format!("{name} was asked, and what it says then is a failure"));
+            }
         }
     }
 
     fn holds_lock(&self, unit: &Unit) -> bool {
-        unit.as_script().is_some_and(|script| unit.active.runs() && self.now < unit.main_start + script.holds)
+        unit.active.runs() && self.now < unit.main_start + unit.manners().1
     }
 
     #[must_use]
@@ -426,6 +452,7 @@ impl World {
             start_limit_burst: unit.start_limit.0,
             start_limit_interval_ms: unit.start_limit.1 / MS,
             status_text: String::new(),
+            dependents: Vec::new(),
             timers: if timers {
                 self.timers.values().filter(|timer| timer.unit == unit.name).map(|timer| self.timer_seen(timer)).collect()
             } else {

@@ -190,6 +190,8 @@ pub struct World {
     pub asked: std::collections::BTreeSet<String>,
     /// Until when which units wait with their start, since a deploy has begun.
     pub held: Option<(Us, std::collections::BTreeSet<String>)>,
+    /// Units that a command asks to stop, and the one that takes that back.
+    pub commanded: BTreeMap<String, Vec<String>>,
     /// Units with a `quiet/UNIT`.
     pub quiet: std::collections::BTreeSet<String>,
     /// Processes outside of every unit.
@@ -238,6 +240,7 @@ impl World {
             agent_was_away: false,
             asked: std::collections::BTreeSet::new(),
             held: None,
+            commanded: BTreeMap::new(),
             quiet: std::collections::BTreeSet::new(),
             strays: Vec::new(),
             told: Vec::new(),

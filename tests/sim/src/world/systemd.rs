@@ -1,6 +1,6 @@
 //! systemd: jobs, stops, starts, kills and reloads, as facts/systemd.md measured them.
 
-use restart_agent::core::effect::{Fault, JobEnd, Waits};
+use restart_agent::core::effect::{Fault, JobEnd, UnitsOf};
 use restart_agent::core::event::Event;
 use restart_agent::core::is_of;
 use restart_agent::core::seen::{Active, Exit, ExitSeen, Load};
@@ -76,7 +76,7 @@ impl World {
     }
 
     /// A unit is started that these are ordered after, and that does not become ready before it ends.
-    pub(crate) fn hold_starts(&mut self, waits: &[Waits], lasts: Us) {
+    pub(crate) fn hold_starts(&mut self, waits: &[UnitsOf], lasts: Us) {
         if self.held.is_some() {
             return;
         }
@@ -292,7 +292,8 @@ impl World {
         let clean = match exit {
             None | Some(Exit::Exited(0)) => true,
             Some(Exit::Killed(15)) => !oneshot || unit.lent_success(),
-            Some(Exit::Killed(9) | Exit::Exited(143 | 75)) => unit.lent_success(),
+            Some(Exit::Exited(75)) => unit.lent_run_again(),
+            Some(Exit::Killed(9) | Exit::Exited(143)) => unit.lent_success(),
             Some(_) => false,
         };
         // What it is lent makes a failure of any end that the agent's stop brought about.

@@ -89,6 +89,9 @@ pub struct Daemon {
     pub on_term: OnTerm,
     pub starts: Starts,
     pub unkillable_for: Us,
+    /// As [`Script::checkpoint`] and [`Script::holds`].
+    pub checkpoint: Option<Us>,
+    pub holds: Us,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,7 +232,10 @@ impl Unit {
 
     #[must_use]
     pub fn daemon(name: &str) -> Unit {
-        Unit::new(name, Body::Daemon(Daemon { on_term: OnTerm::Dies, starts: Starts::Well(20_000), unkillable_for: 0 }))
+        Unit::new(
+            name,
+            Body::Daemon(Daemon { on_term: OnTerm::Dies, starts: Starts::Well(20_000), unkillable_for: 0, checkpoint: None, holds: 0 }),
+        )
     }
 
     #[must_use]
@@ -250,6 +256,16 @@ impl Unit {
     #[must_use]
     pub fn as_fpm_mut(&mut self) -> Option<&mut Fpm> {
         if let Body::Fpm(fpm) = &mut self.body { Some(fpm) } else { None }
+    }
+
+    /// Asked to stop, it reaches a checkpoint within so long; and each of its runs holds its lock for so long.
+    #[must_use]
+    pub fn manners(&self) -> (Option<Us>, Us) {
+        match &self.body {
+            Body::Script(script) => (script.checkpoint, script.holds),
+            Body::Daemon(daemon) => (daemon.checkpoint, daemon.holds),
+            Body::Fpm(_) => (None, 0),
+        }
     }
 
     pub fn as_script(&self) -> Option<&Script> {
@@ -289,6 +305,12 @@ impl Unit {
     #[must_use]
     pub fn lent_success(&self) -> bool {
         self.lent("SuccessExitStatus=SIGTERM SIGKILL 143 137 75")
+    }
+
+    /// Exit status 75 is no failure of it.
+    #[must_use]
+    pub fn lent_run_again(&self) -> bool {
+        self.lent_success() || self.lent("SuccessExitStatus=75\n")
     }
 
     #[must_use]

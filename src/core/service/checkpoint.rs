@@ -1,0 +1,190 @@
+//! The rungs before RestartUnit that need the service's help: it is asked to stop at its next checkpoint, spared while it holds its lock, and let
+//! finish if its rules say so. One that ended when asked is started again.
+
+use super::unit::{Service, Step, WINDOW};
+use crate::core::asking::{Came, Next};
+use crate::core::cooperation::RUN_AGAIN;
+use crate::core::effect::{Effect, EffectId, Outcome};
+use crate::core::entry::Entry;
+use crate::core::loans::{Loan, Loans, service_drop_in};
+use crate::core::memory::Want;
+use crate::core::policy::{Overdue, ServiceRules};
+use crate::core::seen::{Active, Exit, UnitSeen};
+use crate::core::stale::Stale;
+use crate::core::status::UnitEnd;
+use crate::core::step::Turn;
+use crate::core::time::Mono;
+
+const MAY_FINISH: &str = "its rules let it finish (overdue = \"finish\")";
+
+/// What comes after everything that was done to it has been taken back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Then {
+    Restart,
+    /// It ended when asked.
+    Start,
+    /// It runs anew.
+    Verify,
+    Finish(&'static str),
+    Leave(&'static str),
+}
+
+impl Service {
+    /// It is to go down by its own help: nobody announces what it does.
+    pub(super) fn cooperating(&self) -> bool {
+        matches!(self.step, Step::Ready | Step::Asked { .. } | Step::Holding { .. })
+    }
+
+    /// Its drain is over. It goes on here only if its rules have more for it than a restart.
+    pub(super) fn drained(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, target: &str, name: &str) {
+        if rules.overdue == Some(Overdue::Finish) && !rules.asking().asks(&self.seen) {
+            return self.leave(turn, target, name, MAY_FINISH);
+        }
+        self.enter(turn.now.mono, Step::Ready);
+    }
+
+    /// As soon as it has what it is lent, and one more look has shown it to be stale still, comes the next rung.
+    pub(super) fn go_down(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, loans: &mut Loans, target: &str, want: &Want) {
+        if self.seen_at < self.since || !self.asking.idle() || !turn.journal_good {
+            return;
+        }
+        let name = self.seen.unit.clone();
+        // Exit status 75 must be no failure by the time that it is asked.
+        if !self.asking.asked() && !want.forced && rules.asking().asks(&self.seen) {
+            loans.want(&name, &service_drop_in(&self.seen));
+            match loans.of(&name) {
+                Loan::Here => {}
+                Loan::Coming => return,
+                Loan::Failed(why) => self.asking.skip(format!("it was not asked to stop: {why}")),
+            }
+        }
+        let now = turn.now.mono;
+        let first = !self.asking.asked();
+        match self.asking.next(turn, rules.asking(), &self.seen, want.forced) {
+            Next::Asked { until } => {
+                if first {
+                    turn.record(Entry::RerunOwed { unit: name, target: target.to_owned(), scheduled: false });
+                }
+                self.enter(now, Step::Asked { until });
+            }
+            Next::Spared => self.enter(now, Step::TakingBack(Then::Leave(MAY_FINISH))),
+            Next::Holding { until } => self.enter(now, Step::Holding { until }),
+            Next::Signal => self.enter(now, Step::TakingBack(Then::Restart)),
+        }
+    }
+
+    /// It was asked, or holds its lock: until it has ended or let go, which a look tells, or its time is over.
+    pub(super) fn wait_for_it(&mut self, turn: &Turn<'_>, want: &Want) {
+        let now = turn.now.mono;
+        let over = match self.step {
+            Step::Asked { until } => (now >= until && self.seen_at >= until) || want.forced,
+            Step::Holding { until } => now >= until || want.forced || (self.seen_at >= self.since && !self.seen.holds_lock),
+            _ => false,
+        };
+        if over && self.asking.idle() {
+            self.enter(now, Step::Ready);
+        }
+    }
+
+    /// What is seen of one that is to go down by its own help: has it ended, or does it run anew?
+    pub(super) fn look_before_its_restart(&mut self, turn: &Turn<'_>, seen: &UnitSeen, stale: Stale) {
+        let runs = seen.active.runs();
+        let anew = runs && !seen.invocation.is_empty() && seen.invocation != self.before;
+        let done = match seen.exit {
+            Some(exit) => matches!(exit.how, Exit::Exited(0 | RUN_AGAIN)),
+            // One that nothing refers to is unloaded when it has ended well.
+            None => seen.active == Active::Inactive,
+        };
+        let then = if anew {
+            Then::Verify
+        } else if !stale.is_empty() || seen.active == Active::Deactivating {
+            self.stale = stale;
+            return self.seen.update(seen);
+        } else if runs && !seen.processes.is_empty() {
+            Then::Finish("none of its processes is old any more")
+        } else if runs {
+            // systemd is about to start it again by itself (Restart=); if that takes long it is restarted.
+            Then::Verify
+        } else if self.asking.asked() && done {
+            Then::Start
+        } else {
+            Then::Finish("it ended by itself")
+        };
+        self.stale = stale;
+        self.seen.update(seen);
+        self.enter(turn.now.mono, Step::TakingBack(then));
+    }
+
+    /// What starts must find itself neither asked nor with what was lent.
+    pub(super) fn go_on_when_given_back(
+        &mut self,
+        turn: &mut Turn<'_>,
+        rules: &ServiceRules,
+        loans: &mut Loans,
+        target: &str,
+        under_way: &mut usize,
+        want: &Want,
+    ) {
+        let name = self.seen.unit.clone();
+        // In this order: what systemd starts again by itself comes with the Reload that takes its loan back.
+        if !self.asking.taken_back(turn, &name) {
+            return;
+        }
+        loans.release(&name);
+        let back = !turn.memory.lent.contains(&name);
+        let Step::TakingBack(then) = &self.step else { return };
+        if !back || self.pending.is_some() || !turn.journal_good {
+            return;
+        }
+        match then.clone() {
+            Then::Restart if *under_way < WINDOW => {
+                *under_way += 1;
+                self.settle(turn, "it is restarted");
+                self.restart(turn, rules, &name, want);
+            }
+            Then::Restart => {}
+            Then::Start => {
+                self.restarted_for = Some(want.landed);
+                self.pending = Some(turn.ask(Effect::Start { unit: name }));
+            }
+            Then::Verify => self.enter(turn.now.mono, Step::Verifying),
+            Then::Finish(why) => self.done(turn, target, &name, UnitEnd::Finished, why),
+            Then::Leave(why) => self.leave(turn, target, &name, why),
+        }
+    }
+
+    /// Nothing more is begun with it: what was done to it is taken back.
+    pub(super) fn spare(&mut self, now: Mono) {
+        if self.cooperating() || self.step == Step::TakingBack(Then::Restart) {
+            self.enter(now, Step::TakingBack(Then::Leave("nothing is to be restarted now (a hold, or an abort)")));
+        }
+    }
+
+    pub(super) fn leave(&mut self, turn: &mut Turn<'_>, target: &str, name: &str, why: &str) {
+        self.settle(turn, why);
+        turn.unit_ended_noting(target, name, UnitEnd::Left, why, self.asking.trouble());
+        self.enter(turn.now.mono, Step::Left(why.to_owned()));
+    }
+
+    /// It is not owed a start any more.
+    pub(super) fn settle(&self, turn: &mut Turn<'_>, why: &str) {
+        if turn.memory.reruns.contains_key(&self.seen.unit) {
+            turn.record(Entry::RerunSettled { unit: self.seen.unit.clone(), why: why.to_owned() });
+        }
+    }
+
+    /// Whether this was an answer about its being asked.
+    pub(super) fn asked_or_unasked(&mut self, turn: &mut Turn<'_>, target: &str, id: EffectId, outcome: &Outcome) -> bool {
+        match self.asking.outcome(id, outcome) {
+            None => return false,
+            Some(Came::Well) => {}
+            Some(Came::Unasked) if matches!(self.step, Step::Asked { .. }) => self.enter(turn.now.mono, Step::Ready),
+            Some(Came::Unasked) => {}
+            Some(Came::Stuck(why)) => {
+                let name = self.seen.unit.clone();
+                self.done(turn, target, &name, UnitEnd::Failed, &why);
+            }
+        }
+        true
+    }
+}
