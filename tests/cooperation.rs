@@ -55,7 +55,7 @@ fn resumable(release: Release) -> Result<()> {
     agent.configure(&config("checkpoint_timeout = \"30s\"\nafter = \"rerun\"\nmax_interruptions = 100\n"))?;
     let units: Vec<String> = all.iter().map(Job::service_name).collect();
     jobs::systemctl(&host, &["start", "--no-block"], &units)?;
-    for n in 1..=6 {
+    for n in 1..=10 {
         wait_for("every script to have done something more", MINUTE, || {
             let lines = host.sh_ok("cat /srv/out/*/done 2>/dev/null | wc -l")?;
             Ok((lines.trim().parse::<usize>()? >= n * 15).then_some(()))

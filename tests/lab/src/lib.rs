@@ -6,6 +6,7 @@
 //! - [`web`] builds HAProxy, nginx and two php-fpm in a host; [`load`] drives requests through them and says of
 //!   each whether it was answered, cut or refused, and by whom.
 //! - [`jobs`] makes scripts, workers and timers whose every start and end can be counted.
+//! - [`ledger`] tells of every run of a stand-in script how it began and ended.
 //! - [`suite`] makes a `harness = false` test binary of closures that run on each [`Release`].
 //!
 //! ```no_run
@@ -48,6 +49,7 @@ mod garbage;
 mod host;
 mod image;
 pub mod jobs;
+pub mod ledger;
 pub mod load;
 mod permit;
 pub mod pool;
