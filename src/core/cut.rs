@@ -24,10 +24,12 @@ pub fn settle_cut(turn: &mut Turn<'_>, unit: &str, happened: bool, killed: bool)
 /// The script has ended. Says whether that was our doing: it ended after it was asked to, whatever its exit status. That is not certain if
 /// somebody else was stopping it already, or if it exited with 0, or 75, and nobody knows whether our stop was ever sent.
 pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool) -> bool {
-    let Some(Cutting { invocation, asked, casualties, answered, .. }) = turn.memory.cutting.get(&seen.unit).cloned() else { return false };
+    let Some(Cutting { invocation, asked, casualties, answered, in_vain, .. }) = turn.memory.cutting.get(&seen.unit).cloned() else {
+        return false;
+    };
     // Of a later run its exit says nothing.
     let exit = seen.exit.filter(|exit| seen.invocation == invocation && exit.at != Mono::BOOT);
-    let happened = exit.is_none_or(|exit| exit.at >= asked);
+    let happened = !in_vain && exit.is_none_or(|exit| exit.at >= asked);
     if happened {
         for mut casualty in casualties {
             if killed || exit.is_some_and(|exit| exit.how == Exit::Killed(9)) {

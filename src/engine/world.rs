@@ -77,7 +77,7 @@ impl World for RealWorld {
     }
 
     async fn listen(&self, on: bool) {
-        if on { self.host.listen() } else { self.host.rest().await }
+        if on { self.host.listen() } else { self.host.rest() }
     }
 }
 

@@ -74,8 +74,8 @@ impl Host {
     }
 
     /// They are not any more: nothing is to wake the agent.
-    pub async fn rest(&self) {
-        self.units.systemd.unsubscribe().await;
+    pub fn rest(&self) {
+        self.units.systemd.unsubscribe();
     }
 
     /// The units with what an earlier run, or a crash, left: a drop-in of ours, or the file that keeps them quiet.

@@ -6,7 +6,7 @@ use super::{
     Begun, Cutting, Depooled, Fresh, Hold, Memory, OwedRun, Reached, Rollout, Settles, StampMemory, StrayCut, TargetMemory, Unask, Want,
 };
 use crate::core::deploy::Deploy;
-use crate::core::effect::{Effect, EffectId, Fault, Outcome};
+use crate::core::effect::{Effect, EffectId, Fault, JobEnd, Outcome};
 use crate::core::entry::{Entry, Written};
 use crate::core::status::{Casualty, RolloutResult, RolloutView};
 use crate::core::time::{Mono, Wall};
@@ -86,8 +86,10 @@ impl Memory {
             }
             Entry::Cutting { unit, invocation, asked, grace, casualties } => {
                 let (invocation, casualties) = (invocation.clone(), casualties.clone());
-                self.cutting
-                    .insert(unit.clone(), Cutting { invocation, asked: *asked, grace: *grace, casualties, begun: false, answered: false });
+                self.cutting.insert(
+                    unit.clone(),
+                    Cutting { invocation, asked: *asked, grace: *grace, casualties, begun: false, answered: false, in_vain: false },
+                );
             }
             Entry::CutSettled { unit, .. } => {
                 self.cutting.remove(unit);
@@ -278,9 +280,10 @@ impl Memory {
                 // Not begun: there is nothing to put back. Any other fault may have come after the act.
                 self.depooled.remove(&pool);
             }
-            (Effect::Stop { unit, .. }, Outcome::Job(_)) => {
+            (Effect::Stop { unit, .. }, Outcome::Job(end)) => {
                 if let Some(cutting) = self.cutting.get_mut(&unit) {
                     cutting.answered = true;
+                    cutting.in_vain = *end == JobEnd::Finished;
                 }
             }
             (Effect::Signal { process, kill }, Outcome::Signalled(there)) => {

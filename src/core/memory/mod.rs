@@ -195,6 +195,9 @@ pub struct Cutting {
     /// systemd has answered it, so it has taken place.
     #[serde(default)]
     pub answered: bool,
+    /// systemd has answered that there was nothing to stop any more.
+    #[serde(default)]
+    pub in_vain: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

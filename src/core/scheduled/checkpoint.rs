@@ -21,7 +21,8 @@ impl Script {
             Loan::Coming => return,
             Loan::Failed(why) => return self.give_up(turn, &why),
         }
-        if !look.seen_since(self.since) || !self.pending.is_empty() || !self.asking.idle() {
+        // With nothing old in it, it is about to end.
+        if self.stale.is_empty() || !look.seen_since(self.since) || !self.pending.is_empty() || !self.asking.idle() {
             return;
         }
         let now = turn.now.mono;
@@ -44,7 +45,7 @@ impl Script {
     }
 
     pub(super) fn wait_for_lock(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, until: Mono) {
-        let let_go = self.seen_at >= self.since && !self.seen.holds_lock;
+        let let_go = self.seen_at >= self.since && !self.seen.holds_lock && !self.stale.is_empty();
         if let_go {
             self.stop(turn, rules);
         } else if turn.now.mono >= until {
@@ -59,6 +60,7 @@ impl Script {
         self.invocation.clone_from(&self.seen.invocation);
         self.seen.timers.clone_from(&seen.timers);
         self.seen.active = seen.active;
+        self.seen.invocation.clone_from(&seen.invocation);
         self.seen.exit = seen.exit;
         self.seen.idle_since = seen.idle_since;
         if run_again {

@@ -80,6 +80,8 @@ impl Scheduled {
             look.want(now.after(ASKED_LOOK));
         } else if self.scripts.values().any(|script| script.awaits_look(turn, rules)) {
             look.want(now.after(SLOT_LOOK));
+        } else if self.scripts.values().any(|script| script.step == ScriptStep::Ready && script.stale.is_empty()) {
+            look.want(now.after(STOP_LOOK));
         } else if self.scripts.values().any(|script| !script.at_rest()) {
             look.want(now.after(DRAIN_LOOK));
         } else if any(|step| matches!(step, ScriptStep::Left(_))) {
@@ -142,12 +144,22 @@ impl Script {
     }
 
     fn look(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, seen: &UnitSeen, stale: Stale, drain_until: Mono) {
-        let runs = seen.active.runs() && seen.active != Active::Deactivating;
-        self.goes_on = stale.is_empty() && runs && seen.invocation == self.seen.invocation;
+        // What its end leaves for a moment, such as an ExecStopPost=, is young, too: a run goes on if its main process does.
+        let same = seen.active.runs() && seen.invocation == self.seen.invocation;
+        let runs = seen.active != Active::Deactivating && seen.processes.iter().any(|process| process.pid == seen.main_pid);
+        self.goes_on = stale.is_empty() && same && runs;
+        let ending = stale.is_empty() && same && !runs;
         match self.step {
             // What was seen before it was done says nothing of what was done.
             ScriptStep::Done(..) if self.seen_at < self.since => {}
             ScriptStep::Draining | ScriptStep::Left(_) if stale.is_empty() => self.ended_by_itself(turn),
+            // How it ended is known when systemd is done with it.
+            ScriptStep::Quieting | ScriptStep::Ready | ScriptStep::Asked { .. } | ScriptStep::Holding { .. }
+                if ending && !turn.memory.cutting.contains_key(&self.unit) =>
+            {
+                self.stale = stale;
+                self.seen.update(seen);
+            }
             ScriptStep::Quieting | ScriptStep::Ready if stale.is_empty() && !turn.memory.cutting.contains_key(&self.unit) => {
                 self.stale = stale;
                 self.ended_or_renewed(turn, rules, loans, seen);

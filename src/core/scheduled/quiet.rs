@@ -76,6 +76,11 @@ impl Script {
         if self.slots != Some(Slots::Due) && self.slots.is_some() {
             return;
         }
+        // It runs anew: nothing was missed.
+        if self.seen.active.runs() && self.seen.invocation != self.invocation {
+            self.slots = Some(Slots::From(now.mono));
+            return;
+        }
         self.slots = Some(slots(&self.seen, now, self.ended != Ended::ByItself, self.slots == Some(Slots::Due)));
     }
 

@@ -37,6 +37,8 @@ impl Systemd {
     /// The fault of the call; one that was cut is made again, since a second stop changes nothing.
     pub async fn stop(&self, unit: &str, within: Duration) -> Result<JobEnd, Fault> {
         let deadline = Instant::now() + within;
+        // Its end may have been heard while this waited for its turn.
+        let since = Instant::now().checked_sub(ACT).unwrap_or_else(Instant::now);
         let _listening = self.link.listen(Instant::now() + ACT).await?;
         let what = format!("stop {unit}");
         let (stopped, ()) = tokio::join!(
@@ -44,7 +46,10 @@ impl Systemd {
             self.link.call(&what, ACT, |live| async move { live.manager.stop_unit(unit, REPLACE).await }),
             self.link.hold(unit, READ),
         );
-        self.end(stopped?.as_str(), deadline).await
+        let job = stopped?;
+        let end = self.end(job.as_str(), deadline).await?;
+        let run = job_id(job.as_str()).and_then(|id| self.link.ledger.end_before(id, unit, since));
+        Ok(if end == JobEnd::Done && run == Some(JobEnd::Done) { JobEnd::Finished } else { end })
     }
 
     /// How the unit ends can be read afterwards, though nothing else keeps it loaded (facts F1.14), until [`Systemd::unsubscribe`].

@@ -57,20 +57,28 @@ impl Link {
     /// Lets a unit be unloaded.
     pub(super) async fn let_go(&self, unit: &str, within: Duration) {
         if self.held.book().remove(unit).is_some() {
-            let _ = self.once("let go of a unit", Instant::now() + within, |live| async move { live.manager.unref_unit(unit).await }).await;
+            self.unref(unit, Instant::now() + within).await;
         }
     }
 
-    /// The units that are kept loaded for this reason, or for any.
-    pub(super) fn held(&self, reason: Option<HeldFor>) -> Vec<String> {
-        let held = self.held.book();
-        held.iter().filter(|(_, why)| reason.is_none_or(|reason| reason == **why)).map(|(unit, _)| unit.clone()).collect()
+    /// Gives back the reference to a unit that [`Link::take_held`] has taken out of the book.
+    pub(super) async fn unref(&self, unit: &str, deadline: Instant) {
+        let _ = self.once("let go of a unit", deadline, |live| async move { live.manager.unref_unit(unit).await }).await;
+    }
+
+    /// The units that are kept loaded for this reason, which from now on are not.
+    pub(super) fn take_held(&self, reason: HeldFor) -> Vec<String> {
+        let mut held = self.held.book();
+        let units: Vec<String> = held.iter().filter(|(_, why)| **why == reason).map(|(unit, _)| unit.clone()).collect();
+        held.retain(|_, why| *why != reason);
+        units
     }
 
     /// References die with their connection: take those again that can still be had.
     pub(super) async fn hold_again(&self, manager: &ManagerProxy<'static>) {
         let deadline = Instant::now() + AGAIN;
-        for unit in self.held(None) {
+        let units: Vec<String> = self.held.book().keys().cloned().collect();
+        for unit in units {
             match timeout_at(deadline, manager.ref_unit(&unit)).await {
                 Ok(Err(error)) if is_absent(&error) => {
                     self.held.book().remove(&unit);

@@ -29,12 +29,20 @@ pub(super) struct Ledger(Mutex<Book>);
 #[derive(Debug, Default)]
 struct Book {
     waiting: BTreeMap<u32, Vec<oneshot::Sender<JobEnd>>>,
-    ended: VecDeque<(u32, JobEnd)>,
+    ended: VecDeque<Ended>,
+}
+
+#[derive(Debug)]
+struct Ended {
+    id: u32,
+    unit: String,
+    end: JobEnd,
+    heard: Instant,
 }
 
 impl Ledger {
     /// Enters the end of a job.
-    pub(super) fn removed(&self, id: u32, end: JobEnd) {
+    pub(super) fn removed(&self, id: u32, unit: &str, end: JobEnd) {
         let mut book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for waiting in book.waiting.remove(&id).unwrap_or_default() {
             let _ = waiting.send(end.clone());
@@ -42,15 +50,22 @@ impl Ledger {
         if book.ended.len() >= KEPT {
             book.ended.pop_front();
         }
-        book.ended.push_back((id, end));
+        book.ended.push_back(Ended { id, unit: unit.to_owned(), end, heard: Instant::now() });
+    }
+
+    /// How the last job of this unit before this one ended, if that was heard since.
+    pub(super) fn end_before(&self, id: u32, unit: &str, since: Instant) -> Option<JobEnd> {
+        let book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = book.ended.iter().rev().find(|ended| ended.id != id && ended.unit == unit)?;
+        (last.heard >= since).then(|| last.end.clone())
     }
 
     fn ask(&self, id: u32) -> oneshot::Receiver<JobEnd> {
         let (tell, told) = oneshot::channel();
         let mut book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match book.ended.iter().rev().find(|(ended, _)| *ended == id) {
-            Some((_, end)) => {
-                let _ = tell.send(end.clone());
+        match book.ended.iter().rev().find(|ended| ended.id == id) {
+            Some(ended) => {
+                let _ = tell.send(ended.end.clone());
             }
             None => {
                 book.waiting.retain(|_, waiting| {
@@ -102,9 +117,21 @@ mod tests {
         let ledger = Ledger::default();
         let mut before = ledger.ask(7);
         assert!(before.try_recv().is_err());
-        ledger.removed(7, JobEnd::Canceled);
+        ledger.removed(7, "a.service", JobEnd::Canceled);
         assert_eq!(before.try_recv(), Ok(JobEnd::Canceled));
         assert_eq!(ledger.ask(7).try_recv(), Ok(JobEnd::Canceled));
+    }
+
+    #[test]
+    fn how_a_run_ended_is_told_by_its_start_job() {
+        let (ledger, since) = (Ledger::default(), Instant::now());
+        ledger.removed(6, "b.service", JobEnd::Canceled);
+        ledger.removed(7, "a.service", JobEnd::Done);
+        ledger.removed(8, "a.service", JobEnd::Done);
+        assert_eq!(ledger.end_before(8, "a.service", since), Some(JobEnd::Done));
+        assert_eq!(ledger.end_before(9, "b.service", since), Some(JobEnd::Canceled));
+        assert_eq!(ledger.end_before(9, "b.service", Instant::now() + ANSWER), None);
+        assert_eq!(ledger.end_before(9, "c.service", since), None);
     }
 
     #[test]
@@ -112,7 +139,7 @@ mod tests {
         let ledger = Ledger::default();
         for id in 0..3000 {
             drop(ledger.ask(id + 10_000));
-            ledger.removed(id, JobEnd::Done);
+            ledger.removed(id, "a.service", JobEnd::Done);
         }
         let book = ledger.0.lock().unwrap();
         assert_eq!(book.ended.len(), KEPT);

@@ -182,7 +182,7 @@ impl Link {
                 }
                 message = Ears::next(ears) => match owner.understand(&message?) {
                     Heard::JobRemoved { id, unit, end } => {
-                        self.ledger.removed(id, end);
+                        self.ledger.removed(id, &unit, end);
                         self.hints.job_removed(&unit);
                     }
                     Heard::Reloaded => self.hints.look_again(),

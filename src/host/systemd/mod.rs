@@ -123,15 +123,20 @@ impl Systemd {
     }
 
     /// The end of [`Systemd::subscribe`], for the end of a rollout: nothing but systemd's own coming and going is listened to, and units that
-    /// were kept loaded since they were stopped may be unloaded. Takes at most 10 s.
-    pub async fn unsubscribe(&self) {
+    /// were kept loaded since they were stopped may be unloaded. Does not wait for that: whoever calls this may be the one who has to let the calls
+    /// go on that are in flight.
+    pub fn unsubscribe(&self) {
         drop(self.subscribed.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let deadline = Instant::now() + READ;
-        futures_util::stream::iter(self.link.held(Some(HeldFor::Rollout)))
-            .for_each_concurrent(AT_ONCE, |unit| async move {
-                self.link.let_go(&unit, deadline.saturating_duration_since(Instant::now())).await;
-            })
-            .await;
+        let units = self.link.take_held(HeldFor::Rollout);
+        let link = Arc::clone(&self.link);
+        tokio::spawn(async move {
+            let deadline = Instant::now() + READ;
+            let let_go = |unit: String| {
+                let link = &link;
+                async move { link.unref(&unit, deadline).await }
+            };
+            futures_util::stream::iter(units).for_each_concurrent(AT_ONCE, let_go).await;
+        });
     }
 
     /// Waits until there is a connection.

@@ -192,8 +192,13 @@ impl World {
             Effect::MakeLocks { .. } => self.answer(epoch, id, 5 * MS, Outcome::Done),
             Effect::Stop { unit, within } => {
                 self.agent_may_stop(&unit);
+                let over = self.units.get(&unit).is_some_and(|unit| !unit.active.runs() && unit.processes.is_empty());
                 let job = self.stop_unit(&unit, By::Agent);
-                self.wait_for(epoch, id, &unit, job, us(within));
+                if over && job.is_ok() {
+                    self.answer(epoch, id, 2 * MS, Outcome::Job(JobEnd::Finished));
+                } else {
+                    self.wait_for(epoch, id, &unit, job, us(within));
+                }
             }
             Effect::KeepQuiet { unit } => {
                 self.say(|| format!("{unit}: is kept quiet"));
