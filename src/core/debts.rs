@@ -6,14 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::asking::over;
+use super::cooperation::RUN_AGAIN;
 use super::cut::{settle_cut, settle_script, still_ending};
 use super::effect::{Effect, EffectId, Fault, Looked, Outcome};
 use super::entry::Entry;
 use super::memory::{Cutting, Memory, OwedRun};
 use super::orphans::{Ending, Orphans};
-use super::policy::TargetRules;
+use super::policy::{After, TargetRules};
 use super::scheduled::{Slots, settle, slots};
-use super::seen::{Active, Dependent, UnitSeen};
+use super::seen::{Active, Dependent, Exit, UnitSeen};
 use super::status::UnitEnd;
 use super::step::{Deadline, Turn, earliest};
 use super::target::is_of;
@@ -197,6 +198,7 @@ impl Debts {
     /// As in a rollout: not before a slot that has passed was skipped, and what came later is made up for.
     fn let_run(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen, interrupted: bool) {
         if !seen.active.runs() {
+            let interrupted = interrupted || self.ended_at_checkpoint(turn, seen);
             let Slots::From(from) = slots(seen, turn.now, interrupted, false) else { return self.soon(turn) };
             self.over.insert(seen.unit.clone());
             // What starts must not start with what was lent for the stop.
@@ -210,6 +212,23 @@ impl Debts {
         }
         let id = turn.ask(Effect::LetRun { unit: seen.unit.clone() });
         self.pending.insert(id, Debt::LetRun(seen.unit.clone()));
+    }
+
+    /// It had been asked, and has ended while nobody looked: by its exit status it is to be run again.
+    fn ended_at_checkpoint(&self, turn: &mut Turn<'_>, seen: &UnitSeen) -> bool {
+        let ours = turn.policy.targets.iter().find_map(|(name, rules)| match rules {
+            TargetRules::Scheduled(rules) if is_of(&rules.units, &rules.exclude, &seen.unit) => Some((name.clone(), rules)),
+            _ => None,
+        });
+        let Some((target, rules)) = ours else { return false };
+        if !rules.asks(seen) || seen.exit.is_none_or(|exit| exit.how != Exit::Exited(RUN_AGAIN)) {
+            return false;
+        }
+        turn.record(Entry::Interrupted { unit: seen.unit.clone() });
+        if rules.after != After::UntilNext && !seen.refuse_manual_start && !seen.transient {
+            turn.record(Entry::RerunOwed { unit: seen.unit.clone(), target, scheduled: false });
+        }
+        true
     }
 
     /// Those that what they were lent still keeps quiet, and no rollout is at: it is not taken back before their passed slots are over.

@@ -71,6 +71,8 @@ impl Loans {
         let back = turn.memory.lent.iter().filter(|unit| !self.wanted.contains_key(*unit) && !keeps(unit));
         let back: Vec<String> = back.cloned().collect();
         if !back.is_empty() && !stopping && !gathering {
+            // From now on nobody knows what they have, should the Reload fail.
+            self.here.retain(|unit| !back.contains(unit));
             let id = turn.ask(Effect::Unlend { units: back.clone() });
             self.pending = Some((id, back));
             return;

@@ -67,7 +67,8 @@ pub fn an_uncooperative_dump_is_never_signalled(release: Release) -> Result<()> 
         let [run] = ledger.runs(name) else { anyhow::bail!("{name} ran {} times", ledger.runs(name).len()) };
         ensure!(run.how() == How::ByItself(0) && !run.said("signal"), "{run:?}");
     }
-    agent.wait_status("nobody to be named any more", MINUTE, |status| services.iter().all(|unit| named(status, unit).is_none()))?;
+    let over = |status: &Value, unit: &str| named(status, unit).is_none_or(|unit| unit["state"] == "fresh" && unit["stale_processes"] == 0);
+    agent.wait_status("nobody to be left any more", MINUTE, |status| services.iter().all(|unit| over(status, unit)))?;
     ensure!(agent.casualties()?.is_empty(), "{:?}", agent.casualties()?);
     jobs::settled(&host)?;
     let marks = Marks::read(&host)?;

@@ -153,6 +153,7 @@ impl Machine {
         let mut step = Step::default();
         self.last = now;
         let tick = matches!(event, Event::Tick);
+        let answer = matches!(event, Event::Outcome(..));
         match event {
             Event::Stamp(read) => self.stamp_read(now, &mut step, read),
             Event::Tick => {}
@@ -185,8 +186,13 @@ impl Machine {
             }
         }
         self.advance(now, &mut step);
-        let idle = tick && step.entries.is_empty() && step.effects.is_empty();
-        self.breath = if idle { (self.breath * 2).min(BREATH_LONGEST) } else { BREATH };
+        let idle = step.entries.is_empty() && step.effects.is_empty();
+        self.breath = match (tick, answer) {
+            (true, _) if idle => (self.breath * 2).min(BREATH_LONGEST),
+            // What one part is busy with does not hurry what another part waits for.
+            (true, _) | (_, true) => self.breath,
+            _ => BREATH,
+        };
         step
     }
 

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use super::script::{Ask, Ended, Script, ScriptStep};
+use crate::core::cooperation::RUN_AGAIN;
 use crate::core::cut::{settle_cut, settle_script};
 use crate::core::effect::{Effect, Fault, Outcome};
 use crate::core::entry::Entry;
 use crate::core::ladder::{Ladder, Rung};
 use crate::core::loans::Loans;
 use crate::core::policy::ScheduledRules;
-use crate::core::seen::{Active, UnitSeen};
+use crate::core::seen::{Active, Exit, UnitSeen};
 use crate::core::stale::Stale;
 use crate::core::status::{Casualty, CasualtyKind};
 use crate::core::step::Turn;
@@ -150,6 +151,10 @@ impl Script {
     fn gone(&mut self, turn: &mut Turn<'_>) {
         let killed = self.ladder.as_ref().is_some_and(Ladder::was_killed);
         if settle_script(turn, &self.seen, killed) {
+            turn.record(Entry::Interrupted { unit: self.unit.clone() });
+        } else if self.asking.asked() && self.seen.exit.is_some_and(|exit| exit.how == Exit::Exited(RUN_AGAIN)) {
+            // It had reached its checkpoint; what our stop ended was left over by it.
+            self.ended = Ended::AtCheckpoint;
             turn.record(Entry::Interrupted { unit: self.unit.clone() });
         } else {
             // It was done before it was asked.

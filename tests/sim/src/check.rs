@@ -115,7 +115,7 @@ impl World {
         if unit.active.runs() {
             return;
         }
-        let stopped = unit.last_stop_by_agent.is_some() || unit.checkpointed;
+        let stopped = unit.interrupted();
         if stopped && now < unit.idle_since + us(rules.settle_after) && !unit.missed_slot && now > self.policy_changed + 5 * S {
             return self.violates(format!("the agent starts {name} before what it left behind has settled"));
         }
@@ -160,6 +160,8 @@ impl World {
         };
         let line = request.uri.clone();
         match self.threshold(name) {
+            // It was under way when the configuration was changed.
+            None if now < self.policy_changed + S => {}
             None => self.violates(format!("{what} for {name}, which runs new code, with {line} in flight")),
             Some(at) if now < at => {
                 let early = (at.min(now + 3600 * S) - now) as f64 / 1e6;

@@ -317,9 +317,11 @@ impl Host {
         match deed {
             Deed::Touch(content) => {
                 self.stamp_told = false;
-                // Nobody can know of a stamp that is overwritten while there is no agent.
+                // Nobody can know of a stamp that is overwritten while there is no agent, or by one that is no deploy, or
+                // not one of all targets, before it was read.
                 let taken_in = self.durable.stamp.as_ref().map(|stamp| &stamp.identity);
-                if self.machine.is_none()
+                let begins = content.contains("begin") || content.contains("targets");
+                if (self.machine.is_none() || begins)
                     && self.world.stamp.as_ref().is_ok_and(|stamp| Some(&stamp.identity) != taken_in)
                     && let Some(overwritten) = self.world.wanted.last_mut()
                 {

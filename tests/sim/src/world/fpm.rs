@@ -327,7 +327,9 @@ impl World {
                 self.say(|| format!("{name}: {uri} is cut after {:.3} s", (now - request.began) as f64 / 1e6));
             }
             let request_line = Some(format!("GET {}", request.uri));
-            let doubtful = request.finishing || !known || (strays && now - request.began < 100 * MS);
+            // What came in while the decision was on its way nobody could know.
+            let on_its_way = if strays { 100 * MS } else { 0 }.max(6 * MS * (1 + self.faults.slowness));
+            let doubtful = request.finishing || !known || now - request.began < on_its_way;
             let invocation = self.units[name].invocation.clone();
             self.cuts.push(Cut { unit: name.to_owned(), invocation, pid: process.pid, request: request_line, at: now, doubtful });
         }
