@@ -22,8 +22,8 @@ pub fn settle_cut(turn: &mut Turn<'_>, unit: &str, happened: bool, killed: bool)
 }
 
 /// The script has ended. Says whether that was our doing: it ended after it was asked to, whatever its exit status. That is not certain if
-/// somebody else was stopping it already, or if it exited with 0, or 75, and nobody knows whether our stop was ever sent.
-pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool) -> bool {
+/// somebody else was stopping it already, or if it exited with 0, or 75, unless it is `sure` that it did so after our stop.
+pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool, sure: bool) -> bool {
     let Some(Cutting { invocation, asked, casualties, answered, in_vain, .. }) = turn.memory.cutting.get(&seen.unit).cloned() else {
         return false;
     };
@@ -38,7 +38,7 @@ pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool) -> bool
             if let Some(exit) = exit.filter(|_| seen.main_start != Mono::BOOT) {
                 casualty.ran = Span(exit.at.since(seen.main_start)).to_string();
             }
-            let by_itself = |exit: ExitSeen| matches!(exit.how, Exit::Exited(0 | RUN_AGAIN)) && !answered;
+            let by_itself = |exit: ExitSeen| matches!(exit.how, Exit::Exited(0 | RUN_AGAIN)) && !(answered && sure);
             casualty.certain = (killed || casualty.certain) && exit.is_some_and(|exit| !by_itself(exit));
             casualty.at = turn.now.wall;
             turn.record(Entry::Casualty(casualty));

@@ -171,7 +171,7 @@ impl Debts {
                     turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it was not stopped".to_owned() });
                 }
             } else if cutting.of_script() {
-                if settle_script(turn, seen, self.orphans.was_killed(&seen.unit)) {
+                if settle_script(turn, seen, self.orphans.was_killed(&seen.unit), false) {
                     turn.record(Entry::Interrupted { unit: seen.unit.clone() });
                 }
                 if seen.active == Active::Failed {

@@ -202,7 +202,10 @@ impl Seen {
             }
         };
         compare("OnFailure=", self.on_failure, self.failures, by_itself(true), self.later.0);
-        compare("OnSuccess=", self.on_success, self.successes, by_itself(false), self.later.1);
+        // One whose end and whose stop crossed on their way to systemd is denied its success (docs/decisions/0005).
+        let crossed = |run: &&Run| matches!(run.how(), How::ByItself(0)) && run.stopped.is_some_and(|at| self.rollouts_end(at) > at);
+        let crossed = self.runs.iter().filter(crossed).count();
+        compare("OnSuccess=", self.on_success, self.successes, by_itself(false).saturating_sub(crossed), self.later.1);
         for (n, (run, why)) in self.runs.iter().zip(whys).enumerate() {
             if run.said("locked") && *why != Why::Slot {
                 problems.push(format!("failed through us: the rerun at {} ran into the lock of the run before", self.at(run.start)));

@@ -176,6 +176,8 @@ impl Script {
             ScriptStep::Stopping if self.not_stopped(seen) => self.stop_was_lost(turn, seen, stale),
             ScriptStep::Stopping => {
                 self.stale = stale;
+                self.seen_ending |=
+                    seen.active == Active::Deactivating && seen.processes.iter().any(|process| process.pid == seen.main_pid);
                 self.seen.update(seen);
             }
             ScriptStep::Done(UnitEnd::Renewed, _) if self.started_for.is_some() => {

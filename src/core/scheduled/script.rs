@@ -38,6 +38,8 @@ pub(super) struct Script {
     pub seen_at: Mono,
     /// When its stop was answered, or taken up.
     pub answered: Option<Mono>,
+    /// It was seen to be stopped with its main process still there.
+    pub seen_ending: bool,
     /// How often its stop was begun in vain.
     pub tries: u32,
     /// Nothing of it is stale any more, and the run that was goes on.
@@ -117,6 +119,7 @@ impl Script {
             invocation: String::new(),
             seen_at: now,
             answered: None,
+            seen_ending: false,
             tries: 0,
             goes_on: false,
             asking: Asking::default(),

@@ -18,6 +18,8 @@ use crate::core::time::{Mono, Span};
 
 /// A stop whose fate is not known, since systemd does not answer, is sent so often.
 const STOP_TRIES: u32 = 3;
+/// A stop that is over after this long was begun as soon as it was sent: an exit with 0 is then how the script takes SIGTERM.
+const PROMPT: Duration = Duration::from_millis(500);
 /// So much later than our SIGKILL its job is given up.
 const STOP_SLACK: Duration = Duration::from_secs(30);
 
@@ -43,6 +45,7 @@ impl Script {
         let id = turn.ask(Effect::Stop { unit: self.unit.clone(), within: rules.term_timeout + STOP_SLACK });
         self.pending.insert(id, Ask::StopScript);
         self.answered = None;
+        self.seen_ending = false;
         self.ended = Ended::Stopped;
         self.ladder = Some(Ladder::new(turn.now.mono, rules.term_timeout));
         self.enter(turn.now.mono, ScriptStep::Stopping);
@@ -150,7 +153,8 @@ impl Script {
     /// It has ended. Whether our signal ended it, its exit tells.
     fn gone(&mut self, turn: &mut Turn<'_>) {
         let killed = self.ladder.as_ref().is_some_and(Ladder::was_killed);
-        if settle_script(turn, &self.seen, killed) {
+        let prompt = self.answered.zip(self.ladder.as_ref()).is_some_and(|(answered, ladder)| answered <= ladder.sent().after(PROMPT));
+        if settle_script(turn, &self.seen, killed, prompt || self.seen_ending) {
             turn.record(Entry::Interrupted { unit: self.unit.clone() });
         } else if self.asking.asked() && self.seen.exit.is_some_and(|exit| exit.how == Exit::Exited(RUN_AGAIN)) {
             // It had reached its checkpoint; what our stop ended was left over by it.

@@ -56,7 +56,9 @@ impl Ledger {
     /// How the last job of this unit before this one ended, if that was heard since.
     pub(super) fn end_before(&self, id: u32, unit: &str, since: Instant) -> Option<JobEnd> {
         let book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = book.ended.iter().rev().find(|ended| ended.id != id && ended.unit == unit)?;
+        // Not one that ended after it, such as a start that a condition has skipped.
+        let mut before = book.ended.iter().rev().skip_while(|ended| ended.id != id).skip(1);
+        let last = before.find(|ended| ended.unit == unit)?;
         (last.heard >= since).then(|| last.end.clone())
     }
 
@@ -128,10 +130,13 @@ mod tests {
         ledger.removed(6, "b.service", JobEnd::Canceled);
         ledger.removed(7, "a.service", JobEnd::Done);
         ledger.removed(8, "a.service", JobEnd::Done);
+        ledger.removed(10, "a.service", JobEnd::Skipped);
+        ledger.removed(9, "b.service", JobEnd::Done);
         assert_eq!(ledger.end_before(8, "a.service", since), Some(JobEnd::Done));
         assert_eq!(ledger.end_before(9, "b.service", since), Some(JobEnd::Canceled));
         assert_eq!(ledger.end_before(9, "b.service", Instant::now() + ANSWER), None);
         assert_eq!(ledger.end_before(9, "c.service", since), None);
+        assert_eq!(ledger.end_before(11, "a.service", since), None, "its end was not heard");
     }
 
     #[test]
