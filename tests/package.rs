@@ -222,7 +222,7 @@ fn removal(release: Release) -> Result<()> {
     let host = Host::boot(release, "removal")?;
     let web = Web::install(&host, &web::Options::default())?;
     let agent = Agent::install_package(&host, &under_test()?)?;
-    // It goes on for a while after SIGTERM: the time in which its timer is stopped.
+    // It goes on for a while after SIGTERM: the time in which it is kept quiet.
     script(&host, "stubborn.service", "trap : TERM; for i in $(seq 200); do sleep 0.1; done", "")?;
     host.write("/etc/systemd/system/stubborn.timer", "[Timer]\nOnCalendar=*-*-1 04:00\n[Install]\nWantedBy=timers.target\n")?;
     host.sh_ok("systemctl daemon-reload && systemctl enable --now stubborn.timer && systemctl start --no-block stubborn.service")?;
@@ -237,7 +237,8 @@ fn removal(release: Release) -> Result<()> {
     web.deploy_code("v1")?;
     agent.deploy("v1")?;
     until_draining(&agent)?;
-    wait_for("the timer to be stopped", PATIENCE, || Ok((host.property("stubborn.timer", "ActiveState")? == "inactive").then_some(())))?;
+    let quiet = || host.exists("/run/restart-agent/quiet/stubborn.service");
+    wait_for("the script to be kept quiet", PATIENCE, || Ok(quiet().then_some(())))?;
     ensure!(web.pool_state("mw1")? == PoolState::Depooled, "the host is in its pool during the drain");
     ensure!(agent.ensure_nothing_left().is_err(), "nothing is lent during the drain");
 
@@ -245,8 +246,8 @@ fn removal(release: Release) -> Result<()> {
     println!("{}{}", removed.stdout, removed.stderr);
     ensure!(removed.status == 0 && !removed.stderr.contains("not everything"), "{removed:?}");
     ensure!(web.pool_state("mw1")? == PoolState::Pooled, "the host is not in the pool");
-    // systemd starts it when the script, which takes its time to end, is gone; and that run was cut for a deploy, so it has another.
-    wait_for("its timer to run", PATIENCE, || Ok((host.property("stubborn.timer", "ActiveState")? == "active").then_some(())))?;
+    ensure!(!quiet(), "nothing can start the script");
+    ensure!(host.property("stubborn.timer", "ActiveState")? == "active", "its timer was stopped");
     ensure!(web.generation()? == before, "php-fpm was restarted by the removal");
     agent.ensure_nothing_left()?;
     ensure!(host.exists(DATABASE), "the journal is gone");

@@ -22,7 +22,8 @@ pub fn settle_cut(turn: &mut Turn<'_>, unit: &str, happened: bool, killed: bool)
 }
 
 /// The script has ended. Says whether that was our doing: it ended after it was asked to, whatever its exit status. That is not certain if
-/// somebody else was stopping it already, or if it exited with 0, or 75, unless it is `sure` that it did so after our stop.
+/// somebody else was stopping it already, or if it exited with 0, or 75, unless it was seen at work (`sure`) after systemd had begun to stop it: it
+/// may have been done.
 pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool, sure: bool) -> bool {
     let Some(Cutting { invocation, asked, casualties, answered, in_vain, .. }) = turn.memory.cutting.get(&seen.unit).cloned() else {
         return false;

@@ -18,8 +18,6 @@ use crate::core::time::{Mono, Span};
 
 /// A stop whose fate is not known, since systemd does not answer, is sent so often.
 const STOP_TRIES: u32 = 3;
-/// A stop that is over after this long was begun as soon as it was sent: an exit with 0 is then how the script takes SIGTERM.
-const PROMPT: Duration = Duration::from_millis(500);
 /// So much later than our SIGKILL its job is given up.
 const STOP_SLACK: Duration = Duration::from_secs(30);
 
@@ -153,8 +151,7 @@ impl Script {
     /// It has ended. Whether our signal ended it, its exit tells.
     fn gone(&mut self, turn: &mut Turn<'_>) {
         let killed = self.ladder.as_ref().is_some_and(Ladder::was_killed);
-        let prompt = self.answered.zip(self.ladder.as_ref()).is_some_and(|(answered, ladder)| answered <= ladder.sent().after(PROMPT));
-        if settle_script(turn, &self.seen, killed, prompt || self.seen_ending) {
+        if settle_script(turn, &self.seen, killed, self.seen_ending) {
             turn.record(Entry::Interrupted { unit: self.unit.clone() });
         } else if self.asking.asked() && self.seen.exit.is_some_and(|exit| exit.how == Exit::Exited(RUN_AGAIN)) {
             // It had reached its checkpoint; what our stop ended was left over by it.
