@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use looks::BATCH;
 use unit::{Service, Step};
 
-use crate::core::effect::{EffectId, Outcome};
+use crate::core::effect::{EffectId, JobEnd, Outcome};
 use crate::core::loans::Loans;
 use crate::core::memory::Want;
 use crate::core::policy::ServiceRules;
@@ -119,7 +119,10 @@ impl Services {
             if unit.pending.take_if(|pending| *pending == id).is_some() {
                 match outcome {
                     Outcome::Fault(fault) => unit.refused(turn, &self.name, name, fault),
-                    _ => unit.enter(now, Step::Verifying),
+                    _ => {
+                        unit.start_failed = matches!(outcome, Outcome::Job(JobEnd::Failed));
+                        unit.enter(now, Step::Verifying);
+                    }
                 }
                 self.pursuit.look.want(now.after(BATCH));
                 return true;

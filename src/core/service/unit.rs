@@ -41,6 +41,8 @@ pub(super) struct Service {
     /// When the look had begun that it was last seen in.
     pub seen_at: Mono,
     pub tries: u32,
+    /// systemd has called the start of its last restart failed.
+    pub start_failed: bool,
     pub asking: Asking,
 }
 
@@ -87,6 +89,7 @@ impl Service {
             restarted_for: None,
             seen_at: now,
             tries: 0,
+            start_failed: false,
             asking: Asking::default(),
         }
     }
@@ -170,7 +173,9 @@ impl Service {
     pub(super) fn came_up(&self, seen: &UnitSeen) -> bool {
         let renewed = !seen.invocation.is_empty() && seen.invocation != self.before;
         // One that waits for systemd to start it once more has no job.
-        let up = matches!(seen.active, Active::Active | Active::Reloading) || (seen.active == Active::Activating && seen.job);
+        // And one whose start has failed may be in another try of systemd's own (Restart=), which says nothing yet.
+        let starting = seen.active == Active::Activating && seen.job && !self.start_failed;
+        let up = matches!(seen.active, Active::Active | Active::Reloading) || starting;
         renewed && up
     }
 
