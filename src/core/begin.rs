@@ -11,6 +11,7 @@ use super::effect::{Effect, EffectId, Outcome, UnitsOf};
 use super::entry::Entry;
 use super::machine::{Machine, turn};
 use super::policy::{Identity, TargetRules};
+use super::stale::LOOK_FROM;
 use super::step::{Deadline, Step, Turn, earliest};
 use super::time::{Mono, Now, Wall};
 
@@ -65,6 +66,9 @@ impl Machine {
     pub(super) fn deploy_begins_no_more(&mut self, now: Now, step: &mut Step, why: &str) {
         if self.memory.begun.as_ref().is_some_and(|begun| begun.over.is_none()) {
             turn!(self, now, step).record(Entry::BeginOver { why: why.to_owned() });
+            // What starts within its blur of the landing counts as before it (facts F4.6).
+            self.begin.next_try = now.mono.after(LOOK_FROM);
+            self.begin.until = None;
         }
     }
 
@@ -111,11 +115,9 @@ impl Machine {
 
     pub(super) fn hold_starts_deadline(&self) -> Option<Deadline> {
         let over = self.begin.until.map(|until| Deadline::new(until, "scripts may start again, if the deploy that has begun is not done"));
-        let retry = self
-            .begin
-            .trouble
-            .as_ref()
-            .map(|_| Deadline::new(self.begin.next_try, "try again to hold back, or let go, the starts of scripts"));
+        let over_by = self.memory.begun.as_ref().is_some_and(|begun| begun.over.is_some());
+        let waits = self.begin.pending.is_none() && (self.begin.trouble.is_some() || (over_by && self.memory.starts_held));
+        let retry = waits.then(|| Deadline::new(self.begin.next_try, "hold back, or let go, the starts of scripts"));
         earliest([over, retry])
     }
 }

@@ -35,6 +35,8 @@ pub struct Debts {
     orphans: Orphans,
     /// Of what is kept quiet: those whose passed slots are over.
     over: BTreeSet<String>,
+    /// The last round took requests back.
+    unasking: bool,
     next: Mono,
     /// Something is owed that no rollout is at.
     waiting: bool,
@@ -79,7 +81,7 @@ impl Debts {
         let reruns = memory.reruns.iter().filter(|(_, owed)| due(owed)).map(|(unit, _)| unit);
         let down = memory.taken_down.keys().filter(|unit| comes_back(memory, unit));
         let units = reruns.chain(down).chain(memory.cutting.keys()).chain(memory.quiet.keys());
-        let units: BTreeSet<String> = units.filter(|unit| !owned(unit)).cloned().collect();
+        let units: BTreeSet<String> = units.filter(|unit| !owned(unit) && !memory.asked.contains(*unit)).cloned().collect();
         self.waiting = !units.is_empty() || !asked.is_empty();
         self.over.retain(|unit| turn.memory.quiet.contains_key(unit));
         if !self.waiting {
@@ -89,8 +91,9 @@ impl Debts {
             return;
         }
         self.next = turn.now.mono.after(RETRY);
-        if !asked.is_empty() {
-            // Before anything starts that would find itself asked.
+        // Before anything starts that would find itself asked; in turns with the rest, should it fail.
+        self.unasking = !asked.is_empty() && (!self.unasking || units.is_empty());
+        if self.unasking {
             for unit in asked {
                 let id = turn.ask(turn.memory.unask(&unit));
                 self.pending.insert(id, Debt::Unask(unit));

@@ -7,11 +7,13 @@ use std::time::Duration;
 use super::cooperation::{RUN, cut_name, quiet_name};
 use super::effect::{Effect, EffectId, Outcome};
 use super::seen::UnitSeen;
-use super::step::{Deadline, Turn};
+use super::step::{Deadline, Turn, earliest};
 use super::time::Mono;
 
 /// After a Lend or Unlend that failed.
 const RETRY: Duration = Duration::from_secs(2);
+/// One Reload takes all loans back when nothing is being stopped any more; nobody waits longer than this for others to end.
+const BACK_PATIENCE: Duration = Duration::from_secs(5);
 /// After so many failed tries in a row whoever waits for the loan is told.
 const TRIES: u32 = 3;
 
@@ -35,6 +37,8 @@ pub struct Loans {
     here: BTreeSet<String>,
     pending: Option<(EffectId, Vec<String>)>,
     failed: u32,
+    /// Since when something is to be given back while something else is being stopped.
+    back_since: Option<Mono>,
     trouble: Option<String>,
     next_try: Mono,
 }
@@ -70,7 +74,10 @@ impl Loans {
         }
         let back = turn.memory.lent.iter().filter(|unit| !self.wanted.contains_key(*unit) && !keeps(unit));
         let back: Vec<String> = back.cloned().collect();
-        if !back.is_empty() && !stopping && !gathering {
+        self.back_since = if back.is_empty() || !stopping { None } else { self.back_since.or(Some(turn.now.mono)) };
+        let long = self.back_since.is_some_and(|since| turn.now.mono >= since.after(BACK_PATIENCE));
+        if !back.is_empty() && (!stopping || long) && !gathering {
+            self.back_since = None;
             // From now on nobody knows what they have, should the Reload fail.
             self.here.retain(|unit| !back.contains(unit));
             let id = turn.ask(Effect::Unlend { units: back.clone() });
@@ -118,7 +125,12 @@ impl Loans {
     #[must_use]
     pub fn deadline(&self, turn_lent: &BTreeSet<String>) -> Option<Deadline> {
         let work = self.wanted.keys().any(|unit| !self.here.contains(unit)) || turn_lent.iter().any(|unit| !self.wanted.contains_key(unit));
-        (self.pending.is_none() && work && self.trouble.is_some()).then(|| Deadline::new(self.next_try, "systemd: reload again"))
+        let again =
+            (self.pending.is_none() && work && self.trouble.is_some()).then(|| Deadline::new(self.next_try, "systemd: reload again"));
+        let back = self
+            .back_since
+            .map(|since| Deadline::new(since.after(BACK_PATIENCE), "give back what some need no more, though others are being stopped"));
+        earliest([again, back])
     }
 }
 
@@ -137,7 +149,7 @@ pub fn script_drop_in(unit: &UnitSeen, term_timeout: Duration) -> String {
         let cut = cut_name("%n");
         let _ = writeln!(text, "ExecStopPost=/usr/bin/test ! -e {RUN}/{cut}");
     } else {
-        text.push_str("SuccessExitStatus=SIGTERM SIGKILL 143 137 75\n");
+        text.push_str("SuccessExitStatus=SIGTERM SIGKILL 143 137 75 SIGINT SIGHUP SIGQUIT SIGUSR1 SIGUSR2\n");
     }
     let _ = writeln!(text, "TimeoutStopSec={}ms", (term_timeout + SCRIPT_SLACK).as_millis());
     if unit.exec_starts > 1 {

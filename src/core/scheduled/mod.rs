@@ -76,9 +76,10 @@ impl Scheduled {
         self.scripts.values().map(|script| script.since).max()
     }
 
-    /// Scripts that what they were lent still keeps quiet.
+    /// Scripts that are being stopped, or that what they were lent still keeps quiet.
     pub fn kept<'s>(&'s self, turn: &'s Turn<'_>, rules: &'s ScheduledRules) -> impl Iterator<Item = String> + 's {
-        let kept = |script: &&Script| !script.at_rest() && turn.memory.quiet.contains_key(&script.unit) && script.awaits_slots(turn, rules);
+        let quiet = |script: &Script| turn.memory.quiet.contains_key(&script.unit) && script.awaits_slots(turn, rules);
+        let kept = move |script: &&Script| !script.at_rest() && (script.step == ScriptStep::Stopping || quiet(script));
         self.scripts.values().filter(kept).map(|script| script.unit.clone())
     }
 
