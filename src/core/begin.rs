@@ -56,7 +56,10 @@ impl Machine {
             return;
         }
         let lasts = self.policy.stamp.begin_timeout;
+        // What holds the starts back ends when it was said to, whatever begins meanwhile.
+        let held = self.memory.begun.as_ref().filter(|begun| begun.over.is_none() && self.memory.starts_held).map(|begun| begun.until);
         let until = seen.ctime.after(lasts);
+        let until = held.map_or(until, |held| until.min(held));
         self.begin.until = Some(now.mono.after(until.since(now.wall).min(lasts)));
         self.begin.again();
         turn!(self, now, step).record(Entry::DeployBegan { identity: seen.identity, id, since: seen.ctime, until });
