@@ -57,7 +57,7 @@ impl Machine {
         }
         let lasts = self.policy.stamp.begin_timeout;
         // What holds the starts back ends when it was said to, whatever begins meanwhile.
-        let held = self.memory.begun.as_ref().filter(|begun| begun.over.is_none() && self.memory.starts_held).map(|begun| begun.until);
+        let held = self.memory.beginning().filter(|_| self.memory.starts_held).map(|begun| begun.until);
         let until = seen.ctime.after(lasts);
         let until = held.map_or(until, |held| until.min(held));
         self.begin.until = Some(now.mono.after(until.since(now.wall).min(lasts)));
@@ -67,7 +67,7 @@ impl Machine {
 
     /// The stamp says something else.
     pub(super) fn deploy_begins_no_more(&mut self, now: Now, step: &mut Step, why: &str) {
-        if self.memory.begun.as_ref().is_some_and(|begun| begun.over.is_none()) {
+        if self.memory.beginning().is_some() {
             turn!(self, now, step).record(Entry::BeginOver { why: why.to_owned() });
             // What starts within its blur of the landing counts as before it (facts F4.6).
             self.begin.next_try = now.mono.after(LOOK_FROM);
@@ -83,13 +83,13 @@ impl Machine {
         if self.begin.pending.is_some() || now.mono < self.begin.next_try {
             return;
         }
-        let wanted = !self.settling() && self.memory.begun.as_ref().is_some_and(|begun| begun.over.is_none());
+        let wanted = !self.settling() && self.memory.beginning().is_some();
         let lasts = self.begin.until.map(|until| until.since(now.mono)).filter(|_| wanted);
         let held = self.memory.starts_held;
         let effect = match lasts {
             Some(lasts) if !self.begin.sure && self.journal_problem.is_none() => {
                 let of = |rules: &TargetRules| match rules {
-                    TargetRules::Scheduled(rules) => Some(UnitsOf { units: rules.units.clone(), exclude: rules.exclude.clone() }),
+                    TargetRules::Scheduled(rules) => Some(UnitsOf::new(&rules.units, &rules.exclude)),
                     _ => None,
                 };
                 let waits: Vec<UnitsOf> = self.policy.targets.values().filter_map(of).collect();

@@ -6,18 +6,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::asking::over;
-use super::cooperation::RUN_AGAIN;
 use super::cut::{settle_cut, settle_script, still_ending};
 use super::effect::{Effect, EffectId, Fault, Looked, Outcome};
 use super::entry::Entry;
 use super::memory::{Cutting, Memory, OwedRun};
 use super::orphans::{Ending, Orphans};
-use super::policy::{After, TargetRules};
+use super::policy::TargetRules;
 use super::scheduled::{Slots, settle, slots};
-use super::seen::{Active, Dependent, Exit, UnitSeen};
+use super::seen::{Active, Dependent, UnitSeen};
 use super::status::UnitEnd;
 use super::step::{Deadline, Turn, earliest};
-use super::target::is_of;
 use super::time::Mono;
 
 /// Between two tries to pay.
@@ -219,16 +217,13 @@ impl Debts {
 
     /// It had been asked, and has ended while nobody looked: by its exit status it is to be run again.
     fn ended_at_checkpoint(&self, turn: &mut Turn<'_>, seen: &UnitSeen) -> bool {
-        let ours = turn.policy.targets.iter().find_map(|(name, rules)| match rules {
-            TargetRules::Scheduled(rules) if is_of(&rules.units, &rules.exclude, &seen.unit) => Some((name.clone(), rules)),
-            _ => None,
-        });
-        let Some((target, rules)) = ours else { return false };
-        if !rules.asks(seen) || seen.exit.is_none_or(|exit| exit.how != Exit::Exited(RUN_AGAIN)) {
+        let Some((target, rules)) = turn.policy.target_of_script(&seen.unit) else { return false };
+        if !rules.asks(seen) || !seen.is_to_run_again() {
             return false;
         }
+        let target = target.to_owned();
         turn.record(Entry::Interrupted { unit: seen.unit.clone() });
-        if rules.after != After::UntilNext && !seen.refuse_manual_start && !seen.transient {
+        if rules.may_rerun(seen) {
             turn.record(Entry::RerunOwed { unit: seen.unit.clone(), target, scheduled: false });
         }
         true
@@ -308,9 +303,8 @@ impl Debts {
                 self.pending.insert(id, Debt::BringBack(unit.clone(), dependent));
             } else if !turn.memory.reruns.contains_key(unit) {
                 let why = format!("it went down with {unit} and stays down until that runs: it is bound to it (BindsTo=)");
-                let of = |rules: &TargetRules| matches!(rules, TargetRules::Scheduled(rules) if is_of(&rules.units, &rules.exclude, unit));
-                let target = turn.policy.targets.iter().find(|(_, rules)| of(rules)).map(|(name, _)| name.clone()).unwrap_or_default();
-                turn.unit_ended(&target, &dependent, UnitEnd::Quiet, why.clone());
+                let target = turn.policy.target_of_script(unit).map_or("", |(name, _)| name);
+                turn.unit_ended(target, &dependent, UnitEnd::Quiet, why.clone());
                 turn.record(Entry::BroughtBack { unit: unit.clone(), dependent, why });
             }
         }

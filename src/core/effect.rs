@@ -167,6 +167,11 @@ pub struct UnitsOf {
 
 impl UnitsOf {
     #[must_use]
+    pub fn new(units: &[String], exclude: &[String]) -> UnitsOf {
+        UnitsOf { units: units.to_vec(), exclude: exclude.to_vec() }
+    }
+
+    #[must_use]
     pub fn has(&self, unit: &str) -> bool {
         is_of(&self.units, &self.exclude, unit)
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::seen::UnitSeen;
+use super::target::is_of;
 use super::time::Wall;
 
 /// All rules of one host. The default has no target: such an agent watches nothing and touches nothing.
@@ -79,6 +80,17 @@ pub enum TargetRules {
     Scheduled(ScheduledRules),
     Service(ServiceRules),
     Strays(StrayRules),
+}
+
+impl Policy {
+    /// The scheduled target, by name, that has this script.
+    #[must_use]
+    pub fn target_of_script(&self, unit: &str) -> Option<(&str, &ScheduledRules)> {
+        self.targets.iter().find_map(|(name, rules)| match rules {
+            TargetRules::Scheduled(rules) if is_of(&rules.units, &rules.exclude, unit) => Some((name.as_str(), rules)),
+            _ => None,
+        })
+    }
 }
 
 impl TargetRules {
@@ -171,6 +183,12 @@ impl ScheduledRules {
     #[must_use]
     pub fn asks(&self, unit: &UnitSeen) -> bool {
         self.asking().asks(unit)
+    }
+
+    /// Whether a script that was interrupted may be owed a new run, and systemd lets us start it.
+    #[must_use]
+    pub fn may_rerun(&self, unit: &UnitSeen) -> bool {
+        self.after != After::UntilNext && !unit.refuse_manual_start && !unit.transient
     }
 
     /// Whether a script that was stopped waits for its next scheduled run, which is at `next`.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::cooperation::RUN_AGAIN;
 use super::time::{Mono, Wall};
 
 /// One unit of systemd with its processes, read in one look.
@@ -62,6 +63,12 @@ impl UnitSeen {
     #[must_use]
     pub fn next_run(&self) -> Option<Wall> {
         self.timers.iter().filter(|timer| timer.active).filter_map(|timer| timer.next).min()
+    }
+
+    /// Whether its last run said by its exit status that it is to be run again.
+    #[must_use]
+    pub fn is_to_run_again(&self) -> bool {
+        self.exit.is_some_and(|exit| exit.how == Exit::Exited(RUN_AGAIN))
     }
 
     /// Whether one of its timers is about to start it for a slot that has come.

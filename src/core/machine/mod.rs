@@ -107,7 +107,7 @@ impl Machine {
             pools: BTreeMap::new(),
             debts: Debts::default(),
             survey: Survey::default(),
-            begin: Begin::resumed(memory.begun.as_ref().filter(|begun| begun.over.is_none()).map(|begun| begun.until), now),
+            begin: Begin::resumed(memory.beginning().map(|begun| begun.until), now),
             retry: None,
             last_start: None,
             hold_until: memory.hold.as_ref().map(|hold| now.mono.after(hold.until.since(now.wall))),
@@ -187,12 +187,12 @@ impl Machine {
         }
         self.advance(now, &mut step);
         let idle = step.entries.is_empty() && step.effects.is_empty();
-        self.breath = match (tick, answer) {
-            (true, _) if idle => (self.breath * 2).min(BREATH_LONGEST),
-            // What one part is busy with does not hurry what another part waits for.
-            (true, _) | (_, true) => self.breath,
-            _ => BREATH,
-        };
+        // What one part is busy with does not hurry what another part waits for.
+        if tick && idle {
+            self.breath = (self.breath * 2).min(BREATH_LONGEST);
+        } else if !tick && !answer {
+            self.breath = BREATH;
+        }
         step
     }
 

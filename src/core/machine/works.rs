@@ -116,10 +116,8 @@ impl Machine {
             return;
         }
         let of = |rules: &TargetRules| match rules {
-            TargetRules::Scheduled(rules) => Some(UnitsOf { units: rules.units.clone(), exclude: rules.exclude.clone() }),
-            TargetRules::Service(rules) if rules.asking().needs_locks() => {
-                Some(UnitsOf { units: rules.units.clone(), exclude: rules.exclude.clone() })
-            }
+            TargetRules::Scheduled(rules) => Some(UnitsOf::new(&rules.units, &rules.exclude)),
+            TargetRules::Service(rules) if rules.asking().needs_locks() => Some(UnitsOf::new(&rules.units, &rules.exclude)),
             TargetRules::Service(_) | TargetRules::PhpFpm(_) | TargetRules::Strays(_) => None,
         };
         let of: Vec<UnitsOf> = self.policy.targets.values().filter_map(of).collect();

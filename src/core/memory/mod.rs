@@ -240,6 +240,12 @@ impl TargetMemory {
 }
 
 impl Memory {
+    /// The deploy that has begun and is not over.
+    #[must_use]
+    pub fn beginning(&self) -> Option<&Begun> {
+        self.begun.as_ref().filter(|begun| begun.over.is_none())
+    }
+
     #[must_use]
     pub fn stray_cut(&self, process: &WorkerRef) -> Option<&StrayCut> {
         self.strays.iter().find(|cut| cut.process == *process)

@@ -2,13 +2,12 @@
 
 use super::script::{Ended, Script, ScriptStep};
 use crate::core::asking::{Came, Next};
-use crate::core::cooperation::RUN_AGAIN;
 use crate::core::effect::{EffectId, Outcome};
 use crate::core::entry::Entry;
 use crate::core::loans::{Loan, Loans};
 use crate::core::look::Looker;
 use crate::core::policy::ScheduledRules;
-use crate::core::seen::{Exit, UnitSeen};
+use crate::core::seen::UnitSeen;
 use crate::core::step::Turn;
 use crate::core::time::Mono;
 
@@ -56,7 +55,7 @@ impl Script {
     /// One that was asked, or held its lock, has ended.
     pub(super) fn ended_before_its_stop(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, seen: &UnitSeen) {
         let same = seen.invocation == self.seen.invocation;
-        let run_again = same && self.asking.asked() && seen.exit.is_some_and(|exit| exit.how == Exit::Exited(RUN_AGAIN));
+        let run_again = same && self.asking.asked() && seen.is_to_run_again();
         self.invocation.clone_from(&self.seen.invocation);
         self.seen.timers.clone_from(&seen.timers);
         self.seen.active = seen.active;

@@ -93,7 +93,7 @@ impl Script {
 
     /// From now on it is owed a new run, if its rules give it one and systemd lets us start it.
     pub(super) fn owe_rerun(&self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
-        if rules.after != After::UntilNext && !self.seen.refuse_manual_start && !self.seen.transient {
+        if rules.may_rerun(&self.seen) {
             turn.record(Entry::RerunOwed { unit: self.unit.clone(), target: self.target.clone(), scheduled: false });
         }
     }

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use super::script::{Ask, Ended, Script, ScriptStep};
-use crate::core::cooperation::RUN_AGAIN;
 use crate::core::cut::{settle_cut, settle_script};
 use crate::core::effect::{Effect, Fault, Outcome};
 use crate::core::entry::Entry;
 use crate::core::ladder::{Ladder, Rung};
 use crate::core::loans::Loans;
 use crate::core::policy::ScheduledRules;
-use crate::core::seen::{Active, Exit, UnitSeen};
+use crate::core::seen::{Active, UnitSeen};
 use crate::core::stale::Stale;
 use crate::core::status::{Casualty, CasualtyKind};
 use crate::core::step::Turn;
@@ -153,7 +152,7 @@ impl Script {
         let killed = self.ladder.as_ref().is_some_and(Ladder::was_killed);
         if settle_script(turn, &self.seen, killed, self.seen_ending) {
             turn.record(Entry::Interrupted { unit: self.unit.clone() });
-        } else if self.asking.asked() && self.seen.exit.is_some_and(|exit| exit.how == Exit::Exited(RUN_AGAIN)) {
+        } else if self.asking.asked() && self.seen.is_to_run_again() {
             // It had reached its checkpoint; what our stop ended was left over by it.
             self.ended = Ended::AtCheckpoint;
             turn.record(Entry::Interrupted { unit: self.unit.clone() });

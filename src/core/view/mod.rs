@@ -53,11 +53,7 @@ impl Machine {
                 until: hold.until,
                 targets: hold.targets.as_ref().map(|targets| targets.iter().cloned().collect()),
             }),
-            begun: self.memory.begun.as_ref().filter(|begun| begun.over.is_none()).map(|begun| BegunView {
-                id: begun.id.clone(),
-                since: begun.since,
-                until: begun.until,
-            }),
+            begun: self.memory.beginning().map(|begun| BegunView { id: begun.id.clone(), since: begun.since, until: begun.until }),
             pools,
             slot: SlotView { state: "none".to_owned(), holders: Vec::new() },
             targets,
