@@ -46,6 +46,17 @@ pub(super) fn check_unit(name: &str) -> Result<(), Wrong> {
     check(name)
 }
 
+/// A template, of which the agent names the instances.
+pub(super) fn check_template(name: &str) -> Result<(), Wrong> {
+    let Some((stem, suffix)) = name.split_once("@.") else {
+        return Err((
+            format!("{} is no template", quoted(name)),
+            "write one, such as php-fpm-job@.service: each generation is an instance of it".into(),
+        ));
+    };
+    check_unit(&format!("{stem}@instance.{suffix}"))
+}
+
 /// One service, or a glob of services.
 pub(super) fn check(name: &str) -> Result<(), Wrong> {
     if name.is_empty() {

@@ -12,6 +12,7 @@ pub mod entry;
 pub mod event;
 pub mod evidence;
 mod fpm;
+mod generations;
 mod inplace;
 mod intake;
 mod ladder;
@@ -35,6 +36,7 @@ mod survey;
 mod target;
 pub mod time;
 
+pub use generations::{name as generation_name, serving};
 pub use intake::Waited;
 pub use strays::place::unit_of;
 pub use target::is_of;

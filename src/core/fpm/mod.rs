@@ -1,11 +1,13 @@
 //! One php-fpm unit on its way through an in-place restart: preflight, drain, cut, restart, proof. The bracket around it, with the
-//! load balancer, is `inplace`.
+//! load balancer, is `inplace`. A generation goes parts of the same way: a new one from the preflight over its start to the proof, an old one
+//! from the drain over the cut to its end; what is around them is `generations`.
 //!
-//! What comes after what is in this file; `drain`, `cut`, `restart` and `proof` are the parts of the way, `looks`
+//! What comes after what is in this file; `drain`, `cut`, `restart`, `end` and `proof` are the parts of the way, `looks`
 //! is what it is asked, `step` where it is, `view` what status is told.
 
 mod cut;
 mod drain;
+mod end;
 mod looks;
 mod proof;
 mod restart;
@@ -43,8 +45,20 @@ const TEST_AGAIN: Duration = Duration::from_millis(500);
 pub(super) const STOPPED: &str = "somebody has stopped it, so it is left stopped";
 const RESTART_LOOK: Duration = Duration::from_millis(500);
 
+/// What it is on its way to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// It is restarted in place.
+    Renew,
+    /// A new generation: it is started beside those that run.
+    Start,
+    /// An old one: it is stopped when it has finished.
+    End,
+}
+
 #[derive(Debug)]
 pub struct Fpm {
+    pub purpose: Purpose,
     pub target: String,
     pub unit: String,
     pub rules: FpmRules,
@@ -115,6 +129,7 @@ impl Fpm {
     #[must_use]
     pub fn new(target: &str, rules: &FpmRules, want: Want, seen: UnitSeen, now: Mono) -> Fpm {
         Fpm {
+            purpose: Purpose::Renew,
             target: target.to_owned(),
             unit: rules.unit.clone(),
             rules: rules.clone(),
@@ -161,6 +176,19 @@ impl Fpm {
             within: Mono::BOOT,
             notes: Vec::new(),
         }
+    }
+
+    /// A new generation. One that runs already was started by an earlier agent, and only its proof is left.
+    #[must_use]
+    pub fn starting(target: &str, rules: &FpmRules, want: Want, seen: UnitSeen, now: Mono) -> Fpm {
+        let unproven = seen.active.runs();
+        Fpm { purpose: Purpose::Start, unproven, ..Fpm::new(target, rules, want, seen, now) }
+    }
+
+    /// An old generation, which runs.
+    #[must_use]
+    pub fn ending(target: &str, rules: &FpmRules, want: Want, seen: UnitSeen, now: Mono) -> Fpm {
+        Fpm { purpose: Purpose::End, step: FpmStep::Inspecting, ..Fpm::new(target, rules, want, seen, now) }
     }
 
     /// Goes on to the restart: counts what is in flight, also after a drain that ended idle, since something may have come in since.
@@ -271,7 +299,9 @@ impl Fpm {
             }
             FpmStep::Inspecting => self.pending = Some(turn.ask(Effect::Inspect { unit })),
             FpmStep::Draining { until } => {
-                loans.want(&unit, &fpm_drop_in(self.rules.term_timeout));
+                if self.purpose == Purpose::Renew {
+                    loans.want(&unit, &fpm_drop_in(self.rules.term_timeout));
+                }
                 self.drain_on(turn, until);
             }
             FpmStep::Seeing if self.looking.is_none() && now >= self.next && self.may_renew(turn, loans) => {
@@ -292,7 +322,10 @@ impl Fpm {
                     if !self.source.asks() && self.seen.active.runs() {
                         self.cut(turn, Vec::new(), now, false);
                     }
-                    self.restart(turn);
+                    match self.purpose {
+                        Purpose::End => self.end(turn),
+                        Purpose::Renew | Purpose::Start => self.restart(turn),
+                    }
                 } else if self.source.asks() && self.seen.active.runs() {
                     // Nobody knows for how long: what was stopped for the count goes on, and is counted again.
                     let workers = std::mem::take(&mut self.frozen);

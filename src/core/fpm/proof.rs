@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Fpm, FpmStep};
+use super::{Fpm, FpmStep, Purpose};
 use crate::core::effect::{Effect, FpmRequest, Outcome};
 use crate::core::entry::Entry;
 use crate::core::status::UnitEnd;
@@ -133,8 +133,11 @@ impl Fpm {
     }
 
     fn done(&mut self, turn: &mut Turn<'_>) {
-        turn.record(Entry::Proven { unit: self.unit.clone() });
-        turn.unit_ended_noting(&self.target, &self.unit, UnitEnd::Renewed, "restarted, and it serves", &self.notes);
+        // Of a generation it is told when it has what was the other's place.
+        if self.purpose == Purpose::Renew {
+            turn.record(Entry::Proven { unit: self.unit.clone() });
+            turn.unit_ended_noting(&self.target, &self.unit, UnitEnd::Renewed, "restarted, and it serves", &self.notes);
+        }
         self.enter(turn.now.mono, FpmStep::Done);
     }
 }

@@ -92,6 +92,7 @@ impl Machine {
         for work in self.works.values() {
             let trouble = match work {
                 Work::Fpm => None,
+                Work::Generations(work) => work.trouble(),
                 Work::Scheduled(work) => work.trouble(),
                 Work::Services(work) => work.trouble(),
                 Work::Strays(work) => work.trouble(),
@@ -158,8 +159,12 @@ impl Machine {
         // Between two tries nothing is at work on any unit, whatever its last state was.
         let resting = self.memory.rollout.is_none();
         let units = targets.iter().filter(|_| !resting).flat_map(|target| target.units.iter());
-        let working =
-            units.filter(|unit| !matches!(unit.state, TargetState::Fresh | TargetState::Left | TargetState::Failed | TargetState::Adopted));
+        let working = units.filter(|unit| {
+            !matches!(
+                unit.state,
+                TargetState::Fresh | TargetState::Left | TargetState::Lingering | TargetState::Failed | TargetState::Adopted
+            )
+        });
         // The one that is due first is what the host waits for.
         if let Some(unit) = working.min_by_key(|unit| (unit.deadline.is_none(), unit.deadline)) {
             let more = match unit.state {
@@ -212,6 +217,7 @@ fn describe(effect: &Effect) -> &'static str {
     match effect {
         Effect::Lend { .. } | Effect::Unlend { .. } => "systemd to reload",
         Effect::Depool { .. } | Effect::Repool { .. } => "the pool command to end",
+        Effect::Switch { .. } => "the symlink to be switched",
         _ => "systemd to answer",
     }
 }
