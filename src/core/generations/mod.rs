@@ -222,8 +222,8 @@ impl Generations {
             Outcome::Fault(Fault::Journal(why)) => Some(why.clone()),
             other => Some(format!("the symlink could not be switched: {}", other.said())),
         };
-        // Whatever is said of it, where it leads is read.
-        self.next = if self.trouble.is_some() { turn.now.mono.after(AGAIN) } else { turn.now.mono };
+        // Whatever is said of it, where it leads is read, before another try.
+        self.next = turn.now.mono.after(AGAIN);
         self.look.want(turn.now.mono);
     }
 

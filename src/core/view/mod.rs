@@ -208,8 +208,13 @@ impl Machine {
         pending.or_else(|| unmet().map(|want| want.id.as_str()))
     }
 
+    /// What the unit's target is, as far as that says what comes next.
     fn kind_of<'t>(&self, targets: &'t [TargetView], unit: &str) -> &'t str {
-        targets.iter().find(|target| target.units.iter().any(|seen| seen.unit == unit)).map_or("", |target| target.kind.as_str())
+        let Some(target) = targets.iter().find(|target| target.units.iter().any(|seen| seen.unit == unit)) else { return "" };
+        match self.works.get(&target.name) {
+            Some(Work::Generations(_)) => "generations",
+            _ => target.kind.as_str(),
+        }
     }
 }
 
@@ -224,6 +229,9 @@ fn describe(effect: &Effect) -> &'static str {
 
 fn next_of(state: TargetState, kind: &str) -> &'static str {
     match (state, kind) {
+        (TargetState::Stale, "generations") => "a new generation",
+        (TargetState::Starting, "generations") => "its proof, then the switch",
+        (TargetState::Verifying, "generations") => "the old one finishes what it has",
         (TargetState::Draining, "scheduled") => "SIGTERM",
         (TargetState::Draining, _) => "RestartUnit",
         (TargetState::Asked | TargetState::Held, "scheduled") => "SIGTERM, unless its rules let it finish",
