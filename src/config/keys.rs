@@ -78,7 +78,7 @@ pub enum Type {
     Size,
     /// An absolute path.
     Path,
-    /// The same, of a symlink beside which sockets are made: their paths have to fit into `sun_path`.
+    /// The absolute path of a symlink beside which sockets are made: their paths have to fit into `sun_path`. Or the name of a .socket unit.
     SocketLink,
     /// An absolute path of a socket, or IP:PORT.
     Address,
@@ -254,7 +254,7 @@ pub const KEYS: &[Key] = &[
         "socket",
         Type::SocketLink,
         Required,
-        "The symlink that the web server connects to, such as `/run/php/job/current.sock`. Each generation listens beside it, on `GENERATION.sock`.",
+        "The symlink that the web server connects to, such as `/run/php/job/current.sock`: each generation listens beside it, on `GENERATION.sock`. Or the name of a .socket unit that holds a TCP port: all generations share it.",
     ),
     key(
         Generations,

@@ -281,7 +281,8 @@ fn check(takes: Type, text: &str) -> Result<(), units::Wrong> {
     match takes {
         Type::Unit => units::check_unit(text),
         Type::Template => units::check_template(text),
-        Type::SocketLink => path(text).and_then(|()| socket_link(text)),
+        Type::SocketLink if text.starts_with('/') => path(text).and_then(|()| socket_link(text)),
+        Type::SocketLink => units::check_socket(text),
         Type::Units | Type::Excluded => units::check(text),
         Type::Names => units::check_process(text),
         Type::Programs => units::check_program(text),

@@ -79,7 +79,7 @@ fn type_text(takes: Type) -> String {
         Type::Count => "number, 1 to 1000".into(),
         Type::Size => "size: `200M`, `2G`".into(),
         Type::Path => "absolute path".into(),
-        Type::SocketLink => "absolute path of a symlink".into(),
+        Type::SocketLink => "absolute path of a symlink, or name of a .socket unit".into(),
         Type::Address => "absolute path, or IP:PORT".into(),
         Type::Uri => "string that begins with `/`".into(),
         Type::Uris => "list of strings that begin with `/`".into(),

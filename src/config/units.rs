@@ -57,6 +57,17 @@ pub(super) fn check_template(name: &str) -> Result<(), Wrong> {
     check_unit(&format!("{stem}@instance.{suffix}"))
 }
 
+/// A unit that holds a listening socket.
+pub(super) fn check_socket(name: &str) -> Result<(), Wrong> {
+    match name.strip_suffix(".socket") {
+        Some(stem) if !is_glob(name) => check(&format!("{stem}.service")),
+        _ => Err((
+            format!("{} is neither an absolute path nor the name of a .socket unit", quoted(name)),
+            "write the symlink, such as /run/php/job/current.sock, or the unit that holds the port, such as php-fpm-job.socket".into(),
+        )),
+    }
+}
+
 /// One service, or a glob of services.
 pub(super) fn check(name: &str) -> Result<(), Wrong> {
     if name.is_empty() {

@@ -86,6 +86,9 @@ pub enum Effect {
     /// StopUnit (replace) of a php-fpm; as soon as it is being stopped, SIGTERM and SIGCONT to each of `cut`, as for [`Effect::Restart`].
     /// Owes [`Outcome::Job`] when the job is removed, or after `within`.
     End { unit: String, cut: Vec<WorkerRef>, within: Duration },
+    /// SIGQUIT and SIGCONT to each of `workers`, which are idle and stopped, so that they end instead of taking another request; SIGCONT to each of
+    /// `spare`. Each through a checked pidfd. Owes [`Outcome::Done`].
+    Retire { workers: Vec<WorkerRef>, spare: Vec<WorkerRef> },
     /// Make `socket` a symlink to `to`, by rename(2): whoever connects finds the old one or the new one (facts 12). Owes [`Outcome::Done`] at
     /// once.
     Switch { socket: String, to: String },
@@ -352,6 +355,7 @@ mod tests {
             Effect::FindStrays { code: vec![unit()] },
             Effect::SeeGenerations { template: unit(), socket: "/run/s".to_owned() },
             Effect::End { unit: unit(), cut: vec![worker()], within },
+            Effect::Retire { workers: vec![worker()], spare: Vec::new() },
             Effect::Switch { socket: "/run/s".to_owned(), to: "/run/a.sock".to_owned() },
             Effect::Signal { process: worker(), kill: true },
             Effect::Notify { process: worker(), tty: "pts/1".to_owned(), landed: Mono(7), text: unit() },

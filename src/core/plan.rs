@@ -44,7 +44,14 @@ pub fn plan(policy: &Policy, memory: &Memory, seen: &PlanSeen, now: Now) -> Plan
             TargetRules::PhpFpm(rules) => units.push(fpm(name, rules, policy, seen_units, seen.answers.get(name), now)),
             TargetRules::Generations(rules) => {
                 if let Some(seen_generations) = seen.generations.get(name) {
-                    units.extend(generations::of(name, rules, policy, seen_generations, seen.answers.get(name), now));
+                    units.extend(generations::of(
+                        name,
+                        rules,
+                        policy,
+                        (seen_generations, &memory.targets.get(name).cloned().unwrap_or_default()),
+                        seen.answers.get(name),
+                        now,
+                    ));
                 }
             }
             TargetRules::Scheduled(rules) => {

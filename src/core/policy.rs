@@ -139,7 +139,8 @@ pub struct FpmRules {
 pub struct GenerationRules {
     /// A template, such as `php-fpm-job@.service`.
     pub unit: String,
-    /// The symlink that the web server connects to; the sockets of the generations are beside it.
+    /// The symlink that the web server connects to, by its absolute path: the sockets of the generations are beside it. Or the name of the .socket unit
+    /// whose listening socket all generations share.
     pub socket: String,
     /// How long requests of an old generation may go on, from the switch.
     pub linger: Duration,
@@ -155,6 +156,12 @@ pub struct GenerationRules {
 }
 
 impl GenerationRules {
+    /// All of them listen on one socket.
+    #[must_use]
+    pub fn shared(&self) -> bool {
+        !self.socket.starts_with('/')
+    }
+
     /// What holds for one of them by itself.
     #[must_use]
     pub fn of(&self, unit: &str) -> FpmRules {

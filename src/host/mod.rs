@@ -132,6 +132,7 @@ impl Host {
             | Effect::Unask { .. }
             | Effect::MakeLocks { .. }
             | Effect::Freeze { .. }
+            | Effect::Retire { .. }
             | Effect::Thaw { .. } => {
                 self.units.perform(effect).await.unwrap_or_else(|| Outcome::Fault(Fault::Other("nobody does this".to_owned())))
             }
@@ -141,6 +142,7 @@ impl Host {
     async fn generations(&self, template: &str, socket: &str) -> Result<GenerationsSeen, Fault> {
         let cannot = |what: &str, error: &std::io::Error| Fault::Other(format!("cannot read {what}: {error}"));
         let units = self.units.look(&[template.to_owned()], Looked::Exactly, &BTreeMap::new(), false).await?;
+        // A name of a .socket unit is no path: all generations share what it listens on.
         let (leads_to, obstructed) = match fpm::symlink::leads_to(Path::new(socket)) {
             Ok(leads_to) => (leads_to, false),
             Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => (None, true),

@@ -67,6 +67,7 @@ impl Units {
             Effect::ResetFailed { unit } => done(self.systemd.reset_failed(unit).await),
             Effect::Freeze { workers } => self.freeze(workers).map_or_else(Outcome::Fault, Outcome::Frozen),
             Effect::Thaw { workers } => done(self.thaw(workers)),
+            Effect::Retire { workers, spare } => done(self.send(workers, &[Signal::QUIT, Signal::CONT]).and(self.thaw(spare))),
             Effect::AskToStop { unit, ask, .. } => done(self.ask(unit, ask).await),
             Effect::Unask { unit, unask } => done(self.unask(unit, unask).await),
             Effect::MakeLocks { of } => done(self.make_locks(of).await),
@@ -221,10 +222,15 @@ impl Units {
     }
 
     fn thaw(&self, workers: &[WorkerRef]) -> Result<(), Fault> {
+        self.send(workers, &[Signal::CONT])
+    }
+
+    /// To each of them, as far as it goes.
+    fn send(&self, workers: &[WorkerRef], signals: &[Signal]) -> Result<(), Fault> {
         let mut failed = None;
         for worker in workers {
-            if let Err(error) = self.processes.signal(worker, &[Signal::CONT]) {
-                failed.get_or_insert(Fault::Other(format!("cannot continue worker {}: {error}", worker.pid)));
+            if let Err(error) = self.processes.signal(worker, signals) {
+                failed.get_or_insert(Fault::Other(format!("cannot signal worker {}: {error}", worker.pid)));
             }
         }
         failed.map_or(Ok(()), Err)

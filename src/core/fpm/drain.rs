@@ -79,11 +79,13 @@ impl Fpm {
         }
         // An hour's drain need not be watched twenty times a second.
         let least = match self.proof.in_flight {
+            // Whatever is idle of it may take a request that is not meant for it.
+            _ if self.retires() && !self.is_closed() => POLL / 2,
             _ if self.held => POLL * 2,
             Some(1..=THE_LAST) => POLL / 2,
             _ => POLL,
         };
-        let pace = self.pace(now).max(least);
+        let pace = if self.retires() && !self.is_closed() { least } else { self.pace(now).max(least) };
         // Idle already, and others of the bracket are not: it need not be asked more often for that.
         let nearly = self.nearly_drained(now) && !self.idle;
         self.next = now.after(if nearly { CONFIRM } else { pace });
@@ -93,6 +95,7 @@ impl Fpm {
             // The look that confirms is the count for the cut as well.
             let full = nearly
                 || self.held
+                || self.retires()
                 || self.proof.in_flight.is_none_or(|requests| requests > 0) && now >= self.last_full_at.after(Duration::from_millis(250));
             if full {
                 self.last_full_at = now;

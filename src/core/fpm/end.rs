@@ -49,11 +49,17 @@ impl Fpm {
         self.layout.iter().flat_map(|layout| &layout.pools).map(|pool| pool.listen.as_str()).collect()
     }
 
-    /// What answers a request without a script.
+    /// Where its pools tell their status, those that have a socket for it.
     #[must_use]
-    pub fn ping_path(&self) -> Option<String> {
+    pub fn status_sockets(&self) -> Vec<&str> {
+        self.layout.iter().flat_map(|layout| &layout.pools).filter_map(|pool| pool.status_listen.as_deref()).collect()
+    }
+
+    /// What answers a request without a script, and where.
+    #[must_use]
+    pub fn ping(&self) -> Option<(String, String)> {
         let pool = self.layout.as_ref()?.pools.first()?;
-        pool.ping_path.clone().or_else(|| pool.status_path.clone())
+        Some((self.own_socket()?, pool.ping_path.clone().or_else(|| pool.status_path.clone())?))
     }
 
     #[must_use]

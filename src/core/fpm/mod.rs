@@ -11,6 +11,7 @@ mod end;
 mod looks;
 mod proof;
 mod restart;
+mod retire;
 mod step;
 mod view;
 
@@ -20,6 +21,7 @@ use std::time::Duration;
 pub use drain::FRESH;
 use drain::silent;
 use proof::VERIFY_TIMEOUT;
+use retire::Retiring;
 pub use step::FpmStep;
 
 use crate::core::cut::settle_cut;
@@ -123,6 +125,9 @@ pub struct Fpm {
     /// Not looked at for ever: the job has this long.
     within: Mono,
     notes: Vec<String>,
+    /// It listens on what other generations listen on as well: by itself it never gets quiet, and only its status socket is its own.
+    pub shared: bool,
+    retiring: Retiring,
 }
 
 impl Fpm {
@@ -175,6 +180,8 @@ impl Fpm {
             exposed: false,
             within: Mono::BOOT,
             notes: Vec::new(),
+            shared: false,
+            retiring: Retiring::default(),
         }
     }
 
@@ -261,8 +268,12 @@ impl Fpm {
                 self.source = Source::choose(&self.rules, None);
                 self.enter(now, FpmStep::Prepared);
             }
-            (FpmStep::Draining { .. }, Outcome::Pools(answers)) => self.polled(now, answers),
+            (FpmStep::Draining { .. }, Outcome::Pools(answers)) => {
+                self.polled(now, answers);
+                self.begin_to_retire(turn, answers);
+            }
             (FpmStep::Draining { .. }, other) => self.polled(now, &silent(&self.source, other)),
+            (FpmStep::Retiring, outcome) => self.retire_on(turn, outcome),
             (FpmStep::Counting, Outcome::Pools(answers)) => self.counted(turn, answers),
             (FpmStep::Counting, other) => self.counted(turn, &silent(&self.source, other)),
             (FpmStep::Freezing, Outcome::Frozen(workers)) => {

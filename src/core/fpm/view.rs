@@ -45,7 +45,10 @@ impl Fpm {
             FpmStep::Testing | FpmStep::Inspecting | FpmStep::Prepared if self.purpose == Purpose::End => {
                 (TargetState::Lingering, held_back_by.to_owned(), Some(self.lingers_until()))
             }
-            FpmStep::Draining { until } if self.purpose == Purpose::End => (TargetState::Lingering, self.waits_for_what(), Some(*until)),
+            FpmStep::Draining { .. } | FpmStep::Retiring if self.purpose == Purpose::End => {
+                (TargetState::Lingering, self.waits_for_what(), Some(self.lingers_until()))
+            }
+            FpmStep::Retiring => soon(TargetState::Draining, "idle workers are being ended"),
             FpmStep::Restarting if self.purpose == Purpose::End => match grace {
                 Some(until) => (TargetState::Stopping, "is being stopped".to_owned(), Some(until)),
                 None => soon(TargetState::Killing, "SIGKILL to what was left"),

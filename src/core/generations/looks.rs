@@ -26,9 +26,9 @@ impl Generations {
     pub(super) fn seen(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, seen: &GenerationsSeen) {
         let now = turn.now.mono;
         self.seen = seen.clone();
-        self.current = serving(rules, seen).map(str::to_owned);
-        let switching = matches!(self.phase, Phase::Switching | Phase::Watching { .. } | Phase::Back { .. } | Phase::Mending { .. });
         let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
+        self.current = serving(rules, seen, &memory).map(str::to_owned);
+        let switching = matches!(self.phase, Phase::Switching | Phase::Watching { .. } | Phase::Back { .. } | Phase::Mending { .. });
         for unit in &seen.units {
             let spared = self.current.as_ref() == Some(&unit.unit) || self.ending.contains_key(&unit.unit);
             if runs(unit) && !spared && !switching && !self.is_starting(&memory, unit) {
@@ -72,6 +72,7 @@ impl Generations {
         let until = if never_served || forced { now.mono } else { since.after(rules.linger) };
         let want = self.want.clone().unwrap_or_default();
         let mut fpm = Fpm::ending(&self.name, &rules.of(&seen.unit), want, seen.clone(), now.mono);
+        fpm.shared = rules.shared();
         fpm.linger_until(until);
         self.ending.insert(seen.unit.clone(), fpm);
     }
@@ -100,7 +101,7 @@ impl Generations {
         if self.held || now < self.rescue_at {
             return;
         }
-        if let Some(to) = self.youngest(None) {
+        if let Some(to) = self.youngest(None).filter(|_| !rules.shared()) {
             return self.enter(now, Phase::Mending { to });
         }
         let led_to = self.seen.units.iter().find(|unit| {
@@ -138,9 +139,16 @@ impl Generations {
     }
 }
 
-/// The instance that the symlink leads to, if it runs.
+/// The instance that gets the requests: that the symlink leads to, or that was last given what all share. If it runs.
 #[must_use]
-pub fn serving<'s>(rules: &GenerationRules, seen: &'s GenerationsSeen) -> Option<&'s str> {
+pub fn serving<'s>(rules: &GenerationRules, seen: &'s GenerationsSeen, memory: &TargetMemory) -> Option<&'s str> {
+    if rules.shared() {
+        let up = || seen.units.iter().filter(|unit| runs(unit));
+        let given = up().find(|unit| memory.current.as_ref() == Some(&unit.unit));
+        let starting = |unit: &&UnitSeen| memory.starting.as_ref().is_some_and(|(starting, _)| *starting == unit.unit);
+        let other = || up().filter(|unit| !starting(unit)).max_by_key(|unit| unit.main_start);
+        return given.or_else(other).map(|unit| unit.unit.as_str());
+    }
     let at = seen.leads_to.as_ref()?;
     let serves = |unit: &&UnitSeen| {
         let instance = name::instance_of(&rules.unit, &unit.unit);

@@ -93,6 +93,8 @@ enum Phase {
     Switching,
     /// It serves; does it stay up?
     Watching { until: Mono },
+    /// It does; do the others, which share its socket, take no new requests any more?
+    Closing { until: Mono },
     /// It does not: the symlink goes back to the one before.
     Back { why: String },
     /// The symlink leads nowhere, and to be switched to one that runs.
@@ -165,7 +167,7 @@ impl Generations {
     pub fn renew(&mut self, now: Mono, want: Want) {
         // One that is under way for something older is no use any more; after the switch it has to be seen to its end first.
         let other = !self.want.as_ref().is_some_and(|old| old.is(&want));
-        if other && !matches!(self.phase, Phase::Switching | Phase::Watching { .. } | Phase::Back { .. }) {
+        if other && !matches!(self.phase, Phase::Switching | Phase::Watching { .. } | Phase::Closing { .. } | Phase::Back { .. }) {
             self.enter(now, Phase::Looking);
         }
         if want.forced {
@@ -253,6 +255,7 @@ impl Generations {
             Phase::Watching { until } if self.pinging.is_none() => {
                 Some(Deadline::new(self.next.min(*until), format!("{}: see whether the new generation stays up", self.name)))
             }
+            Phase::Closing { until } => Some(Deadline::new(*until, format!("{}: old generations take no new requests", self.name))),
             Phase::Switching | Phase::Back { .. } | Phase::Mending { .. } if self.switching.is_none() => {
                 Some(Deadline::new(self.next, format!("{}: switch the symlink", self.name)))
             }

@@ -19,6 +19,8 @@ use crate::core::time::Mono;
 
 /// The old one stays untouched for so long after the switch, so that there is a way back.
 const WATCH: Duration = Duration::from_secs(2);
+/// For others to take no new requests any more, where they share a socket with it.
+const CLOSE: Duration = Duration::from_secs(10);
 const PING_EVERY: Duration = Duration::from_millis(100);
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 /// So many pings in a row without an answer, and it does not serve.
@@ -53,6 +55,7 @@ impl Generations {
             Phase::Starting => self.start(turn, rules, loans),
             Phase::Switching => self.switch(turn, rules),
             Phase::Watching { until } => self.watch(turn, rules, until),
+            Phase::Closing { until } => self.close(turn, until),
             Phase::Back { why } => self.go_back(turn, rules, &why),
             Phase::Mending { to } => {
                 if self.current.is_some() {
@@ -92,7 +95,9 @@ impl Generations {
         match fresh.or_else(resumed) {
             Some(unit) => {
                 turn.phase_began(&self.name, "preflight");
-                self.starting = Some(Fpm::starting(&self.name, &rules.of(&unit.unit), want, unit, now));
+                let mut fpm = Fpm::starting(&self.name, &rules.of(&unit.unit), want, unit, now);
+                fpm.shared = rules.shared();
+                self.starting = Some(fpm);
                 self.enter(now, Phase::Starting);
             }
             None => self.enter(now, Phase::Room),
@@ -129,13 +134,16 @@ impl Generations {
         let unit = name::unit_of(&rules.unit, &instance);
         turn.record(Entry::GenerationStarts { target: self.name.clone(), unit: unit.clone(), landed: want.landed });
         turn.phase_began(&self.name, "preflight");
+        let shared = rules.shared();
         let mut rules = rules.of(&unit);
         if self.progress != Progress::Working && turn.memory.stamp.is_none() {
             // There is no deploy whose id it could answer with.
             rules.proof = None;
         }
         let seen = UnitSeen { unit: unit.clone(), ..UnitSeen::default() };
-        self.starting = Some(Fpm::starting(&self.name, &rules, want, seen, now));
+        let mut fpm = Fpm::starting(&self.name, &rules, want, seen, now);
+        fpm.shared = shared;
+        self.starting = Some(fpm);
         self.enter(now, Phase::Starting);
     }
 
@@ -192,7 +200,7 @@ impl Generations {
     fn switch(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules) {
         let now = turn.now.mono;
         let Some(unit) = self.starting.as_ref().map(|fpm| fpm.unit.clone()) else { return self.enter(now, Phase::Looking) };
-        if self.current.as_ref() == Some(&unit) && self.has_looked_since(self.since) {
+        if rules.shared() || (self.current.as_ref() == Some(&unit) && self.has_looked_since(self.since)) {
             turn.record(Entry::Switched { target: self.name.clone(), unit });
             (self.missed, self.answered) = (0, false);
             self.look.want(now);
@@ -225,7 +233,7 @@ impl Generations {
         let now = turn.now.mono;
         let Some(fpm) = &self.starting else { return self.enter(now, Phase::Looking) };
         let (unit, invocation) = (fpm.unit.clone(), fpm.invocation().to_owned());
-        let path = fpm.ping_path();
+        let ping = fpm.ping();
         if self.has_looked_since(self.since) {
             let up = self.unit(&unit).is_some_and(|seen| runs(seen) && seen.invocation == invocation);
             if !up {
@@ -239,16 +247,21 @@ impl Generations {
         if self.missed >= MISSED {
             return self.go_back_for(turn, &unit, "it does not answer its ping through the symlink");
         }
-        if now >= until && (self.answered || path.is_none()) && self.missed == 0 && self.has_looked_since(until) {
+        if now >= until && (self.answered || ping.is_none()) && self.missed == 0 && self.has_looked_since(until) {
+            if rules.shared() {
+                self.look.want(now);
+                return self.enter(now, Phase::Closing { until: now.after(CLOSE) });
+            }
             return self.reached(turn, &unit);
         }
         if now >= until && !self.has_looked_since(until) {
             self.look.want(now);
         }
-        if let Some(path) = path.filter(|_| self.pinging.is_none() && now >= self.next) {
+        if let Some((own, path)) = ping.filter(|_| self.pinging.is_none() && now >= self.next) {
             self.next = now.after(PING_EVERY);
             let request = FpmRequest::Ping { path };
-            self.pinging = Some(turn.ask(Effect::Request { socket: rules.socket.clone(), request, timeout: PING_TIMEOUT }));
+            let socket = if rules.shared() { own } else { rules.socket.clone() };
+            self.pinging = Some(turn.ask(Effect::Request { socket, request, timeout: PING_TIMEOUT }));
         } else if self.pinging.is_none() && now >= self.next {
             self.next = now.after(PING_EVERY);
         }
@@ -260,6 +273,16 @@ impl Generations {
             (self.missed, self.answered) = (0, true);
         } else {
             self.missed += 1;
+        }
+    }
+
+    /// Others listen on the same socket: the deploy has arrived when they take no new requests.
+    fn close(&mut self, turn: &mut Turn<'_>, until: Mono) {
+        let now = turn.now.mono;
+        let Some(unit) = self.starting.as_ref().map(|fpm| fpm.unit.clone()) else { return self.enter(now, Phase::Looking) };
+        let closed = self.has_looked_since(self.since) && self.ending.values().all(Fpm::is_closed);
+        if closed || now >= until {
+            self.reached(turn, &unit);
         }
     }
 
@@ -278,10 +301,10 @@ impl Generations {
         let now = turn.now.mono;
         let unit = self.starting.as_ref().map(|fpm| fpm.unit.clone()).unwrap_or_default();
         let Some(before) = self.before.clone() else { return self.failed(turn, &unit, why, false) };
-        if self.current.as_ref() == Some(&before) && self.has_looked_since(self.since) {
+        if rules.shared() || (self.current.as_ref() == Some(&before) && self.has_looked_since(self.since)) {
             turn.record(Entry::Switched { target: self.name.clone(), unit: before.clone() });
             self.ending.remove(&before);
-            let why = format!("{why}; the symlink leads to {before} again, which runs the old code");
+            let why = format!("{why}; {before}, which runs the old code, serves again");
             return self.failed(turn, &unit, &why, false);
         }
         if self.switch_to(turn, rules, &before) == Tried::TooOften {
@@ -373,6 +396,13 @@ enum Tried {
 /// A generation that listens anywhere else would be proven there, and never be reached by the symlink.
 fn listens_as_it_should(fpm: &Fpm, rules: &GenerationRules) -> Result<(), String> {
     let instance = name::instance_of(&rules.unit, &fpm.unit).unwrap_or_default();
+    if rules.shared() {
+        return match fpm.status_sockets().as_slice() {
+            [one] if one.contains(instance) => Ok(()),
+            _ => Err("it has no status socket of its own: write `pm.status_listen = /run/php/job/${GENERATION}.status.sock` into its configuration"
+                .to_owned()),
+        };
+    }
     let wanted = name::socket_of(&rules.socket, instance);
     let sockets = fpm.sockets();
     if sockets == [wanted.as_str()] {

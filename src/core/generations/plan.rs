@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::looks::{runs, serving};
 use super::phases::megabytes;
 use crate::core::evidence::Source;
+use crate::core::memory::TargetMemory;
 use crate::core::plan::{in_flight, millis, processes};
 use crate::core::policy::{AtMax, GenerationRules, Policy};
 use crate::core::seen::{GenerationsSeen, PoolAnswers};
@@ -19,11 +20,11 @@ pub fn of(
     target: &str,
     rules: &GenerationRules,
     policy: &Policy,
-    seen: &GenerationsSeen,
+    (seen, memory): (&GenerationsSeen, &TargetMemory),
     answers: Option<&(Source, PoolAnswers)>,
     now: Now,
 ) -> Vec<PlanUnit> {
-    let current = serving(rules, seen);
+    let current = serving(rules, seen, memory);
     let running = seen.units.iter().filter(|unit| unit.active.runs());
     let count = running.clone().count();
     let mut units: Vec<PlanUnit> = Vec::new();
@@ -37,7 +38,7 @@ pub fn of(
         casualty_expected: false,
         next_run: None,
     };
-    let mut what = vec!["a new generation beside it: php-fpm -t, start, warm-up, proof, then the symlink is switched to it".to_owned()];
+    let mut what = vec!["a new generation beside it: php-fpm -t, start, warm-up, proof, then it gets the requests".to_owned()];
     if let Some(took) = current.and_then(|current| seen.memory.get(current)).filter(|took| **took > 0) {
         what.push(format!("the last one takes {}, and {} are available", megabytes(*took), megabytes(seen.available)));
     }

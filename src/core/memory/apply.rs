@@ -94,6 +94,7 @@ impl Memory {
                 if let Some(target) = self.targets.get_mut(target) {
                     target.starting.take_if(|(starting, _)| starting == unit);
                     target.lingering.remove(unit);
+                    target.current = Some(unit.clone());
                 }
             }
             Entry::Lingers { target, unit } => {
@@ -209,6 +210,7 @@ impl Memory {
         for target in self.targets.values_mut() {
             target.fresh.clear();
             target.starting = None;
+            target.current = None;
             target.lingering.clear();
             for want in target.want.iter_mut().chain(target.reached.iter_mut()) {
                 want.landed = Mono::BOOT;
@@ -335,6 +337,9 @@ impl Memory {
             }
             (Effect::Freeze { workers }, Outcome::Frozen(there)) => {
                 self.frozen.retain(|worker| !workers.contains(worker) || there.contains(worker));
+            }
+            (Effect::Retire { workers, spare }, Outcome::Done) => {
+                self.frozen.retain(|worker| !workers.contains(worker) && !spare.contains(worker));
             }
             (Effect::Thaw { workers }, Outcome::Done)
             | (Effect::Restart { cut: workers, .. } | Effect::End { cut: workers, .. }, Outcome::Job(_)) => {

@@ -109,6 +109,8 @@ pub struct TargetMemory {
     pub fresh: BTreeMap<String, Fresh>,
     /// The generation that we may have started and have not switched to, and the landing that it is for.
     pub starting: Option<(String, Mono)>,
+    /// The generation that was last given the requests.
+    pub current: Option<String>,
     /// Generations that get no new requests, and since when.
     pub lingering: BTreeMap<String, Wall>,
 }
