@@ -17,6 +17,7 @@ const COUNT_HOLDS: Duration = Duration::from_millis(10);
 
 impl Fpm {
     pub(super) fn counted(&mut self, turn: &mut Turn<'_>, answers: &PoolAnswers) {
+        let answers = &*self.of_the_living(answers);
         let now = turn.now.mono;
         let counted = Counted::of(&self.source, answers);
         if now < self.until && (counted.workers().next().is_some() || !counted.silent.is_empty()) {
@@ -55,6 +56,7 @@ impl Fpm {
     }
 
     pub(super) fn recounted(&mut self, turn: &mut Turn<'_>, answers: &PoolAnswers) {
+        let answers = &*self.of_the_living(answers);
         let now = turn.now.mono;
         let counted = Counted::of(&self.source, answers);
         if !counted.silent.is_subset(&self.unanswered) {

@@ -70,6 +70,8 @@ pub struct Fpm {
     source: Source,
     pub step: FpmStep,
     since: Mono,
+    /// When it was found.
+    began: Mono,
     pending: Option<EffectId>,
     /// What is pending is a full status.
     asked_full: bool,
@@ -144,6 +146,7 @@ impl Fpm {
             source: Source::default(),
             step: FpmStep::Testing,
             since: now,
+            began: now,
             pending: None,
             asked_full: false,
             aside: None,
