@@ -9,9 +9,9 @@ use lab::{Host, Release};
 use crate::stage::{Stage, more};
 
 /// Longer than the hand-overs that it is to outlast.
-const LONG: Duration = Duration::from_secs(4);
+const LONG: Duration = Duration::from_secs(3);
 
-/// Three hand-overs in a row under the mixed load, with requests that outlast all of them and have children.
+/// Two hand-overs in a row under the mixed load, with requests that outlast all of them and have children.
 pub fn lossless(release: Release, server: WebServer) -> Result<()> {
     let host = Host::boot(release, &format!("by-hand-{server}"))?;
     let mut stage = Stage::set(&host, server, &Options::default())?;
@@ -19,11 +19,11 @@ pub fn lossless(release: Release, server: WebServer) -> Result<()> {
     for id in load.long() {
         load.wait_started(*id)?;
     }
-    more(&load, 200)?;
+    more(&load, 150)?;
     let mut old = Vec::new();
-    for n in 1..=3 {
+    for n in 1..=2 {
         old.push(stage.begin(&format!("g{n}"), &format!("v{n}"))?);
-        more(&load, 200)?;
+        more(&load, 150)?;
     }
     let long = load.long().to_vec();
     let report = load.stop()?;
@@ -33,12 +33,12 @@ pub fn lossless(release: Release, server: WebServer) -> Result<()> {
         let by = report.record(id).and_then(|record| record.served.as_ref());
         ensure!(by.is_some_and(|by| by.instance.as_deref() == Some("boot") && by.version == "v0"), "{by:?}");
     }
-    let by_g3 = report.records.iter().filter_map(|record| record.served.as_ref()).filter(|by| by.instance.as_deref() == Some("g3"));
-    ensure!(by_g3.count() >= 100, "{report}");
+    let by_g2 = report.records.iter().filter_map(|record| record.served.as_ref()).filter(|by| by.instance.as_deref() == Some("g2"));
+    ensure!(by_g2.count() >= 100, "{report}");
     for old in old {
         stage.stack.finish(&old)?;
     }
-    stage.ensure_one_generation("g3", "v3")
+    stage.ensure_one_generation("g2", "v2")
 }
 
 /// What reuse costs: held connections stay with the old generation, which serves on after the switch and never falls idle, until the web
@@ -50,15 +50,15 @@ pub fn reuse(release: Release) -> Result<()> {
     for id in load.long() {
         load.wait_started(*id)?;
     }
-    more(&load, 200)?;
+    more(&load, 150)?;
     let old = stage.begin("g1", "v1")?;
-    more(&load, 200)?;
+    more(&load, 150)?;
     ensure!(stage.stack.workers(&old)?.busy > load.long().len(), "the old generation got no request: is reuse on?");
     let reloaded = stage.stack.reload_web_server()?;
-    more(&load, 200)?;
+    more(&load, 150)?;
     // While requests come to the new one.
     stage.stack.finish(&old)?;
-    more(&load, 200)?;
+    more(&load, 150)?;
     let report = load.stop()?;
     println!("{release} {}: {report}", WebServer::ApacheReuse);
     ensure!(report.counts().lost() == 0, "{report}");

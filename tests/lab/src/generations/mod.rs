@@ -85,7 +85,8 @@ impl<'h> Generations<'h> {
         // The distribution's own pool is not of this stack.
         host.sh_ok(&format!(
             "systemctl daemon-reload && systemctl --quiet disable --now {fpm} && \
-             systemctl --quiet enable --now {socket} {name}@{BOOT}.service && systemctl --quiet enable {web} && systemctl restart {web} || \
+             systemctl --quiet enable {socket} {name}@.service {web} && \
+             systemctl start {socket} {name}@{BOOT}.service && systemctl restart {web} || \
              {{ systemctl status --no-pager {socket} {name}@{BOOT}.service {web}; exit 1; }}",
             fpm = release.fpm_unit(),
         ))?;
