@@ -138,6 +138,12 @@ impl<'h> Generations<'h> {
         format!("{}/current.sock", self.directory())
     }
 
+    /// The agent's section for this pool, `target.job`, with further lines.
+    pub fn target(&self, rules: &str) -> String {
+        let socket = if self.server == WebServer::NginxTcp { String::new() } else { format!("socket = \"{}\"\n", self.socket()) };
+        format!("[target.job]\nkind = \"php-fpm\"\nunit = \"{}\"\nstrategy = \"generations\"\n{socket}{rules}\n", self.template())
+    }
+
     /// The web server in front.
     pub fn server(&self) -> WebServer {
         self.server
