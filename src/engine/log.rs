@@ -65,6 +65,7 @@ pub(super) fn tell(written: &Written) {
         | Entry::PhaseEnded { .. }
         | Entry::Intent { .. }
         | Entry::Outcome { .. }
+        | Entry::InFlight { .. }
         | Entry::Interrupted { .. }
         | Entry::RanThrough { .. }
         | Entry::AskOver { .. }

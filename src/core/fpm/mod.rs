@@ -2,10 +2,11 @@
 //! load balancer, is `inplace`.
 //!
 //! What comes after what is in this file; `drain`, `cut`, `restart` and `proof` are the parts of the way, `looks`
-//! is what it is asked, `step` where it is, `view` what status is told.
+//! is what it is asked, `step` where it is, `view` what status is told, `flights` what history is.
 
 mod cut;
 mod drain;
+mod flights;
 mod looks;
 mod proof;
 mod restart;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 pub use drain::FRESH;
 use drain::silent;
+use flights::Told;
 use proof::VERIFY_TIMEOUT;
 pub use step::FpmStep;
 
@@ -49,6 +51,9 @@ pub struct Fpm {
     pub unit: String,
     pub rules: FpmRules,
     pub want: Want,
+    /// To whose history its requests in flight and casualties belong, if not to that of the rollout that runs: for what drains on after its
+    /// rollout.
+    pub rollout: Option<String>,
     seen: UnitSeen,
     layout: Option<FpmLayout>,
     source: Source,
@@ -109,6 +114,7 @@ pub struct Fpm {
     /// Not looked at for ever: the job has this long.
     within: Mono,
     notes: Vec<String>,
+    told: Told,
 }
 
 impl Fpm {
@@ -119,6 +125,7 @@ impl Fpm {
             unit: rules.unit.clone(),
             rules: rules.clone(),
             want,
+            rollout: None,
             seen,
             layout: None,
             source: Source::default(),
@@ -160,6 +167,7 @@ impl Fpm {
             exposed: false,
             within: Mono::BOOT,
             notes: Vec::new(),
+            told: Told::default(),
         }
     }
 
