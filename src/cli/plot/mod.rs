@@ -1,5 +1,6 @@
 //! `history --plot`: one rollout as a picture.
 
+mod cut;
 mod pen;
 mod picture;
 #[cfg(test)]
@@ -31,7 +32,7 @@ pub fn run(args: &HistoryArgs, file: &Path, places: &Places, out: &Output) -> Ex
         }
         Err(fault) => return unread(&fault, out),
     };
-    let svg = svg(&view, &out.page().zone);
+    let svg = svg(&view, &out.page());
     if file.as_os_str() == "-" {
         out.say(&svg);
         return Exit::Done;

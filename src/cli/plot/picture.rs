@@ -1,14 +1,15 @@
 //! One rollout as a picture: phases of each target, requests in flight of each unit, what was cut.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
+use super::cut::{cut, list};
 use super::pen::{LEFT, MARGIN, Pen, RIGHT, Scale, WIDTH, escaped, fit, width};
+use crate::cli::output::Page;
 use crate::cli::phrase::{count, took};
 use crate::cli::status_text::{ends, result_word};
-use crate::core::status::{Casualty, FlightView, PhaseView, RolloutView};
+use crate::core::status::{FlightView, PhaseView, RolloutView, UnitOutcome};
 use crate::core::time::{Span, Wall};
 
 /// Okabe and Ito's colours, which everybody can tell apart, light enough for dark text.
@@ -19,21 +20,21 @@ const TARGETS_SHOWN: usize = 24;
 const UNITS_SHOWN: usize = 24;
 /// Rows of bars of one target, for phases that overlap.
 const ROWS_SHOWN: usize = 4;
-const CASUALTIES_LISTED: usize = 8;
-const DATE: &str = "%Y-%m-%d";
 /// The colour of each phase.
-type Colours<'v> = BTreeMap<&'v str, &'static str>;
+type Colours<'v> = Vec<(&'v str, &'static str)>;
 
-const NAMES: f64 = LEFT - MARGIN - 10.0;
+/// What names may take.
+pub(super) const NAMES: f64 = LEFT - MARGIN - 10.0;
 
-/// The rollout as an SVG file, with times of day in this zone.
-pub fn svg(view: &RolloutView, zone: &TimeZone) -> String {
+/// The rollout as an SVG file; one that is under way, up to now.
+pub fn svg(view: &RolloutView, page: &Page) -> String {
+    let zone = &page.zone;
     let mut pen = Pen::default();
     let about = head(view, zone, &mut pen);
     let colours = colours(&view.phases);
     legend(view, &colours, &mut pen);
     let ends = view.phases.iter().map(|phase| phase.finished_at.unwrap_or(phase.started_at));
-    let until = ends.chain(view.finished_at).fold(view.started_at, Wall::max);
+    let until = ends.chain([view.finished_at.unwrap_or(page.now)]).fold(view.started_at, Wall::max);
     let own = Scale::new(view.started_at, until);
     let rest = view.flights.iter().map(|flight| flight.at).chain(view.casualties.iter().map(|casualty| casualty.at));
     let all = Scale::new(view.started_at, rest.fold(until, Wall::max));
@@ -98,7 +99,7 @@ fn head(view: &RolloutView, zone: &TimeZone, pen: &mut Pen) -> String {
 }
 
 /// The colours and, of a single target, how long each phase took.
-fn legend(view: &RolloutView, colours: &Colours<'_>, pen: &mut Pen) {
+fn legend(view: &RolloutView, colours: &[(&str, &str)], pen: &mut Pen) {
     let mut phases: Vec<(&str, Duration)> = Vec::new();
     let alone = view.phases.iter().all(|phase| phase.target == view.phases[0].target && phase.finished_at.is_some());
     for phase in &view.phases {
@@ -120,7 +121,7 @@ fn legend(view: &RolloutView, colours: &Colours<'_>, pen: &mut Pen) {
             break;
         }
         let y = pen.y;
-        let fill = colours.get(name).unwrap_or(&COLOURS[0]);
+        let fill = colour(colours, name);
         pen.draw(format_args!(r#"<rect x="{x:.1}" y="{:.1}" width="12" height="12" fill="{fill}" class="p"/>"#, y - 10.5));
         pen.text(x + 17.0, y, "s", &text, room + 1.0);
         x += room + 34.0;
@@ -128,7 +129,7 @@ fn legend(view: &RolloutView, colours: &Colours<'_>, pen: &mut Pen) {
     pen.y += 6.0;
 }
 
-fn targets(view: &RolloutView, scale: &Scale, colours: &Colours<'_>, pen: &mut Pen) {
+fn targets(view: &RolloutView, scale: &Scale, colours: &[(&str, &str)], pen: &mut Pen) {
     let mut names: Vec<&str> = Vec::new();
     let told = view.phases.iter().map(|phase| &phase.target).chain(view.units.iter().map(|unit| &unit.target));
     for name in told {
@@ -143,13 +144,18 @@ fn targets(view: &RolloutView, scale: &Scale, colours: &Colours<'_>, pen: &mut P
     }
     for name in names.iter().take(TARGETS_SHOWN) {
         let phases: Vec<&PhaseView> = view.phases.iter().filter(|phase| phase.target == **name).collect();
-        let units = view.units.iter().filter(|unit| unit.target == **name).cloned().collect();
+        let units: Vec<UnitOutcome> = view.units.iter().filter(|unit| unit.target == **name).cloned().collect();
+        if phases.is_empty() {
+            // Its units go their own ways.
+            let units: Vec<&str> = units.iter().map(|unit| unit.unit.as_str()).collect();
+            pen.text(LEFT + 6.0, pen.y + 18.0, "n", &units.join(", "), RIGHT - LEFT);
+        }
         target(name, &phases, &ends(&RolloutView { units, ..RolloutView::clone(view) }), scale, colours, pen);
     }
     more(names.len().saturating_sub(TARGETS_SHOWN), "target", "targets", pen);
 }
 
-fn target(name: &str, phases: &[&PhaseView], ends: &str, scale: &Scale, colours: &Colours<'_>, pen: &mut Pen) {
+fn target(name: &str, phases: &[&PhaseView], ends: &str, scale: &Scale, colours: &[(&str, &str)], pen: &mut Pen) {
     let top = pen.y;
     pen.text(LEFT - 10.0, top + 18.0, "l", name, NAMES);
     let mut rows: Vec<f64> = Vec::new();
@@ -171,7 +177,7 @@ fn target(name: &str, phases: &[&PhaseView], ends: &str, scale: &Scale, colours:
         let y = top + 5.0 + 22.0 * row as f64;
         let took = phase.finished_at.map_or("not over".to_owned(), |at| took(at.since(phase.started_at)).to_string());
         let about = escaped(&format!("{}: {took}, from {} on", fit(&phase.phase, 1.0, 100.0), Span(phase.started_at.since(scale.from))));
-        let fill = colours.get(phase.phase.as_str()).unwrap_or(&COLOURS[0]);
+        let fill = colour(colours, &phase.phase);
         let class = if phase.finished_at.is_none() { "p u" } else { "p" };
         pen.draw(format_args!(
             r#"<rect x="{x:.1}" y="{y:.1}" width="{wide:.1}" height="18" rx="2" fill="{fill}" class="{class}"><title>{about}</title></rect>"#
@@ -205,13 +211,11 @@ fn target(name: &str, phases: &[&PhaseView], ends: &str, scale: &Scale, colours:
 /// A lane for each unit. Of many those that were busy for longest.
 fn flights(flights: &[FlightView], scale: &Scale, pen: &mut Pen) {
     let mut units: Vec<(&str, Vec<&FlightView>)> = Vec::new();
-    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
     for flight in flights {
-        let place = *places.entry(&flight.unit).or_insert(units.len());
-        if place == units.len() {
-            units.push((&flight.unit, Vec::new()));
+        match units.iter_mut().find(|(unit, _)| *unit == flight.unit) {
+            Some((_, flights)) => flights.push(flight),
+            None => units.push((&flight.unit, vec![flight])),
         }
-        units[place].1.push(flight);
     }
     let all = units.len();
     if all == 0 {
@@ -272,72 +276,6 @@ fn lane(unit: &str, flights: &[&FlightView], high: f64, scale: &Scale, pen: &mut
     under(pen);
 }
 
-/// Where something was cut; what is close together is one mark.
-fn cut(view: &RolloutView, scale: &Scale, zone: &TimeZone, pen: &mut Pen) {
-    if view.casualties.is_empty() {
-        return;
-    }
-    let mut sorted: Vec<&Casualty> = view.casualties.iter().collect();
-    sorted.sort_by_key(|casualty| casualty.at);
-    let y = pen.y + 14.0;
-    pen.text(LEFT - 10.0, y + 4.0, "l", "cut", NAMES);
-    while let Some(first) = sorted.first() {
-        let x = scale.x(first.at);
-        let near = sorted.iter().take_while(|casualty| scale.x(casualty.at) < x + 48.0).count();
-        let rest = sorted.split_off(near);
-        let mut about: Vec<String> = sorted.iter().take(20).map(|casualty| words(casualty, zone, view.started_at)).collect();
-        if near > 20 {
-            about.push(format!("and {} more", near - 20));
-        }
-        cross(x, y, &about.join("\n"), pen);
-        if near > 1 {
-            pen.text(x + 8.0, y + 4.0, "n", &format!("\u{d7}{near}"), 44.0);
-        }
-        sorted = rest;
-    }
-    pen.y += 26.0;
-    under(pen);
-}
-
-fn list(view: &RolloutView, zone: &TimeZone, pen: &mut Pen) {
-    let casualties = &view.casualties;
-    pen.y += if casualties.is_empty() { 0.0 } else { 8.0 };
-    for casualty in casualties.iter().take(CASUALTIES_LISTED) {
-        pen.y += 17.0;
-        let y = pen.y;
-        cross(MARGIN + 4.0, y - 4.0, "", pen);
-        pen.text(MARGIN + 16.0, y, "s", &words(casualty, zone, view.started_at), WIDTH - 2.0 * MARGIN - 16.0);
-    }
-    if casualties.len() > CASUALTIES_LISTED {
-        pen.y += 17.0;
-        let rest = format!("and {} more: restart-agent casualties", casualties.len() - CASUALTIES_LISTED);
-        pen.text(MARGIN + 16.0, pen.y, "n", &rest, WIDTH / 2.0);
-    }
-}
-
-/// One casualty in a line.
-fn words(casualty: &Casualty, zone: &TimeZone, began: Wall) -> String {
-    let mut words = vec![clock(casualty.at, zone, began), fit(&casualty.name, 12.0, 420.0), fit(&casualty.unit, 12.0, 240.0)];
-    if casualty.pid != 0 {
-        words.push(format!("pid {}", casualty.pid));
-    }
-    if !casualty.ran.is_empty() {
-        words.push(format!("ran {}", fit(&casualty.ran, 12.0, 70.0)));
-    }
-    words.push(fit(&casualty.ended_by, 12.0, 80.0));
-    if casualty.perhaps {
-        words.push("perhaps".to_owned());
-    }
-    words.join(" \u{b7} ")
-}
-
-fn cross(x: f64, y: f64, about: &str, pen: &mut Pen) {
-    let about = escaped(about);
-    pen.draw(format_args!(
-        "<path transform=\"translate({x:.1} {y:.1})\" d=\"M-4-4L4 4M4-4L-4 4\" class=\"x\"><title>{about}</title></path>\n"
-    ));
-}
-
 fn more(number: usize, one: &str, many: &str, pen: &mut Pen) {
     if number > 0 {
         pen.y += 16.0;
@@ -347,9 +285,13 @@ fn more(number: usize, one: &str, many: &str, pen: &mut Pen) {
 }
 
 /// The line below a lane.
-fn under(pen: &mut Pen) {
+pub(super) fn under(pen: &mut Pen) {
     let y = pen.y;
     pen.draw_behind(format_args!("<path d=\"M{MARGIN} {y:.1}H{:.1}\" class=\"g\"/>\n", WIDTH - MARGIN));
+}
+
+fn colour<'c>(colours: &[(&str, &'c str)], phase: &str) -> &'c str {
+    colours.iter().find(|(name, _)| *name == phase).map_or(COLOURS[0], |(_, colour)| colour)
 }
 
 /// The usual phases have their own colour in every picture; others have what these leave.
@@ -358,18 +300,14 @@ fn colours(phases: &[PhaseView]) -> Colours<'_> {
     let taken: Vec<usize> = phases.iter().filter_map(|phase| of(&phase.phase)).collect();
     let mut left = (0..COLOURS.len()).rev().filter(|n| !taken.contains(n)).chain((0..COLOURS.len()).cycle());
     let mut colours = Colours::new();
-    for phase in phases {
-        colours.entry(&phase.phase).or_insert_with(|| COLOURS[of(&phase.phase).or_else(|| left.next()).unwrap_or(0)]);
+    for PhaseView { phase, .. } in phases {
+        if !colours.iter().any(|(name, _)| name == phase) {
+            colours.push((phase, COLOURS[of(phase).or_else(|| left.next()).unwrap_or(0)]));
+        }
     }
     colours
 }
 
-/// With the date if that is not the one on which it began.
-fn clock(at: Wall, zone: &TimeZone, began: Wall) -> String {
-    let same = moment(at, zone, DATE) == moment(began, zone, DATE);
-    moment(at, zone, if same { "%H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" })
-}
-
-fn moment(at: Wall, zone: &TimeZone, how: &str) -> String {
+pub(super) fn moment(at: Wall, zone: &TimeZone, how: &str) -> String {
     jiff::Timestamp::from_microsecond(at.0).map_or_else(|_| at.to_string(), |at| at.to_zoned(zone.clone()).strftime(how).to_string())
 }

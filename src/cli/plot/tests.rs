@@ -1,15 +1,24 @@
 //! Golden pictures, and that whatever a rollout holds makes one that can be read. `PICTURES=DIR cargo test --lib cli::plot` writes them
 //! to look at.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
+use clap::Parser;
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
 use super::pen::{WIDTH, width};
 use super::svg;
+use crate::cli::output::Page;
+use crate::cli::tests::typed;
+use crate::cli::{Cli, Exit};
+use crate::core::deploy::{Deploy, Scope};
+use crate::core::entry::{Entry, Written};
 use crate::core::status::{Casualty, CasualtyKind, FlightView, PhaseView, RolloutResult, RolloutView, UnitEnd, UnitOutcome};
-use crate::core::time::Wall;
+use crate::core::time::{Mono, Wall};
+use crate::store;
 
 /// 2026-11-22T22:15:02.5Z.
 const START: Wall = Wall(1_795_385_702_500_000);
@@ -77,14 +86,12 @@ fn cut(seconds: f64, name: &str) -> Casualty {
     }
 }
 
-const IN_PLACE: [(&str, f64); 6] =
-    [("preflight", 0.15), ("depool", 0.9), ("drain", 5.0), ("restart", 0.4), ("verify", 0.2), ("repool", 0.8)];
+const IN_PLACE: [(&str, f64); 5] = [("preflight", 0.15), ("depool", 0.9), ("drain", 5.0), ("restart", 0.6), ("repool", 0.8)];
 
-/// What a jobrunner shows: most requests end in the drain, two are cut, a script is stopped beside it.
+/// What a jobrunner shows: most requests end in the drain, two are cut; the scripts beside it have no phases.
 fn in_place() -> RolloutView {
     let mut view = rollout(8.1);
     view.phases = phases("jobrunner", 0.1, &IN_PLACE);
-    view.phases.extend(phases("maintenance", 0.1, &[("drain", 3.0), ("stop", 1.2)]));
     view.units = vec![
         ended("jobrunner", "php8.2-fpm.service", UnitEnd::Renewed),
         ended("maintenance", "mediawiki_job_a.service", UnitEnd::Renewed),
@@ -150,7 +157,7 @@ fn running() -> RolloutView {
     view.finished_at = None;
     view.result = None;
     view.casualties.clear();
-    view.phases.retain(|phase| ["preflight", "depool", "drain"].contains(&phase.phase.as_str()) && phase.target == "jobrunner");
+    view.phases.retain(|phase| ["preflight", "depool", "drain"].contains(&phase.phase.as_str()));
     view.phases[2].finished_at = None;
     view.flights.truncate(14);
     view.by = Some("uid 1001 (amy)".to_owned());
@@ -180,8 +187,9 @@ fn hostile() -> RolloutView {
     view
 }
 
-fn zone() -> TimeZone {
-    TimeZone::fixed(jiff::tz::offset(1))
+/// Seen from UTC+1, 5.5 s after the start.
+fn page() -> Page {
+    Page { now: at(5.5), zone: TimeZone::fixed(jiff::tz::offset(1)), width: None }
 }
 
 /// No XML, a number that is none, something outside of the picture, or text over text.
@@ -247,13 +255,81 @@ fn golden_pictures() {
         ("hostile", hostile()),
     ];
     for (name, view) in all {
-        let picture = svg(&view, &zone());
+        let picture = svg(&view, &page());
         if let Some(dir) = std::env::var_os("PICTURES") {
-            std::fs::write(std::path::Path::new(&dir).join(format!("{name}.svg")), &picture).unwrap();
+            fs::write(Path::new(&dir).join(format!("{name}.svg")), &picture).unwrap();
         }
         assert_eq!(wrong_with(&picture), None, "{name}");
         assert!(!picture.contains("secret"), "{name} has a request line");
         insta::assert_snapshot!(name, picture);
+    }
+}
+
+/// The picture in the documents.
+#[test]
+fn the_example_is_what_is_drawn() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations/rollout.svg");
+    let drawn = svg(&in_place(), &Page { zone: TimeZone::UTC, ..page() });
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&example, &drawn).unwrap();
+    }
+    let there = fs::read_to_string(&example).unwrap_or_default();
+    assert!(there == drawn, "docs/operations/rollout.svg is out of date: UPDATE=1 cargo test --lib cli::plot");
+}
+
+/// What the journal says of a rollout that is under way.
+fn entries(id: &str) -> Vec<Written> {
+    let deploy =
+        Deploy { id: format!("deploy-{id}"), landed_at: START, landed: Mono(0), targets: Scope::All, forced: Scope::none(), reason: None };
+    let (rollout, target, unit) = (Some(id.to_owned()), "jobrunner".to_owned(), "php8.2-fpm.service".to_owned());
+    let flight = Entry::InFlight { rollout, target: target.clone(), unit, in_flight: 5 };
+    let entries = [
+        Entry::RolloutStarted { id: id.to_owned(), deploy, targets: [target.clone()].into(), by: None, over_hold: false },
+        Entry::PhaseBegan { target, phase: "drain".to_owned() },
+        flight,
+    ];
+    entries.into_iter().zip(0_u32..).map(|(entry, n)| Written { at: at(f64::from(n)), entry }).collect()
+}
+
+#[tokio::test]
+async fn the_rollout_that_was_asked_for_is_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let ask = |words: &[&str]| typed(&[&["history", "--state-dir", state.to_str().unwrap(), "--plot"], words].concat());
+    let (exit, said) = ask(&["-"]);
+    assert!(exit == Exit::Failed && said.contains("the agent has not run here yet"), "{said}");
+    let (store, _) = store::Store::open(&state, |memory, written| memory.apply(written)).unwrap();
+    let over = Written { at: at(5.0), entry: Entry::RolloutFinished { result: RolloutResult::Converged, why: None } };
+    store.append([entries("r0"), vec![over], entries("r1")].concat()).await.unwrap();
+
+    let (exit, newest) = ask(&["-"]);
+    assert_eq!((exit, wrong_with(&newest)), (Exit::Done, None), "{newest}");
+    // Under way, and as far as it has come.
+    assert!(newest.contains("Deploy deploy-r1: under way") && newest.contains(">drain") && newest.contains("max 5"), "{newest}");
+    let (_, older) = ask(&["-", "--rollout", "r0"]);
+    assert!(older.contains("Deploy deploy-r0: converged"), "{older}");
+    assert_eq!(ask(&["-", "-n", "2"]), (Exit::Done, older.clone()));
+    let nowhere = "history does not have rollout \"r9\": restart-agent history lists what it has";
+    assert_eq!(ask(&["-", "--rollout", "r9"]), (Exit::Failed, format!("! restart-agent: {nowhere}\n")));
+    assert!(ask(&["-", "-n", "3"]).1.contains("does not have so many rollouts"));
+
+    let file = dir.path().join("r.svg");
+    fs::write(&file, "x".repeat(100_000)).unwrap();
+    assert_eq!(ask(&[file.to_str().unwrap(), "--rollout", "r0"]), (Exit::Done, String::new()));
+    assert_eq!(fs::read_to_string(&file).unwrap(), older);
+    let (link, pipe, missing) = (dir.path().join("link"), dir.path().join("pipe"), dir.path().join("missing/r.svg"));
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for path in [&link, &pipe, &state] {
+        let (exit, said) = ask(&[path.to_str().unwrap()]);
+        assert!(exit == Exit::Failed && said.contains("is no regular file"), "{said}");
+    }
+    assert_eq!(fs::read_to_string(&file).unwrap(), older, "the link was followed");
+    let (exit, said) = ask(&[missing.to_str().unwrap()]);
+    assert!(exit == Exit::Failed && said.contains("missing/r.svg: No such file"), "{said}");
+
+    for words in [&["--rollout", "r0"][..], &["--plot", "-", "--json"], &["--plot", "-", "-n", "2", "--rollout", "r0"]] {
+        assert!(Cli::try_parse_from([&["restart-agent", "history"], words].concat()).unwrap_err().use_stderr(), "{words:?}");
     }
 }
 
@@ -313,7 +389,7 @@ prop_compose! {
 proptest! {
     #[test]
     fn whatever_a_rollout_holds_is_a_picture(view in any_rollout()) {
-        let picture = svg(&view, &zone());
+        let picture = svg(&view, &page());
         let wrong = wrong_with(&picture);
         prop_assert!(wrong.is_none(), "{wrong:?}\n{picture}");
     }
