@@ -15,6 +15,7 @@ mod hold;
 mod output;
 mod phrase;
 mod plan;
+mod plot;
 mod progress;
 mod protect;
 mod release;

@@ -97,6 +97,10 @@ impl Fpm {
         };
         let mut casualties: Vec<Casualty> = workers.into_iter().map(known).collect();
         casualties.extend(self.presumed(turn.now));
+        if self.source.asks() {
+            let known = casualties.iter().filter(|casualty| !casualty.perhaps).count();
+            self.tell_flight(turn, u32::try_from(known).unwrap_or(u32::MAX), true);
+        }
         if casualties.is_empty() {
             // What an earlier count had found has ended by itself.
             settle_cut(turn, &self.unit, false, false);
@@ -156,6 +160,7 @@ impl Fpm {
             certain: false,
             perhaps,
             at: now.wall,
+            rollout: self.rollout.clone(),
             request: None,
         }
     }

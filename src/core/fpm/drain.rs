@@ -70,6 +70,9 @@ impl Fpm {
     pub(super) fn drain_on(&mut self, turn: &mut Turn<'_>, until: Mono) {
         let now = turn.now.mono;
         self.find_idle(now);
+        if let Some(in_flight) = self.in_flight() {
+            self.tell_flight(turn, in_flight, now >= until);
+        }
         if now >= until {
             return;
         }
@@ -133,6 +136,11 @@ impl Fpm {
             _ => return false,
         };
         now >= self.look_began.after(every)
+    }
+
+    /// As far as it can be counted.
+    fn in_flight(&self) -> Option<u32> {
+        if self.source.asks() { self.proof.in_flight } else { self.mute.in_flight }
     }
 
     /// What is in flight, for status, and what it waits for.
