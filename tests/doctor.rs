@@ -36,7 +36,7 @@ fn begin(host: &Host, pool: &str, nginx: &str, passes_to: &str) -> Result<()> {
              {nginx}\n            fastcgi_pass {passes_to};\n        }}\n    }}\n}}\n"
         ),
     )?;
-    host.sh_ok(&format!("systemctl daemon-reload; systemctl restart {} nginx", release.fpm_unit()))?;
+    host.sh_ok(&format!("systemctl daemon-reload; systemctl enable nginx; systemctl restart {} nginx", release.fpm_unit()))?;
     Ok(())
 }
 
