@@ -81,6 +81,16 @@ pub enum Command {
         after_help = "With files: only these, as for Puppet's validate_cmd. Without: what the agent would load.\n\nExample:\n  restart-agent check-config /etc/restart-agent/conf.d/10-jobs.toml\n\nExit status: 0 good; 78 not good."
     )]
     CheckConfig(CheckConfigArgs),
+    /// Every trap that this host's php-fpm, opcache settings and units hold, with the line that mends each. Changes nothing
+    #[command(
+        after_help = "Needs no agent. php-fpm -t, -tt and -i run as transient units.\n\nExample:\n  sudo restart-agent doctor\n\nExit status: 0 clean; 1 findings, or something could not be looked at."
+    )]
+    Doctor(DoctorArgs),
+    /// Writes the files that turn a php-fpm pool into generations, for review
+    #[command(
+        after_help = "Nothing is put in place: README.md among the files has the steps in order, and the way back.\n\nExample:\n  sudo restart-agent migrate-pool php8.2-fpm.service --into /root/generations\n\nExit status: 0, the files are listed; 1 it cannot be done, and why."
+    )]
+    MigratePool(MigratePoolArgs),
     /// For scripts: is this unit asked to stop at its next checkpoint?
     #[command(
         after_help = "A script that stops then ends with exit status 75 if it is to be run again, to go on from there, and with 0 if it is done.\nNeeds no agent: where there is none, nobody is asked.\n\nExample, in a loop over chunks of work:\n  if restart-agent should-stop; then save_position; exit 75; fi\n\nExit status: 0 yes; 1 no; 2 not in a unit of a target."
@@ -199,6 +209,26 @@ pub struct CheckConfigArgs {
     /// The files to check, merged in this order
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// The findings as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct MigratePoolArgs {
+    /// The unit of the php-fpm
+    #[arg(value_name = "UNIT")]
+    pub unit: String,
+    /// Where to write [default: UNIT-generations, here]
+    #[arg(long, value_name = "DIR")]
+    pub into: Option<PathBuf>,
+    /// What units, directories and sockets are called [default: the pool's name]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -7,11 +7,13 @@ mod caller;
 mod casualties;
 mod check_config;
 mod daemon;
+mod doctor;
 mod exit;
 #[cfg(test)]
 mod generated;
 mod history;
 mod hold;
+mod migrate_pool;
 mod output;
 mod phrase;
 mod plan;
@@ -28,6 +30,8 @@ mod watch;
 
 #[cfg(test)]
 mod bus_tests;
+#[cfg(test)]
+mod doctor_tests;
 #[cfg(test)]
 mod tests;
 
@@ -66,6 +70,8 @@ fn run(cli: Cli, out: &Output) -> Exit {
         Command::History(args) => history::run(&args, &places, out),
         Command::Casualties(args) => casualties::run(&args, &places, out),
         Command::CheckConfig(args) => check_config::run(&args, out),
+        Command::Doctor(args) => doctor::run(&args, &places, out),
+        Command::MigratePool(args) => migrate_pool::run(&args, &places, out),
         Command::ShouldStop(args) => should_stop::run(&args, &places, out),
         Command::Protect(args) => protect::run(&args, &places, out),
         Command::Daemon(args) => daemon::run(&args, &places, out),

@@ -4,6 +4,7 @@
 //! [`daemon`].
 
 pub mod daemon;
+pub mod doctor;
 mod log;
 mod plan;
 mod publish;

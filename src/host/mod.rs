@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod cooperation;
+pub mod files;
 pub mod fpm;
 pub mod notify;
 pub mod processes;
@@ -15,12 +16,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::core::deploy::printable;
+use crate::core::doctor::seen::{FpmSaid, UnitSettings};
 use crate::core::effect::{CommandEnd, Effect, Fault, Looked, Outcome};
 use crate::core::seen::{FpmLayout, GenerationsSeen};
 use cooperation::Cooperation;
 use fpm::cache::LayoutCache;
 use fpm::{invocation, layout};
 use systemd::Hints;
+use systemd::command_line::CommandLine;
 use units::Units;
 
 /// For `php-fpm -t`, which takes 26 to 154 ms (facts 1h), and for `-tt`.
@@ -36,6 +39,8 @@ pub struct Places {
     pub proc: PathBuf,
     /// Where the configuration that `php-fpm -tt` is given is written, for a moment.
     pub run: PathBuf,
+    /// Beside an agent that may be at work: nothing of its is touched.
+    pub look_only: bool,
 }
 
 impl Default for Places {
@@ -45,6 +50,7 @@ impl Default for Places {
             cgroups: "/sys/fs/cgroup".into(),
             proc: "/proc".into(),
             run: "/run/restart-agent".into(),
+            look_only: false,
         }
     }
 }
@@ -56,17 +62,27 @@ pub struct Host {
     layouts: Mutex<LayoutCache>,
     run: PathBuf,
     proc: PathBuf,
+    look_only: bool,
 }
 
 impl Host {
     /// Starts to connect to systemd, in the tokio runtime of the caller.
     #[must_use]
     pub fn connect(places: Places) -> (Host, Hints) {
-        let Places { systemd, cgroups, proc, run } = places;
+        let Places { mut systemd, cgroups, proc, run, look_only } = places;
+        systemd.look_only = look_only;
         let cooperation = Cooperation::at(&run, &proc);
         let processes = processes::Processes::at(cgroups, proc.clone());
         let (units, hints) = Units::connect(systemd, processes, cooperation);
-        (Host { units, layouts: Mutex::default(), run, proc }, hints)
+        (Host { units, layouts: Mutex::default(), run, proc, look_only }, hints)
+    }
+
+    /// Waits until systemd can be asked.
+    ///
+    /// # Errors
+    /// [`Fault::Unreachable`] if it cannot within `within`.
+    pub async fn connected(&self, within: Duration) -> Result<(), Fault> {
+        self.units.systemd.connected(within).await
     }
 
     /// systemd's signals are of use from now on.
@@ -175,8 +191,17 @@ impl Host {
         if let Some(layout) = cached {
             return Ok(layout);
         }
-        let wrapper = self.run.join(format!("inspect-{unit}.conf"));
         let started = SystemTime::now();
+        let text = self.dump(unit, &line).await?;
+        let mut layouts = self.layouts.lock().unwrap_or_else(PoisonError::into_inner);
+        layouts.put(unit, &line.argv, &line.environment, started, &text).map_err(|why| Fault::Other(format!("php-fpm -tt: {why}")))
+    }
+
+    /// What `php-fpm -tt` prints.
+    async fn dump(&self, unit: &str, line: &CommandLine) -> Result<String, Fault> {
+        // Whoever looks beside the agent has a file of its own.
+        let looker = if self.look_only { format!("look-{}-", std::process::id()) } else { String::new() };
+        let wrapper = self.run.join(format!("inspect-{looker}{unit}.conf"));
         let inspect = invocation::inspect(&line.argv, &wrapper.to_string_lossy()).map_err(Fault::Other)?;
         if let Some(text) = &inspect.wrapper {
             std::fs::write(&wrapper, text).map_err(|error| Fault::Other(format!("cannot write {}: {error}", wrapper.display())))?;
@@ -187,12 +212,36 @@ impl Host {
             let _ = std::fs::remove_file(&wrapper);
         }
         let (end, output) = ran?;
-        if !matches!(end, CommandEnd::Exited { status: 0, .. }) {
-            return Err(Fault::Other(format!("php-fpm -tt failed: {}", printable(&one_line(&String::from_utf8_lossy(&output)), 300))));
-        }
         let text = String::from_utf8_lossy(&output);
-        let mut layouts = self.layouts.lock().unwrap_or_else(PoisonError::into_inner);
-        layouts.put(unit, &line.argv, &line.environment, started, &text).map_err(|why| Fault::Other(format!("php-fpm -tt: {why}")))
+        if !matches!(end, CommandEnd::Exited { status: 0, .. }) {
+            return Err(Fault::Other(format!("php-fpm -tt failed: {}", printable(&one_line(&text), 300))));
+        }
+        Ok(text.into_owned())
+    }
+
+    /// All that a unit's own php-fpm says of its configuration, by `-tt` and `-i`, each a transient unit, within 30 s.
+    ///
+    /// # Errors
+    /// As [`Effect::Inspect`].
+    pub async fn ask_fpm(&self, unit: &str) -> Result<FpmSaid, Fault> {
+        let line = self.units.systemd.command_line(unit).await?;
+        let mut said = layout::settings(&self.dump(unit, &line).await?);
+        let argv = with_environment(invocation::info(&line.argv).map_err(Fault::Other)?, &line.environment);
+        let (_, output) = self.units.systemd.run_output(&format!("php-fpm -i {unit}"), &argv, ASK_FPM).await?;
+        said.ini = layout::ini(&String::from_utf8_lossy(&output));
+        Ok(said)
+    }
+
+    /// What the files of these units say, with the text of these files, within 10 s.
+    ///
+    /// # Errors
+    /// [`Fault::Unreachable`].
+    pub async fn settings_in_full(&self, units: &[String]) -> Result<Vec<UnitSettings>, Fault> {
+        let mut found = self.units.systemd.settings_in_full(units).await?;
+        for (path, text) in found.iter_mut().flat_map(|unit| &mut unit.files) {
+            *text = files::text(path.as_str().as_ref()).unwrap_or_default();
+        }
+        Ok(found)
     }
 }
 

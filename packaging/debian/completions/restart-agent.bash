@@ -28,11 +28,17 @@ _restart__agent() {
             restart__agent,daemon)
                 cmd="restart__agent__subcmd__daemon"
                 ;;
+            restart__agent,doctor)
+                cmd="restart__agent__subcmd__doctor"
+                ;;
             restart__agent,history)
                 cmd="restart__agent__subcmd__history"
                 ;;
             restart__agent,hold)
                 cmd="restart__agent__subcmd__hold"
+                ;;
+            restart__agent,migrate-pool)
+                cmd="restart__agent__subcmd__migrate__subcmd__pool"
                 ;;
             restart__agent,plan)
                 cmd="restart__agent__subcmd__plan"
@@ -62,7 +68,7 @@ _restart__agent() {
 
     case "${cmd}" in
         restart__agent)
-            opts="-h -V --help --version status plan wait trigger hold release abort history casualties check-config should-stop protect daemon"
+            opts="-h -V --help --version status plan wait trigger hold release abort history casualties check-config doctor migrate-pool should-stop protect daemon"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -139,6 +145,20 @@ _restart__agent() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        restart__subcmd__agent__subcmd__doctor)
+            opts="-h --json --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         restart__subcmd__agent__subcmd__history)
             opts="-n -h --json --plot --rollout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -181,6 +201,28 @@ _restart__agent() {
                     return 0
                     ;;
                 --target)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        restart__subcmd__agent__subcmd__migrate__subcmd__pool)
+            opts="-h --into --name --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --into)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --name)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -36,6 +36,8 @@ complete -c restart-agent -n "__fish_restart_agent_needs_command" -f -a "abort" 
 complete -c restart-agent -n "__fish_restart_agent_needs_command" -f -a "history" -d 'Past rollouts, newest first'
 complete -c restart-agent -n "__fish_restart_agent_needs_command" -f -a "casualties" -d 'Which requests and scripts were cut, exactly'
 complete -c restart-agent -n "__fish_restart_agent_needs_command" -f -a "check-config" -d 'Checks the configuration: errors with file, line and caret'
+complete -c restart-agent -n "__fish_restart_agent_needs_command" -f -a "doctor" -d 'Every trap that this host\'s php-fpm, opcache settings and units hold, with the line that mends each. Changes nothing'
+complete -c restart-agent -n "__fish_restart_agent_needs_command" -f -a "migrate-pool" -d 'Writes the files that turn a php-fpm pool into generations, for review'
 complete -c restart-agent -n "__fish_restart_agent_needs_command" -f -a "should-stop" -d 'For scripts: is this unit asked to stop at its next checkpoint?'
 complete -c restart-agent -n "__fish_restart_agent_needs_command" -f -a "protect" -d 'For scripts: runs a command that must not be interrupted, while the unit\'s lock is held'
 complete -c restart-agent -n "__fish_restart_agent_needs_command" -f -a "daemon" -d 'Runs the agent: restart-agent.service does it'
@@ -71,6 +73,11 @@ complete -c restart-agent -n "__fish_restart_agent_using_subcommand casualties" 
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand casualties" -l requests -d 'With the full request line, which may hold secrets'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand casualties" -s h -l help -d 'Print help'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand check-config" -s h -l help -d 'Print help'
+complete -c restart-agent -n "__fish_restart_agent_using_subcommand doctor" -l json -d 'The findings as JSON'
+complete -c restart-agent -n "__fish_restart_agent_using_subcommand doctor" -s h -l help -d 'Print help'
+complete -c restart-agent -n "__fish_restart_agent_using_subcommand migrate-pool" -l into -d 'Where to write [default: UNIT-generations, here]' -r -F
+complete -c restart-agent -n "__fish_restart_agent_using_subcommand migrate-pool" -l name -d 'What units, directories and sockets are called [default: the pool\'s name]' -r
+complete -c restart-agent -n "__fish_restart_agent_using_subcommand migrate-pool" -s h -l help -d 'Print help'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand should-stop" -s h -l help -d 'Print help'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand protect" -s h -l help -d 'Print help'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand daemon" -s h -l help -d 'Print help'

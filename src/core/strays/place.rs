@@ -7,9 +7,9 @@ use crate::core::target::is_of;
 
 /// Services that start what people have told them to.
 const STARTERS: [&str; 5] = ["cron.service", "crond.service", "cronie.service", "anacron.service", "atd.service"];
-/// The agent's own, and its hooks'.
+/// The agent's own, its hooks', and what doctor asks php-fpm.
 const OWN: &str = "restart-agent.service";
-const HOOKS: &str = "restart-agent-hook-";
+const HOOKS: [&str; 2] = ["restart-agent-hook-", "restart-agent-look-"];
 
 /// Whose business a process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ fn is_below(slice: &str, cgroup: &str) -> bool {
 /// run things in; every other unit is somebody's, who has not put it into a target, or has taken it out.
 pub fn reach(policy: &Policy, stray: &StraySeen) -> Reach {
     let unit = unit_of(&stray.cgroup);
-    if unit == OWN || unit.starts_with(HOOKS) || of_a_target(policy, unit) {
+    if unit == OWN || HOOKS.iter().any(|hooks| unit.starts_with(hooks)) || of_a_target(policy, unit) {
         return Reach::Elsewhere;
     }
     // A container has its own deploys.

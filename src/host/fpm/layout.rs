@@ -1,6 +1,7 @@
 //! What `php-fpm -tt` prints about a configuration (facts M11). Pure.
 
 use crate::core::deploy::printable;
+use crate::core::doctor::seen::{FpmSaid, Settings};
 use crate::core::seen::{FpmLayout, PoolLayout};
 
 /// php-fpm's default for `systemd_interval`.
@@ -68,6 +69,42 @@ pub fn parse(output: &str) -> Result<FpmLayout, String> {
     Ok(FpmLayout { pools, systemd_interval_ms, file_update_protection_ms: protection.unwrap_or(FILE_UPDATE_PROTECTION_MS) })
 }
 
+/// Reads all settings of the output of `php-fpm -tt`, as [`parse`] does.
+#[must_use]
+pub fn settings(output: &str) -> FpmSaid {
+    let mut said = FpmSaid::default();
+    let mut global = false;
+    for line in output.lines() {
+        let Some(text) = after(line, "] NOTICE: ").or_else(|| after(line, "[NOTICE] ")) else { continue };
+        if let Some(section) = text.strip_prefix('[').and_then(|rest| rest.trim_end().strip_suffix(']')) {
+            global = section == "global";
+            if !global {
+                said.pools.push((section.to_owned(), Settings::default()));
+            }
+        } else if let Some((key, value)) = text.strip_prefix('\t').and_then(|setting| setting.split_once(" = ")) {
+            let value = if value.trim() == "undefined" { "" } else { value.trim() };
+            let of = if global { Some(&mut said.global) } else { said.pools.last_mut().map(|(_, pool)| pool) };
+            if let Some(of) = of {
+                of.0.insert(key.trim().to_owned(), value.to_owned());
+            }
+        }
+    }
+    said
+}
+
+/// Reads what is of use here of the output of `php-fpm -i`, lines `NAME => LOCAL => MASTER` or `NAME => VALUE`: the rest holds secrets.
+#[must_use]
+pub fn ini(output: &str) -> Settings {
+    let wanted = |name: &str| name.starts_with("opcache.") || name.starts_with("Scan this dir") || name.starts_with("Loaded Configuration");
+    let lines = output.lines().filter_map(|line| line.split_once(" => ")).filter(|(name, _)| wanted(name));
+    Settings(
+        lines
+            .map(|(name, values)| (name.to_owned(), values.rsplit(" => ").next().unwrap_or_default().trim().to_owned()))
+            .map(|(name, value)| (name, if matches!(value.as_str(), "no value" | "(none)") { String::new() } else { value }))
+            .collect(),
+    )
+}
+
 /// A line of its log as a sentence: without the `[23-Nov-2026 03:55:44] ` before it.
 #[must_use]
 pub fn without_time(line: &str) -> &str {
@@ -94,6 +131,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn all_settings_are_read_as_they_are() {
+        let said = settings(include_str!("../../../tests/fixtures/fpm/tt-8.2-two-pools.txt"));
+        assert_eq!(said.global.seconds("process_control_timeout"), 10);
+        assert_eq!(said.pools.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["www", "api"]);
+        assert_eq!(said.pools[0].1.get("pm.status_listen"), Some("/srv/fpm/www-g7.status.sock"));
+        assert_eq!(said.pools[1].1.get("listen"), Some("9100"));
+        assert_eq!((said.pools[1].1.get("ping.path"), said.pools[1].1.0.contains_key("ping.path")), (None, true));
+        let ini =
+            ini("PHP Version => 8.2.29\nSECRET => x\nopcache.enable => On => On\nopcache.blacklist_filename => no value => no value\n\
+             Scan this dir for additional .ini files => /etc/php/8.2/fpm/conf.d\n");
+        assert_eq!((ini.get("opcache.enable"), ini.get("opcache.blacklist_filename"), ini.0.len()), (Some("On"), None, 3));
+    }
 
     #[test]
     fn a_sentence_has_no_time_before_it() {

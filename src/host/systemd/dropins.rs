@@ -136,8 +136,12 @@ mod tests {
 
     /// Without a bus: what is done to files needs none.
     fn systemd(directory: &Path) -> Systemd {
-        let places =
-            Places { bus: Some("unix:path=/nonexistent/bus".into()), drop_ins: directory.join("system"), invocations: directory.into() };
+        let places = Places {
+            bus: Some("unix:path=/nonexistent/bus".into()),
+            drop_ins: directory.join("system"),
+            invocations: directory.into(),
+            look_only: false,
+        };
         Systemd::connect(places, Now::default()).0
     }
 

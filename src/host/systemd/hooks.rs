@@ -95,9 +95,12 @@ impl Systemd {
         let Some(program) = argv.first().filter(|program| program.starts_with('/')) else {
             return Err(Fault::Refused(format!("cannot run the command for \"{purpose}\": it does not start with an absolute path")));
         };
-        self.hooks.others_ended.get_or_try_init(|| self.end_others()).await?;
+        if !self.places.look_only {
+            self.hooks.others_ended.get_or_try_init(|| self.end_others()).await?;
+        }
         let serial = self.hooks.count.fetch_add(1, Ordering::Relaxed);
-        let unit = format!("restart-agent-hook-{}-{serial}.service", self.hooks.name);
+        let kind = if self.places.look_only { "look" } else { "hook" };
+        let unit = format!("restart-agent-{kind}-{}-{serial}.service", self.hooks.name);
         let deadline = Instant::now() + timeout;
         let _listening = self.link.listen(deadline).await?;
         let (mut capture, output) =

@@ -308,7 +308,7 @@ fn how(code: u64, status: i32) -> Option<Exit> {
     }
 }
 
-fn load(state: &str) -> Load {
+pub(super) fn load(state: &str) -> Load {
     match state {
         "loaded" => Load::Loaded,
         "masked" => Load::Masked,
@@ -318,7 +318,7 @@ fn load(state: &str) -> Load {
 }
 
 /// Anything new counts as active: a unit is not taken for dead because its state has a new name (law 5).
-fn active(state: &str) -> Active {
+pub(super) fn active(state: &str) -> Active {
     match state {
         "activating" => Active::Activating,
         "deactivating" => Active::Deactivating,

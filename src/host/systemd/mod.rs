@@ -6,11 +6,12 @@
 mod acts;
 mod begin;
 mod capture;
-mod command_line;
+pub mod command_line;
 mod dependents;
 mod dropins;
 mod ears;
 mod faults;
+mod full;
 mod held;
 mod hints;
 mod hooks;
@@ -59,11 +60,13 @@ pub struct Places {
     pub drop_ins: PathBuf,
     /// Where systemd exports the InvocationID of what runs, as links `invocation:UNIT`.
     pub invocations: PathBuf,
+    /// Beside an agent that may be at work: its commands are left alone, and ours have another name.
+    pub look_only: bool,
 }
 
 impl Default for Places {
     fn default() -> Self {
-        Places { bus: None, drop_ins: "/run/systemd/system".into(), invocations: "/run/systemd/units".into() }
+        Places { bus: None, drop_ins: "/run/systemd/system".into(), invocations: "/run/systemd/units".into(), look_only: false }
     }
 }
 
