@@ -278,6 +278,18 @@ impl World {
                 }
                 self.answer(epoch, id, 0, Outcome::Frozen(frozen));
             }
+            Effect::Retire { workers, spare } => {
+                for (worker, ends) in workers.iter().map(|worker| (worker, true)).chain(spare.iter().map(|worker| (worker, false))) {
+                    let name = worker.cgroup.rsplit('/').next().unwrap_or_default().to_owned();
+                    if self.is_there(&name, worker) {
+                        if ends {
+                            self.term(&name, worker.pid, true);
+                        }
+                        self.cont(&name, worker.pid);
+                    }
+                }
+                self.answer(epoch, id, 0, Outcome::Done);
+            }
             Effect::Thaw { workers } => {
                 for worker in &workers {
                     let name = worker.cgroup.rsplit('/').next().unwrap_or_default().to_owned();
