@@ -14,6 +14,7 @@ pub enum Section {
     Service,
     Strays,
     Proof,
+    Opcache,
 }
 
 impl Section {
@@ -26,6 +27,7 @@ impl Section {
         Section::Service,
         Section::Strays,
         Section::Proof,
+        Section::Opcache,
     ];
 
     /// The section of a target of this kind, whose strategy is the one that is the default.
@@ -46,7 +48,7 @@ impl Section {
             Section::Scheduled => Some("scheduled"),
             Section::Service => Some("service"),
             Section::Strays => Some("strays"),
-            Section::Stamp | Section::Pool | Section::Proof => None,
+            Section::Stamp | Section::Pool | Section::Proof | Section::Opcache => None,
         }
     }
 
@@ -61,6 +63,7 @@ impl Section {
             Section::Service => "a target of kind = \"service\"",
             Section::Strays => "a target of kind = \"strays\"",
             Section::Proof => "proof",
+            Section::Opcache => "opcache",
         }
     }
 }
@@ -74,6 +77,10 @@ pub enum Type {
     TimeAboveZero,
     /// A whole number from 1 to 1000.
     Count,
+    /// A whole number from 1 to 1,000,000.
+    Number,
+    /// `20%`: from 1 to 99.
+    Percent,
     /// `200M`, `2G`: bytes, times 1024 for each step.
     Size,
     /// An absolute path.
@@ -139,7 +146,7 @@ const STRATEGY: Type = Type::Word { of: &["restart", "generations"], not_yet: &[
 const KIND: Type = Type::Word { of: KINDS, not_yet: &[] };
 
 use Fallback::{Absent, Is, Required};
-use Section::{Generations, PhpFpm, Pool, Proof, Scheduled, Service, Stamp, Strays};
+use Section::{Generations, Opcache, PhpFpm, Pool, Proof, Scheduled, Service, Stamp, Strays};
 
 /// In the order of the reference page.
 pub const KEYS: &[Key] = &[
@@ -234,6 +241,7 @@ pub const KEYS: &[Key] = &[
         Absent,
         "What must be true of an answer before repool: `{ script = \"/srv/app/version.php\", expect = \"id\" }`.",
     ),
+    key(PhpFpm, "opcache", Type::Table(Opcache), Absent, OPCACHE),
     key(Generations, "kind", KIND, Required, "A php-fpm, of which a deploy starts a new one beside the old one."),
     key(
         Generations,
@@ -299,6 +307,7 @@ pub const KEYS: &[Key] = &[
         Absent,
         "What must be true of an answer of the new generation before the switch: `{ script = \"/srv/app/version.php\", expect = \"id\" }`.",
     ),
+    key(Generations, "opcache", Type::Table(Opcache), Absent, OPCACHE),
     key(Scheduled, "kind", KIND, Required, "Services that timers start. Only running ones are touched."),
     key(
         Scheduled,
@@ -416,7 +425,13 @@ pub const KEYS: &[Key] = &[
     key(Strays, "term_timeout", Type::TimeAboveZero, Is("20s"), "From SIGTERM; then SIGKILL. Both go to the process alone."),
     key(Proof, "script", Type::Path, Required, "The script's file, requested through php-fpm."),
     key(Proof, "expect", Type::Word { of: &["id"], not_yet: &[] }, Is("id"), "`id`: the answer must contain the deploy's id."),
+    key(Opcache, "min_free", Type::Size, Absent, "Crossed when less of its memory is free."),
+    key(Opcache, "min_free_keys", Type::Number, Absent, "Crossed when fewer of its keys are free. A script takes at least one."),
+    key(Opcache, "max_wasted", Type::Percent, Absent, "Crossed when more of its memory holds what is not used any more."),
+    key(Opcache, "every", Type::TimeAboveZero, Is("1m"), "Between two requests of the agent that ask for the figures."),
 ];
+
+const OPCACHE: &str = "The opcache guard: `{ min_free = \"200M\", min_free_keys = 5000, max_wasted = \"20%\", every = \"1m\" }`. When a bound is crossed, or PHP calls the opcache full, a rollout of this target begins. Left out: no guard.";
 
 const SERVICE_CHECKPOINT: &str = "After the drain a service is asked to stop, by a file (see `should-stop`), and has this long to reach a checkpoint. One that ends there with exit status 0 or 75 is started again. `0s`: it is not asked.";
 const SERVICE_HOLD: &str = "A service that holds its lock (see `protect`) when its restart is due is spared until it lets go of it, at most this long. `0s`: it is not spared.";
@@ -439,7 +454,6 @@ pub const NOT_YET: &[(Level, &str)] = &[
     (Level::Pool, "haproxy"),
     (Level::Pool, "servers"),
     (Level::Pool, "file"),
-    (Level::Target, "opcache"),
 ];
 
 /// The key of this name in this section.

@@ -57,6 +57,14 @@ impl Fields {
         }
     }
 
+    /// The number or percentage under this key, if it is there.
+    pub fn number(&self, name: &str) -> Option<u32> {
+        match self.values.get(name) {
+            Some(Good::Count(count)) => Some(*count),
+            _ => None,
+        }
+    }
+
     /// The bytes under this key, if it is there.
     pub fn size(&self, name: &str) -> Option<u64> {
         match self.values.get(name) {
@@ -171,6 +179,8 @@ pub(super) fn example(key: &Key) -> String {
             Fallback::Is(text) => format!("`{name} = {text}`"),
             Fallback::Required | Fallback::Absent => format!("`{name} = 3`"),
         },
+        (Type::Number, _) => format!("`{name} = 5000`"),
+        (Type::Percent, _) => format!("`{name} = \"20%\"`"),
         (Type::Size, _) => format!("`{name} = \"2G\"`"),
         (Type::SocketLink, _) => format!("`{name} = \"/run/php/job/current.sock\"`"),
         (Type::Template, _) => format!("`{name} = \"php-fpm-job@.service\"`"),
@@ -186,6 +196,7 @@ pub(super) fn example(key: &Key) -> String {
         (Type::Units | Type::Excluded, _) => format!("`{name} = [\"NAME.service\"]`"),
         (Type::Names | Type::Programs, _) => format!("`{name} = [\"php*\"]`"),
         (Type::Word { of, .. }, _) => format!("`{name} = \"{}\"`", of.join("\" or \"")),
+        (Type::Table(Section::Opcache), _) => format!("`{name} = {{ min_free = \"200M\" }}`"),
         (Type::Table(_), _) => format!("`{name} = {{ script = \"/srv/app/version.php\" }}`"),
     }
 }
@@ -202,6 +213,14 @@ fn value(key: &'static Key, entry: &Entry, whole: bool, report: &mut Report) -> 
         (Type::Count, Data::Other("an integer")) => match found.place.text().parse::<u32>() {
             Ok(count @ 1..=1000) => Some(Good::Count(count)),
             _ => wrong(found, format!("`{}` is not between 1 and 1000", key.name), format!("write {}", example(key)), report),
+        },
+        (Type::Number, Data::Other("an integer")) => match found.place.text().replace('_', "").parse::<u32>() {
+            Ok(number @ 1..=1_000_000) => Some(Good::Count(number)),
+            _ => wrong(found, format!("`{}` is not between 1 and 1000000", key.name), format!("write {}", example(key)), report),
+        },
+        (Type::Percent, Data::Text(text)) => match text.strip_suffix('%').filter(|digits| digits.len() < 3).and_then(|digits| digits.parse::<u8>().ok()).map(u32::from) {
+            Some(percent @ 1..=99) => Some(Good::Count(percent)),
+            _ => wrong(found, format!("{} is no percentage from 1% to 99%", quoted(text)), format!("write {}", example(key)), report),
         },
         (Type::Word { of, not_yet }, Data::Text(text)) => {
             if of.contains(&text.as_str()) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::opcache::OpcacheRules;
 use super::seen::UnitSeen;
 use super::target::is_of;
 use super::time::Wall;
@@ -106,6 +107,22 @@ impl TargetRules {
         }
     }
 
+    /// Of a php-fpm whose opcache is guarded.
+    #[must_use]
+    pub fn opcache(&self) -> Option<&OpcacheRules> {
+        match self {
+            TargetRules::PhpFpm(rules) => rules.opcache.as_ref(),
+            TargetRules::Generations(rules) => rules.opcache.as_ref(),
+            TargetRules::Scheduled(_) | TargetRules::Service(_) | TargetRules::Strays(_) => None,
+        }
+    }
+
+    /// It has to answer with the deploy's id before it counts as renewed.
+    #[must_use]
+    pub fn has_proof(&self) -> bool {
+        matches!(self, TargetRules::PhpFpm(FpmRules { proof: Some(_), .. }) | TargetRules::Generations(GenerationRules { proof: Some(_), .. }))
+    }
+
     /// The contract's word for this kind.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -132,6 +149,8 @@ pub struct FpmRules {
     /// Absolute paths of scripts, with a query string if wanted; requested once each, one after the other, before repool.
     pub warm: Vec<String>,
     pub proof: Option<ProofRules>,
+    #[serde(default)]
+    pub opcache: Option<OpcacheRules>,
 }
 
 /// `kind = "php-fpm"`, `strategy = "generations"`.
@@ -153,6 +172,8 @@ pub struct GenerationRules {
     pub term_timeout: Duration,
     pub warm: Vec<String>,
     pub proof: Option<ProofRules>,
+    #[serde(default)]
+    pub opcache: Option<OpcacheRules>,
 }
 
 impl GenerationRules {
@@ -173,6 +194,7 @@ impl GenerationRules {
             status_path: None,
             warm: self.warm.clone(),
             proof: self.proof.clone(),
+            opcache: None,
         }
     }
 }

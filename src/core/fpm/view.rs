@@ -86,6 +86,7 @@ impl Fpm {
             why,
             deadline: deadline.map(|at| now.wall_of(at)),
             process: None,
+            opcache: None,
         }
     }
 }

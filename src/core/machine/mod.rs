@@ -24,6 +24,7 @@ use crate::core::inplace::InPlace;
 use crate::core::intake::Pending;
 use crate::core::loans::Loans;
 use crate::core::memory::Memory;
+use crate::core::opcache::Opcaches;
 use crate::core::policy::{Policy, TargetRules};
 use crate::core::pool::Pool;
 use crate::core::step::{Deadline, Step, Turn, earliest};
@@ -56,6 +57,7 @@ pub struct Machine {
     pub(super) pools: BTreeMap<String, Pool>,
     pub(super) debts: Debts,
     pub(super) survey: Survey,
+    pub(super) opcaches: Opcaches,
     pub(super) begin: Begin,
     pub(super) retry: Option<Retry>,
     /// The start of the last rollout, for `min_interval`.
@@ -110,6 +112,7 @@ impl Machine {
             pools: BTreeMap::new(),
             debts: Debts::default(),
             survey: Survey::default(),
+            opcaches: Opcaches::default(),
             begin: Begin::resumed(memory.beginning().map(|begun| begun.until), now),
             retry: None,
             last_start: None,
@@ -255,7 +258,11 @@ impl Machine {
         if self.memory.open.contains_key(&id.0) {
             turn!(self, now, step).record(Entry::Outcome { id, outcome: outcome.clone() });
         }
-        if self.survey.outcome(now, &self.policy.targets, id, outcome) || self.hold_starts_outcome(now, id, outcome) {
+        let targets = &self.policy.targets;
+        if self.survey.outcome(now, targets, id, outcome) || self.opcaches.outcome(now, targets, id, outcome) {
+            return;
+        }
+        if self.hold_starts_outcome(now, id, outcome) {
             return;
         }
         let mut turn = turn!(self, now, step);
@@ -291,6 +298,7 @@ impl Machine {
             self.repool_unless_needed(now, step);
             self.conclude(now, step);
             self.look_at_rest(now, step);
+            self.guard_opcaches(now, step);
             quiet = if (step.effects.len(), step.entries.len()) == before { quiet + 1 } else { 0 };
             if quiet > 1 {
                 break;
@@ -316,6 +324,7 @@ impl Machine {
             self.loans.deadline(&self.memory.lent),
             self.debts.deadline(&self.memory),
             self.look_at_rest_deadline(),
+            self.guard_deadline(),
             self.hold_starts_deadline(),
             hold,
         ];

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::deploy::{Deploy, StampIdentity};
 use crate::core::effect::{Effect, WorkerRef};
+use crate::core::opcache::GuardMemory;
 use crate::core::seen::Dependent;
 use crate::core::status::{Casualty, CasualtyKind, RolloutView};
 use crate::core::time::{Mono, Wall};
@@ -113,6 +114,7 @@ pub struct TargetMemory {
     pub current: Option<String>,
     /// Generations that get no new requests, and since when.
     pub lingering: BTreeMap<String, Lingering>,
+    pub opcache: GuardMemory,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -73,6 +73,9 @@ impl Machine {
         if !wanted.as_ref().is_some_and(|wanted| wanted.unmet) {
             self.add_settling(name, now, &mut units);
         }
+        if let Some((of, opcache)) = self.opcaches.view(name) {
+            units.iter_mut().filter(|unit| unit.unit == of).for_each(|unit| unit.opcache = Some(opcache.clone()));
+        }
         let (state, why) = self.target_state(name, &memory, wanted.as_ref(), &units);
         let deadline = units.iter().filter_map(|unit| unit.deadline).max();
         let looked_at = rest.map(|rest| rest.at);

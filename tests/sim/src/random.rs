@@ -133,6 +133,7 @@ fn policy(draw: &mut Draw) -> Policy {
             status_path: None,
             warm: if draw.rng.chance(30) { vec!["/w/health-check.php".to_owned()] } else { Vec::new() },
             proof: draw.rng.chance(15).then(|| ProofRules { script: "/srv/app/version.php".to_owned() }),
+            opcache: None,
         };
         targets.insert(format!("fpm{n}"), TargetRules::PhpFpm(rules));
     }
