@@ -6,8 +6,8 @@ use std::fmt::Write;
 use super::output::Page;
 use super::phrase::{count, rough, took};
 use crate::core::status::{
-    Casualty, CasualtyKind, CutCount, DepooledBy, NOT_TAKEN, OpcacheView, PoolState, RolloutResult, RolloutView, State, StatusView, TargetState,
-    TargetView, UNUSABLE, UnitEnd, UnitView,
+    Casualty, CasualtyKind, CutCount, DepooledBy, NOT_TAKEN, OpcacheView, PoolState, RolloutResult, RolloutView, State, StatusView,
+    TargetState, TargetView, UNUSABLE, UnitEnd, UnitView,
 };
 
 /// How many units of a target are listed, unless it was asked for by name.

@@ -448,13 +448,8 @@ pub enum Level {
 }
 
 /// Keys and tables of the contract whose feature does not exist yet: refused with a message that says so.
-pub const NOT_YET: &[(Level, &str)] = &[
-    (Level::Top, "mode"),
-    (Level::Top, "slot"),
-    (Level::Pool, "haproxy"),
-    (Level::Pool, "servers"),
-    (Level::Pool, "file"),
-];
+pub const NOT_YET: &[(Level, &str)] =
+    &[(Level::Top, "mode"), (Level::Top, "slot"), (Level::Pool, "haproxy"), (Level::Pool, "servers"), (Level::Pool, "file")];
 
 /// The key of this name in this section.
 pub(super) fn find(section: Section, name: &str) -> Option<&'static Key> {

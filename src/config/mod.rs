@@ -4,6 +4,7 @@
 //! Every error cites file, line and column, shows the line with a caret under the key or value, and says what to write
 //! instead; all problems are reported, not only the first.
 
+mod amount;
 mod guess;
 mod keys;
 mod problem;

@@ -109,7 +109,7 @@ fn build(section: Section, fields: &Fields) -> TargetRules {
             linger: fields.time("linger"),
             max_generations: fields.count("max_generations"),
             at_max: if fields.word("at_max") == "end-oldest" { AtMax::EndOldest } else { AtMax::Wait },
-            min_available_memory: fields.size("min_available_memory"),
+            min_available_memory: fields.amount("min_available_memory"),
             term_timeout: fields.time("term_timeout"),
             warm: fields.texts("warm"),
             proof: proof(fields),
@@ -166,9 +166,9 @@ fn proof(fields: &Fields) -> Option<ProofRules> {
 
 fn opcache(fields: &Fields) -> Option<OpcacheRules> {
     fields.table("opcache").map(|opcache| OpcacheRules {
-        min_free: opcache.size("min_free"),
-        min_free_keys: opcache.number("min_free_keys"),
-        max_wasted: opcache.number("max_wasted"),
+        min_free: opcache.amount("min_free"),
+        min_free_keys: opcache.amount("min_free_keys"),
+        max_wasted: opcache.amount("max_wasted"),
         every: opcache.time("every"),
     })
 }

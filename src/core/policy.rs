@@ -107,22 +107,6 @@ impl TargetRules {
         }
     }
 
-    /// Of a php-fpm whose opcache is guarded.
-    #[must_use]
-    pub fn opcache(&self) -> Option<&OpcacheRules> {
-        match self {
-            TargetRules::PhpFpm(rules) => rules.opcache.as_ref(),
-            TargetRules::Generations(rules) => rules.opcache.as_ref(),
-            TargetRules::Scheduled(_) | TargetRules::Service(_) | TargetRules::Strays(_) => None,
-        }
-    }
-
-    /// It has to answer with the deploy's id before it counts as renewed.
-    #[must_use]
-    pub fn has_proof(&self) -> bool {
-        matches!(self, TargetRules::PhpFpm(FpmRules { proof: Some(_), .. }) | TargetRules::Generations(GenerationRules { proof: Some(_), .. }))
-    }
-
     /// The contract's word for this kind.
     #[must_use]
     pub fn kind(&self) -> &'static str {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use guard::Opcaches;
 
+use super::policy::{FpmRules, GenerationRules, TargetRules};
 use super::seen::OpcacheSeen;
 use super::time::Wall;
 
@@ -25,9 +26,9 @@ const NOT_FOR_LONG: &str = ", a short time after it was renewed for this";
 pub struct OpcacheRules {
     /// Bytes.
     pub min_free: Option<u64>,
-    pub min_free_keys: Option<u32>,
+    pub min_free_keys: Option<u64>,
     /// Percent of its memory.
-    pub max_wasted: Option<u32>,
+    pub max_wasted: Option<u64>,
     /// Between two readings.
     pub every: Duration,
 }
@@ -78,6 +79,27 @@ enum Verdict {
     },
 }
 
+impl TargetRules {
+    /// Of a php-fpm whose opcache is guarded.
+    #[must_use]
+    pub fn opcache(&self) -> Option<&OpcacheRules> {
+        match self {
+            TargetRules::PhpFpm(rules) => rules.opcache.as_ref(),
+            TargetRules::Generations(rules) => rules.opcache.as_ref(),
+            TargetRules::Scheduled(_) | TargetRules::Service(_) | TargetRules::Strays(_) => None,
+        }
+    }
+
+    /// It has to answer with the deploy's id before it counts as renewed.
+    #[must_use]
+    pub fn has_proof(&self) -> bool {
+        matches!(
+            self,
+            TargetRules::PhpFpm(FpmRules { proof: Some(_), .. }) | TargetRules::Generations(GenerationRules { proof: Some(_), .. })
+        )
+    }
+}
+
 impl OpcacheSize {
     fn of(seen: &OpcacheSeen) -> OpcacheSize {
         OpcacheSize { bytes: seen.size(), keys: seen.max_keys }
@@ -94,9 +116,9 @@ fn crossed(rules: &OpcacheRules, seen: &OpcacheSeen) -> Option<Crossed> {
         return memory(format!("it is full, at {}", mib(size)), false);
     }
     let free = seen.max_keys.saturating_sub(seen.keys);
-    if let Some(min) = rules.min_free_keys.filter(|min| free < u64::from(*min)) {
+    if let Some(min) = rules.min_free_keys.filter(|min| free < *min) {
         let why = format!("{free} of its {} keys are free, less than min_free_keys = {min}", seen.max_keys);
-        return Some(Crossed { why, setting: "opcache.max_accelerated_files", never: seen.max_keys <= u64::from(min) });
+        return Some(Crossed { why, setting: "opcache.max_accelerated_files", never: seen.max_keys <= min });
     }
     let wasted = u128::from(seen.wasted) * 100;
     if let Some(max) = rules.max_wasted.filter(|max| wasted > u128::from(*max) * u128::from(size)) {
@@ -112,9 +134,8 @@ fn judge(rules: &OpcacheRules, seen: &OpcacheSeen, memory: &GuardMemory, now: Wa
         return if memory.too_small.is_some() && age >= PAUSE && !seen.restarting { Verdict::FitsAgain } else { Verdict::Within };
     };
     let Crossed { why, setting, never } = crossed;
-    let too_small = |for_good: &str| Verdict::TooSmall {
-        problem: format!("its opcache is too small for the code: {why}{for_good}; raise {setting}"),
-    };
+    let too_small =
+        |for_good: &str| Verdict::TooSmall { problem: format!("its opcache is too small for the code: {why}{for_good}; raise {setting}") };
     if never {
         return too_small(", which is all that it has");
     }

@@ -19,7 +19,8 @@ fn guard() -> OpcacheRules {
 fn in_place(fills: Us, opcache: Option<OpcacheRules>) -> Host {
     let mut world = world();
     world.add(Unit::fpm(FPM, Fpm { opcache_fills: fills, ..Fpm::default() }), S);
-    let mut policy = with_target(policy(), "jobrunner", TargetRules::PhpFpm(restart_agent::core::policy::FpmRules { opcache, ..fpm_rules() }));
+    let mut policy =
+        with_target(policy(), "jobrunner", TargetRules::PhpFpm(restart_agent::core::policy::FpmRules { opcache, ..fpm_rules() }));
     policy.pools.insert("default".to_owned(), pool_rules());
     adopted(world, policy)
 }
