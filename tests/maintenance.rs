@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         .on_each("what_may_go_on_is_left_and_what_ends_by_itself_is_no_casualty", left_alone)
         .on_each("killed_in_the_middle_of_a_stop_the_agent_pays_what_it_owes", crash)
         .on_each("a_deploy_on_the_heels_of_another_leaves_nothing_old", two_deploys)
+        .on_each("what_runs_through_between_deploys_is_not_interrupted_in_a_row", in_a_row)
         .on_each("a_hundred_scripts_take_two_reloads", a_hundred)
         .run()
 }
@@ -419,6 +420,48 @@ fn two_deploys(release: Release) -> Result<()> {
     let starts = Marks::read(&host)?.starts("job-slow");
     ensure!(starts == 5, "job-slow was started {starts} times for five deploys, the first two done as one");
     ensure_sound(&host, &all)?;
+    agent.ensure_nothing_left()
+}
+
+/// max_interruptions counts what nothing has come between: a run that ended while no rollout was at it breaks the row.
+fn in_a_row(release: Release) -> Result<()> {
+    let host = Host::boot(release, "in-a-row")?;
+    let job = script("job-a", Shape::UntilTold).on_failure().timer("job-a", FAR);
+    let (name, unit) = (job.name.clone(), job.service_name());
+    jobs::install(&host, std::slice::from_ref(&job))?;
+    jobs::systemctl(&host, &["start"], &job.timers().collect::<Vec<_>>())?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("v0")?;
+    agent.configure(&config(&[("jobs", "job-*.service", "drain_timeout = \"0s\"\nafter = \"rerun\"\nmax_interruptions = 2")]))?;
+    let begun = |starts: usize| {
+        wait_for("it to have begun", MINUTE, || {
+            let marks = Marks::read(&host)?;
+            if marks.starts(&name) == starts { Ok(Some(())) } else { bail!("{} starts", marks.starts(&name)) }
+        })
+    };
+    let start = |starts: usize| {
+        jobs::systemctl(&host, &["start", "--no-block"], std::slice::from_ref(&unit))?;
+        begun(starts)
+    };
+    for deploy in 1..=4 {
+        start(deploy * 2 - 1)?;
+        agent.deploy_and_wait(&format!("v{deploy}"), MINUTE)?;
+        begun(deploy * 2)?;
+        jobs::finish(&host, &name)?;
+        wait_for("its rerun to end", MINUTE, || Ok((host.property(&unit, "ActiveState")? == "inactive").then_some(())))?;
+        host.ok(&["rm", "/var/tmp/marks/job-a.finish"])?;
+    }
+    // And what is interrupted in a row is let finish.
+    start(9)?;
+    agent.deploy_and_wait("v5", MINUTE)?;
+    begun(10)?;
+    agent.deploy_and_wait("v6", MINUTE)?;
+    begun(11)?;
+    agent.deploy_and_wait("v7", MINUTE)?;
+    let text = agent.status_text()?;
+    ensure!(text.contains("it was interrupted 2 times in a row"), "{text}");
+    ensure!(Marks::read(&host)?.starts(&name) == 11, "it was not let finish");
+    ensure_sound(&host, std::slice::from_ref(&job))?;
     agent.ensure_nothing_left()
 }
 

@@ -28,6 +28,9 @@ pub struct UnitSeen {
     pub state_since: Mono,
     /// `InactiveEnterTimestampMonotonic` on the boot clock, of a unit that is inactive or failed; else [`Mono::BOOT`].
     pub idle_since: Mono,
+    /// The same of a unit in whatever state: when its last run ended. [`Mono::BOOT`] if none has, as far as systemd knows.
+    #[serde(default)]
+    pub last_end: Mono,
     /// `InvocationID` in hex; empty if the unit has never run.
     pub invocation: String,
     /// `ControlGroup`; empty for a dead unit. [`Effect::Kill`](super::effect::Effect::Kill) wants the one from before the stop (facts F3.2).

@@ -64,7 +64,7 @@ impl Script {
         self.seen.idle_since = seen.idle_since;
         if run_again {
             self.ended = Ended::AtCheckpoint;
-            turn.record(Entry::Interrupted { unit: self.unit.clone() });
+            turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
             // What is bound to it goes down with its end, and comes back with its next run.
             let dependents: Vec<_> = self.seen.dependents.iter().filter(|dependent| dependent.bound).cloned().collect();
             if !dependents.is_empty() {

@@ -168,6 +168,7 @@ impl Systemd {
             apply(&mut seen, settings);
             seen.main_pid = run.main_pid;
             seen.main_start = run.main_start;
+            seen.last_end = run.last_end;
             seen.invocation.clone_from(&run.invocation);
             seen.cgroup.clone_from(&run.cgroup);
             seen.processes = processes;
@@ -232,7 +233,7 @@ impl Systemd {
         };
         apply(seen, &settings);
         let is_service = id.ends_with(".service");
-        let mut wanted = vec![(UNIT, "InvocationID")];
+        let mut wanted = vec![(UNIT, "InvocationID"), (UNIT, "InactiveEnterTimestampMonotonic")];
         if is_service {
             wanted.extend([(SERVICE, "ControlGroup"), (SERVICE, "MainPID"), (SERVICE, "ExecMainStartTimestampMonotonic")]);
         } else if id.ends_with(".scope") {
@@ -245,24 +246,24 @@ impl Systemd {
                 (SERVICE, "ExecMainCode"),
                 (SERVICE, "ExecMainStatus"),
                 (SERVICE, "ExecMainExitTimestampMonotonic"),
-                (UNIT, "InactiveEnterTimestampMonotonic"),
                 (UNIT, "StateChangeTimestampMonotonic"),
             ]);
         }
         let values = self.properties(id, &wanted).await?;
         seen.invocation = values.hex(0);
-        values.text(1).clone_into(&mut seen.cgroup);
-        seen.main_pid = values.small(2);
-        seen.main_start = boot_clock(values.number(3), look.offset);
-        if wanted.len() > 4 {
-            values.text(4).clone_into(&mut seen.status_text);
-            values.text(5).clone_into(&mut seen.result);
-            let status = i32::try_from(values.small(7)).unwrap_or(i32::MAX);
-            if !seen.active.runs() {
-                seen.idle_since = boot_clock(values.number(9), look.offset);
-            }
+        seen.last_end = boot_clock(values.number(1), look.offset);
+        if !seen.active.runs() {
+            seen.idle_since = seen.last_end;
+        }
+        values.text(2).clone_into(&mut seen.cgroup);
+        seen.main_pid = values.small(3);
+        seen.main_start = boot_clock(values.number(4), look.offset);
+        if wanted.len() > 5 {
+            values.text(5).clone_into(&mut seen.status_text);
+            values.text(6).clone_into(&mut seen.result);
+            let status = i32::try_from(values.small(8)).unwrap_or(i32::MAX);
             seen.state_since = boot_clock(values.number(10), look.offset);
-            seen.exit = how(values.number(6), status).map(|how| ExitSeen { how, at: boot_clock(values.number(8), look.offset) });
+            seen.exit = how(values.number(7), status).map(|how| ExitSeen { how, at: boot_clock(values.number(9), look.offset) });
         }
         seen.processes = if seen.cgroup.is_empty() { Vec::new() } else { (look.read)(&seen.cgroup)? };
 
@@ -272,6 +273,7 @@ impl Systemd {
             cgroup: seen.cgroup.clone(),
             main_pid: seen.main_pid,
             main_start: seen.main_start,
+            last_end: seen.last_end,
             process_start: main.start,
         });
         if seen.active.runs() {

@@ -48,6 +48,8 @@ pub(super) struct Run {
     pub cgroup: String,
     pub main_pid: u32,
     pub main_start: Mono,
+    /// When the run before it ended.
+    pub last_end: Mono,
     /// The main process's own start time, which tells it from another that was given its number.
     pub process_start: Mono,
 }

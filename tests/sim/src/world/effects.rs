@@ -425,6 +425,7 @@ impl World {
             exit: unit.exit,
             state_since: unit.stop.as_ref().map_or(Mono::BOOT, |stop| Mono(stop.since)),
             idle_since: if unit.active.runs() { Mono::BOOT } else { Mono(unit.idle_since) },
+            last_end: Mono(unit.idle_since),
             invocation: unit.invocation.clone(),
             cgroup: if unit.active.runs() { unit.cgroup() } else { String::new() },
             processes: unit
