@@ -156,6 +156,8 @@ impl Script {
             // It had reached its checkpoint; what our stop ended was left over by it.
             self.ended = Ended::AtCheckpoint;
             turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
+        } else if self.is_cut_short(&self.seen) {
+            turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
         } else {
             // It was done before it was asked.
             self.ended = Ended::ByItself;
