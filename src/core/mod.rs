@@ -36,6 +36,7 @@ mod target;
 pub mod time;
 
 pub use intake::Waited;
+pub use loans::RESTART_DROP_IN;
 pub use strays::place::unit_of;
 pub use target::is_of;
 mod view;

@@ -43,6 +43,9 @@ pub struct UnitSeen {
     pub refuse_manual_start: bool,
     pub refuse_manual_stop: bool,
     pub transient: bool,
+    /// By its `KillMode=` (`process`, `none`) or `SendSIGKILL=no` a stop may leave processes of it behind.
+    #[serde(default)]
+    pub leaves_processes: bool,
     /// Somebody holds flock(2) on its `hold/UNIT.lock`.
     pub holds_lock: bool,
     pub on_success: bool,

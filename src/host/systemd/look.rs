@@ -13,9 +13,10 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::timeout;
 
 use super::names::{is_unit, pattern};
-use super::properties::{Bare, Remembered, Run, SCOPE, SERVICE, Settings, UNIT};
+use super::properties::{Bare, KILLING, Remembered, Run, SCOPE, SERVICE, Settings, UNIT};
 use super::proxies::UnitRow;
 use super::{AT_ONCE, READ, Systemd};
+use crate::core::RESTART_DROP_IN;
 use crate::core::effect::{Fault, Looked};
 use crate::core::seen::{Active, Exit, ExitSeen, Load, ProcessSeen, UnitSeen};
 use crate::core::time::{Mono, Now};
@@ -188,12 +189,17 @@ impl Systemd {
             Some(bare) => bare,
             None => {
                 let group = if id.ends_with(".scope") { SCOPE } else { SERVICE };
-                let wanted = [(UNIT, "RefuseManualStart"), (UNIT, "RefuseManualStop"), (UNIT, "Transient"), (group, "ControlGroup")];
+                let mut wanted =
+                    vec![(UNIT, "RefuseManualStart"), (UNIT, "RefuseManualStop"), (UNIT, "Transient"), (group, "ControlGroup")];
+                if group == SERVICE {
+                    wanted.extend(KILLING);
+                }
                 let values = self.properties(id, &wanted).await?;
                 let bare = Bare {
                     refuse_manual_start: values.flag(0),
                     refuse_manual_stop: values.flag(1),
                     transient: values.flag(2),
+                    leaves_processes: values.leaves_processes(4) || self.lends(id, RESTART_DROP_IN),
                     cgroup: values.text(3).to_owned(),
                 };
                 if !bare.cgroup.is_empty() {
@@ -205,6 +211,7 @@ impl Systemd {
         seen.refuse_manual_start = bare.refuse_manual_start;
         seen.refuse_manual_stop = bare.refuse_manual_stop;
         seen.transient = bare.transient;
+        seen.leaves_processes = bare.leaves_processes;
         let exported = fs::read_link(self.places.invocations.join(format!("invocation:{id}")));
         seen.invocation = match exported.ok().and_then(|link| link.to_str().map(str::to_owned)) {
             Some(invocation) => invocation,
@@ -290,6 +297,7 @@ fn apply(seen: &mut UnitSeen, settings: &Settings) {
     seen.refuse_manual_start = settings.refuse_manual_start;
     seen.refuse_manual_stop = settings.refuse_manual_stop;
     seen.transient = settings.transient;
+    seen.leaves_processes = settings.leaves_processes;
     seen.on_success = settings.on_success;
     seen.on_failure = settings.on_failure;
     seen.start_limit_burst = settings.start_limit_burst;

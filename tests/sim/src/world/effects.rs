@@ -452,6 +452,7 @@ impl World {
             refuse_manual_start: unit.refuse_start,
             refuse_manual_stop: unit.refuse_stop,
             transient: unit.transient,
+            leaves_processes: false,
             holds_lock: self.holds_lock(unit),
             on_success: unit.on_success,
             on_failure: unit.on_failure,
