@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         .on_each("killed_in_the_middle_of_a_stop_the_agent_pays_what_it_owes", crash)
         .on_each("a_deploy_on_the_heels_of_another_leaves_nothing_old", two_deploys)
         .on_each("what_runs_through_between_deploys_is_not_interrupted_in_a_row", in_a_row)
+        .on_each("a_script_that_is_named_by_an_alias_or_with_escapes_is_kept_quiet_and_given_no_success", names)
         .on_each("a_hundred_scripts_take_two_reloads", a_hundred)
         .run()
 }
@@ -462,6 +463,36 @@ fn in_a_row(release: Release) -> Result<()> {
     ensure!(text.contains("it was interrupted 2 times in a row"), "{text}");
     ensure!(Marks::read(&host)?.starts(&name) == 11, "it was not let finish");
     ensure_sound(&host, std::slice::from_ref(&job))?;
+    agent.ensure_nothing_left()
+}
+
+/// What is lent names the files of the agent as it does, whatever systemd calls the unit.
+fn names(release: Release) -> Result<()> {
+    let host = Host::boot(release, "names")?;
+    let all = [
+        script("real", Shape::TrapsAndExits0).on_success().timer("real", FAR),
+        script("job-a\\x2db", Shape::TrapsAndExits0).unit("OnSuccess=mark-success@escaped.service").timer("escaped", FAR),
+    ];
+    jobs::install(&host, &all)?;
+    host.sh_ok("ln -s real.service /etc/systemd/system/alias.service && systemctl daemon-reload")?;
+    let units: Vec<String> = all.iter().map(Job::service_name).collect();
+    jobs::systemctl(&host, &["start"], &all.iter().flat_map(Job::timers).collect::<Vec<_>>())?;
+    jobs::systemctl(&host, &["start", "--no-block"], &units)?;
+    wait_for("both to run", MINUTE, || {
+        let states = jobs::properties(&host, &units, &["MainPID"])?;
+        Ok(states.values().all(|unit| unit["MainPID"] != "0").then_some(()))
+    })?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("v0")?;
+    let rules = "drain_timeout = \"0s\"\nafter = \"until-next\"";
+    agent.configure(&config(&[("alias", "alias.service", rules), ("escaped", "job-*.service", rules)]))?;
+    agent.deploy_and_wait("v1", MINUTE)?;
+    jobs::settled(&host)?;
+    let states = jobs::properties(&host, &units, &["ActiveState"])?;
+    ensure!(states.values().all(|unit| unit["ActiveState"] == "inactive"), "{states:?}");
+    let marks = Marks::read(&host)?;
+    ensure!(marks.count("real", "success") == 0 && marks.count("escaped", "success") == 0, "what was cut was called a success: {marks:?}");
+    ensure!(agent.casualties()?.len() == 2, "{:?}", agent.casualties()?);
     agent.ensure_nothing_left()
 }
 

@@ -139,13 +139,15 @@ impl Loans {
 /// and 257).
 #[must_use]
 pub fn script_drop_in(unit: &UnitSeen, term_timeout: Duration) -> String {
-    let quiet = quiet_name("%n");
+    // By the name that the files have, which may be an alias: %n is the unit's own.
+    let quiet = quiet_name(&unit.unit);
     let mut text = format!(
         "# Lent by restart-agent for the time of a rollout.\n[Unit]\nConditionPathExists=!{RUN}/{quiet}\n[Service]\nKillMode=control-group\n"
     );
     // A unit with OnSuccess= is given no success that it did not earn (facts M2), not even if it takes SIGTERM by exiting with 0.
     if unit.on_success {
-        let cut = cut_name("%n");
+        // Unlike in a condition, a backslash (`\x2d`) stands for an escape here.
+        let cut = cut_name(&unit.unit).replace('\\', "\\\\");
         let _ = writeln!(text, "ExecStopPost=/usr/bin/test ! -e {RUN}/{cut}");
     } else {
         text.push_str("SuccessExitStatus=SIGTERM SIGKILL 143 137 75 SIGINT SIGHUP SIGQUIT SIGUSR1 SIGUSR2\n");
