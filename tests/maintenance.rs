@@ -279,8 +279,9 @@ fn left_alone(release: Release) -> Result<()> {
     wait_for("the drain", MINUTE, || {
         let status = agent.status()?;
         let states = unit_states(&status);
-        let draining =
-            ["may-ends.service", "may-fails.service", "may-again.service"].iter().all(|unit| states.get(*unit).is_some_and(|state| state.0 == "draining"));
+        let draining = ["may-ends.service", "may-fails.service", "may-again.service"]
+            .iter()
+            .all(|unit| states.get(*unit).is_some_and(|state| state.0 == "draining"));
         if draining { Ok(Some(())) } else { bail!("{status}") }
     })?;
     jobs::finish(&host, "may-ends")?;
