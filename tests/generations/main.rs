@@ -19,6 +19,6 @@ fn main() -> ExitCode {
         .on_each("by_hand_behind_nginx", |release| by_hand::lossless(release, WebServer::Nginx))
         .on_each("by_hand_behind_apache", |release| by_hand::lossless(release, WebServer::Apache))
         .on(Release::Bookworm, "by_hand_behind_apache_with_reuse", by_hand::reuse)
-        .on_each("by_hand_over_tcp", |release| by_hand::lossless(release, WebServer::NginxTcp))
+        .on(Release::Trixie, "by_hand_over_tcp", |release| by_hand::lossless(release, WebServer::NginxTcp))
         .run()
 }
