@@ -120,7 +120,7 @@ fn ends(release: Release) -> Result<()> {
     let (host, quicks, _, _) = stage(release, "begin-ends")?;
     let agent = Agent::install(&host)?;
     agent.deploy("v0")?;
-    agent.configure(&config("12s"))?;
+    agent.configure(&config("20s"))?;
     let runs = |least: &Marks, what: &str| {
         wait_for(what, MINUTE, || {
             let marks = Marks::read(&host)?;
@@ -142,7 +142,7 @@ fn ends(release: Release) -> Result<()> {
     begin(&host, "v2")?;
     wait_until_all_wait(&host, &quicks)?;
     let before = Marks::read(&host)?;
-    host.ok(&["systemctl", "kill", "--signal=KILL", "restart-agent"])?;
+    agent.kill()?;
     agent.wait_active()?;
     agent.wait_status("the agent to know of it", MINUTE, |status| status["begun"]["id"] == "v2")?;
     ensure!(state()? == "activating", "the crash has let the scripts go");

@@ -227,9 +227,24 @@ fn migrate(host: &Host) -> Result<String> {
     host.read("/var/tmp/files/README.md")
 }
 
+/// The agent takes the target, and the next deploy has a generation of its own, which serves.
+fn deploy(host: &Host, agent: &Agent<'_>, readme: &str) -> Result<()> {
+    agent.deploy("d0")?;
+    agent.configure("[stamp]\npath = \"/srv/deploy/stamp\"\nsettle = \"100ms\"\nmin_interval = \"0s\"\n")?;
+    follow(host, readme, "agent")?;
+    agent.wait_status("the target to be adopted", SOON, |status| status["targets"][0]["state"] == "adopted")?;
+    agent.deploy_and_wait("d1", SOON)?;
+    let served = served_by(host)?;
+    ensure!(served.starts_with("php-fpm-www@d1"), "{served}");
+    let (_, report) = findings(host)?;
+    let of_debian: BTreeSet<String> = ["php-fpm-www@boot.service opcache-validates".to_owned()].into();
+    ensure!(ids(&report) == of_debian && report["generations"] == serde_json::json!([]), "{report:#}");
+    follow(host, readme, "agent-back")
+}
+
 fn unix(release: Release) -> Result<()> {
     let host = Host::boot(release, "migrate")?;
-    Agent::install(&host)?;
+    let agent = Agent::install(&host)?;
     let (fpm, listen) = (release.fpm_unit(), release.fpm_socket());
     begin(&host, &pool(listen), "", &format!("unix:{listen}"))?;
     host.write(&format!("/etc/systemd/system/{fpm}.d/site.conf"), "[Service]\nLimitNOFILE=54321\nEnvironment=SITE_MODE=blue\n")?;
@@ -240,7 +255,7 @@ fn unix(release: Release) -> Result<()> {
     ensure!(run(&host, &["migrate-pool", fpm, "--into", "/var/tmp/files"])?.status == 1, "written over");
     follow(&host, &readme, "")?;
     ensure!(served_by(&host)? == "php-fpm-www@boot.service", "{}", served_by(&host)?);
-    let links = host.ok(&["readlink", "/run/php/www/current.sock"])?;
+    let links = host.ok(&["readlink", "/run/php-fpm-www/current.sock"])?;
     ensure!(links.trim() == "boot.sock", "{links}");
     ensure!(host.property(fpm, "ActiveState")? == "inactive", "the old one still runs");
     ensure!(host.property("php-fpm-www@boot.service", "LimitNOFILE")? == "54321", "a limit is lost");
@@ -250,18 +265,21 @@ fn unix(release: Release) -> Result<()> {
     ensure!(again.status == 1 && again.stderr.contains("generations already"), "{again:?}");
 
     // Another generation beside it, and the switch, as the agent does them.
-    host.sh_ok("systemctl start php-fpm-www@next && ln -s next.sock /run/php/www/new && mv -T /run/php/www/new /run/php/www/current.sock")?;
+    host.sh_ok("systemctl start php-fpm-www@next && ln -s next.sock /run/php-fpm-www/new && mv -T /run/php-fpm-www/new /run/php-fpm-www/current.sock")?;
     ensure!(served_by(&host)? == "php-fpm-www@next.service", "{}", served_by(&host)?);
     host.sh_ok("systemctl restart php-fpm-www@boot")?;
     ensure!(served_by(&host)? == "php-fpm-www@next.service", "boot takes what is another's");
     // After a boot there is none.
     host.reboot()?;
     wait_for("the generation of the boot to serve", SOON, || Ok((served_by(&host)? == "php-fpm-www@boot.service").then_some(())))?;
+    agent.wait_active()?;
+    deploy(&host, &agent, &readme)?;
 
     follow(&host, &readme, "back")?;
     ensure!(served_by(&host)? == fpm, "{}", served_by(&host)?);
-    let left =
-        host.sh("systemctl list-units --no-legend 'php-fpm-www@*'; find /etc -name '*php-fpm-www*'; grep -rl /run/php/www /etc")?.stdout;
+    let left = host
+        .sh("systemctl list-units --no-legend 'php-fpm-www@*'; find /etc -name '*php-fpm-www*'; grep -rl /run/php-fpm-www /etc")?
+        .stdout;
     ensure!(left.trim().is_empty(), "left behind: {left}");
     refusals(&host)
 }
@@ -273,7 +291,7 @@ fn same_settings(host: &Host, release: Release) -> Result<()> {
         Ok(dump.lines().filter_map(|line| line.split_once("NOTICE: \t")).map(|(_, setting)| setting.to_owned()).collect())
     };
     let etc = release.fpm_etc();
-    let (old, new) = (settings(&format!("{etc}/php-fpm.conf"))?, settings(&format!("{etc}/www.generations.conf"))?);
+    let (old, new) = (settings(&format!("{etc}/php-fpm.conf"))?, settings(&format!("{etc}/php-fpm-www.conf"))?);
     let changed: BTreeSet<&str> = old.symmetric_difference(&new).filter_map(|line| line.split(" = ").next()).collect();
     ensure!(
         changed == ["daemonize", "listen", "pid", "ping.path", "ping.response", "pm.status_listen", "pm.status_path"].into(),
@@ -299,7 +317,7 @@ fn refusals(host: &Host) -> Result<()> {
 
 fn tcp(release: Release) -> Result<()> {
     let host = Host::boot(release, "port")?;
-    Agent::install(&host)?;
+    let agent = Agent::install(&host)?;
     let fpm = release.fpm_unit();
     begin(&host, &format!("{}listen.allowed_clients = 127.0.0.1\n", pool("127.0.0.1:9000")), "", "127.0.0.1:9000")?;
     ensure!(served_by(&host)? == fpm, "not served to begin with");
@@ -309,6 +327,7 @@ fn tcp(release: Release) -> Result<()> {
     // The next generation takes from the same queue, and the port stays when the first one goes.
     host.sh_ok("systemctl start php-fpm-www@next && systemctl stop php-fpm-www@boot")?;
     ensure!(served_by(&host)? == "php-fpm-www@next.service", "{}", served_by(&host)?);
+    deploy(&host, &agent, &readme)?;
     follow(&host, &readme, "back")?;
     ensure!(served_by(&host)? == fpm, "{}", served_by(&host)?);
     Ok(())

@@ -9,6 +9,7 @@ pub enum Section {
     Stamp,
     Pool,
     PhpFpm,
+    Generations,
     Scheduled,
     Service,
     Strays,
@@ -16,10 +17,18 @@ pub enum Section {
 }
 
 impl Section {
-    pub const ALL: &[Section] =
-        &[Section::Stamp, Section::Pool, Section::PhpFpm, Section::Scheduled, Section::Service, Section::Strays, Section::Proof];
+    pub const ALL: &[Section] = &[
+        Section::Stamp,
+        Section::Pool,
+        Section::PhpFpm,
+        Section::Generations,
+        Section::Scheduled,
+        Section::Service,
+        Section::Strays,
+        Section::Proof,
+    ];
 
-    /// The section of a target of this kind.
+    /// The section of a target of this kind, whose strategy is the one that is the default.
     pub fn of_kind(kind: &str) -> Option<Section> {
         match kind {
             "php-fpm" => Some(Section::PhpFpm),
@@ -33,7 +42,7 @@ impl Section {
     /// The kind of the targets whose section this is.
     pub fn kind(self) -> Option<&'static str> {
         match self {
-            Section::PhpFpm => Some("php-fpm"),
+            Section::PhpFpm | Section::Generations => Some("php-fpm"),
             Section::Scheduled => Some("scheduled"),
             Section::Service => Some("service"),
             Section::Strays => Some("strays"),
@@ -47,6 +56,7 @@ impl Section {
             Section::Stamp => "[stamp]",
             Section::Pool => "[pool]",
             Section::PhpFpm => "a target of kind = \"php-fpm\"",
+            Section::Generations => "a target of strategy = \"generations\"",
             Section::Scheduled => "a target of kind = \"scheduled\"",
             Section::Service => "a target of kind = \"service\"",
             Section::Strays => "a target of kind = \"strays\"",
@@ -64,8 +74,12 @@ pub enum Type {
     TimeAboveZero,
     /// A whole number from 1 to 1000.
     Count,
+    /// `200M`, `2G`: bytes, times 1024 for each step.
+    Size,
     /// An absolute path.
     Path,
+    /// The absolute path of a symlink beside which sockets are made: their paths have to fit into `sun_path`. Or the name of a .socket unit.
+    SocketLink,
     /// An absolute path of a socket, or IP:PORT.
     Address,
     /// What a web server would ask for: begins with `/`.
@@ -76,6 +90,8 @@ pub enum Type {
     Argv,
     /// The name of one service unit.
     Unit,
+    /// The name of a template of services.
+    Template,
     /// A list of names or globs of service units, at least one.
     Units,
     /// The same, and none is fine.
@@ -119,10 +135,11 @@ const fn key(section: Section, name: &'static str, takes: Type, default: Fallbac
     Key { section, name, takes, default, says }
 }
 
+const STRATEGY: Type = Type::Word { of: &["restart", "generations"], not_yet: &[] };
 const KIND: Type = Type::Word { of: KINDS, not_yet: &[] };
 
 use Fallback::{Absent, Is, Required};
-use Section::{PhpFpm, Pool, Proof, Scheduled, Service, Stamp, Strays};
+use Section::{Generations, PhpFpm, Pool, Proof, Scheduled, Service, Stamp, Strays};
 
 /// In the order of the reference page.
 pub const KEYS: &[Key] = &[
@@ -183,9 +200,9 @@ pub const KEYS: &[Key] = &[
     key(
         PhpFpm,
         "strategy",
-        Type::Word { of: &["restart"], not_yet: &["generations"] },
+        STRATEGY,
         Is("restart"),
-        "`restart`: in place. Depool, drain, RestartUnit, verify, repool.",
+        "`restart`: in place. Depool, drain, RestartUnit, verify, repool. `generations`: see below.",
     ),
     key(
         PhpFpm,
@@ -216,6 +233,71 @@ pub const KEYS: &[Key] = &[
         Type::Table(Proof),
         Absent,
         "What must be true of an answer before repool: `{ script = \"/srv/app/version.php\", expect = \"id\" }`.",
+    ),
+    key(Generations, "kind", KIND, Required, "A php-fpm, of which a deploy starts a new one beside the old one."),
+    key(
+        Generations,
+        "strategy",
+        STRATEGY,
+        Required,
+        "`generations`: start, warm up, prove, switch the symlink, let the old one finish. No request is lost, and the pool is not left.",
+    ),
+    key(
+        Generations,
+        "unit",
+        Type::Template,
+        Required,
+        "The template, such as `php-fpm-job@.service`, of which each generation is an instance. `restart-agent migrate-pool` writes one.",
+    ),
+    key(
+        Generations,
+        "socket",
+        Type::SocketLink,
+        Required,
+        "The symlink that the web server connects to, such as `/run/php/job/current.sock`: each generation listens beside it, on `GENERATION.sock`. Or the name of a .socket unit that holds a TCP port: all generations share it.",
+    ),
+    key(
+        Generations,
+        "linger",
+        Type::Time,
+        Is("24h"),
+        "How long requests of an old generation, and what they have started, may go on after the switch. Then SIGTERM.",
+    ),
+    key(Generations, "max_generations", Type::Count, Is("8"), "So many run at once, the one that serves and the new one included."),
+    key(
+        Generations,
+        "at_max",
+        Type::Word { of: &["wait", "end-oldest"], not_yet: &[] },
+        Is("wait"),
+        "Then: `wait`, and status says for which request; or `end-oldest`: the oldest is ended, whatever it is at.",
+    ),
+    key(
+        Generations,
+        "min_available_memory",
+        Type::Size,
+        Absent,
+        "With less memory available (`MemAvailable`) no generation is started: the rollout waits, and says so. `plan` shows what the last one took.",
+    ),
+    key(
+        Generations,
+        "term_timeout",
+        Type::TimeAboveZero,
+        Is("10s"),
+        "From StopUnit of one that has lingered too long; then SIGKILL to the whole cgroup.",
+    ),
+    key(
+        Generations,
+        "warm",
+        Type::Uris,
+        Absent,
+        "Scripts, with a query string if wanted, requested of the new generation once each, one after the other, before the switch.",
+    ),
+    key(
+        Generations,
+        "proof",
+        Type::Table(Proof),
+        Absent,
+        "What must be true of an answer of the new generation before the switch: `{ script = \"/srv/app/version.php\", expect = \"id\" }`.",
     ),
     key(Scheduled, "kind", KIND, Required, "Services that timers start. Only running ones are touched."),
     key(
@@ -357,12 +439,7 @@ pub const NOT_YET: &[(Level, &str)] = &[
     (Level::Pool, "haproxy"),
     (Level::Pool, "servers"),
     (Level::Pool, "file"),
-    (Level::Target, "socket"),
-    (Level::Target, "linger"),
-    (Level::Target, "max_generations"),
-    (Level::Target, "at_max"),
     (Level::Target, "opcache"),
-    (Level::Target, "min_available_memory"),
 ];
 
 /// The key of this name in this section.

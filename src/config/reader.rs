@@ -10,6 +10,7 @@ use super::problem::{Report, quoted};
 use super::source::Place;
 use super::tree::{Data, Entry, Table, Value};
 use super::units;
+use crate::core::generation_name as name;
 use crate::core::time::Span;
 
 /// More words or names than any list of a configuration needs.
@@ -26,6 +27,7 @@ pub(super) struct Fields {
 enum Good {
     Time(Duration),
     Count(u32),
+    Size(u64),
     Text(Item),
     List(Vec<Item>),
     Table(Fields),
@@ -52,6 +54,14 @@ impl Fields {
         match self.values.get(name) {
             Some(Good::Count(count)) => *count,
             _ => self.default(name).and_then(|text| text.parse().ok()).unwrap_or_default(),
+        }
+    }
+
+    /// The bytes under this key, if it is there.
+    pub fn size(&self, name: &str) -> Option<u64> {
+        match self.values.get(name) {
+            Some(Good::Size(bytes)) => Some(*bytes),
+            _ => None,
         }
     }
 
@@ -126,11 +136,14 @@ pub(super) fn not_yet(name: &str, place: &Place, report: &mut Report) {
 
 fn unknown(section: Section, name: &str, place: &Place, report: &mut Report) {
     let message = format!("`{}` is not a key of {}", short(name), section.title());
-    let elsewhere: Vec<&str> = Section::ALL
+    let mut elsewhere: Vec<&str> = Section::ALL
         .iter()
         .filter(|other| section.kind().is_some() && keys::find(**other, name).is_some())
-        .filter_map(|other| other.kind())
+        .filter_map(|other| if *other == Section::Generations { Some("php-fpm\" with strategy = \"generations") } else { other.kind() })
         .collect();
+    if elsewhere.contains(&"php-fpm") {
+        elsewhere.retain(|kind| *kind == "php-fpm" || !kind.starts_with("php-fpm"));
+    }
     let advice = if section == Section::PhpFpm && name == "units" {
         "write `unit = \"NAME.service\"`: one target for each php-fpm".into()
     } else if name == "unit" && section.kind().is_some() {
@@ -158,6 +171,9 @@ pub(super) fn example(key: &Key) -> String {
             Fallback::Is(text) => format!("`{name} = {text}`"),
             Fallback::Required | Fallback::Absent => format!("`{name} = 3`"),
         },
+        (Type::Size, _) => format!("`{name} = \"2G\"`"),
+        (Type::SocketLink, _) => format!("`{name} = \"/run/php/job/current.sock\"`"),
+        (Type::Template, _) => format!("`{name} = \"php-fpm-job@.service\"`"),
         (Type::Path, "script") => "`script = \"/srv/app/version.php\"`".into(),
         (Type::Path, _) => format!("`{name} = \"/srv/deploy/stamp\"`"),
         (Type::Address, _) => format!("`{name} = \"/run/php/php8.2-fpm-status.sock\"`"),
@@ -199,10 +215,19 @@ fn value(key: &'static Key, entry: &Entry, whole: bool, report: &mut Report) -> 
                 .map_or_else(|| format!("write {}", example(key)), |near| format!("did you mean \"{near}\"?"));
             wrong(found, format!("{} is no `{}`", quoted(text), key.name), advice, report)
         }
-        (Type::Path | Type::Address | Type::Uri | Type::Unit, Data::Text(text)) => match check(key.takes, text) {
-            Ok(()) => Some(Good::Text(Item { text: text.clone(), place: found.place.clone() })),
-            Err((message, advice)) => wrong(found, format!("`{}`: {message}", key.name), advice, report),
+        (Type::Size, Data::Text(text)) => match size(text) {
+            Some(bytes) => Some(Good::Size(bytes)),
+            None => {
+                let advice = "write a whole number above zero with K, M, G or T, such as 200M or 2G";
+                wrong(found, format!("{} is no size", quoted(text)), advice, report)
+            }
         },
+        (Type::Path | Type::SocketLink | Type::Address | Type::Uri | Type::Unit | Type::Template, Data::Text(text)) => {
+            match check(key.takes, text) {
+                Ok(()) => Some(Good::Text(Item { text: text.clone(), place: found.place.clone() })),
+                Err((message, advice)) => wrong(found, format!("`{}`: {message}", key.name), advice, report),
+            }
+        }
         (Type::Uris | Type::Argv | Type::Units | Type::Excluded | Type::Names | Type::Programs, Data::Array(items)) => {
             list(key, found, items, report).map(Good::List)
         }
@@ -255,6 +280,9 @@ fn check(takes: Type, text: &str) -> Result<(), units::Wrong> {
     no_nul(text)?;
     match takes {
         Type::Unit => units::check_unit(text),
+        Type::Template => units::check_template(text),
+        Type::SocketLink if text.starts_with('/') => path(text).and_then(|()| socket_link(text)),
+        Type::SocketLink => units::check_socket(text),
         Type::Units | Type::Excluded => units::check(text),
         Type::Names => units::check_process(text),
         Type::Programs => units::check_program(text),
@@ -287,6 +315,36 @@ fn path(text: &str) -> Result<(), units::Wrong> {
         return Err(("this path is longer than the kernel allows".into(), "at most 4095 bytes".into()));
     }
     Ok(())
+}
+
+/// The longest socket beside it is the status socket of a generation with the longest name.
+fn socket_link(text: &str) -> Result<(), units::Wrong> {
+    let longest = name::directory(text).len() + 1 + name::LONGEST + name::STATUS_SUFFIX.len();
+    if longest > name::SUN_PATH {
+        let most = name::SUN_PATH - 1 - name::LONGEST - name::STATUS_SUFFIX.len();
+        return Err((
+            format!("the sockets of generations beside it would have paths of up to {longest} bytes, and {} is the limit", name::SUN_PATH),
+            format!("use a directory whose path has at most {most} bytes, such as /run/php/job"),
+        ));
+    }
+    let instance = text.rsplit_once('/').and_then(|(_, file)| file.strip_suffix(".sock")).unwrap_or("current");
+    if instance == name::BOOT {
+        return Err(("the generation that a boot starts would have its socket in this very place".into(), "name it current.sock".into()));
+    }
+    Ok(())
+}
+
+fn size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(['K', 'M', 'G', 'T']);
+    let step = match &text[digits.len()..] {
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return None,
+    };
+    let number: u64 = digits.parse().ok().filter(|number| *number > 0 && digits.len() < 8)?;
+    Some(number << step)
 }
 
 fn no_nul(text: &str) -> Result<(), units::Wrong> {

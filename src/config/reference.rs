@@ -44,12 +44,12 @@ pub fn render() -> String {
         let names: Vec<String> = NOT_YET.iter().filter(|(at, _)| *at == level).map(|(_, name)| format!("`{name}`")).collect();
         let _ = writeln!(page, "- {title}: {}", names.join(", "));
     }
-    page.push_str("- values: `strategy = \"generations\"`\n");
     page
 }
 
 fn heading(section: Section) -> String {
     match section.kind() {
+        Some(kind) if section == Section::Generations => format!("[target.NAME] with kind = \"{kind}\" and strategy = \"generations\""),
         Some(kind) => format!("[target.NAME] with kind = \"{kind}\""),
         None if section == Section::Proof => "proof of a php-fpm target".into(),
         None => section.title().into(),
@@ -66,6 +66,7 @@ fn introduction(section: Section) -> &'static str {
         Section::Scheduled => {
             "No unit may be named by two targets, nor be named by one and matched by a glob of another, unless that one excludes it."
         }
+        Section::Generations => "See [php-fpm in generations](../guide/generations.md).",
         Section::Service | Section::Strays => "",
         Section::Proof => "",
     }
@@ -76,12 +77,15 @@ fn type_text(takes: Type) -> String {
         Type::Time => "time".into(),
         Type::TimeAboveZero => "time, not zero".into(),
         Type::Count => "number, 1 to 1000".into(),
+        Type::Size => "size: `200M`, `2G`".into(),
         Type::Path => "absolute path".into(),
+        Type::SocketLink => "absolute path of a symlink, or name of a .socket unit".into(),
         Type::Address => "absolute path, or IP:PORT".into(),
         Type::Uri => "string that begins with `/`".into(),
         Type::Uris => "list of strings that begin with `/`".into(),
         Type::Argv => "list: absolute path, arguments".into(),
         Type::Unit => "name of a service".into(),
+        Type::Template => "name of a template of services".into(),
         Type::Units => "list of names or globs of services, not empty".into(),
         Type::Excluded => "list of names or globs of services".into(),
         Type::Names => "list of names or globs of processes, not empty".into(),

@@ -9,7 +9,9 @@ use super::reader::{self, Fields, Item};
 use super::tree::{Data, Entry, Table};
 use super::units;
 use super::validate::{Extent, check_name};
-use crate::core::policy::{After, FpmRules, Overdue, ProofRules, ScheduledRules, ServiceRules, StrayAction, StrayRules, TargetRules};
+use crate::core::policy::{
+    After, AtMax, FpmRules, GenerationRules, Overdue, ProofRules, ScheduledRules, ServiceRules, StrayAction, StrayRules, TargetRules,
+};
 
 /// Names and globs of one configuration: each is compared to each.
 const MAX_UNITS: usize = 4096;
@@ -53,6 +55,10 @@ pub(super) fn read(table: &Table, extent: Extent, report: &mut Report) -> BTreeM
             exclude: fields.items("exclude").to_vec(),
         });
         asks_in_vain(&fields, report);
+        if section == Section::Generations && fields.count("max_generations") < 2 {
+            let message = "with `max_generations = 1` no new generation could start beside the old one";
+            report.at(&entry.key, message, "write 2 or more, or `strategy = \"restart\"`");
+        }
         rules.insert(name.clone(), build(section, &fields));
     }
     disjoint(&claims, report);
@@ -65,7 +71,9 @@ fn keys_of(entry: &Entry, table: &Table, extent: Extent, report: &mut Report) ->
         Data::Text(kind) => Section::of_kind(kind),
         _ => None,
     });
-    if let Some(section) = kind {
+    let generations = |entry: &Entry| matches!(&entry.value.data, Data::Text(word) if word == "generations");
+    let strategy = table.get("strategy").filter(|entry| generations(entry));
+    if let Some(section) = kind.map(|kind| if kind == Section::PhpFpm && strategy.is_some() { Section::Generations } else { kind }) {
         return Some((section, reader::read(section, Some(Level::Target), &entry.key, table, extent != Extent::Broken, report)));
     }
     if extent == Extent::Whole && !table.contains_key("kind") {
@@ -73,7 +81,7 @@ fn keys_of(entry: &Entry, table: &Table, extent: Extent, report: &mut Report) ->
     }
     // Each key by the first kind that has it: what it takes does not depend on the kind.
     for (name, entry) in table {
-        let known = [Section::PhpFpm, Section::Scheduled, Section::Service, Section::Strays]
+        let known = [Section::PhpFpm, Section::Generations, Section::Scheduled, Section::Service, Section::Strays]
             .into_iter()
             .find(|section| keys::find(*section, name).is_some());
         let alone = |entry: &Entry| Table::from([(name.clone(), Entry { key: entry.key.clone(), value: entry.value.clone() })]);
@@ -91,7 +99,18 @@ fn build(section: Section, fields: &Fields) -> TargetRules {
             status: fields.text("status"),
             status_path: fields.text("status_path"),
             warm: fields.texts("warm"),
-            proof: fields.table("proof").map(|proof| ProofRules { script: proof.text("script").unwrap_or_default() }),
+            proof: proof(fields),
+        }),
+        Section::Generations => TargetRules::Generations(GenerationRules {
+            unit: fields.text("unit").unwrap_or_default(),
+            socket: fields.text("socket").unwrap_or_default(),
+            linger: fields.time("linger"),
+            max_generations: fields.count("max_generations"),
+            at_max: if fields.word("at_max") == "end-oldest" { AtMax::EndOldest } else { AtMax::Wait },
+            min_available_memory: fields.size("min_available_memory"),
+            term_timeout: fields.time("term_timeout"),
+            warm: fields.texts("warm"),
+            proof: proof(fields),
         }),
         Section::Scheduled => TargetRules::Scheduled(ScheduledRules {
             units: fields.texts("units"),
@@ -136,6 +155,10 @@ fn build(section: Section, fields: &Fields) -> TargetRules {
             term_timeout: fields.time("term_timeout"),
         }),
     }
+}
+
+fn proof(fields: &Fields) -> Option<ProofRules> {
+    fields.table("proof").map(|proof| ProofRules { script: proof.text("script").unwrap_or_default() })
 }
 
 fn overdue(fields: &Fields) -> Option<Overdue> {

@@ -46,6 +46,28 @@ pub(super) fn check_unit(name: &str) -> Result<(), Wrong> {
     check(name)
 }
 
+/// A template, of which the agent names the instances.
+pub(super) fn check_template(name: &str) -> Result<(), Wrong> {
+    let Some((stem, suffix)) = name.split_once("@.") else {
+        return Err((
+            format!("{} is no template", quoted(name)),
+            "write one, such as php-fpm-job@.service: each generation is an instance of it".into(),
+        ));
+    };
+    check_unit(&format!("{stem}@instance.{suffix}"))
+}
+
+/// A unit that holds a listening socket.
+pub(super) fn check_socket(name: &str) -> Result<(), Wrong> {
+    match name.strip_suffix(".socket") {
+        Some(stem) if !is_glob(name) => check(&format!("{stem}.service")),
+        _ => Err((
+            format!("{} is neither an absolute path nor the name of a .socket unit", quoted(name)),
+            "write the symlink, such as /run/php/job/current.sock, or the unit that holds the port, such as php-fpm-job.socket".into(),
+        )),
+    }
+}
+
 /// One service, or a glob of services.
 pub(super) fn check(name: &str) -> Result<(), Wrong> {
     if name.is_empty() {

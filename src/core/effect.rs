@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::seen::{FpmLayout, PoolAnswers, StraySeen, UnitSeen};
+use super::seen::{FpmLayout, GenerationsSeen, PoolAnswers, StraySeen, UnitSeen};
 use super::target::is_of;
 use super::time::Mono;
 
@@ -32,6 +32,10 @@ pub enum Effect {
     /// Every process of the host that carries deployed code, by these names. Owes [`Outcome::Strays`] within 10 s.
     #[serde(skip_deserializing)]
     FindStrays { code: Vec<String> },
+    /// All loaded instances of a template with their processes, in whatever state, and where this symlink leads. Owes
+    /// [`Outcome::Generations`] within 10 s.
+    #[serde(skip_deserializing)]
+    SeeGenerations { template: String, socket: String },
     /// SIGTERM, or SIGKILL, to exactly this process, through a checked pidfd. Owes [`Outcome::Signalled`] at once.
     Signal { process: WorkerRef, kill: bool },
     /// One line to the terminal of this process, if it still is its terminal, without waiting for it. `landed`: for which deploy. Owes
@@ -79,6 +83,15 @@ pub enum Effect {
     /// ResetFailedUnit, then RestartUnit (replace); as soon as the unit is being stopped, SIGTERM and SIGCONT to each of `cut`, through a
     /// pidfd whose cgroup and start time were checked: earlier, php-fpm would put new workers in their place. Owes [`Outcome::Job`] when the job is removed, or after `within`.
     Restart { unit: String, cut: Vec<WorkerRef>, within: Duration },
+    /// StopUnit (replace) of a php-fpm; as soon as it is being stopped, SIGTERM and SIGCONT to each of `cut`, as for [`Effect::Restart`].
+    /// Owes [`Outcome::Job`] when the job is removed, or after `within`.
+    End { unit: String, cut: Vec<WorkerRef>, within: Duration },
+    /// SIGQUIT and SIGCONT to each of `workers`, which are idle and stopped, so that they end instead of taking another request; SIGCONT to each of
+    /// `spare`. Each through a checked pidfd. Owes [`Outcome::Done`].
+    Retire { workers: Vec<WorkerRef>, spare: Vec<WorkerRef> },
+    /// Make `socket` a symlink to `to`, by rename(2): whoever connects finds the old one or the new one (facts 12). Owes [`Outcome::Done`] at
+    /// once.
+    Switch { socket: String, to: String },
     /// KillUnit(all, SIGKILL), and SIGKILL for what is left in `cgroup` if systemd no longer knows it (facts F3.2). Owes [`Outcome::Done`].
     Kill { unit: String, cgroup: String },
     /// Make `stop/UNIT`, then run the command `ask`, if there is one, as a transient unit: the unit is asked to stop at its next checkpoint. `unask`
@@ -127,6 +140,7 @@ impl Effect {
             Effect::Look { .. }
                 | Effect::Schedules { .. }
                 | Effect::FindStrays { .. }
+                | Effect::SeeGenerations { .. }
                 | Effect::Inspect { .. }
                 | Effect::TestConfig { .. }
                 | Effect::AskPools { .. }
@@ -228,6 +242,8 @@ pub enum Outcome {
     Schedules(BTreeMap<String, Vec<String>>),
     #[serde(skip_deserializing)]
     Strays(Vec<StraySeen>),
+    #[serde(skip_deserializing)]
+    Generations(Box<GenerationsSeen>),
     /// Whether it was still there to be sent it.
     Signalled(bool),
     #[serde(skip_deserializing)]
@@ -337,6 +353,10 @@ mod tests {
             Effect::Look { units: vec![unit()], looked: Looked::Exactly, cgroups: BTreeMap::new(), names: false },
             Effect::Schedules { timers: vec![unit()] },
             Effect::FindStrays { code: vec![unit()] },
+            Effect::SeeGenerations { template: unit(), socket: "/run/s".to_owned() },
+            Effect::End { unit: unit(), cut: vec![worker()], within },
+            Effect::Retire { workers: vec![worker()], spare: Vec::new() },
+            Effect::Switch { socket: "/run/s".to_owned(), to: "/run/a.sock".to_owned() },
             Effect::Signal { process: worker(), kill: true },
             Effect::Notify { process: worker(), tty: "pts/1".to_owned(), landed: Mono(7), text: unit() },
             Effect::Inspect { unit: unit() },

@@ -87,6 +87,27 @@ pub enum Entry {
     Proven {
         unit: String,
     },
+    /// We are about to start this generation of php-fpm for a deploy that landed then.
+    GenerationStarts {
+        target: String,
+        unit: String,
+        landed: Mono,
+    },
+    /// The symlink leads to this generation, by us.
+    Switched {
+        target: String,
+        unit: String,
+    },
+    /// This generation gets no new requests, and finishes those that it has.
+    Lingers {
+        target: String,
+        unit: String,
+    },
+    /// It runs no more.
+    GenerationOver {
+        target: String,
+        unit: String,
+    },
     /// These requests, or this script, are cut if the restart or stop that follows takes place; whether it did, the invocation tells.
     Cutting {
         unit: String,

@@ -70,7 +70,7 @@ impl Looker {
     pub fn answer<'o>(&mut self, turn: &Turn<'_>, id: EffectId, outcome: &'o Outcome) -> Option<&'o Outcome> {
         let (_, began) = self.pending.take_if(|(pending, _)| *pending == id)?;
         match outcome {
-            Outcome::Units(_) | Outcome::Strays(_) => {
+            Outcome::Units(_) | Outcome::Strays(_) | Outcome::Generations(_) => {
                 self.began = Some(began);
                 self.trouble = None;
                 Some(outcome)

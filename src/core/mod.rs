@@ -13,6 +13,7 @@ pub mod entry;
 pub mod event;
 pub mod evidence;
 mod fpm;
+mod generations;
 mod inplace;
 mod intake;
 mod ladder;
@@ -37,6 +38,7 @@ mod survey;
 mod target;
 pub mod time;
 
+pub use generations::{name as generation_name, serving};
 pub use intake::Waited;
 pub use strays::place::unit_of;
 pub use target::is_of;

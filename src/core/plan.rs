@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::deploy::printable;
 use super::evidence::{Counted, Source};
+use super::generations::plan as generations;
 use super::memory::Memory;
 use super::policy::{After, AskRules, FpmRules, Overdue, Policy, ScheduledRules, ServiceRules, StrayAction, StrayRules, TargetRules};
 use super::scheduled::untouchable;
-use super::seen::{Load, PoolAnswers, ProcessSeen, StraySeen, UnitSeen};
+use super::seen::{GenerationsSeen, Load, PoolAnswers, ProcessSeen, StraySeen, UnitSeen};
 use super::stale::carries;
 use super::status::{PlanNextRun, PlanProcess, PlanRequest, PlanUnit, PlanView};
 use super::strays::place::unit_of;
@@ -23,6 +24,8 @@ pub struct PlanSeen {
     pub units: BTreeMap<String, Vec<UnitSeen>>,
     /// By target: how the pools were asked, and what they said.
     pub answers: BTreeMap<String, (Source, PoolAnswers)>,
+    /// By target of strategy `generations`.
+    pub generations: BTreeMap<String, GenerationsSeen>,
     /// By target of kind `strays`.
     pub strays: BTreeMap<String, Vec<StraySeen>>,
     /// By timer: what its file says.
@@ -39,6 +42,18 @@ pub fn plan(policy: &Policy, memory: &Memory, seen: &PlanSeen, now: Now) -> Plan
         let seen_units = seen.units.get(name).map_or(&[][..], Vec::as_slice);
         match rules {
             TargetRules::PhpFpm(rules) => units.push(fpm(name, rules, policy, seen_units, seen.answers.get(name), now)),
+            TargetRules::Generations(rules) => {
+                if let Some(seen_generations) = seen.generations.get(name) {
+                    units.extend(generations::of(
+                        name,
+                        rules,
+                        policy,
+                        (seen_generations, &memory.targets.get(name).cloned().unwrap_or_default()),
+                        seen.answers.get(name),
+                        now,
+                    ));
+                }
+            }
             TargetRules::Scheduled(rules) => {
                 units.extend(seen_units.iter().filter_map(|unit| script(name, rules, unit, memory, &seen.schedules, now)))
             }
@@ -60,7 +75,7 @@ pub fn plan(policy: &Policy, memory: &Memory, seen: &PlanSeen, now: Now) -> Plan
 }
 
 /// What a deploy would make stale comes first.
-fn processes(unit: &UnitSeen, code: &[String], now: Now) -> Vec<PlanProcess> {
+pub(super) fn processes(unit: &UnitSeen, code: &[String], now: Now) -> Vec<PlanProcess> {
     let of = |process: &ProcessSeen| {
         let (name, started_at) = (process.comm.clone(), now.wall_of(process.start));
         PlanProcess { pid: process.pid, name, started_at, stale: carries(code, process) }
@@ -69,7 +84,7 @@ fn processes(unit: &UnitSeen, code: &[String], now: Now) -> Vec<PlanProcess> {
     stale.into_iter().chain(others).collect()
 }
 
-fn millis(span: Duration) -> u64 {
+pub(super) fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -106,7 +121,7 @@ fn fpm(target: &str, rules: &FpmRules, policy: &Policy, units: &[UnitSeen], answ
     }
 }
 
-fn in_flight((source, answers): &(Source, PoolAnswers)) -> Option<Vec<PlanRequest>> {
+pub(super) fn in_flight((source, answers): &(Source, PoolAnswers)) -> Option<Vec<PlanRequest>> {
     let counted = Counted::of(source, answers);
     if counted.busy.is_empty() {
         return None;

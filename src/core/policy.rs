@@ -77,6 +77,7 @@ pub struct PoolRules {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum TargetRules {
     PhpFpm(FpmRules),
+    Generations(GenerationRules),
     Scheduled(ScheduledRules),
     Service(ServiceRules),
     Strays(StrayRules),
@@ -98,7 +99,7 @@ impl TargetRules {
     #[must_use]
     pub fn code(&self) -> &[String] {
         match self {
-            TargetRules::PhpFpm(_) => &[],
+            TargetRules::PhpFpm(_) | TargetRules::Generations(_) => &[],
             TargetRules::Scheduled(rules) => &rules.code,
             TargetRules::Service(rules) => &rules.code,
             TargetRules::Strays(rules) => &rules.code,
@@ -109,7 +110,7 @@ impl TargetRules {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            TargetRules::PhpFpm(_) => "php-fpm",
+            TargetRules::PhpFpm(_) | TargetRules::Generations(_) => "php-fpm",
             TargetRules::Scheduled(_) => "scheduled",
             TargetRules::Service(_) => "service",
             TargetRules::Strays(_) => "strays",
@@ -131,6 +132,59 @@ pub struct FpmRules {
     /// Absolute paths of scripts, with a query string if wanted; requested once each, one after the other, before repool.
     pub warm: Vec<String>,
     pub proof: Option<ProofRules>,
+}
+
+/// `kind = "php-fpm"`, `strategy = "generations"`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerationRules {
+    /// A template, such as `php-fpm-job@.service`.
+    pub unit: String,
+    /// The symlink that the web server connects to, by its absolute path: the sockets of the generations are beside it. Or the name of the .socket unit
+    /// whose listening socket all generations share.
+    pub socket: String,
+    /// How long requests of an old generation may go on, from the switch.
+    pub linger: Duration,
+    /// That run at once.
+    pub max_generations: u32,
+    pub at_max: AtMax,
+    /// Bytes: with less `MemAvailable` no generation is started.
+    pub min_available_memory: Option<u64>,
+    /// From StopUnit of one that has lingered too long; then SIGKILL to the whole cgroup.
+    pub term_timeout: Duration,
+    pub warm: Vec<String>,
+    pub proof: Option<ProofRules>,
+}
+
+impl GenerationRules {
+    /// All of them listen on one socket.
+    #[must_use]
+    pub fn shared(&self) -> bool {
+        !self.socket.starts_with('/')
+    }
+
+    /// What holds for one of them by itself.
+    #[must_use]
+    pub fn of(&self, unit: &str) -> FpmRules {
+        FpmRules {
+            unit: unit.to_owned(),
+            drain_timeout: self.linger,
+            term_timeout: self.term_timeout,
+            status: None,
+            status_path: None,
+            warm: self.warm.clone(),
+            proof: self.proof.clone(),
+        }
+    }
+}
+
+/// What happens when as many generations run as may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AtMax {
+    /// The rollout waits until one has ended.
+    Wait,
+    /// The oldest is ended.
+    EndOldest,
 }
 
 /// `proof = { script = "/srv/app/version.php", expect = "id" }`: the answer must contain the deploy's id before repool.

@@ -179,6 +179,21 @@ pub struct StraySeen {
     pub contained: bool,
 }
 
+/// The generations of one php-fpm.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GenerationsSeen {
+    /// The loaded instances of the template, whatever their state.
+    pub units: Vec<UnitSeen>,
+    /// Where the symlink leads, as an absolute path; `None`: there is none.
+    pub leads_to: Option<String>,
+    /// Something else than a symlink is in its place.
+    pub obstructed: bool,
+    /// Bytes of memory that the kernel calls available (`MemAvailable`).
+    pub available: u64,
+    /// By unit: bytes that its processes hold for themselves, and what they share counted once.
+    pub memory: BTreeMap<String, u64>,
+}
+
 /// A unit that goes down when another is stopped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dependent {

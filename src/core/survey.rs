@@ -96,7 +96,9 @@ impl Resting {
         let carriers = || unit.processes.iter().filter(|process| carries(rules.code(), process));
         let oldest = match rules {
             TargetRules::PhpFpm(_) => Some(unit.main_start).filter(|_| unit.main_pid != 0),
-            TargetRules::Scheduled(_) | TargetRules::Service(_) | TargetRules::Strays(_) => carriers().map(|process| process.start).min(),
+            TargetRules::Generations(_) | TargetRules::Scheduled(_) | TargetRules::Service(_) | TargetRules::Strays(_) => {
+                carriers().map(|process| process.start).min()
+            }
         };
         // What nobody asks for at rest is not kept: there may be hundreds of them.
         let nameless = |process: &ProcessSeen| ProcessSeen { comm: String::new(), argv0: None, ..process.clone() };
@@ -121,7 +123,7 @@ fn shown(rules: &TargetRules, unit: &UnitSeen) -> bool {
         TargetRules::PhpFpm(rules) => return unit.unit == rules.unit,
         TargetRules::Scheduled(rules) => (&rules.units, &rules.exclude),
         TargetRules::Service(rules) => (&rules.units, &rules.exclude),
-        TargetRules::Strays(_) => return false,
+        TargetRules::Generations(_) | TargetRules::Strays(_) => return false,
     };
     !unit.processes.is_empty() && is_of(units, exclude, &unit.unit)
 }
@@ -157,8 +159,8 @@ impl Machine {
                 Some(TargetRules::PhpFpm(rules)) => (vec![rules.unit.clone()], Looked::Exactly),
                 Some(TargetRules::Scheduled(rules)) => (rules.units.clone(), Looked::Running),
                 Some(TargetRules::Service(rules)) => (rules.units.clone(), Looked::Running),
-                // What is stale of them, their work tells on by itself.
-                Some(TargetRules::Strays(_)) | None => continue,
+                // How they are, their work tells on by itself.
+                Some(TargetRules::Generations(_) | TargetRules::Strays(_)) | None => continue,
             };
             let names = self.policy.targets.get(&name).is_some_and(|rules| !rules.code().is_empty());
             let id = turn!(self, now, step).ask(Effect::Look { units, looked, cgroups: BTreeMap::new(), names });
@@ -188,7 +190,7 @@ impl Machine {
         let changed = match self.works.get(name) {
             Some(Work::Scheduled(work)) => work.changed(),
             Some(Work::Services(work)) => work.changed(),
-            Some(Work::Fpm | Work::Strays(_)) | None => None,
+            Some(Work::Fpm | Work::Generations(_) | Work::Strays(_)) | None => None,
         };
         target.next.is_none() && target.rest.as_ref().zip(changed).is_some_and(|(rest, changed)| rest.looked < changed)
     }
@@ -202,6 +204,7 @@ impl Machine {
     pub(super) fn gathers(&self, name: &str) -> bool {
         match self.works.get(name) {
             Some(Work::Fpm) => self.inplace.gathering(),
+            Some(Work::Generations(work)) => work.gathering(),
             Some(Work::Scheduled(work)) => work.gathering(),
             Some(Work::Services(work)) => work.gathering(),
             Some(Work::Strays(work)) => work.gathering(),

@@ -50,11 +50,15 @@ pub(super) fn tell(written: &Written) {
         Entry::RerunSettles { unit, until, .. } => {
             tracing::info!(unit, "{unit}: runs again at {until}, when what it left behind has settled")
         }
+        Entry::GenerationStarts { unit, .. } => tracing::info!(unit, "{unit}: a new generation, is about to be started"),
+        Entry::Switched { unit, .. } => tracing::info!(unit, "{unit}: gets the requests from now on"),
+        Entry::Lingers { unit, .. } => tracing::info!(unit, "{unit}: gets no new requests, and finishes those that it has"),
         Entry::LeftBehind { unit } => tracing::warn!(unit, "{unit} has a drop-in of ours that was left: taking it back"),
         Entry::Started { .. }
         | Entry::Stamp { .. }
         | Entry::Reached { .. }
         | Entry::Fresh { .. }
+        | Entry::GenerationOver { .. }
         | Entry::Unproven { .. }
         | Entry::Proven { .. }
         | Entry::Cutting { .. }

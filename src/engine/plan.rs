@@ -7,10 +7,11 @@ use std::time::Duration;
 use super::World;
 use crate::core::effect::{Effect, Looked, Outcome};
 use crate::core::evidence::Source;
-use crate::core::memory::Memory;
+use crate::core::memory::{Memory, TargetMemory};
 use crate::core::plan::{PlanSeen, plan};
-use crate::core::policy::{FpmRules, Policy, TargetRules};
-use crate::core::seen::PoolAnswers;
+use crate::core::policy::{FpmRules, GenerationRules, Policy, TargetRules};
+use crate::core::seen::{GenerationsSeen, PoolAnswers};
+use crate::core::serving;
 use crate::core::status::PlanView;
 
 const ASK: Duration = Duration::from_secs(1);
@@ -23,6 +24,18 @@ pub(super) async fn make<W: World>(world: Arc<W>, policy: Policy, memory: Memory
             TargetRules::Scheduled(rules) => (rules.units.clone(), Looked::WithTimers),
             TargetRules::Service(rules) if rules.cooperates() => (rules.units.clone(), Looked::WithTimers),
             TargetRules::Service(rules) => (rules.units.clone(), Looked::Running),
+            TargetRules::Generations(rules) => {
+                match see_generations(&*world, rules, memory.targets.get(name)).await {
+                    Ok((generations, answers)) => {
+                        seen.generations.insert(name.clone(), generations);
+                        seen.answers.extend(answers.map(|answers| (name.clone(), answers)));
+                    }
+                    Err(why) => {
+                        seen.faults.insert(name.clone(), why);
+                    }
+                }
+                continue;
+            }
             TargetRules::Strays(rules) => {
                 match world.perform(Effect::FindStrays { code: rules.code.clone() }).await {
                     Outcome::Strays(strays) => {
@@ -73,4 +86,19 @@ async fn ask<W: World>(world: &W, rules: &FpmRules) -> Option<(Source, PoolAnswe
         Outcome::Pools(answers) => Some((source, answers)),
         _ => None,
     }
+}
+
+/// The generations, and what is in flight in the one that serves.
+async fn see_generations<W: World>(
+    world: &W,
+    rules: &GenerationRules,
+    memory: Option<&TargetMemory>,
+) -> Result<(GenerationsSeen, Option<(Source, PoolAnswers)>), String> {
+    let seen = world.perform(Effect::SeeGenerations { template: rules.unit.clone(), socket: rules.socket.clone() }).await;
+    let Outcome::Generations(seen) = seen else { return Err(seen.said()) };
+    let answers = match serving(rules, &seen, &memory.cloned().unwrap_or_default()) {
+        Some(unit) => ask(world, &rules.of(unit)).await,
+        None => None,
+    };
+    Ok((*seen, answers))
 }

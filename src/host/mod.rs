@@ -10,14 +10,15 @@ pub mod stamp;
 pub mod systemd;
 pub mod units;
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::core::deploy::printable;
 use crate::core::doctor::seen::{FpmSaid, UnitSettings};
-use crate::core::effect::{CommandEnd, Effect, Fault, Outcome};
-use crate::core::seen::FpmLayout;
+use crate::core::effect::{CommandEnd, Effect, Fault, Looked, Outcome};
+use crate::core::seen::{FpmLayout, GenerationsSeen};
 use cooperation::Cooperation;
 use fpm::cache::LayoutCache;
 use fpm::{invocation, layout};
@@ -118,7 +119,15 @@ impl Host {
             }
             Effect::Repool { pool, argv, timeout } => self.hook("repool", pool, argv, *timeout).await,
             Effect::Depool { pool, depool, timeout, .. } => self.hook("depool", pool, depool, *timeout).await,
+            Effect::SeeGenerations { template, socket } => {
+                self.generations(template, socket).await.map_or_else(Outcome::Fault, |seen| Outcome::Generations(Box::new(seen)))
+            }
+            Effect::Switch { socket, to } => match fpm::symlink::switch(Path::new(socket), Path::new(to)) {
+                Ok(()) => Outcome::Done,
+                Err(error) => Outcome::Fault(Fault::Other(format!("cannot make {socket} lead to {to}: {error}"))),
+            },
             Effect::Look { .. }
+            | Effect::End { .. }
             | Effect::Schedules { .. }
             | Effect::FindStrays { .. }
             | Effect::Signal { .. }
@@ -139,10 +148,25 @@ impl Host {
             | Effect::Unask { .. }
             | Effect::MakeLocks { .. }
             | Effect::Freeze { .. }
+            | Effect::Retire { .. }
             | Effect::Thaw { .. } => {
                 self.units.perform(effect).await.unwrap_or_else(|| Outcome::Fault(Fault::Other("nobody does this".to_owned())))
             }
         }
+    }
+
+    async fn generations(&self, template: &str, socket: &str) -> Result<GenerationsSeen, Fault> {
+        let cannot = |what: &str, error: &std::io::Error| Fault::Other(format!("cannot read {what}: {error}"));
+        let units = self.units.look(&[template.to_owned()], Looked::Exactly, &BTreeMap::new(), false).await?;
+        // A name of a .socket unit is no path: all generations share what it listens on.
+        let (leads_to, obstructed) = match fpm::symlink::leads_to(Path::new(socket)) {
+            Ok(leads_to) => (leads_to, false),
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => (None, true),
+            Err(error) => return Err(cannot(socket, &error)),
+        };
+        let memory = units.iter().map(|unit| (unit.unit.clone(), self.units.memory(&unit.processes))).collect();
+        let available = processes::available(&self.proc).map_err(|error| cannot("/proc/meminfo", &error))?;
+        Ok(GenerationsSeen { units, leads_to, obstructed, available, memory })
     }
 
     async fn hook(&self, what: &str, pool: &str, argv: &[String], timeout: Duration) -> Outcome {

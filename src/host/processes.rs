@@ -1,5 +1,6 @@
 //! Processes: those of a cgroup, their start times and parents, and signals to exactly the one that was meant (law 6).
 
+mod memory;
 mod scan;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{SysconfVar, sysconf};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 
+pub use memory::available;
 pub use rustix::process::Signal;
 
 use crate::core::effect::WorkerRef;

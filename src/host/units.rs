@@ -62,10 +62,12 @@ impl Units {
             Effect::StartAlone { unit } => self.systemd.start_alone(unit).await.map_or_else(Outcome::Fault, |()| Outcome::Queued),
             Effect::Start { unit } => self.systemd.start(unit).await.map_or_else(Outcome::Fault, |()| Outcome::Queued),
             Effect::Restart { unit, cut, within } => job(self.restart(unit, cut, *within).await),
+            Effect::End { unit, cut, within } => job(self.end(unit, cut, *within).await),
             Effect::Kill { unit, cgroup } => done(self.kill(unit, cgroup).await),
             Effect::ResetFailed { unit } => done(self.systemd.reset_failed(unit).await),
             Effect::Freeze { workers } => self.freeze(workers).map_or_else(Outcome::Fault, Outcome::Frozen),
             Effect::Thaw { workers } => done(self.thaw(workers)),
+            Effect::Retire { workers, spare } => done(self.send(workers, &[Signal::QUIT, Signal::CONT]).and(self.thaw(spare))),
             Effect::AskToStop { unit, ask, .. } => done(self.ask(unit, ask).await),
             Effect::Unask { unit, unask } => done(self.unask(unit, unask).await),
             Effect::MakeLocks { of } => done(self.make_locks(of).await),
@@ -165,15 +167,29 @@ impl Units {
     }
 
     async fn restart(&self, unit: &str, cut: &[WorkerRef], within: Duration) -> Result<JobEnd, Fault> {
-        let cut_off = || {
-            for worker in cut {
-                if let Err(error) = self.processes.signal(worker, &[Signal::TERM, Signal::CONT]) {
-                    tracing::warn!(unit, pid = worker.pid, %error, "cannot signal this worker: it ends with its unit");
-                }
-            }
-        };
+        let cut_off = || self.cut_off(unit, cut);
         let stopping: Option<&dyn Fn()> = if cut.is_empty() { None } else { Some(&cut_off) };
         self.systemd.restart(unit, within, stopping).await
+    }
+
+    async fn end(&self, unit: &str, cut: &[WorkerRef], within: Duration) -> Result<JobEnd, Fault> {
+        let cut_off = || self.cut_off(unit, cut);
+        let stopping: Option<&dyn Fn()> = if cut.is_empty() { None } else { Some(&cut_off) };
+        self.systemd.stop_service(unit, within, stopping).await
+    }
+
+    fn cut_off(&self, unit: &str, cut: &[WorkerRef]) {
+        for worker in cut {
+            if let Err(error) = self.processes.signal(worker, &[Signal::TERM, Signal::CONT]) {
+                tracing::warn!(unit, pid = worker.pid, %error, "cannot signal this worker: it ends with its unit");
+            }
+        }
+    }
+
+    /// Bytes that these processes hold: each what is its own, and what they share once.
+    #[must_use]
+    pub fn memory(&self, processes: &[ProcessSeen]) -> u64 {
+        self.processes.memory(processes)
     }
 
     /// KillUnit, and by hand what systemd does not know (any more) in the cgroup (facts F3.2).
@@ -206,10 +222,15 @@ impl Units {
     }
 
     fn thaw(&self, workers: &[WorkerRef]) -> Result<(), Fault> {
+        self.send(workers, &[Signal::CONT])
+    }
+
+    /// To each of them, as far as it goes.
+    fn send(&self, workers: &[WorkerRef], signals: &[Signal]) -> Result<(), Fault> {
         let mut failed = None;
         for worker in workers {
-            if let Err(error) = self.processes.signal(worker, &[Signal::CONT]) {
-                failed.get_or_insert(Fault::Other(format!("cannot continue worker {}: {error}", worker.pid)));
+            if let Err(error) = self.processes.signal(worker, signals) {
+                failed.get_or_insert(Fault::Other(format!("cannot signal worker {}: {error}", worker.pid)));
             }
         }
         failed.map_or(Ok(()), Err)

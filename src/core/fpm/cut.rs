@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Fpm, FpmStep};
+use super::{Fpm, FpmStep, Purpose};
 use crate::core::cut::settle_cut;
 use crate::core::effect::{Effect, WorkerRef};
 use crate::core::entry::Entry;
@@ -100,7 +100,8 @@ impl Fpm {
             settle_cut(turn, &self.unit, false, false);
         } else {
             let (unit, invocation) = (self.unit.clone(), self.seen.invocation.clone());
-            turn.record(Entry::Cutting { unit, invocation, asked: turn.now.mono, grace: None, casualties });
+            let grace = (self.purpose == Purpose::End).then_some(self.rules.term_timeout);
+            turn.record(Entry::Cutting { unit, invocation, asked: turn.now.mono, grace, casualties });
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Fpm, FpmStep};
+use super::{Fpm, FpmStep, Purpose};
 use crate::core::effect::Outcome;
 use crate::core::evidence::{Counted, Flight, Proof, Source, flight};
 use crate::core::seen::{PoolAnswers, WorkerState};
@@ -57,7 +57,7 @@ impl Fpm {
 
     fn find_idle(&mut self, now: Mono) {
         self.mute_idle = self.source.mute.is_empty() || self.mute.holds(now, self.quiet_of_mute());
-        self.idle = self.mute_idle && (!self.source.asks() || self.proof.holds(now, self.quiet));
+        self.idle = self.mute_idle && (!self.source.asks() || self.proof.holds(now, self.quiet)) && self.has_finished(now);
     }
 
     /// How long nothing may come in, as far as the pools without a status page can say.
@@ -79,11 +79,13 @@ impl Fpm {
         }
         // An hour's drain need not be watched twenty times a second.
         let least = match self.proof.in_flight {
+            // Whatever is idle of it may take a request that is not meant for it.
+            _ if self.retires() && !self.is_closed() => POLL / 2,
             _ if self.held => POLL * 2,
             Some(1..=THE_LAST) => POLL / 2,
             _ => POLL,
         };
-        let pace = (now.since(self.since) / 600).clamp(least, POLL_SLOWEST);
+        let pace = if self.retires() && !self.is_closed() { least } else { self.pace(now).max(least) };
         // Idle already, and others of the bracket are not: it need not be asked more often for that.
         let nearly = self.nearly_drained(now) && !self.idle;
         self.next = now.after(if nearly { CONFIRM } else { pace });
@@ -93,6 +95,7 @@ impl Fpm {
             // The look that confirms is the count for the cut as well.
             let full = nearly
                 || self.held
+                || self.retires()
                 || self.proof.in_flight.is_none_or(|requests| requests > 0) && now >= self.last_full_at.after(Duration::from_millis(250));
             if full {
                 self.last_full_at = now;
@@ -102,8 +105,18 @@ impl Fpm {
         }
     }
 
+    fn pace(&self, now: Mono) -> Duration {
+        let since = now.since(self.since);
+        match self.purpose {
+            // Nobody waits for it.
+            Purpose::End => (since / 60).clamp(POLL * 4, POLL_SLOWEST * 5),
+            Purpose::Renew | Purpose::Start => (since / 600).clamp(POLL / 2, POLL_SLOWEST),
+        }
+    }
+
     fn look_is_due(&self, now: Mono) -> bool {
         let every = match &self.source {
+            _ if self.purpose == Purpose::End && self.nearly_drained(now) && !self.at_work().is_empty() => self.pace(now),
             _ if self.nearly_drained(now) && !self.idle => FRESH / 2,
             source if !source.mute.is_empty() => LOOK_WITHOUT_STATUS,
             // Nobody answers: perhaps it is because somebody has stopped it.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::proof::VERIFY_TIMEOUT;
-use super::{Fpm, FpmStep, STOPPED};
+use super::{Fpm, FpmStep, Purpose, STOPPED};
 use crate::core::effect::{Effect, Looked, Outcome};
 use crate::core::entry::Entry;
 use crate::core::seen::{Active, UnitSeen};
@@ -40,6 +40,13 @@ impl Fpm {
         let before = self.seen.invocation.clone();
         match self.step.clone() {
             FpmStep::Draining { .. } | FpmStep::Seeing if self.stopped_by_somebody(turn, seen) => {}
+            FpmStep::Draining { .. } | FpmStep::Seeing
+                if self.purpose == Purpose::End && seen.invocation != before && seen.active.runs() =>
+            {
+                // Whatever it is now is drained as well.
+                self.seen = seen.clone();
+                self.drain_again(now);
+            }
             FpmStep::Draining { .. } if seen.invocation != before && seen.active.runs() => {
                 // Only the proof is left, and for that it need not be drained any longer.
                 self.restarted_by_somebody(turn, seen);

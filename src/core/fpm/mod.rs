@@ -1,14 +1,17 @@
 //! One php-fpm unit on its way through an in-place restart: preflight, drain, cut, restart, proof. The bracket around it, with the
-//! load balancer, is `inplace`.
+//! load balancer, is `inplace`. A generation goes parts of the same way: a new one from the preflight over its start to the proof, an old one
+//! from the drain over the cut to its end; what is around them is `generations`.
 //!
-//! What comes after what is in this file; `drain`, `cut`, `restart` and `proof` are the parts of the way, `looks`
+//! What comes after what is in this file; `drain`, `cut`, `restart`, `end` and `proof` are the parts of the way, `looks`
 //! is what it is asked, `step` where it is, `view` what status is told.
 
 mod cut;
 mod drain;
+mod end;
 mod looks;
 mod proof;
 mod restart;
+mod retire;
 mod step;
 mod view;
 
@@ -18,6 +21,7 @@ use std::time::Duration;
 pub use drain::FRESH;
 use drain::silent;
 use proof::VERIFY_TIMEOUT;
+use retire::Retiring;
 pub use step::FpmStep;
 
 use crate::core::cut::settle_cut;
@@ -43,8 +47,20 @@ const TEST_AGAIN: Duration = Duration::from_millis(500);
 pub(super) const STOPPED: &str = "somebody has stopped it, so it is left stopped";
 const RESTART_LOOK: Duration = Duration::from_millis(500);
 
+/// What it is on its way to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// It is restarted in place.
+    Renew,
+    /// A new generation: it is started beside those that run.
+    Start,
+    /// An old one: it is stopped when it has finished.
+    End,
+}
+
 #[derive(Debug)]
 pub struct Fpm {
+    pub purpose: Purpose,
     pub target: String,
     pub unit: String,
     pub rules: FpmRules,
@@ -109,12 +125,16 @@ pub struct Fpm {
     /// Not looked at for ever: the job has this long.
     within: Mono,
     notes: Vec<String>,
+    /// It listens on what other generations listen on as well: by itself it never gets quiet, and only its status socket is its own.
+    pub shared: bool,
+    retiring: Retiring,
 }
 
 impl Fpm {
     #[must_use]
     pub fn new(target: &str, rules: &FpmRules, want: Want, seen: UnitSeen, now: Mono) -> Fpm {
         Fpm {
+            purpose: Purpose::Renew,
             target: target.to_owned(),
             unit: rules.unit.clone(),
             rules: rules.clone(),
@@ -160,7 +180,22 @@ impl Fpm {
             exposed: false,
             within: Mono::BOOT,
             notes: Vec::new(),
+            shared: false,
+            retiring: Retiring::default(),
         }
+    }
+
+    /// A new generation. One that runs already was started by an earlier agent, and only its proof is left.
+    #[must_use]
+    pub fn starting(target: &str, rules: &FpmRules, want: Want, seen: UnitSeen, now: Mono) -> Fpm {
+        let unproven = seen.active.runs();
+        Fpm { purpose: Purpose::Start, unproven, ..Fpm::new(target, rules, want, seen, now) }
+    }
+
+    /// An old generation, which runs.
+    #[must_use]
+    pub fn ending(target: &str, rules: &FpmRules, want: Want, seen: UnitSeen, now: Mono) -> Fpm {
+        Fpm { purpose: Purpose::End, step: FpmStep::Inspecting, ..Fpm::new(target, rules, want, seen, now) }
     }
 
     /// Goes on to the restart: counts what is in flight, also after a drain that ended idle, since something may have come in since.
@@ -233,8 +268,12 @@ impl Fpm {
                 self.source = Source::choose(&self.rules, None);
                 self.enter(now, FpmStep::Prepared);
             }
-            (FpmStep::Draining { .. }, Outcome::Pools(answers)) => self.polled(now, answers),
+            (FpmStep::Draining { .. }, Outcome::Pools(answers)) => {
+                self.polled(now, answers);
+                self.begin_to_retire(turn, answers);
+            }
             (FpmStep::Draining { .. }, other) => self.polled(now, &silent(&self.source, other)),
+            (FpmStep::Retiring, outcome) => self.retire_on(turn, outcome),
             (FpmStep::Counting, Outcome::Pools(answers)) => self.counted(turn, answers),
             (FpmStep::Counting, other) => self.counted(turn, &silent(&self.source, other)),
             (FpmStep::Freezing, Outcome::Frozen(workers)) => {
@@ -271,7 +310,9 @@ impl Fpm {
             }
             FpmStep::Inspecting => self.pending = Some(turn.ask(Effect::Inspect { unit })),
             FpmStep::Draining { until } => {
-                loans.want(&unit, &fpm_drop_in(self.rules.term_timeout));
+                if self.purpose == Purpose::Renew {
+                    loans.want(&unit, &fpm_drop_in(self.rules.term_timeout));
+                }
                 self.drain_on(turn, until);
             }
             FpmStep::Seeing if self.looking.is_none() && now >= self.next && self.may_renew(turn, loans) => {
@@ -292,7 +333,10 @@ impl Fpm {
                     if !self.source.asks() && self.seen.active.runs() {
                         self.cut(turn, Vec::new(), now, false);
                     }
-                    self.restart(turn);
+                    match self.purpose {
+                        Purpose::End => self.end(turn),
+                        Purpose::Renew | Purpose::Start => self.restart(turn),
+                    }
                 } else if self.source.asks() && self.seen.active.runs() {
                     // Nobody knows for how long: what was stopped for the count goes on, and is counted again.
                     let workers = std::mem::take(&mut self.frozen);

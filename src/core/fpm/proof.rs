@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Fpm, FpmStep};
+use super::{Fpm, FpmStep, Purpose};
 use crate::core::effect::{Effect, FpmRequest, Outcome};
 use crate::core::entry::Entry;
 use crate::core::status::UnitEnd;
@@ -26,10 +26,17 @@ impl Fpm {
             (Some(pool), Some(path)) => {
                 let timeout = Duration::from_secs(2).min(until.since(turn.now.mono)).max(Duration::from_millis(100));
                 let request = FpmRequest::Ping { path };
-                self.pending = Some(turn.ask(Effect::Request { socket: pool.listen.clone(), request, timeout }));
+                let socket = self.own_socket().unwrap_or_else(|| pool.listen.clone());
+                self.pending = Some(turn.ask(Effect::Request { socket, request, timeout }));
             }
             _ => self.enter(turn.now.mono, FpmStep::Dating { until }),
         }
+    }
+
+    /// Where it, and no other generation, answers. The status socket runs scripts as well (facts 3e), in a worker of the same master.
+    pub(super) fn own_socket(&self) -> Option<String> {
+        let pool = self.layout.as_ref()?.pools.first()?;
+        if self.shared { pool.status_listen.clone() } else { Some(pool.listen.clone()) }
     }
 
     pub(super) fn pinged(&mut self, turn: &mut Turn<'_>, until: Mono, outcome: &Outcome) {
@@ -74,7 +81,7 @@ impl Fpm {
 
     pub(super) fn warm(&mut self, turn: &mut Turn<'_>) {
         let now = turn.now.mono;
-        let Some(socket) = self.layout.as_ref().and_then(|layout| layout.pools.first()).map(|pool| pool.listen.clone()) else {
+        let Some(socket) = self.own_socket() else {
             return self.warm_done(now);
         };
         match self.rules.warm.get(self.warmed).cloned() {
@@ -105,7 +112,7 @@ impl Fpm {
     }
 
     pub(super) fn prove(&mut self, turn: &mut Turn<'_>, until: Mono) {
-        let socket = self.layout.as_ref().and_then(|layout| layout.pools.first()).map(|pool| pool.listen.clone());
+        let socket = self.own_socket();
         match (self.rules.proof.clone(), socket) {
             (Some(proof), Some(socket)) => {
                 let timeout = Duration::from_secs(10).min(until.since(turn.now.mono)).max(Duration::from_millis(100));
@@ -133,8 +140,11 @@ impl Fpm {
     }
 
     fn done(&mut self, turn: &mut Turn<'_>) {
-        turn.record(Entry::Proven { unit: self.unit.clone() });
-        turn.unit_ended_noting(&self.target, &self.unit, UnitEnd::Renewed, "restarted, and it serves", &self.notes);
+        // Of a generation it is told when it has what was the other's place.
+        if self.purpose == Purpose::Renew {
+            turn.record(Entry::Proven { unit: self.unit.clone() });
+            turn.unit_ended_noting(&self.target, &self.unit, UnitEnd::Renewed, "restarted, and it serves", &self.notes);
+        }
         self.enter(turn.now.mono, FpmStep::Done);
     }
 }

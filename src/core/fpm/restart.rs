@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::proof::VERIFY_TIMEOUT;
-use super::{Fpm, FpmStep, RESTART_LOOK};
+use super::{Fpm, FpmStep, Purpose, RESTART_LOOK};
 use crate::core::cut::settle_cut;
 use crate::core::effect::{Effect, Fault, Outcome};
 use crate::core::entry::Entry;
@@ -14,13 +14,17 @@ use crate::core::step::Turn;
 use crate::core::time::Mono;
 
 /// php-fpm is up in 33-200 ms (facts 6a); 200 static workers take up to 1.2 s.
-const START_TIMEOUT: Duration = Duration::from_secs(95);
+pub(super) const START_TIMEOUT: Duration = Duration::from_secs(95);
 
 impl Fpm {
     /// Whether [`Fpm::renew`] would not have to wait: what is lent is there, our own rate allows a restart, the journal can be written.
     /// All that is settled before workers are stopped for the count.
     #[must_use]
     pub fn may_renew(&mut self, turn: &Turn<'_>, loans: &mut Loans) -> bool {
+        if self.purpose != Purpose::Renew {
+            // Generations are lent nothing: their template has what they need.
+            return turn.journal_good;
+        }
         loans.want(&self.unit, &fpm_drop_in(self.rules.term_timeout));
         // Without the loan a stubborn child costs the whole grace, no more: not worth an old opcache.
         loans.of(&self.unit) != Loan::Coming && self.rate_allows(turn) && turn.journal_good
@@ -45,7 +49,9 @@ impl Fpm {
     }
 
     pub(super) fn restart(&mut self, turn: &mut Turn<'_>) {
-        turn.record(Entry::Unproven { target: self.target.clone(), unit: self.unit.clone() });
+        if self.purpose == Purpose::Renew {
+            turn.record(Entry::Unproven { target: self.target.clone(), unit: self.unit.clone() });
+        }
         let cut = self.frozen.clone();
         let within = self.rules.term_timeout + START_TIMEOUT;
         self.enter(turn.now.mono, FpmStep::Restarting);
@@ -87,7 +93,12 @@ impl Fpm {
     /// What the job says of itself is little (facts F1.7): a look tells.
     pub(super) fn restarted(&mut self, turn: &mut Turn<'_>, outcome: &Outcome) {
         if let Outcome::Fault(fault @ (Fault::NoSuchUnit(_) | Fault::Refused(_) | Fault::Journal(_))) = outcome {
-            return self.not_restarted(turn, &format!("systemd would not restart it: {fault}"));
+            let what = match self.purpose {
+                Purpose::Renew => "restart",
+                Purpose::Start => "start",
+                Purpose::End => "stop",
+            };
+            return self.not_restarted(turn, &format!("systemd would not {what} it: {fault}"));
         }
         self.next = turn.now.mono;
         self.since = Mono::BOOT;
@@ -97,6 +108,9 @@ impl Fpm {
     /// The job has ended, as far as is known: a new invocation, or a unit that does not come up (facts 1h, 7j).
     pub(super) fn settle(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen, before: &str) {
         let now = turn.now.mono;
+        if self.purpose == Purpose::End {
+            return self.ended(turn, seen, before);
+        }
         if (seen.job || seen.active == Active::Deactivating) && now < self.within {
             // The bus went away meanwhile, not the job: look again.
             self.old_gone = seen.invocation != before;
@@ -128,7 +142,7 @@ impl Fpm {
     }
 
     /// Nothing has happened to it: what was stopped for the count goes on.
-    fn not_restarted(&mut self, turn: &mut Turn<'_>, why: &str) {
+    pub(super) fn not_restarted(&mut self, turn: &mut Turn<'_>, why: &str) {
         let frozen = std::mem::take(&mut self.frozen);
         if !frozen.is_empty() {
             self.aside = Some(turn.ask(Effect::Thaw { workers: frozen }));
@@ -137,7 +151,9 @@ impl Fpm {
         if self.unproven {
             return self.break_down(turn, why.to_owned());
         }
-        turn.record(Entry::Proven { unit: self.unit.clone() });
+        if self.purpose == Purpose::Renew {
+            turn.record(Entry::Proven { unit: self.unit.clone() });
+        }
         self.refuse(turn, why.to_owned());
     }
 }

@@ -13,6 +13,8 @@ pub enum FpmStep {
     Draining {
         until: Mono,
     },
+    /// Idle workers are being ended, so that they take no other request: it goes back to draining.
+    Retiring,
     /// It is looked at once more: whether somebody else has restarted it, and its processes, for the cut.
     Seeing,
     /// First full status of the cut.
@@ -47,16 +49,17 @@ impl Fpm {
     /// Whether workers are stopped for the count, or about to be, and go on by what it does itself.
     #[must_use]
     pub fn counting(&self) -> bool {
-        matches!(
-            self.step,
-            FpmStep::Counting
-                | FpmStep::Freezing
-                | FpmStep::Recounting
-                | FpmStep::Thawing
-                | FpmStep::Finishing
-                | FpmStep::WaitingForLoan
-                | FpmStep::Restarting
-        )
+        self.keeps_stopped()
+            || matches!(
+                self.step,
+                FpmStep::Counting
+                    | FpmStep::Freezing
+                    | FpmStep::Recounting
+                    | FpmStep::Thawing
+                    | FpmStep::Finishing
+                    | FpmStep::WaitingForLoan
+                    | FpmStep::Restarting
+            )
     }
 
     #[must_use]
@@ -69,7 +72,13 @@ impl Fpm {
     pub fn committed(&self) -> bool {
         !matches!(
             self.step,
-            FpmStep::Testing | FpmStep::Inspecting | FpmStep::Prepared | FpmStep::Draining { .. } | FpmStep::Stopped | FpmStep::Refused(_)
+            FpmStep::Testing
+                | FpmStep::Inspecting
+                | FpmStep::Prepared
+                | FpmStep::Draining { .. }
+                | FpmStep::Retiring
+                | FpmStep::Stopped
+                | FpmStep::Refused(_)
         )
     }
 

@@ -1,6 +1,6 @@
 //! What status is told of one php-fpm, and until when it waits.
 
-use super::{FINISHING, Fpm, FpmStep, RESTART_LOOK, STOPPED};
+use super::{FINISHING, Fpm, FpmStep, Purpose, RESTART_LOOK, STOPPED};
 use crate::core::ladder::Rung;
 use crate::core::status::{TargetState, UnitView};
 use crate::core::step::Deadline;
@@ -42,6 +42,21 @@ impl Fpm {
             _ => None,
         });
         let (state, why, deadline) = match &self.step {
+            FpmStep::Testing | FpmStep::Inspecting | FpmStep::Prepared if self.purpose == Purpose::End => {
+                (TargetState::Lingering, held_back_by.to_owned(), Some(self.lingers_until()))
+            }
+            FpmStep::Draining { .. } | FpmStep::Retiring if self.purpose == Purpose::End => {
+                (TargetState::Lingering, self.waits_for_what(), Some(self.lingers_until()))
+            }
+            FpmStep::Retiring => soon(TargetState::Draining, "idle workers are being ended"),
+            FpmStep::Restarting if self.purpose == Purpose::End => match grace {
+                Some(until) => (TargetState::Stopping, "is being stopped".to_owned(), Some(until)),
+                None => soon(TargetState::Killing, "SIGKILL to what was left"),
+            },
+            FpmStep::Restarting if self.purpose == Purpose::Start => soon(TargetState::Starting, "is being started"),
+            FpmStep::Testing | FpmStep::Inspecting if self.purpose == Purpose::Start => {
+                soon(TargetState::Starting, "its configuration is being tested")
+            }
             FpmStep::Testing | FpmStep::Inspecting => soon(TargetState::Stale, "its configuration is being tested"),
             FpmStep::Prepared => soon(TargetState::Stale, held_back_by),
             FpmStep::Draining { until } => (TargetState::Draining, self.waits_for().1, Some(*until)),
@@ -60,11 +75,8 @@ impl Fpm {
             FpmStep::Done => soon(TargetState::Fresh, "restarted, and it serves"),
             FpmStep::Refused(why) | FpmStep::Broken(why) => soon(TargetState::Failed, why),
         };
-        let stale = if self.committed() && !matches!(self.step, FpmStep::Restarting) {
-            0
-        } else {
-            u32::try_from(self.seen.processes.len()).unwrap_or(u32::MAX)
-        };
+        let ours = self.committed() && self.purpose != Purpose::End && !matches!(self.step, FpmStep::Restarting);
+        let stale = if ours || self.purpose == Purpose::Start { 0 } else { u32::try_from(self.seen.processes.len()).unwrap_or(u32::MAX) };
         UnitView {
             unit: self.unit.clone(),
             state,

@@ -36,6 +36,9 @@ const PASSES: usize = 16;
 const BREATH: Duration = Duration::from_millis(5);
 const BREATH_LONGEST: Duration = Duration::from_secs(1);
 
+/// For a new generation to start, to be warmed and to be proven.
+const START: Duration = Duration::from_secs(120);
+
 /// One host's machine. Everything durable is in its [`Memory`]; the rest is found again by looking.
 #[derive(Debug)]
 pub struct Machine {
@@ -218,6 +221,7 @@ impl Machine {
     pub fn longest(&self) -> Duration {
         let of = |rules: &TargetRules| match rules {
             TargetRules::PhpFpm(rules) => rules.drain_timeout + rules.term_timeout,
+            TargetRules::Generations(rules) => START + rules.term_timeout,
             TargetRules::Scheduled(rules) => rules.drain_timeout + rules.checkpoint_timeout + rules.hold_timeout + rules.term_timeout,
             TargetRules::Service(rules) => rules.drain_timeout + rules.checkpoint_timeout + rules.hold_timeout + rules.term_timeout,
             TargetRules::Strays(rules) => rules.drain_timeout + rules.term_timeout,
@@ -228,9 +232,14 @@ impl Machine {
     }
 
     fn hint(&mut self, now: Now, unit: Option<&str>) {
-        for work in self.works.values_mut() {
+        for (name, work) in &mut self.works {
             match work {
                 Work::Fpm => {}
+                Work::Generations(work) => {
+                    if let Some(TargetRules::Generations(rules)) = self.policy.targets.get(name) {
+                        work.hint(now.mono, unit, &rules.unit);
+                    }
+                }
                 Work::Scheduled(work) => work.hint(now.mono, unit),
                 Work::Services(work) => work.hint(now.mono, unit),
                 Work::Strays(work) => work.hint(now.mono, unit),
@@ -260,6 +269,7 @@ impl Machine {
                 return;
             }
             taken = match (work, turn.policy.targets.get(name)) {
+                (Work::Generations(work), Some(TargetRules::Generations(rules))) => work.outcome(&mut turn, rules, id, outcome),
                 (Work::Scheduled(work), Some(TargetRules::Scheduled(rules))) => work.outcome(&mut turn, rules, loans, id, outcome),
                 (Work::Services(work), Some(TargetRules::Service(rules))) => work.outcome(&mut turn, rules, id, outcome),
                 (Work::Strays(work), Some(TargetRules::Strays(rules))) => work.outcome(&mut turn, rules, id, outcome),
@@ -293,6 +303,7 @@ impl Machine {
     pub fn next_deadline(&self) -> Option<Deadline> {
         let works = self.works.values().map(|work| match work {
             Work::Fpm => None,
+            Work::Generations(work) => work.deadline(),
             Work::Scheduled(work) => work.deadline(),
             Work::Services(work) => work.deadline(),
             Work::Strays(work) => work.deadline(),
@@ -320,7 +331,8 @@ impl Machine {
     /// Whether signals of systemd are of use now: a rollout is under way, or something is owed.
     #[must_use]
     pub fn active(&self) -> bool {
-        self.memory.rollout.is_some() || self.debts.any(&self.memory)
+        let generations = self.works.values().any(|work| matches!(work, Work::Generations(work) if work.busy()));
+        self.memory.rollout.is_some() || generations || self.debts.any(&self.memory)
     }
 
     /// The durable half, for a snapshot.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Machine, Retry, turn};
 use crate::core::effect::{Effect, UnitsOf};
 use crate::core::entry::Entry;
+use crate::core::generations::Generations;
 use crate::core::inplace::InPlace;
 use crate::core::loans::Loans;
 use crate::core::memory::{Cutting, TargetMemory};
@@ -25,6 +26,7 @@ const ORPHAN_PATIENCE: Duration = Duration::from_secs(120);
 pub(in crate::core) enum Work {
     /// Its state is in the bracket that all php-fpm targets share.
     Fpm,
+    Generations(Box<Generations>),
     Scheduled(Scheduled),
     Services(Services),
     Strays(Strays),
@@ -34,6 +36,7 @@ impl Work {
     fn new(name: &str, rules: &TargetRules) -> Work {
         match rules {
             TargetRules::PhpFpm(_) => Work::Fpm,
+            TargetRules::Generations(_) => Work::Generations(Box::new(Generations::new(name))),
             TargetRules::Scheduled(_) => Work::Scheduled(Scheduled::new(name)),
             TargetRules::Service(_) => Work::Services(Services::new(name)),
             TargetRules::Strays(_) => Work::Strays(Strays::new(name)),
@@ -43,7 +46,7 @@ impl Work {
     /// It is no more: what it was lent is not wanted any longer. What it owes to the host is paid all the same.
     fn release(&self, loans: &mut Loans) {
         match self {
-            Work::Fpm | Work::Strays(_) => {}
+            Work::Fpm | Work::Generations(_) | Work::Strays(_) => {}
             Work::Scheduled(work) => work.release(loans),
             Work::Services(work) => work.release(loans),
         }
@@ -53,6 +56,7 @@ impl Work {
         matches!(
             (self, rules),
             (Work::Fpm, TargetRules::PhpFpm(_))
+                | (Work::Generations(_), TargetRules::Generations(_))
                 | (Work::Scheduled(_), TargetRules::Scheduled(_))
                 | (Work::Services(_), TargetRules::Service(_))
                 | (Work::Strays(_), TargetRules::Strays(_))
@@ -118,7 +122,7 @@ impl Machine {
         let of = |rules: &TargetRules| match rules {
             TargetRules::Scheduled(rules) => Some(UnitsOf::new(&rules.units, &rules.exclude)),
             TargetRules::Service(rules) if rules.asking().needs_locks() => Some(UnitsOf::new(&rules.units, &rules.exclude)),
-            TargetRules::Service(_) | TargetRules::PhpFpm(_) | TargetRules::Strays(_) => None,
+            TargetRules::Service(_) | TargetRules::PhpFpm(_) | TargetRules::Generations(_) | TargetRules::Strays(_) => None,
         };
         let of: Vec<UnitsOf> = self.policy.targets.values().filter_map(of).collect();
         if !of.is_empty() {
@@ -151,6 +155,7 @@ impl Machine {
             let began = self.began(now);
             match self.works.get_mut(&name) {
                 Some(Work::Fpm) => self.inplace.renew(now.mono, &name, want, began),
+                Some(Work::Generations(work)) => work.renew(now.mono, want),
                 Some(Work::Scheduled(work)) => work.renew(&mut turn!(self, now, step), &mut self.loans, want, began),
                 Some(Work::Services(work)) => work.renew(&mut turn!(self, now, step), want, began),
                 Some(Work::Strays(work)) => work.renew(&turn!(self, now, step), want, began),
@@ -212,6 +217,7 @@ impl Machine {
             pool.advance(&mut turn);
         }
         let mut gathering = self.inplace.gathering();
+        let mut counting = false;
         // A script that is being stopped keeps what it was lent until it has ended, also if its target has left the configuration.
         let known = |unit: &str| self.works.values().any(|work| matches!(work, Work::Scheduled(work) if work.knows(unit)));
         let orphan = |(unit, cutting): (&String, &Cutting)| {
@@ -226,6 +232,12 @@ impl Machine {
                     kept.extend(work.kept(&turn, rules));
                     gathering |= work.gathering();
                     stopping |= work.stopping();
+                }
+                (Work::Generations(work), Some(TargetRules::Generations(rules))) => {
+                    let held = self.settling || turn.memory.holds(name);
+                    work.advance(&mut turn, rules, &mut self.loans, held);
+                    gathering |= work.gathering();
+                    counting |= work.counting();
                 }
                 (Work::Strays(work), Some(TargetRules::Strays(rules))) => {
                     work.advance(&mut turn, rules);
@@ -245,7 +257,7 @@ impl Machine {
             // Their timers may be lent something, too.
             kept.contains(unit) || (!kept.is_empty() && unit.ends_with(".timer"))
         });
-        self.debts.advance(&mut turn, gathering, self.inplace.counting(), &owned);
+        self.debts.advance(&mut turn, gathering, counting || self.inplace.counting(), &owned);
     }
 
     pub(super) fn enforce_hold(&mut self, now: Now, step: &mut Step) {
@@ -263,6 +275,7 @@ impl Machine {
             }
             match work {
                 Work::Fpm => fpm_held |= self.inplace.progress(name) == Progress::Working,
+                Work::Generations(work) => work.pause(now.mono),
                 Work::Scheduled(work) => work.pause(now.mono, &mut self.loans),
                 Work::Services(work) => work.pause(now.mono),
                 Work::Strays(work) => work.pause(),
@@ -289,6 +302,7 @@ impl Machine {
         for work in self.works.values_mut() {
             match work {
                 Work::Fpm => {}
+                Work::Generations(work) => work.pause(self.last.mono),
                 Work::Scheduled(work) => work.pause(self.last.mono, &mut self.loans),
                 Work::Services(work) => work.pause(self.last.mono),
                 Work::Strays(work) => work.pause(),
@@ -300,6 +314,7 @@ impl Machine {
     pub(in crate::core) fn progress(&self, name: &str) -> Progress {
         match self.works.get(name) {
             Some(Work::Fpm) => self.inplace.progress(name),
+            Some(Work::Generations(work)) => work.progress().clone(),
             Some(Work::Scheduled(work)) => work.progress().clone(),
             Some(Work::Services(work)) => work.progress().clone(),
             Some(Work::Strays(work)) => work.progress().clone(),
@@ -313,6 +328,7 @@ pub(super) fn owned<'m>(works: &'m BTreeMap<String, Work>, inplace: &'m InPlace)
     let at_work = |unit: &str| {
         works.values().any(|work| match work {
             Work::Fpm | Work::Strays(_) => false,
+            Work::Generations(work) => work.owns(unit),
             Work::Scheduled(work) => work.owns(unit),
             Work::Services(work) => work.owns(unit),
         })

@@ -84,6 +84,33 @@ impl Memory {
             Entry::Proven { unit } => {
                 self.unproven.remove(unit);
             }
+            Entry::GenerationStarts { target, unit, landed } => {
+                self.next_generation += 1;
+                if let Some(target) = self.targets.get_mut(target) {
+                    target.starting = Some((unit.clone(), *landed));
+                }
+            }
+            Entry::Switched { target, unit } => {
+                if let Some(target) = self.targets.get_mut(target) {
+                    target.starting.take_if(|(starting, _)| starting == unit);
+                    target.lingering.remove(unit);
+                    target.current = Some(unit.clone());
+                }
+            }
+            Entry::Lingers { target, unit } => {
+                if let Some(target) = self.targets.get_mut(target) {
+                    target.starting.take_if(|(starting, _)| starting == unit);
+                    target.lingering.entry(unit.clone()).or_insert(at);
+                }
+            }
+            Entry::GenerationOver { target, unit } => {
+                if let Some(target) = self.targets.get_mut(target) {
+                    target.starting.take_if(|(starting, _)| starting == unit);
+                    target.lingering.remove(unit);
+                    target.fresh.remove(unit);
+                }
+                self.restarts.remove(unit);
+            }
             Entry::Cutting { unit, invocation, asked, grace, casualties } => {
                 let (invocation, casualties) = (invocation.clone(), casualties.clone());
                 self.cutting.insert(
@@ -182,6 +209,9 @@ impl Memory {
         self.told.clear();
         for target in self.targets.values_mut() {
             target.fresh.clear();
+            target.starting = None;
+            target.current = None;
+            target.lingering.clear();
             for want in target.want.iter_mut().chain(target.reached.iter_mut()) {
                 want.landed = Mono::BOOT;
             }
@@ -244,7 +274,7 @@ impl Memory {
                 self.quiet.insert(unit.clone(), false);
             }
             Effect::HoldStarts { .. } => self.starts_held = true,
-            Effect::Stop { unit, .. } => self.cut_begun(unit),
+            Effect::Stop { unit, .. } | Effect::End { unit, .. } => self.cut_begun(unit),
             Effect::Signal { process, kill } => {
                 for cut in self.strays.iter_mut().filter(|cut| cut.process == *process) {
                     cut.begun = true;
@@ -308,7 +338,11 @@ impl Memory {
             (Effect::Freeze { workers }, Outcome::Frozen(there)) => {
                 self.frozen.retain(|worker| !workers.contains(worker) || there.contains(worker));
             }
-            (Effect::Thaw { workers }, Outcome::Done) | (Effect::Restart { cut: workers, .. }, Outcome::Job(_)) => {
+            (Effect::Retire { workers, spare }, Outcome::Done) => {
+                self.frozen.retain(|worker| !workers.contains(worker) && !spare.contains(worker));
+            }
+            (Effect::Thaw { workers }, Outcome::Done)
+            | (Effect::Restart { cut: workers, .. } | Effect::End { cut: workers, .. }, Outcome::Job(_)) => {
                 self.frozen.retain(|worker| !workers.contains(worker));
             }
             _ => {}

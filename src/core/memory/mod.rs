@@ -22,6 +22,8 @@ pub struct Memory {
     pub open: BTreeMap<u64, Effect>,
     pub next_effect: u64,
     pub next_rollout: u64,
+    /// Numbers the generations of php-fpm, of all targets.
+    pub next_generation: u64,
     /// The path of the stamp.
     pub watching: Option<String>,
     /// Ids of the newest deploys, newest last.
@@ -105,6 +107,12 @@ pub struct TargetMemory {
     pub reached: Option<Want>,
     /// By unit: the invocation that we started, and the landing for which it is fresh whatever a clock says.
     pub fresh: BTreeMap<String, Fresh>,
+    /// The generation that we may have started and have not switched to, and the landing that it is for.
+    pub starting: Option<(String, Mono)>,
+    /// The generation that was last given the requests.
+    pub current: Option<String>,
+    /// Generations that get no new requests, and since when.
+    pub lingering: BTreeMap<String, Wall>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -146,7 +146,7 @@ impl Migration<'_> {
             edits(text, &nginx, &apache, &to, from);
             let _ = write!(
                 text,
-                "while grep -Eq ' 0001 03 .* /run/php/{}/[a-z0-9-]+[.]sock$' /proc/net/unix; do sleep 1; done\n\
+                "while grep -Eq ' 0001 03 .* /run/{}/[a-z0-9-]+[.]sock$' /proc/net/unix; do sleep 1; done\n\
                  systemctl disable {1}\nsystemctl stop '{instances}'\n```\n\n",
                 self.name,
                 self.boot()
@@ -154,9 +154,10 @@ impl Migration<'_> {
         }
         let _ = write!(
             text,
-            "Then the files can go:\n\n```sh back\nrm {} /etc/systemd/system/{template}{}\nsystemctl daemon-reload\n```\n",
+            "Then the files can go:\n\n```sh back\nrm {} /etc/systemd/system/{template}{}\nrm -r /run/{}\nsystemctl daemon-reload\n```\n",
             self.config_path(),
-            if self.port().is_some() { format!(" /etc/systemd/system/{}", self.socket_unit()) } else { String::new() }
+            if self.port().is_some() { format!(" /etc/systemd/system/{}", self.socket_unit()) } else { String::new() },
+            self.name
         );
     }
 }

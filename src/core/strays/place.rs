@@ -1,5 +1,6 @@
 //! Where a process runs, by its cgroup, and what may be done to it there.
 
+use crate::core::generations::name::instance_of;
 use crate::core::policy::{Policy, TargetRules};
 use crate::core::seen::StraySeen;
 use crate::core::target::is_of;
@@ -60,6 +61,7 @@ pub fn reach(policy: &Policy, stray: &StraySeen) -> Reach {
 fn of_a_target(policy: &Policy, unit: &str) -> bool {
     policy.targets.values().any(|rules| match rules {
         TargetRules::PhpFpm(rules) => rules.unit == unit,
+        TargetRules::Generations(rules) => instance_of(&rules.unit, unit).is_some(),
         TargetRules::Scheduled(rules) => is_of(&rules.units, &rules.exclude, unit),
         TargetRules::Service(rules) => is_of(&rules.units, &rules.exclude, unit),
         TargetRules::Strays(_) => false,
@@ -70,7 +72,7 @@ fn excluded(policy: &Policy, unit: &str) -> bool {
     let excludes = |rules: &TargetRules| match rules {
         TargetRules::Scheduled(rules) => is_of(&rules.exclude, &[], unit),
         TargetRules::Service(rules) => is_of(&rules.exclude, &[], unit),
-        TargetRules::PhpFpm(_) | TargetRules::Strays(_) => false,
+        TargetRules::PhpFpm(_) | TargetRules::Generations(_) | TargetRules::Strays(_) => false,
     };
     policy.targets.values().any(excludes)
 }

@@ -92,6 +92,7 @@ impl Machine {
         for work in self.works.values() {
             let trouble = match work {
                 Work::Fpm => None,
+                Work::Generations(work) => work.trouble(),
                 Work::Scheduled(work) => work.trouble(),
                 Work::Services(work) => work.trouble(),
                 Work::Strays(work) => work.trouble(),
@@ -158,8 +159,12 @@ impl Machine {
         // Between two tries nothing is at work on any unit, whatever its last state was.
         let resting = self.memory.rollout.is_none();
         let units = targets.iter().filter(|_| !resting).flat_map(|target| target.units.iter());
-        let working =
-            units.filter(|unit| !matches!(unit.state, TargetState::Fresh | TargetState::Left | TargetState::Failed | TargetState::Adopted));
+        let working = units.filter(|unit| {
+            !matches!(
+                unit.state,
+                TargetState::Fresh | TargetState::Left | TargetState::Lingering | TargetState::Failed | TargetState::Adopted
+            )
+        });
         // The one that is due first is what the host waits for.
         if let Some(unit) = working.min_by_key(|unit| (unit.deadline.is_none(), unit.deadline)) {
             let more = match unit.state {
@@ -203,8 +208,13 @@ impl Machine {
         pending.or_else(|| unmet().map(|want| want.id.as_str()))
     }
 
+    /// What the unit's target is, as far as that says what comes next.
     fn kind_of<'t>(&self, targets: &'t [TargetView], unit: &str) -> &'t str {
-        targets.iter().find(|target| target.units.iter().any(|seen| seen.unit == unit)).map_or("", |target| target.kind.as_str())
+        let Some(target) = targets.iter().find(|target| target.units.iter().any(|seen| seen.unit == unit)) else { return "" };
+        match self.works.get(&target.name) {
+            Some(Work::Generations(_)) => "generations",
+            _ => target.kind.as_str(),
+        }
     }
 }
 
@@ -212,12 +222,16 @@ fn describe(effect: &Effect) -> &'static str {
     match effect {
         Effect::Lend { .. } | Effect::Unlend { .. } => "systemd to reload",
         Effect::Depool { .. } | Effect::Repool { .. } => "the pool command to end",
+        Effect::Switch { .. } => "the symlink to be switched",
         _ => "systemd to answer",
     }
 }
 
 fn next_of(state: TargetState, kind: &str) -> &'static str {
     match (state, kind) {
+        (TargetState::Stale, "generations") => "a new generation",
+        (TargetState::Starting, "generations") => "its proof, then the switch",
+        (TargetState::Verifying, "generations") => "the old one finishes what it has",
         (TargetState::Draining, "scheduled") => "SIGTERM",
         (TargetState::Draining, _) => "RestartUnit",
         (TargetState::Asked | TargetState::Held, "scheduled") => "SIGTERM, unless its rules let it finish",

@@ -34,11 +34,14 @@ impl Machine {
 
     fn target_view(&self, name: &str, work: &Work, rules: &TargetRules, now: Now) -> TargetView {
         let mut units: Vec<UnitView> = match (work, rules) {
+            (Work::Generations(work), TargetRules::Generations(rules)) => {
+                work.views(rules, &self.memory.targets.get(name).cloned().unwrap_or_default(), now)
+            }
             (Work::Scheduled(work), _) => work.views(now),
             (Work::Services(work), _) => work.views(now),
             (Work::Strays(work), _) => work.views(now),
             (Work::Fpm, TargetRules::PhpFpm(rules)) => self.inplace.view(name, rules, now).into_iter().collect(),
-            (Work::Fpm, _) => Vec::new(),
+            (Work::Fpm | Work::Generations(_), _) => Vec::new(),
         };
         for unit in units.iter_mut().filter(|unit| unit.why.is_empty()) {
             unit.why = match unit.state {
@@ -56,7 +59,9 @@ impl Machine {
                 for wanted in wanted.iter().filter(|wanted| wanted.unmet) {
                     let unseen = |unit: &UnitView| match work {
                         Work::Fpm => !self.inplace.is_about(&unit.unit, &wanted.want),
-                        Work::Scheduled(_) | Work::Services(_) | Work::Strays(_) => wanted.waits || self.gathers(name) || self.held(name),
+                        Work::Generations(_) | Work::Scheduled(_) | Work::Services(_) | Work::Strays(_) => {
+                            wanted.waits || self.gathers(name) || self.held(name)
+                        }
                     };
                     let fresh = |unit: &UnitView| unit.state <= TargetState::Adopted && !renewed(&memory, &unit.unit, &wanted.want);
                     for unit in units.iter_mut().filter(|unit| fresh(unit) && unseen(unit)) {

@@ -10,6 +10,7 @@ mod fastcgi;
 pub mod invocation;
 pub mod layout;
 pub mod status;
+pub mod symlink;
 
 use std::time::Duration;
 

@@ -94,6 +94,22 @@ impl Systemd {
             },
             Err(error) => return Err(error.into_fault(&what)),
         };
+        self.ended(unit, id, deadline, stopping).await
+    }
+
+    /// StopUnit of a service; `stopping` as for [`Systemd::restart`]. Waits until the job is removed, at most `within`.
+    ///
+    /// # Errors
+    /// The fault of the call; one that was cut is made again, since a second stop changes nothing.
+    pub async fn stop_service(&self, unit: &str, within: Duration, stopping: Option<&dyn Fn()>) -> Result<JobEnd, Fault> {
+        let deadline = Instant::now() + within;
+        let _listening = self.link.listen(Instant::now() + ACT).await?;
+        let job = self.link.call(&format!("stop {unit}"), ACT, |live| async move { live.manager.stop_unit(unit, REPLACE).await }).await?;
+        let id = job_id(job.as_str()).ok_or_else(|| Fault::Other(format!("systemd's answer names no job: {job}")))?;
+        self.ended(unit, id, deadline, stopping).await
+    }
+
+    async fn ended(&self, unit: &str, id: u32, deadline: Instant, stopping: Option<&dyn Fn()>) -> Result<JobEnd, Fault> {
         let end = self.link.end_of(id, deadline);
         let Some(stopping) = stopping else { return Ok(end.await) };
         let mut end = std::pin::pin!(end);

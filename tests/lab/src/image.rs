@@ -11,8 +11,9 @@ use anyhow::{Context, Result, bail};
 use crate::{Release, apt, cache, wait_for};
 
 /// Packages beside Debian's essential ones and PHP. Recommends are not installed.
-const PACKAGES: [&str; 19] = [
+const PACKAGES: [&str; 21] = [
     "adduser",
+    "apache2",
     "at",
     "cron",
     "dbus",
@@ -20,6 +21,7 @@ const PACKAGES: [&str; 19] = [
     "haproxy",
     "init-system-helpers",
     "iproute2",
+    "libfcgi-bin",
     "libpam-systemd",
     "nginx-light",
     "polkitd",
@@ -37,7 +39,7 @@ const PACKAGES: [&str; 19] = [
 /// to be waited for at boot.
 const RECIPE: &str = r"
 set -e
-systemctl --quiet disable nginx.service haproxy.service
+systemctl --quiet disable apache2.service nginx.service haproxy.service
 systemctl --quiet mask systemd-networkd-wait-online.service systemd-networkd.service \
     console-getty.service getty@tty1.service systemd-firstboot.service systemd-timesyncd.service \
     apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer \

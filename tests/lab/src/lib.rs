@@ -5,6 +5,7 @@
 //! - [`wait_for`] is the only way in which a test waits.
 //! - [`web`] builds HAProxy, nginx and two php-fpm in a host; [`load`] drives requests through them and says of
 //!   each whether it was answered, cut or refused, and by whom.
+//! - [`generations`] builds nginx or Apache in front of php-fpm generations, and hands over by hand.
 //! - [`jobs`] makes scripts, workers and timers whose every start and end can be counted.
 //! - [`ledger`] tells of every run of a stand-in script how it began and ended.
 //! - [`suite`] makes a `harness = false` test binary of closures that run on each [`Release`].
@@ -42,10 +43,12 @@
 //! The cache may be deleted whenever no test runs.
 
 pub mod agent;
+mod app;
 mod apt;
 mod cache;
 mod cgroup;
 mod garbage;
+pub mod generations;
 mod host;
 mod image;
 pub mod jobs;

@@ -1,7 +1,9 @@
 //! An open-loop load generator: requests are sent when their time has come, however slow the answers are.
 
 mod http;
+mod mix;
 mod report;
+mod work;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -12,11 +14,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use serde::Deserialize;
 
-use crate::{Host, wait_for, web};
+use crate::{Host, app, wait_for, web};
 pub use http::{Response, get};
-pub use report::{Class, Counts, Record, Report, Served};
+pub use report::{Class, Counts, Record, Report, Served, Switch};
+use work::Work;
 
 /// How much longer than its work a request may take before it counts as unanswered.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -31,6 +33,7 @@ pub struct Builder<'h> {
     address: &'static str,
     rate: f64,
     durations: Vec<Duration>,
+    long: (usize, Duration),
 }
 
 impl<'h> Builder<'h> {
@@ -50,7 +53,20 @@ impl<'h> Builder<'h> {
         self
     }
 
-    /// Where they are sent: [`web::BALANCER`] by default, [`web::POOL`] or [`web::OTHER`].
+    /// What a busy job host gets: 300 requests per second, 95 % of which work 5 to 50 ms and 5 % 1 to 4 s: 43 at once, on average.
+    #[must_use]
+    pub fn mixed(self) -> Self {
+        self.rate(mix::RATE).durations(mix::durations())
+    }
+
+    /// So many requests of this length, each with a child process that works as long, are sent before all others.
+    #[must_use]
+    pub fn long(mut self, count: usize, lasting: Duration) -> Self {
+        self.long = (count, lasting);
+        self
+    }
+
+    /// Where they are sent: [`web::BALANCER`] by default, [`web::POOL`], [`web::OTHER`] or [`crate::generations::ADDRESS`].
     #[must_use]
     pub fn to(mut self, address: &'static str) -> Self {
         self.address = address;
@@ -83,7 +99,11 @@ impl<'h> Builder<'h> {
             }
         })?;
         sending.recv().context("the load's thread died")??;
-        Ok(Load { host: self.host, shared, orders, thread: Some(thread) })
+        let mut load = Load { host: self.host, shared, orders, thread: Some(thread), long: Vec::new() };
+        for _ in 0..self.long.0 {
+            load.long.push(load.send_with_child(self.long.1, self.address)?);
+        }
+        Ok(load)
     }
 }
 
@@ -94,11 +114,12 @@ pub struct Load<'h> {
     shared: Arc<Shared>,
     orders: Sender<Order>,
     thread: Option<JoinHandle<()>>,
+    long: Vec<u64>,
 }
 
 #[derive(Debug)]
 enum Order {
-    Send { id: u64, wanted: Duration, address: SocketAddr },
+    Send(Work, SocketAddr),
     Stop,
 }
 
@@ -111,7 +132,7 @@ struct Shared {
 impl<'h> Load<'h> {
     /// 100 requests of 15 ms per second through HAProxy, unless told otherwise.
     pub fn builder(host: &'h Host) -> Builder<'h> {
-        Builder { host, address: web::BALANCER, rate: 100.0, durations: vec![Duration::from_millis(15)] }
+        Builder { host, address: web::BALANCER, rate: 100.0, durations: vec![Duration::from_millis(15)], long: (0, Duration::ZERO) }
     }
 
     /// Sends one more request now, to [`web::POOL`] if it must run in the pool under test, and returns its id.
@@ -119,10 +140,25 @@ impl<'h> Load<'h> {
     /// # Errors
     /// When the load has stopped.
     pub fn send(&self, wanted: Duration, address: &str) -> Result<u64> {
-        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let address = address.parse()?;
-        self.orders.send(Order::Send { id, wanted, address }).map_err(|_| anyhow!("the load has stopped"))?;
-        Ok(id)
+        self.order(Work { id: next_id(), wanted, child: false }, address)
+    }
+
+    /// [`Load::send`] of a request that has a child process, which works as long and whose output is part of the answer.
+    ///
+    /// # Errors
+    /// As [`Load::send`].
+    pub fn send_with_child(&self, wanted: Duration, address: &str) -> Result<u64> {
+        self.order(Work { id: next_id(), wanted, child: true }, address)
+    }
+
+    /// The ids of those that [`Builder::long`] asked for.
+    pub fn long(&self) -> &[u64] {
+        &self.long
+    }
+
+    fn order(&self, work: Work, address: &str) -> Result<u64> {
+        self.orders.send(Order::Send(work, address.parse()?)).map_err(|_| anyhow!("the load has stopped"))?;
+        Ok(work.id)
     }
 
     /// Waits until PHP works on a request.
@@ -192,12 +228,11 @@ impl Sending {
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match order {
-                Ok(Order::Send { id, wanted, address }) => self.send(id, wanted, address, Instant::now()),
+                Ok(Order::Send(work, address)) => self.send(work, address, Instant::now()),
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {
                     let wanted = durations.next().unwrap_or_default();
-                    let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-                    self.send(id, wanted, self.address, due.unwrap_or(start));
+                    self.send(Work { id: next_id(), wanted, child: false }, self.address, due.unwrap_or(start));
                     sent += 1;
                 }
             }
@@ -205,19 +240,19 @@ impl Sending {
     }
 
     /// `due` is when it should have been sent: being late is part of its latency.
-    fn send(&self, id: u64, wanted: Duration, address: SocketAddr, due: Instant) {
+    fn send(&self, work: Work, address: SocketAddr, due: Instant) {
         let shared = Arc::clone(&self.shared);
         let late = due.elapsed();
         let sent_at = SystemTime::now() - late;
         shared.in_flight.fetch_add(1, Ordering::AcqRel);
         let thread = thread::Builder::new().stack_size(128 * 1024);
-        let work = move || {
-            let answer = ask(id, wanted, address);
-            shared.record(Record::new(id, sent_at, due, wanted, answer));
+        let ask = move || {
+            let answer = work.ask(address);
+            shared.record(Record::new(work, sent_at, due, answer));
         };
-        if let Err(error) = thread.spawn(work) {
-            let answer = Err(format!("cannot start a thread: {error}"));
-            self.shared.record(Record::new(id, sent_at, due, wanted, answer));
+        if let Err(error) = thread.spawn(ask) {
+            let answer = Err((Class::Refused, format!("cannot start a thread: {error}")));
+            self.shared.record(Record::new(work, sent_at, due, answer));
         }
     }
 }
@@ -229,22 +264,8 @@ impl Shared {
     }
 }
 
-#[derive(Deserialize)]
-struct Answer {
-    id: String,
-    #[serde(flatten)]
-    served: Served,
-}
-
-/// Who served it; `Ok(None)` when the answer has status 200 and is not the one to this request.
-fn ask(id: u64, wanted: Duration, address: SocketAddr) -> Result<Option<Served>, String> {
-    let path = format!("/work.php?id={id}&ms={}", wanted.as_millis());
-    let response = http::request(address, &path, wanted + PATIENCE).map_err(|error| format!("{error:#}"))?;
-    if response.status != 200 {
-        return Err(format!("status {}", response.status));
-    }
-    let answer = serde_json::from_str::<Answer>(&response.body).ok();
-    Ok(answer.filter(|answer| answer.id == id.to_string()).map(|answer| answer.served))
+fn next_id() -> u64 {
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
 }
 
 /// For each request that PHP began: whether it also came to its end.
@@ -253,7 +274,7 @@ struct Markers(HashMap<u64, bool>);
 impl Markers {
     fn read(host: &Host) -> Result<Markers> {
         let mut markers = HashMap::new();
-        for line in host.read(web::MARKERS)?.lines() {
+        for line in host.read(app::MARKERS)?.lines() {
             match line.split_once(' ') {
                 Some(("start", id)) => drop(markers.entry(id.parse()?).or_insert(false)),
                 Some(("end", id)) => drop(markers.insert(id.parse()?, true)),

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::Work;
+
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -17,17 +19,19 @@ pub enum Class {
     /// Never reached PHP, and no answer with status 200: safe to send again. A worker that was killed in the first
     /// fraction of a millisecond, before it ran a line of the script, also counts here.
     Refused,
-    /// Status 200, with the body of something else.
+    /// Status 200, with the body of something else, or without the whole output of the request's child.
     Wrong,
 }
 
 /// Who answered a request.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Served {
-    /// HAProxy's name of the server: "mw1", the pool under test, or "mw2".
+    /// HAProxy's name of the server: "mw1", the pool under test, or "mw2"; "generations" of [`crate::generations`].
     pub server: String,
     /// The php-fpm master: "PID@START", its process id in the host and its start in clock ticks since boot.
     pub generation: String,
+    /// The instance of the template unit, of generations.
+    pub instance: Option<String>,
     /// The version of the code that it ran.
     pub version: String,
 }
@@ -41,6 +45,8 @@ pub struct Record {
     pub sent_at: SystemTime,
     /// How long it was to work in PHP.
     pub wanted: Duration,
+    /// Whether a child process worked with it.
+    pub child: bool,
     /// From when it was to be sent until its answer was complete, or it failed.
     pub latency: Duration,
     /// What became of it.
@@ -53,22 +59,35 @@ pub struct Record {
     pub served: Option<Served>,
     /// What went wrong, otherwise; such as "status 502".
     pub error: Option<String>,
-    #[serde(skip)]
-    answered: Instant,
 }
 
 impl Record {
     /// A record whose class is not known before the markers were read.
-    pub(super) fn new(id: u64, sent_at: SystemTime, due: Instant, wanted: Duration, answer: Result<Option<Served>, String>) -> Record {
-        let answered = Instant::now();
+    pub(super) fn new(work: Work, sent_at: SystemTime, due: Instant, answer: Result<Served, (Class, String)>) -> Record {
+        let latency = due.elapsed();
         let (class, served, error) = match answer {
-            Ok(Some(served)) => (Class::Ok, Some(served), None),
-            Ok(None) => (Class::Wrong, None, Some("the answer is not to this request".to_owned())),
-            Err(error) => (Class::Refused, None, Some(error)),
+            Ok(served) => (Class::Ok, Some(served), None),
+            Err((class, error)) => (class, None, Some(error)),
         };
-        let latency = answered - due;
-        Record { id, sent_at, wanted, latency, class, started: false, ended: false, served, error, answered }
+        let Work { id, wanted, child } = work;
+        Record { id, sent_at, wanted, child, latency, class, started: false, ended: false, served, error }
     }
+
+    /// When its answer was complete, or it failed.
+    pub fn answered_at(&self) -> SystemTime {
+        self.sent_at + self.latency
+    }
+}
+
+/// The moment from which on new requests are answered by a generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Switch {
+    /// No later than the first request that may count on it.
+    pub at: SystemTime,
+    /// The instance, as [`Served::instance`] names it.
+    pub instance: String,
+    /// The version of the code that it runs.
+    pub version: String,
 }
 
 /// How many requests are of each class.
@@ -144,11 +163,37 @@ impl Report {
         percentile(self.of(Class::Ok).map(|record| record.latency.saturating_sub(record.wanted)).collect(), percent)
     }
 
-    /// The longest time between two ok answers in a row; zero when there are fewer than two.
+    /// The longest time without any ok answer, from the first of them to the moment at which the last request was sent: what is
+    /// answered later has nobody to fill its gaps. Zero when there is no such time.
     pub fn longest_gap(&self) -> Duration {
-        let mut answers: Vec<Instant> = self.of(Class::Ok).map(|record| record.answered).collect();
-        answers.sort_unstable();
-        answers.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+        let Some(end) = self.records.iter().map(|record| record.sent_at).max() else { return Duration::ZERO };
+        let mut moments: Vec<SystemTime> = self.of(Class::Ok).map(Record::answered_at).filter(|at| *at < end).collect();
+        moments.push(end);
+        moments.sort_unstable();
+        moments.windows(2).filter_map(|pair| pair[1].duration_since(pair[0]).ok()).max().unwrap_or_default()
+    }
+
+    /// The requests for which `keep` holds.
+    #[must_use]
+    pub fn only(&self, keep: impl Fn(&Record) -> bool) -> Report {
+        Report { records: self.records.iter().filter(|record| keep(record)).cloned().collect() }
+    }
+
+    /// The ok requests that took so much longer than their work.
+    pub fn stalled(&self, beyond: Duration) -> usize {
+        self.of(Class::Ok).filter(|record| record.latency > record.wanted + beyond).count()
+    }
+
+    /// The requests that were answered by an older generation, or an older version, than the newest switch before they were sent;
+    /// `switches` are in the order of time. What is sent before a switch may be answered by either side.
+    pub fn of_old_generations<'a>(&'a self, switches: &'a [Switch]) -> Vec<&'a Record> {
+        let is_old = |record: &&Record| {
+            let Some(by) = &record.served else { return false };
+            let due = switches.iter().rposition(|switch| switch.at < record.sent_at);
+            let is = switches.iter().rposition(|switch| by.instance.as_ref() == Some(&switch.instance) && by.version == switch.version);
+            due.is_some() && is < due
+        };
+        self.records.iter().filter(is_old).collect()
     }
 
     /// How many ok requests each server, generation and version answered.
@@ -187,6 +232,52 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One that was sent and answered so many ms after the epoch, by the instance and with the version of that name.
+    fn record(sent: u64, answered: u64, by: &str) -> Record {
+        let served =
+            Served { server: "generations".into(), generation: "1@1".into(), instance: Some(by.to_owned()), version: by.to_owned() };
+        let work = Work { id: sent, wanted: Duration::from_millis(10), child: false };
+        let mut record = Record::new(work, SystemTime::UNIX_EPOCH + Duration::from_millis(sent), Instant::now(), Ok(served));
+        record.latency = Duration::from_millis(answered - sent);
+        record
+    }
+
+    #[test]
+    fn an_old_generation_may_finish_and_may_not_begin() {
+        let switch = |at, name: &str| Switch {
+            at: SystemTime::UNIX_EPOCH + Duration::from_millis(at),
+            instance: name.to_owned(),
+            version: name.to_owned(),
+        };
+        let switches = [switch(0, "boot"), switch(100, "g1"), switch(200, "g2")];
+        let mixed = {
+            let mut record = record(150, 160, "g1");
+            record.served.as_mut().unwrap().version = "boot".into();
+            record
+        };
+        let report = Report {
+            records: vec![
+                record(50, 400, "boot"),
+                record(90, 110, "g1"),
+                record(150, 160, "boot"),
+                record(250, 260, "g1"),
+                record(250, 260, "g2"),
+                mixed,
+            ],
+        };
+        let old: Vec<_> = report.of_old_generations(&switches).into_iter().map(|record| record.sent_at).collect();
+        assert_eq!(old, [150, 250, 150].map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms)));
+    }
+
+    #[test]
+    fn a_gap_ends_with_the_load() {
+        let report = Report { records: vec![record(0, 10, "a"), record(20, 60, "a"), record(90, 900, "a")] };
+        assert_eq!(report.longest_gap(), Duration::from_millis(50));
+        assert_eq!(report.stalled(Duration::from_millis(500)), 1);
+        assert_eq!(report.only(|record| record.id < 90).longest_gap(), Duration::from_millis(10));
+        assert_eq!(Report { records: Vec::new() }.longest_gap(), Duration::ZERO);
+    }
 
     #[test]
     fn percentiles_are_nearest_ranks() {

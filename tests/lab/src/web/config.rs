@@ -3,9 +3,6 @@
 use super::{ADMIN_SOCKET, Options, Status};
 use crate::Release;
 
-/// Old code stays until the process is renewed.
-pub(super) const PHP_INI: &str = "opcache.enable = 1\nopcache.validate_timestamps = 0\n";
-
 const OTHER_SOCKET: &str = "/run/php-other/php-fpm.sock";
 
 /// A request that nginx could not hand to php-fpm, or to which php-fpm gave no answer, is a 502 at once.
@@ -20,11 +17,12 @@ pub(super) fn nginx(release: Release, options: &Options) -> String {
         "\
 user www-data;
 worker_processes 1;
+worker_rlimit_nofile 32768;
 pid /run/nginx.pid;
 error_log syslog:server=unix:/dev/log,nohostname;
 
 events {{
-    worker_connections 4096;
+    worker_connections 16384;
 }}
 
 http {{

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{Host, load};
+use crate::{Host, app, load};
 
 /// HAProxy's frontend.
 pub const BALANCER: &str = "127.0.0.1:8080";
@@ -36,8 +36,7 @@ pub const REPOOL: &str = "/usr/local/bin/pool";
 pub const POOL_STATE: &str = "/usr/local/bin/pool-state";
 /// One line `SECONDS.NANOSECONDS depool|pool SERVER` for each successful call of these two.
 pub const POOL_LOG: &str = "/var/log/app/pool.log";
-/// One line `start ID` and one `end ID` for each request of `/work.php`, written while it runs.
-pub const MARKERS: &str = "/var/log/app/markers.log";
+pub use crate::app::MARKERS;
 /// The unit of the other php-fpm.
 pub const OTHER_UNIT: &str = "php-fpm-other.service";
 /// The version that [`Web::install`] deploys.
@@ -115,21 +114,18 @@ impl<'h> Web<'h> {
         host.write("/etc/nginx/nginx.conf", config::nginx(release, options))?;
         host.write("/etc/haproxy/haproxy.cfg", config::haproxy())?;
         host.write(&format!("{}/pool.d/www.conf", release.fpm_etc()), config::pool(release, options))?;
-        host.write(&format!("{}/conf.d/99-lab.ini", release.fpm_etc()), config::PHP_INI)?;
+        host.write(&format!("{}/conf.d/99-lab.ini", release.fpm_etc()), app::PHP_INI)?;
         host.write("/etc/php-other/php-fpm.conf", config::other_fpm(options))?;
         host.write(&format!("/etc/systemd/system/{OTHER_UNIT}"), config::other_unit(release))?;
-        host.write("/srv/app/work.php", scripts::WORK)?;
         for (path, script) in [(DEPOOL, scripts::depool(options.depool)), (REPOOL, scripts::repool()), (POOL_STATE, scripts::pool_state())]
         {
             host.write_mode(path, script, 0o755)?;
         }
-        web.deploy_code(FIRST_VERSION)?;
+        app::install(host, FIRST_VERSION)?;
         let unit = release.fpm_unit();
         // HAProxy last: one failed health check at its start puts a server down.
         host.sh_ok(&format!(
-            "install -d -o www-data -g www-data /var/log/app && \
-             install -o www-data -g www-data /dev/null {MARKERS} && \
-             systemctl daemon-reload && systemctl reset-failed && \
+            "systemctl daemon-reload && systemctl reset-failed && \
              systemctl restart {unit} {OTHER_UNIT} nginx.service && systemctl restart haproxy.service && \
              systemctl reset-failed || \
              {{ systemctl status --no-pager {unit} {OTHER_UNIT} nginx haproxy; exit 1; }}"
@@ -150,9 +146,7 @@ impl<'h> Web<'h> {
     /// # Errors
     /// When the file cannot be written.
     pub fn deploy_code(&self, version: &str) -> Result<()> {
-        // Opcache does not hold files whose mtime is less than 2 s ago, and a deploy keeps the sender's.
-        self.host.write("/srv/app/version.php.new", scripts::version(version))?;
-        self.host.sh_ok("cd /srv/app && touch -d '1 hour ago' version.php.new work.php && mv version.php.new version.php").map(drop)
+        app::deploy(self.host, version)
     }
 
     /// The version that the pool under test serves.

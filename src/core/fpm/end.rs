@@ -1,0 +1,156 @@
+//! The end of an old generation: nobody connects to it any more, it finishes what it has, and is stopped.
+
+use std::time::Duration;
+
+use super::drain::FRESH;
+use super::{Fpm, FpmStep, Purpose};
+use crate::core::cut::settle_cut;
+use crate::core::effect::Effect;
+use crate::core::ladder::Ladder;
+use crate::core::seen::{Active, ProcessSeen, UnitSeen};
+use crate::core::status::UnitEnd;
+use crate::core::step::Turn;
+use crate::core::time::{Mono, Span};
+
+/// From the end of the grace: for what SIGKILL has to end, and what ExecStopPost= does.
+const STOP_TIMEOUT: Duration = Duration::from_secs(45);
+
+impl Fpm {
+    /// When its requests have had their time, before it begins to drain.
+    pub fn linger_until(&mut self, until: Mono) {
+        self.until = until;
+    }
+
+    #[must_use]
+    pub fn lingers_until(&self) -> Mono {
+        self.until
+    }
+
+    /// Proven to have nothing in flight.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.idle
+    }
+
+    #[must_use]
+    pub fn started(&self) -> Mono {
+        self.seen.main_start
+    }
+
+    /// The run that it is at, or has started.
+    #[must_use]
+    pub fn invocation(&self) -> &str {
+        &self.seen.invocation
+    }
+
+    /// Where its pools listen, as its own php-fpm says; none: not known.
+    #[must_use]
+    pub fn sockets(&self) -> Vec<&str> {
+        self.layout.iter().flat_map(|layout| &layout.pools).map(|pool| pool.listen.as_str()).collect()
+    }
+
+    /// Where its pools tell their status, those that have a socket for it.
+    #[must_use]
+    pub fn status_sockets(&self) -> Vec<&str> {
+        self.layout.iter().flat_map(|layout| &layout.pools).filter_map(|pool| pool.status_listen.as_deref()).collect()
+    }
+
+    /// What answers a request without a script, and where.
+    #[must_use]
+    pub fn ping(&self) -> Option<(String, String)> {
+        let pool = self.layout.as_ref()?.pools.first()?;
+        Some((self.own_socket()?, pool.ping_path.clone().or_else(|| pool.status_path.clone())?))
+    }
+
+    #[must_use]
+    pub fn into_notes(self) -> Vec<String> {
+        self.notes
+    }
+
+    /// For a sentence: what it has still to finish.
+    #[must_use]
+    pub fn waits_for_what(&self) -> String {
+        let children = self.at_work();
+        match (self.waits_for(), children.first()) {
+            ((Some(0) | None, why), None) => why,
+            ((Some(0), _), Some(child)) => format!("{} of a request, pid {}, still runs", child.comm, child.pid),
+            ((_, why), None) => self.named(why),
+            ((_, why), Some(child)) => format!("{} (and {}, pid {})", self.named(why), child.comm, child.pid),
+        }
+    }
+
+    /// With the request that has run for longest, without its query string: everybody may read this.
+    fn named(&self, why: String) -> String {
+        let all = self.last_full.values().flat_map(|(_, busy)| busy);
+        match all.max_by_key(|worker| worker.duration_us) {
+            Some(worker) => {
+                let name = worker.uri.split('?').next().unwrap_or_default();
+                format!("{why}; {name} for {}", Span(Duration::from_secs(worker.duration_us / 1_000_000)))
+            }
+            None => why,
+        }
+    }
+
+    /// It has until then, or less if it had less.
+    pub fn end_by(&mut self, until: Mono) {
+        self.until = self.until.min(until);
+        if let FpmStep::Draining { until } = &mut self.step {
+            *until = self.until;
+        }
+    }
+
+    /// Processes that are neither the master nor its workers: children of requests, which are work as the requests are (an encoder, say).
+    pub(super) fn at_work(&self) -> Vec<&ProcessSeen> {
+        let own =
+            |process: &&ProcessSeen| process.pid == self.seen.main_pid || (process.ppid == self.seen.main_pid && process.pool.is_some());
+        self.seen.processes.iter().filter(|process| !own(process)).collect()
+    }
+
+    /// Whether no child of a request is left, by a look that is fresh. Of one that is restarted in place that is not asked: it may have children
+    /// for good.
+    pub(super) fn has_finished(&self, now: Mono) -> bool {
+        self.purpose != Purpose::End || (now.since(self.seen_at) <= FRESH && self.at_work().is_empty())
+    }
+
+    pub(super) fn end(&mut self, turn: &mut Turn<'_>) {
+        let now = turn.now.mono;
+        if !self.seen.active.runs() {
+            return self.over(turn);
+        }
+        let cut = self.frozen.clone();
+        let within = self.rules.term_timeout + STOP_TIMEOUT;
+        self.enter(now, FpmStep::Restarting);
+        self.old_gone = false;
+        self.looked_at = Mono::BOOT;
+        self.within = now.after(within);
+        self.pending = Some(turn.ask(Effect::End { unit: self.unit.clone(), cut, within }));
+        self.ladder = Some(Ladder::new(now, self.rules.term_timeout));
+    }
+
+    /// What a look shows after its stop.
+    pub(super) fn ended(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen, before: &str) {
+        let same = seen.invocation == before;
+        let ending = seen.active == Active::Deactivating || (!seen.active.runs() && !seen.processes.is_empty());
+        if same && (seen.job || ending) && turn.now.mono < self.within {
+            self.old_gone = false;
+            self.seen.processes.clone_from(&seen.processes);
+            return;
+        }
+        if same && seen.active.runs() && !ending {
+            return self.not_restarted(turn, "systemd took the stop and did not do it");
+        }
+        if same && ending {
+            return self.break_down(turn, "it does not end, not even by SIGKILL".to_owned());
+        }
+        self.frozen.clear();
+        settle_cut(turn, &self.unit, true, self.ladder.as_ref().is_some_and(Ladder::was_killed));
+        self.over(turn);
+    }
+
+    fn over(&mut self, turn: &mut Turn<'_>) {
+        let why =
+            if self.idle { "its last request has ended, and it was stopped" } else { "it had lingered for long enough, and was stopped" };
+        turn.unit_ended_noting(&self.target, &self.unit, UnitEnd::Finished, why, &self.notes);
+        self.enter(turn.now.mono, FpmStep::Done);
+    }
+}

@@ -1,0 +1,163 @@
+//! What a look shows: who serves, who lingers, who is gone.
+
+use std::time::Duration;
+
+use super::{Generations, Phase, name};
+use crate::core::cut::{settle_cut, still_ending};
+use crate::core::entry::Entry;
+use crate::core::fpm::Fpm;
+use crate::core::memory::{TargetMemory, Want};
+use crate::core::policy::GenerationRules;
+use crate::core::seen::{Active, GenerationsSeen, Load, UnitSeen};
+use crate::core::step::Turn;
+use crate::core::target::Progress;
+use crate::core::time::Mono;
+
+/// Between two looks while the new one is watched, and while there is no room.
+const LOOK_WHILE_WATCHING: Duration = Duration::from_millis(500);
+const LOOK_WITHOUT_ROOM: Duration = Duration::from_secs(10);
+
+/// It has a master that takes connections, or is about to have one again.
+pub(super) fn runs(unit: &UnitSeen) -> bool {
+    unit.active.runs() && unit.active != Active::Deactivating
+}
+
+impl Generations {
+    pub(super) fn seen(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, seen: &GenerationsSeen) {
+        let now = turn.now.mono;
+        self.seen = seen.clone();
+        let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
+        self.current = serving(rules, seen, &memory).map(str::to_owned);
+        let switching = matches!(self.phase, Phase::Switching | Phase::Watching { .. } | Phase::Back { .. } | Phase::Mending { .. });
+        for unit in &seen.units {
+            let spared = self.current.as_ref() == Some(&unit.unit) || self.ending.contains_key(&unit.unit);
+            if runs(unit) && !spared && !switching && !self.is_starting(&memory, unit) {
+                self.lingers(turn, rules, &memory, unit);
+            }
+        }
+        self.forget_gone(turn, &memory);
+        self.look.want(now.after(match self.phase {
+            Phase::Watching { .. } => LOOK_WHILE_WATCHING,
+            Phase::Room => LOOK_WITHOUT_ROOM,
+            _ => super::LOOK_AT_REST,
+        }));
+        if self.phase == Phase::Rest {
+            self.see_to_it_that_one_serves(turn, rules);
+        }
+        self.looked = true;
+    }
+
+    /// It is being started for what is wanted, by this agent or by one that is no more.
+    fn is_starting(&self, memory: &TargetMemory, unit: &UnitSeen) -> bool {
+        let ours = self.starting.as_ref().is_some_and(|fpm| fpm.unit == unit.unit);
+        ours || (self.phase == Phase::Looking && self.goal().is_some_and(|want| started_for(memory, &unit.unit, want)))
+    }
+
+    /// It runs and serves nobody new.
+    fn lingers(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, memory: &TargetMemory, seen: &UnitSeen) {
+        let now = turn.now;
+        if let Some(cutting) = turn.memory.cutting.get(&seen.unit).cloned() {
+            if still_ending(&cutting, seen) {
+                return;
+            }
+            settle_cut(turn, &seen.unit, cutting.invocation != seen.invocation, false);
+        }
+        // One that has never served has nothing to finish.
+        let never_served = memory.starting.as_ref().is_some_and(|(starting, _)| *starting == seen.unit);
+        if !memory.lingering.contains_key(&seen.unit) {
+            turn.record(Entry::Lingers { target: self.name.clone(), unit: seen.unit.clone() });
+        }
+        let since = memory.lingering.get(&seen.unit).map_or(now.mono, |since| now.mono_of(*since).min(now.mono));
+        let forced = self.want.as_ref().is_some_and(|want| want.forced && self.progress == Progress::Working);
+        let until = if never_served || forced { now.mono } else { since.after(rules.linger) };
+        let want = self.want.clone().unwrap_or_default();
+        let mut fpm = Fpm::ending(&self.name, &rules.of(&seen.unit), want, seen.clone(), now.mono);
+        fpm.shared = rules.shared();
+        fpm.linger_until(until);
+        self.ending.insert(seen.unit.clone(), fpm);
+    }
+
+    fn forget_gone(&mut self, turn: &mut Turn<'_>, memory: &TargetMemory) {
+        let known = memory.lingering.keys().chain(memory.fresh.keys()).chain(memory.starting.iter().map(|(unit, _)| unit));
+        let gone = |unit: &&String| {
+            let there = self.unit(unit).is_some_and(|seen| seen.active.runs() || !seen.processes.is_empty());
+            !there && !self.fpms().any(|fpm| fpm.unit == **unit)
+        };
+        let gone: std::collections::BTreeSet<String> = known.filter(gone).cloned().collect();
+        for unit in gone {
+            turn.record(Entry::GenerationOver { target: self.name.clone(), unit });
+        }
+    }
+
+    /// At rest: one generation serves. Where the symlink leads nowhere it is switched to one that runs; where none runs, one is started, unless
+    /// a person has stopped it.
+    fn see_to_it_that_one_serves(&mut self, turn: &Turn<'_>, rules: &GenerationRules) {
+        let now = turn.now.mono;
+        if self.current.is_some() {
+            self.rescue = None;
+            self.rescue_tries = 0;
+            return;
+        }
+        if self.held || now < self.rescue_at {
+            return;
+        }
+        if let Some(to) = self.youngest(None).filter(|_| !rules.shared()) {
+            return self.enter(now, Phase::Mending { to });
+        }
+        let led_to = self.seen.units.iter().find(|unit| {
+            let instance = name::instance_of(&rules.unit, &unit.unit);
+            instance.is_some_and(|instance| Some(name::socket_of(&rules.socket, instance)) == self.seen.leads_to)
+        });
+        let stopped = led_to.is_some_and(|unit| unit.active == Active::Inactive) && self.looked && self.rescue.is_none();
+        if stopped {
+            self.note =
+                Some("nothing serves: somebody has stopped it; a deploy, or a restart of this agent, starts a generation".to_owned());
+            return;
+        }
+        let deploy = turn.memory.stamp.as_ref().map(|stamp| stamp.deploy.id.clone());
+        let id = deploy.unwrap_or_else(|| "start".to_owned());
+        self.rescue = Some(Want { id, ..Want::default() });
+        self.enter(now, Phase::Looking);
+    }
+
+    /// Of those that run, apart from this one, the one that was started last.
+    pub(super) fn youngest(&self, apart: Option<&str>) -> Option<String> {
+        let up = |unit: &&UnitSeen| matches!(unit.active, Active::Active | Active::Reloading) && unit.load == Load::Loaded;
+        let others = self.seen.units.iter().filter(up).filter(|unit| Some(unit.unit.as_str()) != apart);
+        let ending = |unit: &&UnitSeen| self.ending.get(&unit.unit).is_none_or(|fpm| !fpm.committed());
+        others.filter(ending).max_by_key(|unit| unit.main_start).map(|unit| unit.unit.clone())
+    }
+
+    /// As many as count for `max_generations`.
+    pub(super) fn running(&self) -> usize {
+        self.seen.units.iter().filter(|unit| unit.active.runs()).count()
+    }
+
+    /// The last look is one that nothing can have slipped through.
+    pub(super) fn has_looked_since(&self, at: Mono) -> bool {
+        self.look.seen_since(at)
+    }
+}
+
+/// The instance that gets the requests: that the symlink leads to, or that was last given what all share. If it runs.
+#[must_use]
+pub fn serving<'s>(rules: &GenerationRules, seen: &'s GenerationsSeen, memory: &TargetMemory) -> Option<&'s str> {
+    if rules.shared() {
+        let up = || seen.units.iter().filter(|unit| runs(unit));
+        let given = up().find(|unit| memory.current.as_ref() == Some(&unit.unit));
+        let starting = |unit: &&UnitSeen| memory.starting.as_ref().is_some_and(|(starting, _)| *starting == unit.unit);
+        let other = || up().filter(|unit| !starting(unit)).max_by_key(|unit| unit.main_start);
+        return given.or_else(other).map(|unit| unit.unit.as_str());
+    }
+    let at = seen.leads_to.as_ref()?;
+    let serves = |unit: &&UnitSeen| {
+        let instance = name::instance_of(&rules.unit, &unit.unit);
+        runs(unit) && instance.is_some_and(|instance| name::socket_of(&rules.socket, instance) == *at)
+    };
+    seen.units.iter().find(serves).map(|unit| unit.unit.as_str())
+}
+
+/// An earlier agent, or an earlier try, has begun to start it for this.
+pub(super) fn started_for(memory: &TargetMemory, unit: &str, want: &Want) -> bool {
+    memory.starting.as_ref().is_some_and(|(starting, landed)| starting == unit && *landed == want.landed)
+}

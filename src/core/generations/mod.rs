@@ -1,0 +1,271 @@
+//! `kind = "php-fpm"`, `strategy = "generations"`: a deploy starts a new php-fpm beside the old one, proves it, and switches the symlink that the web
+//! server connects to. No request is lost, no pool is left. The old one lingers: it finishes what it has and is stopped.
+//!
+//! What is the case is read from systemd and from the symlink each time; the journal only says which generation is being started and since when
+//! others linger. `name` says what they are called, `looks` what a look at them means, `phases` what comes after what, `view` what status is told. The
+//! way of one php-fpm to its proof, and of another to its end, is [`Fpm`]'s.
+
+pub mod name;
+
+mod looks;
+mod phases;
+pub(super) mod plan;
+mod view;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub use looks::serving;
+
+use super::effect::{Effect, EffectId, Fault, Outcome};
+use super::fpm::Fpm;
+use super::look::Looker;
+use super::memory::Want;
+use super::policy::GenerationRules;
+use super::seen::{GenerationsSeen, UnitSeen};
+use super::step::{Deadline, Turn, earliest};
+use super::target::Progress;
+use super::time::Mono;
+
+/// At rest: whether the one that serves still does, and whether another came (a boot, a person).
+const LOOK_AT_REST: Duration = Duration::from_secs(60);
+/// Nothing connects to the old socket after the switch, but what had connected may still be in its queue.
+const QUIET: Duration = Duration::from_secs(1);
+/// After a switch that could not be made.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// The generations of one target.
+#[derive(Debug)]
+pub struct Generations {
+    name: String,
+    want: Option<Want>,
+    /// When what is wanted began to be.
+    renewed: Mono,
+    progress: Progress,
+    phase: Phase,
+    since: Mono,
+    look: Looker,
+    seen: GenerationsSeen,
+    /// The one that serves.
+    current: Option<String>,
+    /// The one that is to serve.
+    starting: Option<Fpm>,
+    /// Those that have served, and one that will never.
+    ending: BTreeMap<String, Fpm>,
+    switching: Option<EffectId>,
+    /// A ping through the symlink.
+    pinging: Option<EffectId>,
+    next: Mono,
+    /// Pings in a row that were not answered.
+    missed: u32,
+    /// The new one has answered through the symlink.
+    answered: bool,
+    /// Served before the last switch.
+    before: Option<String>,
+    /// What the present one is worth saying beyond "fresh".
+    note: Option<String>,
+    /// Why a rollout waits.
+    waits: Option<String>,
+    trouble: Option<String>,
+    /// It was looked at since the agent started: nothing serving then gets a generation.
+    looked: bool,
+    /// What is started because nothing serves, without a deploy.
+    rescue: Option<Want>,
+    rescue_tries: u32,
+    rescue_at: Mono,
+    /// How often the symlink was to be switched in this phase.
+    tries: u32,
+    /// Nothing is to be begun.
+    held: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Phase {
+    /// Nothing is wanted.
+    Rest,
+    /// What is there?
+    Looking,
+    /// There is no room for another one.
+    Room,
+    /// The new one is tested, started, proven.
+    Starting,
+    /// The symlink is being switched to it.
+    Switching,
+    /// It serves; does it stay up?
+    Watching { until: Mono },
+    /// It does; do the others, which share its socket, take no new requests any more?
+    Closing { until: Mono },
+    /// It does not: the symlink goes back to the one before.
+    Back { why: String },
+    /// The symlink leads nowhere, and to be switched to one that runs.
+    Mending { to: String },
+}
+
+impl Generations {
+    #[must_use]
+    pub fn new(name: &str) -> Generations {
+        let mut look = Looker::default();
+        look.want(Mono::BOOT);
+        Generations {
+            name: name.to_owned(),
+            want: None,
+            renewed: Mono::BOOT,
+            progress: Progress::Idle,
+            phase: Phase::Rest,
+            since: Mono::BOOT,
+            look,
+            seen: GenerationsSeen::default(),
+            current: None,
+            starting: None,
+            ending: BTreeMap::new(),
+            switching: None,
+            pinging: None,
+            next: Mono::BOOT,
+            missed: 0,
+            answered: false,
+            before: None,
+            note: None,
+            waits: None,
+            trouble: None,
+            looked: false,
+            rescue: None,
+            rescue_tries: 0,
+            rescue_at: Mono::BOOT,
+            tries: 0,
+            held: false,
+        }
+    }
+
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Whether the first look for the present want is still to come.
+    #[must_use]
+    pub fn gathering(&self) -> bool {
+        self.progress == Progress::Working && self.phase == Phase::Looking
+    }
+
+    /// Whether workers are stopped for a count that is under way.
+    #[must_use]
+    pub fn counting(&self) -> bool {
+        self.ending.values().any(Fpm::counting)
+    }
+
+    /// Whether it is at work on this unit, and pays what it owes to it itself.
+    #[must_use]
+    pub fn owns(&self, unit: &str) -> bool {
+        self.fpms().any(|fpm| fpm.unit == unit && !fpm.at_rest())
+    }
+
+    /// It has something to do that systemd's signals help with.
+    #[must_use]
+    pub fn busy(&self) -> bool {
+        self.phase != Phase::Rest
+    }
+
+    pub fn renew(&mut self, now: Mono, want: Want) {
+        // One that is under way for something older is no use any more; after the switch it has to be seen to its end first.
+        let other = !self.want.as_ref().is_some_and(|old| old.is(&want));
+        if other && !matches!(self.phase, Phase::Switching | Phase::Watching { .. } | Phase::Closing { .. } | Phase::Back { .. }) {
+            self.enter(now, Phase::Looking);
+        }
+        if want.forced {
+            self.ending.values_mut().for_each(|fpm| fpm.end_by(now));
+        }
+        self.want = Some(want);
+        self.renewed = now;
+        self.progress = Progress::Working;
+        self.waits = None;
+        self.look.want(now);
+        if self.phase == Phase::Rest {
+            self.enter(now, Phase::Looking);
+        }
+    }
+
+    /// Gives up what has not been switched to. What lingers goes on.
+    pub fn pause(&mut self, now: Mono) {
+        if matches!(self.phase, Phase::Looking | Phase::Room | Phase::Starting) {
+            self.progress = Progress::Idle;
+            self.want = None;
+            self.enter(now, Phase::Rest);
+            self.look.want(now);
+        }
+    }
+
+    pub fn hint(&mut self, now: Mono, unit: Option<&str>, template: &str) {
+        if unit.is_none_or(|unit| name::instance_of(template, unit).is_some()) {
+            self.look.want(now);
+        }
+    }
+
+    pub fn outcome(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, id: EffectId, outcome: &Outcome) -> bool {
+        if self.look.owns(id) {
+            if let Some(Outcome::Generations(seen)) = self.look.answer(turn, id, outcome) {
+                self.seen(turn, rules, seen);
+            }
+            return true;
+        }
+        if self.switching.take_if(|switching| *switching == id).is_some() {
+            self.switched(turn, outcome);
+            return true;
+        }
+        if self.pinging.take_if(|pinging| *pinging == id).is_some() {
+            self.pinged(turn.now.mono, outcome);
+            return true;
+        }
+        self.starting.as_mut().is_some_and(|fpm| fpm.outcome(turn, id, outcome))
+            || self.ending.values_mut().any(|fpm| fpm.outcome(turn, id, outcome))
+    }
+
+    fn switched(&mut self, turn: &Turn<'_>, outcome: &Outcome) {
+        self.trouble = match outcome {
+            Outcome::Done => None,
+            Outcome::Fault(Fault::Journal(why)) => Some(why.clone()),
+            other => Some(format!("the symlink could not be switched: {}", other.said())),
+        };
+        // Whatever is said of it, where it leads is read, before another try.
+        self.next = turn.now.mono.after(AGAIN);
+        self.look.want(turn.now.mono);
+    }
+
+    fn enter(&mut self, now: Mono, phase: Phase) {
+        self.phase = phase;
+        self.since = now;
+        self.next = now;
+    }
+
+    fn fpms(&self) -> impl Iterator<Item = &Fpm> {
+        self.starting.iter().chain(self.ending.values())
+    }
+
+    fn unit(&self, unit: &str) -> Option<&UnitSeen> {
+        self.seen.units.iter().find(|seen| seen.unit == unit)
+    }
+
+    fn ask_to_look(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules) {
+        let effect = || Effect::SeeGenerations { template: rules.unit.clone(), socket: rules.socket.clone() };
+        self.look.ask_for(turn, effect);
+    }
+
+    #[must_use]
+    pub fn deadline(&self) -> Option<Deadline> {
+        let look = self.look.due().map(|at| Deadline::new(at, format!("{}: look at its generations", self.name)));
+        let step = match &self.phase {
+            Phase::Watching { until } if self.pinging.is_none() => {
+                Some(Deadline::new(self.next.min(*until), format!("{}: see whether the new generation stays up", self.name)))
+            }
+            Phase::Closing { until } => Some(Deadline::new(*until, format!("{}: old generations take no new requests", self.name))),
+            Phase::Switching | Phase::Back { .. } | Phase::Mending { .. } if self.switching.is_none() => {
+                Some(Deadline::new(self.next, format!("{}: switch the symlink", self.name)))
+            }
+            _ => None,
+        };
+        earliest(self.fpms().map(Fpm::deadline).chain([look, step]))
+    }
+
+    #[must_use]
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref().or(self.look.trouble())
+    }
+}

@@ -1,0 +1,423 @@
+//! What comes after what.
+
+use std::time::Duration;
+
+use super::looks::{runs, started_for};
+use super::{Generations, Phase, QUIET, name};
+use crate::core::effect::{Effect, FpmRequest, Outcome};
+use crate::core::entry::Entry;
+use crate::core::fpm::{Fpm, FpmStep};
+use crate::core::loans::Loans;
+use crate::core::memory::Want;
+use crate::core::policy::{AtMax, GenerationRules};
+use crate::core::seen::UnitSeen;
+use crate::core::stale::{LOOK_FROM, stale_fpm};
+use crate::core::status::UnitEnd;
+use crate::core::step::Turn;
+use crate::core::target::Progress;
+use crate::core::time::Mono;
+
+/// The old one stays untouched for so long after the switch, so that there is a way back.
+const WATCH: Duration = Duration::from_secs(2);
+/// For others to take no new requests any more, where they share a socket with it.
+const CLOSE: Duration = Duration::from_secs(10);
+const PING_EVERY: Duration = Duration::from_millis(100);
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+/// So many pings in a row without an answer, and it does not serve.
+const MISSED: u32 = 5;
+/// Of a symlink that cannot be switched.
+const TRIES: u32 = 5;
+/// After a generation that nobody asked for, and that did not come up.
+const RESCUE_AGAIN: Duration = Duration::from_secs(15);
+const RESCUE_SLOWEST: Duration = Duration::from_secs(5 * 60);
+
+impl Generations {
+    /// `held`: nothing is to be begun.
+    pub fn advance(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, loans: &mut Loans, held: bool) {
+        self.held = held;
+        for _ in 0..8 {
+            let phase = self.phase.clone();
+            self.advance_phase(turn, rules, loans);
+            if self.phase == phase {
+                break;
+            }
+        }
+        self.advance_ending(turn, loans);
+        self.ask_to_look(turn, rules);
+    }
+
+    fn advance_phase(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, loans: &mut Loans) {
+        let now = turn.now.mono;
+        match self.phase.clone() {
+            Phase::Rest => {}
+            Phase::Looking => self.decide(turn, rules),
+            Phase::Room => self.make_room(turn, rules),
+            Phase::Starting => self.start(turn, rules, loans),
+            Phase::Switching => self.switch(turn, rules),
+            Phase::Watching { until } => self.watch(turn, rules, until),
+            Phase::Closing { until } => self.close(turn, until),
+            Phase::Back { why } => self.go_back(turn, rules, &why),
+            Phase::Mending { to } => {
+                if self.current.is_some() {
+                    self.note = Some("the symlink led nowhere, and was switched to it".to_owned());
+                    self.enter(now, Phase::Rest);
+                    self.look.want(now);
+                } else if self.switch_to(turn, rules, &to) == Tried::TooOften {
+                    self.rest_after_rescue(now);
+                }
+            }
+        }
+    }
+
+    /// What is to be made fresh: what a deploy wants, or one that serves at all.
+    pub(super) fn goal(&self) -> Option<&Want> {
+        if self.progress == Progress::Working { self.want.as_ref() } else { self.rescue.as_ref() }
+    }
+
+    fn decide(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules) {
+        let now = turn.now.mono;
+        let Some(want) = self.goal().cloned() else { return self.enter(now, Phase::Rest) };
+        let from = self.since.max(want.landed.after(LOOK_FROM));
+        if !self.has_looked_since(from) {
+            return self.look.want(from.max(now));
+        }
+        self.starting = None;
+        if self.seen.obstructed {
+            let why =
+                format!("{} is no symlink: move away what is there; each php-fpm listens beside it, under its own name", rules.socket);
+            return self.fail(turn, &rules.unit, &why, true);
+        }
+        let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
+        let current = self.current.as_ref().and_then(|unit| self.unit(unit)).cloned();
+        let fresh = current.filter(|unit| stale_fpm(unit, &want, &memory).is_empty() && unit.main_pid != 0);
+        let resumed = || self.seen.units.iter().find(|unit| runs(unit) && started_for(&memory, &unit.unit, &want)).cloned();
+        // One that is there already, for what is wanted, has only to be proven.
+        match fresh.or_else(resumed) {
+            Some(unit) => {
+                turn.phase_began(&self.name, "preflight");
+                let mut fpm = Fpm::starting(&self.name, &rules.of(&unit.unit), want, unit, now);
+                fpm.shared = rules.shared();
+                self.starting = Some(fpm);
+                self.enter(now, Phase::Starting);
+            }
+            None => self.enter(now, Phase::Room),
+        }
+    }
+
+    /// Another one is started only where the rules have room for it.
+    fn make_room(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules) {
+        let now = turn.now.mono;
+        let Some(want) = self.goal().cloned() else { return self.enter(now, Phase::Rest) };
+        let running = self.running();
+        if running >= usize::try_from(rules.max_generations).unwrap_or(usize::MAX) {
+            let oldest = self.ending.values().filter(|fpm| !fpm.at_rest()).min_by_key(|fpm| fpm.started()).map(|fpm| fpm.unit.clone());
+            let waits_for = oldest.as_ref().and_then(|unit| self.ending.get(unit)).map(Fpm::waits_for_what).unwrap_or_default();
+            let oldest = oldest.unwrap_or_else(|| "none of them lingers".to_owned());
+            self.waits = Some(format!("{running} generations run, as many as may (max_generations): waits for {oldest}: {waits_for}"));
+            if rules.at_max == AtMax::EndOldest
+                && let Some(fpm) = self.ending.get_mut(&oldest)
+            {
+                fpm.end_by(now);
+            }
+            return;
+        }
+        if let Some(least) = rules.min_available_memory.filter(|least| self.seen.available < *least) {
+            let (has, least) = (megabytes(self.seen.available), megabytes(least));
+            self.waits = Some(format!("{has} of memory are available, and a new generation needs {least} (min_available_memory)"));
+            return;
+        }
+        if !turn.journal_good {
+            return;
+        }
+        self.waits = None;
+        let instance = name::instance(&want.id, turn.memory.next_generation);
+        let unit = name::unit_of(&rules.unit, &instance);
+        turn.record(Entry::GenerationStarts { target: self.name.clone(), unit: unit.clone(), landed: want.landed });
+        turn.phase_began(&self.name, "preflight");
+        let shared = rules.shared();
+        let mut rules = rules.of(&unit);
+        if self.progress != Progress::Working && turn.memory.stamp.is_none() {
+            // There is no deploy whose id it could answer with.
+            rules.proof = None;
+        }
+        let seen = UnitSeen { unit: unit.clone(), ..UnitSeen::default() };
+        let mut fpm = Fpm::starting(&self.name, &rules, want, seen, now);
+        fpm.shared = shared;
+        self.starting = Some(fpm);
+        self.enter(now, Phase::Starting);
+    }
+
+    fn start(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, loans: &mut Loans) {
+        let now = turn.now.mono;
+        let Some(fpm) = &mut self.starting else { return self.enter(now, Phase::Looking) };
+        fpm.advance(turn, loans);
+        if fpm.step == FpmStep::Prepared {
+            match listens_as_it_should(fpm, rules) {
+                Ok(()) => {
+                    turn.phase_ended(&self.name, "preflight");
+                    turn.phase_began(&self.name, "start");
+                    fpm.drain(now, now, Duration::ZERO, true);
+                    fpm.renew(now);
+                    fpm.advance(turn, loans);
+                }
+                Err(why) => {
+                    let unit = fpm.unit.clone();
+                    return self.fail(turn, &unit, &why, false);
+                }
+            }
+        }
+        let Some(fpm) = &self.starting else { return };
+        match fpm.step.clone() {
+            FpmStep::Done => {
+                turn.phase_ended(&self.name, "start");
+                turn.phase_began(&self.name, "switch");
+                self.tries = 0;
+                self.before = self.current.clone().filter(|unit| *unit != fpm.unit).or_else(|| self.youngest(Some(&fpm.unit)));
+                self.enter(now, Phase::Switching);
+            }
+            FpmStep::Refused(why) | FpmStep::Broken(why) => {
+                let unit = fpm.unit.clone();
+                self.broke(turn, &unit, &why);
+            }
+            FpmStep::Stopped => {
+                let unit = fpm.unit.clone();
+                self.broke(turn, &unit, "somebody has stopped it");
+            }
+            _ => {}
+        }
+    }
+
+    /// The new one does not do. If it serves already, the one before takes its place again.
+    fn broke(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str) {
+        if self.current.as_deref() == Some(unit) && self.youngest(Some(unit)).is_some() {
+            self.tries = 0;
+            self.before = self.youngest(Some(unit));
+            return self.enter(turn.now.mono, Phase::Back { why: why.to_owned() });
+        }
+        self.failed(turn, unit, why, false);
+    }
+
+    fn switch(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules) {
+        let now = turn.now.mono;
+        let Some(unit) = self.starting.as_ref().map(|fpm| fpm.unit.clone()) else { return self.enter(now, Phase::Looking) };
+        if rules.shared() || (self.current.as_ref() == Some(&unit) && self.has_looked_since(self.since)) {
+            turn.record(Entry::Switched { target: self.name.clone(), unit });
+            (self.missed, self.answered) = (0, false);
+            self.look.want(now);
+            return self.enter(now, Phase::Watching { until: now.after(WATCH) });
+        }
+        if self.switch_to(turn, rules, &unit) == Tried::TooOften {
+            let why = self.trouble.clone().unwrap_or_else(|| format!("{} does not lead to it, though it was switched", rules.socket));
+            self.fail(turn, &unit, &why, true);
+        }
+    }
+
+    fn switch_to(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, unit: &str) -> Tried {
+        let now = turn.now.mono;
+        if self.switching.is_some() || now < self.next || !turn.journal_good {
+            return Tried::Tries;
+        }
+        if self.tries >= TRIES {
+            return Tried::TooOften;
+        }
+        self.tries += 1;
+        self.next = now.after(super::AGAIN);
+        let instance = name::instance_of(&rules.unit, unit).unwrap_or_default();
+        let to = name::socket_of(&rules.socket, instance);
+        self.switching = Some(turn.ask(Effect::Switch { socket: rules.socket.clone(), to }));
+        Tried::Tries
+    }
+
+    /// The web server sends it its requests: it answers, and its master stays the same.
+    fn watch(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, until: Mono) {
+        let now = turn.now.mono;
+        let Some(fpm) = &self.starting else { return self.enter(now, Phase::Looking) };
+        let (unit, invocation) = (fpm.unit.clone(), fpm.invocation().to_owned());
+        let ping = fpm.ping();
+        if self.has_looked_since(self.since) {
+            let up = self.unit(&unit).is_some_and(|seen| runs(seen) && seen.invocation == invocation);
+            if !up {
+                return self.go_back_for(turn, &unit, "it did not stay up after the switch");
+            }
+            if self.current.as_ref() != Some(&unit) {
+                // Somebody, or another configuration, has taken the symlink elsewhere: looked at anew.
+                return self.enter(now, Phase::Looking);
+            }
+        }
+        if self.missed >= MISSED {
+            return self.go_back_for(turn, &unit, "it does not answer its ping through the symlink");
+        }
+        if now >= until && (self.answered || ping.is_none()) && self.missed == 0 && self.has_looked_since(until) {
+            if rules.shared() {
+                self.look.want(now);
+                return self.enter(now, Phase::Closing { until: now.after(CLOSE) });
+            }
+            return self.reached(turn, &unit);
+        }
+        if now >= until && !self.has_looked_since(until) {
+            self.look.want(now);
+        }
+        if let Some((own, path)) = ping.filter(|_| self.pinging.is_none() && now >= self.next) {
+            self.next = now.after(PING_EVERY);
+            let request = FpmRequest::Ping { path };
+            let socket = if rules.shared() { own } else { rules.socket.clone() };
+            self.pinging = Some(turn.ask(Effect::Request { socket, request, timeout: PING_TIMEOUT }));
+        } else if self.pinging.is_none() && now >= self.next {
+            self.next = now.after(PING_EVERY);
+        }
+    }
+
+    pub(super) fn pinged(&mut self, now: Mono, outcome: &Outcome) {
+        self.next = now.after(PING_EVERY);
+        if matches!(outcome, Outcome::Answered { status: 200, .. }) {
+            (self.missed, self.answered) = (0, true);
+        } else {
+            self.missed += 1;
+        }
+    }
+
+    /// Others listen on the same socket: the deploy has arrived when they take no new requests.
+    fn close(&mut self, turn: &mut Turn<'_>, until: Mono) {
+        let now = turn.now.mono;
+        let Some(unit) = self.starting.as_ref().map(|fpm| fpm.unit.clone()) else { return self.enter(now, Phase::Looking) };
+        let closed = self.has_looked_since(self.since) && self.ending.values().all(Fpm::is_closed);
+        if closed || now >= until {
+            self.reached(turn, &unit);
+        }
+    }
+
+    fn go_back_for(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str) {
+        turn.unit_ended(&self.name, unit, UnitEnd::Failed, why);
+        let before = self.before.take().filter(|before| self.unit(before).is_some_and(runs));
+        self.before = before.or_else(|| self.youngest(Some(unit)));
+        if self.before.is_none() {
+            return self.failed(turn, unit, &format!("{why}, and no other generation runs that could take its place"), false);
+        }
+        self.tries = 0;
+        self.enter(turn.now.mono, Phase::Back { why: why.to_owned() });
+    }
+
+    fn go_back(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, why: &str) {
+        let now = turn.now.mono;
+        let unit = self.starting.as_ref().map(|fpm| fpm.unit.clone()).unwrap_or_default();
+        let Some(before) = self.before.clone() else { return self.failed(turn, &unit, why, false) };
+        if rules.shared() || (self.current.as_ref() == Some(&before) && self.has_looked_since(self.since)) {
+            turn.record(Entry::Switched { target: self.name.clone(), unit: before.clone() });
+            self.ending.remove(&before);
+            let why = format!("{why}; {before}, which runs the old code, serves again");
+            return self.failed(turn, &unit, &why, false);
+        }
+        if self.switch_to(turn, rules, &before) == Tried::TooOften {
+            let why = format!("{why}, and the symlink could not be switched back");
+            self.failed(turn, &unit, &why, false);
+        }
+        self.look.want(now.after(super::AGAIN));
+    }
+
+    fn reached(&mut self, turn: &mut Turn<'_>, unit: &str) {
+        let now = turn.now.mono;
+        turn.phase_ended(&self.name, "switch");
+        let beside = self.before.take().map(|before| format!(" beside {before}")).unwrap_or_default();
+        let notes = self.starting.take().map(Fpm::into_notes).unwrap_or_default();
+        turn.unit_ended_noting(&self.name, unit, UnitEnd::Renewed, format!("started{beside}, and it serves"), &notes);
+        if self.progress == Progress::Working {
+            self.progress = Progress::Reached;
+        }
+        (self.rescue, self.rescue_tries, self.note) = (None, 0, None);
+        self.enter(now, Phase::Rest);
+        self.look.want(now);
+    }
+
+    fn fail(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str, blocked: bool) {
+        turn.unit_ended(&self.name, unit, UnitEnd::Failed, why);
+        self.failed(turn, unit, why, blocked);
+    }
+
+    /// Nothing comes of this try. What was started and does not serve is ended, by the next look.
+    fn failed(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str, blocked: bool) {
+        let now = turn.now.mono;
+        for phase in ["preflight", "start", "switch"] {
+            turn.phase_ended(&self.name, phase);
+        }
+        self.starting = None;
+        self.before = None;
+        if self.progress == Progress::Working {
+            self.progress = Progress::Failed { why: format!("{unit}: {why}"), blocked };
+        }
+        self.note = Some(format!("{unit}: {why}"));
+        self.rest_after_rescue(now);
+    }
+
+    fn rest_after_rescue(&mut self, now: Mono) {
+        self.rescue_tries = self.rescue_tries.saturating_add(1);
+        let pause = (RESCUE_AGAIN * 2_u32.saturating_pow(self.rescue_tries.min(10) - 1)).min(RESCUE_SLOWEST);
+        self.rescue_at = now.after(pause);
+        self.enter(now, Phase::Rest);
+        self.look.want(now);
+        if self.current.is_none() {
+            self.look.want(self.rescue_at);
+        }
+    }
+
+    /// Old ones finish what they have, and are stopped.
+    fn advance_ending(&mut self, turn: &mut Turn<'_>, loans: &mut Loans) {
+        let now = turn.now.mono;
+        let mut over = Vec::new();
+        for (unit, fpm) in &mut self.ending {
+            fpm.advance(turn, loans);
+            if fpm.step == FpmStep::Prepared {
+                let until = fpm.lingers_until();
+                fpm.drain(now, until, QUIET, false);
+                fpm.advance(turn, loans);
+            }
+            // A hold lets finish; it does not cut.
+            if fpm.drained(now) && (fpm.is_idle() || !self.held) && fpm.may_renew(turn, loans) {
+                fpm.renew(now);
+                fpm.advance(turn, loans);
+            }
+            if fpm.at_rest() {
+                over.push(unit.clone());
+            }
+        }
+        for unit in over {
+            self.ending.remove(&unit);
+            self.look.want(now);
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+enum Tried {
+    Tries,
+    TooOften,
+}
+
+/// A generation that listens anywhere else would be proven there, and never be reached by the symlink.
+fn listens_as_it_should(fpm: &Fpm, rules: &GenerationRules) -> Result<(), String> {
+    let instance = name::instance_of(&rules.unit, &fpm.unit).unwrap_or_default();
+    if rules.shared() {
+        return match fpm.status_sockets().as_slice() {
+            [one] if one.contains(instance) => Ok(()),
+            _ => Err("it has no status socket of its own: write `pm.status_listen = /run/php/job/${GENERATION}.status.sock` into its configuration"
+                .to_owned()),
+        };
+    }
+    let wanted = name::socket_of(&rules.socket, instance);
+    let sockets = fpm.sockets();
+    if sockets == [wanted.as_str()] {
+        return Ok(());
+    }
+    let directory = name::directory(&rules.socket);
+    Err(match sockets.as_slice() {
+        [] => "its configuration could not be read, so it is not known where it would listen".to_owned(),
+        [one] => {
+            format!("it would listen on {one}, not on {wanted}: write `listen = {directory}/${{GENERATION}}.sock` into its configuration")
+        }
+        more => format!("it has {} pools, and one symlink leads to one: give each pool a php-fpm, and a target, of its own", more.len()),
+    })
+}
+
+pub(super) fn megabytes(bytes: u64) -> String {
+    format!("{} MiB", bytes / (1024 * 1024))
+}
