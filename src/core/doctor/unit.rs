@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::finding::{About, Finding, Mend, unit_finding};
+use super::fpm_rules;
 use super::seen::UnitSettings;
 use crate::core::policy::Policy;
 use crate::core::seen::Load;
@@ -54,7 +55,8 @@ pub fn findings(about: &About<'_>, control_timeout: u64, policy: &Policy) -> Vec
     }
     let rhythm = policy.stamp.min_interval;
     let burst = unit.start_limit_burst;
-    if about.fpm.target.is_some() && burst > 0 && rhythm.saturating_mul(burst) < unit.start_limit_interval {
+    // A generation is a unit of its own, started once.
+    if fpm_rules(policy, about.fpm.target.as_deref()).is_some() && burst > 0 && rhythm.saturating_mul(burst) < unit.start_limit_interval {
         found.push(about.service(
             "unit-start-limit",
             "Unit",
