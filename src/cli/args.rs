@@ -69,7 +69,9 @@ pub enum Command {
     )]
     Abort(AbortArgs),
     /// Past rollouts, newest first
-    #[command(after_help = "Example:\n  sudo restart-agent history -n 5\n\nExit status: 0.")]
+    #[command(
+        after_help = "Examples:\n  sudo restart-agent history -n 5\n  sudo restart-agent history --plot rollout.svg\n\nExit status: 0; 1 there is no such rollout, or the picture cannot be written."
+    )]
     History(HistoryArgs),
     /// Which requests and scripts were cut, exactly
     #[command(after_help = "Example:\n  sudo restart-agent casualties --since 7d\n\nExit status: 0.")]
@@ -178,9 +180,15 @@ pub struct HistoryArgs {
     /// The rollouts as JSON
     #[arg(long)]
     pub json: bool,
-    /// How many
-    #[arg(short = 'n', value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
-    pub number: u32,
+    /// How many [default: 20]; with --plot, the N-th newest [default: 1]
+    #[arg(short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub number: Option<u32>,
+    /// Writes one rollout as a picture: phases, requests in flight, casualties. `-` is standard output
+    #[arg(long, value_name = "FILE.svg", conflicts_with = "json")]
+    pub plot: Option<PathBuf>,
+    /// With --plot, the rollout with this id
+    #[arg(long, value_name = "ID", requires = "plot", conflicts_with = "number")]
+    pub rollout: Option<String>,
 }
 
 #[derive(Debug, Args)]

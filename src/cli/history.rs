@@ -4,12 +4,20 @@ use super::args::{HistoryArgs, Places};
 use super::exit::Exit;
 use super::output::{Output, Page};
 use super::phrase::took;
+use super::plot;
 use super::status_text::{ends, notes, result_word};
 use crate::core::status::RolloutView;
 use crate::store::{Reader, StoreFault};
 
+/// How many rollouts are shown if nobody says.
+const SHOWN: u32 = 20;
+
 pub fn run(args: &HistoryArgs, places: &Places, out: &Output) -> Exit {
-    let mut rollouts = match Reader::open(&places.state_dir).and_then(|reader| reader.rollouts(args.number)) {
+    if let Some(file) = &args.plot {
+        return plot::run(args, file, places, out);
+    }
+    let number = args.number.unwrap_or(SHOWN);
+    let mut rollouts = match Reader::open(&places.state_dir).and_then(|reader| reader.rollouts(number)) {
         Ok(rollouts) => rollouts,
         Err(fault) => return unread(&fault, out),
     };

@@ -17,6 +17,7 @@ mod migrate_pool;
 mod output;
 mod phrase;
 mod plan;
+mod plot;
 mod progress;
 mod protect;
 mod release;

@@ -290,7 +290,7 @@ fn the_last_line_of_wait() {
 }
 
 /// What a command line prints and how it ends.
-fn typed(words: &[&str]) -> (Exit, String) {
+pub(super) fn typed(words: &[&str]) -> (Exit, String) {
     let out = Output { terminal: false, typed: words.iter().map(|&word| word.to_owned()).collect(), kept: Some(Default::default()) };
     let exit = run(Cli::try_parse_from([&["restart-agent"], words].concat()).unwrap(), &out);
     (exit, out.kept.unwrap().into_inner())

@@ -221,6 +221,39 @@ pub enum Entry {
         by: String,
         order: Order,
     },
+    /// So many requests are in flight, since this moment or a little longer: told of a php-fpm that drains, ever more rarely.
+    InFlight {
+        /// Whose history it belongs to; the rollout may be over.
+        rollout: Option<String>,
+        target: String,
+        unit: String,
+        in_flight: u32,
+    },
+}
+
+impl Entry {
+    /// It is for a picture only: nobody minds if a crash takes it, so it may wait for company on its way to the disk.
+    #[must_use]
+    pub fn may_wait(&self) -> bool {
+        matches!(self, Entry::InFlight { .. })
+    }
+
+    /// What belongs to a rollout and does not say to which, belongs to this one.
+    pub fn belongs_to(&mut self, id: &str) {
+        let casualties = match self {
+            Entry::InFlight { rollout, .. } => {
+                rollout.get_or_insert_with(|| id.to_owned());
+                return;
+            }
+            Entry::Casualty(casualty) => std::slice::from_mut(casualty),
+            Entry::StrayCutting { casualty, .. } => std::slice::from_mut(&mut **casualty),
+            Entry::Cutting { casualties, .. } => casualties,
+            _ => return,
+        };
+        for casualty in casualties {
+            casualty.rollout.get_or_insert_with(|| id.to_owned());
+        }
+    }
 }
 
 /// An entry with the time at which it was made.

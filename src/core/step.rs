@@ -48,7 +48,10 @@ pub(super) struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    pub fn record(&mut self, entry: Entry) {
+    pub fn record(&mut self, mut entry: Entry) {
+        if let Some(view) = self.memory.rollout.as_ref().map(|rollout| &rollout.view).or(self.memory.last_rollout.as_ref()) {
+            entry.belongs_to(&view.id);
+        }
         let written = Written { at: self.now.wall, entry };
         self.memory.apply(&written);
         self.step.entries.push(written);

@@ -69,6 +69,7 @@ pub(super) fn tell(written: &Written) {
         | Entry::PhaseEnded { .. }
         | Entry::Intent { .. }
         | Entry::Outcome { .. }
+        | Entry::InFlight { .. }
         | Entry::Interrupted { .. }
         | Entry::RanThrough { .. }
         | Entry::AskOver { .. }

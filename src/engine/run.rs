@@ -29,6 +29,8 @@ use crate::store::{Store, StoreFault};
 const SLOW_POLL: Duration = Duration::from_secs(60);
 /// Outcomes that are taken in together at most.
 const MOST_OUTCOMES: usize = 64;
+/// Entries that wait for company at most.
+const MOST_WAITING: usize = 256;
 /// While the journal cannot be written: between two tries.
 const JOURNAL_RETRY: Duration = Duration::from_secs(5);
 /// Entries after which a finished rollout is followed by a snapshot, so that a start stays quick.
@@ -72,6 +74,8 @@ pub struct Engine<W: World> {
     stamp_read: Option<Wall>,
     listening: bool,
     journal_broken: bool,
+    /// Entries that a crash may take: they go to the disk with the next that it may not, or with the slow poll.
+    waiting: Vec<Written>,
     since_snapshot: usize,
     settle_only: bool,
 }
@@ -104,6 +108,7 @@ impl<W: World> Engine<W> {
             stamp_read: None,
             listening: false,
             journal_broken: false,
+            waiting: Vec::new(),
             since_snapshot: 0,
             settle_only: parts.settle_only,
         };
@@ -133,6 +138,7 @@ impl<W: World> Engine<W> {
                 Woken::SlowPoll => {
                     notify::watchdog();
                     self.read_stamp().await;
+                    self.write_waiting().await;
                     self.try_journal().await;
                     slow = Instant::now() + if self.journal_broken { JOURNAL_RETRY } else { SLOW_POLL };
                 }
@@ -145,7 +151,7 @@ impl<W: World> Engine<W> {
             }
         }
         notify::stopping();
-        let _ = self.store.snapshot(self.machine.memory()).await;
+        let _ = self.snapshot().await;
         self.agent.running = false;
         self.publish();
         self.view()
@@ -243,7 +249,9 @@ impl<W: World> Engine<W> {
         if effects.iter().all(|(_, effect)| !effect.acts()) {
             effects.drain(..).for_each(|(id, effect)| self.perform(id, effect));
         }
-        let written = if step.entries.is_empty() { Ok(()) } else { self.append(step.entries).await };
+        let alone = step.entries.iter().all(|written| written.entry.may_wait()) && self.waiting.len() < MOST_WAITING;
+        self.waiting.extend(step.entries);
+        let written = if alone { Ok(()) } else { self.append().await };
         for (id, effect) in effects {
             match &written {
                 Err(fault) if effect.acts() && !effect.pays_back() => {
@@ -257,7 +265,7 @@ impl<W: World> Engine<W> {
         match &written {
             Ok(()) if finished && self.since_snapshot >= SNAPSHOT_AFTER => {
                 self.since_snapshot = 0;
-                if let Err(fault) = self.store.snapshot(self.machine.memory()).await {
+                if let Err(fault) = self.snapshot().await {
                     tracing::warn!(%fault, "cannot write a snapshot of the journal; the journal itself is whole");
                 }
             }
@@ -267,8 +275,24 @@ impl<W: World> Engine<W> {
         written.is_ok()
     }
 
-    /// Writes to the journal. What is under way goes on meanwhile.
-    async fn append(&mut self, entries: Vec<Written>) -> Result<(), StoreFault> {
+    async fn write_waiting(&mut self) {
+        if !self.waiting.is_empty()
+            && let Err(fault) = self.append().await
+        {
+            self.journal_fails(fault.to_string()).await;
+        }
+    }
+
+    /// The memory has what waits already: after the snapshot it would count twice.
+    async fn snapshot(&mut self) -> Result<(), StoreFault> {
+        // What cannot be written is in the store's queue then, and goes first.
+        let _ = self.append().await;
+        self.store.snapshot(self.machine.memory()).await
+    }
+
+    /// Writes what waits to the journal. What is under way goes on meanwhile.
+    async fn append(&mut self) -> Result<(), StoreFault> {
+        let entries = std::mem::take(&mut self.waiting);
         let mut appending = std::pin::pin!(self.store.append(entries));
         loop {
             tokio::select! {
@@ -296,7 +320,7 @@ impl<W: World> Engine<W> {
     }
 
     async fn try_journal(&mut self) {
-        if self.journal_broken && self.store.snapshot(self.machine.memory()).await.is_ok() {
+        if self.journal_broken && self.snapshot().await.is_ok() {
             self.journal_broken = false;
             tracing::info!("the journal can be written again");
             self.turn(Event::JournalProblem(None)).await;

@@ -150,7 +150,7 @@ pub(super) fn fold(conn: &Connection, mut apply: impl FnMut(&mut Memory, &Writte
     folded
 }
 
-fn fold_into(conn: &Connection, folded: &mut Folded, apply: &mut impl FnMut(&mut Memory, &Written)) -> rusqlite::Result<()> {
+fn fold_into(conn: &Connection, folded: &mut Folded, apply: &mut dyn FnMut(&mut Memory, &Written)) -> rusqlite::Result<()> {
     let snapshot =
         conn.query_row("SELECT seq, memory FROM snapshot", [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))).optional()?;
     let mut folded_to = 0;

@@ -11,6 +11,8 @@ use crate::core::time::Wall;
 const KEPT_FOR: i64 = 90 * 86_400 * 1_000_000;
 /// How many rollouts are kept.
 const KEPT_ROLLOUTS: i64 = 10_000;
+/// Of how many of them it is kept what was in flight: at most some 35 kB each.
+const KEPT_FLIGHTS: i64 = 1_000;
 
 /// The rollout that is under way.
 #[derive(Debug, Clone)]
@@ -23,6 +25,8 @@ struct Open {
 #[derive(Debug, Clone, Default)]
 pub(super) struct History {
     open: Option<Open>,
+    /// Rollouts that are over and of which the transaction under way had something more to tell.
+    late: Vec<Open>,
 }
 
 impl History {
@@ -37,7 +41,7 @@ impl History {
             )
             .optional()?;
         let view = RolloutView { casualties: Vec::new(), ..rollout.view.clone() };
-        Ok(History { open: n.map(|n| Open { n, view }) })
+        Ok(History { open: n.map(|n| Open { n, view }), late: Vec::new() })
     }
 
     /// Records one entry; most leave no trace here.
@@ -58,11 +62,17 @@ impl History {
                     open.view.note(written);
                 }
             }
+            Entry::InFlight { rollout, .. } => {
+                if let Some(of) = self.of(tx, rollout.as_deref())? {
+                    of.view.note(written);
+                }
+            }
             Entry::Casualty(casualty) => {
+                let n = self.of(tx, casualty.rollout.as_deref())?.map(|of| of.n);
                 let mut bare = casualty.clone();
                 let request = bare.request.take();
                 tx.prepare_cached("INSERT INTO casualties (rollout, at, view, request) VALUES (?1, ?2, ?3, ?4)")?.execute(params![
-                    self.open.as_ref().map(|open| open.n),
+                    n,
                     casualty.at.0,
                     json(&bare)?,
                     request
@@ -74,12 +84,47 @@ impl History {
                     // The row is missing if a damaged database was replaced meanwhile.
                     tx.prepare_cached("INSERT OR REPLACE INTO rollouts (n, id, deploy, started, finished, result, view) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
                         .execute(params![n, view.id, view.deploy, view.started_at.0, written.at.0, word(*result), json(&view)?])?;
+                    forget_flights(tx, n - KEPT_FLIGHTS)?;
                 }
             }
             _ => {}
         }
         Ok(())
     }
+
+    /// The rollout with this id, also if it is over: then [`History::write_late`] is due. Without an id the one that is under way.
+    fn of(&mut self, tx: &Transaction<'_>, id: Option<&str>) -> rusqlite::Result<Option<&mut Open>> {
+        let is = |open: &Open| id.is_none_or(|id| open.view.id == id);
+        let Some(id) = id.filter(|_| !self.open.as_ref().is_some_and(is)) else { return Ok(self.open.as_mut()) };
+        if !self.late.iter().any(is) {
+            let row = tx
+                .prepare_cached("SELECT n, view FROM rollouts WHERE id = ?1 ORDER BY n DESC LIMIT 1")?
+                .query_row(params![id], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))
+                .optional()?;
+            let view = |text: String| serde_json::from_str(&text).ok();
+            self.late.extend(row.and_then(|(n, text)| Some(Open { n, view: view(text)? })));
+        }
+        Ok(self.late.iter_mut().find(|open| is(open)))
+    }
+
+    /// Writes what was told of rollouts that are over: once for each transaction.
+    pub(super) fn write_late(&mut self, tx: &Transaction<'_>) -> rusqlite::Result<()> {
+        for Open { n, view } in self.late.drain(..) {
+            tx.prepare_cached("UPDATE rollouts SET view = ?2 WHERE n = ?1")?.execute(params![n, json(&view)?])?;
+        }
+        Ok(())
+    }
+}
+
+/// Forgets what was in flight in the rollout of this row.
+fn forget_flights(tx: &Transaction<'_>, n: i64) -> rusqlite::Result<()> {
+    let row =
+        tx.prepare_cached("SELECT view FROM rollouts WHERE n = ?1")?.query_row(params![n], |row| row.get::<_, String>(0)).optional()?;
+    if let Some(mut view) = row.and_then(|text| serde_json::from_str::<RolloutView>(&text).ok()).filter(|view| !view.flights.is_empty()) {
+        view.flights.clear();
+        tx.prepare_cached("UPDATE rollouts SET view = ?2 WHERE n = ?1")?.execute(params![n, json(&view)?])?;
+    }
+    Ok(())
 }
 
 /// Forgets what is older than 90 days, and all but the newest 10,000 rollouts.

@@ -253,6 +253,7 @@ fn commit(conn: &mut Connection, history: &mut History, items: &VecDeque<Item>) 
             }
         }
     }
+    history.write_late(&tx)?;
     tx.commit()?;
     if compacted {
         conn.execute_batch("PRAGMA shrink_memory")?;

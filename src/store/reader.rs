@@ -7,6 +7,7 @@ use rusqlite::{Connection, params};
 
 use super::database;
 use super::fault::StoreFault;
+use crate::core::memory::Memory;
 use crate::core::status::{Casualty, RolloutView};
 use crate::core::time::Wall;
 
@@ -31,7 +32,23 @@ impl Reader {
     /// # Errors
     /// Whatever SQLite says.
     pub fn rollouts(&self, limit: u32) -> Result<Vec<RolloutView>, StoreFault> {
-        self.read_rollouts(limit).map_err(|error| StoreFault::of(&self.path, &error))
+        self.read_rollouts(None, 0, limit).map_err(|error| StoreFault::of(&self.path, &error))
+    }
+
+    /// The rollout with this id, the newest if there are several; without an id the newest but `skip`. Of the one that is under way what
+    /// the journal says of it by now.
+    ///
+    /// # Errors
+    /// Whatever SQLite says.
+    pub fn rollout(&self, id: Option<&str>, skip: u32) -> Result<Option<RolloutView>, StoreFault> {
+        let found = self.read_rollouts(id, skip, 1).map_err(|error| StoreFault::of(&self.path, &error))?.pop();
+        Ok(found.map(|found| {
+            let running = || database::fold(&self.conn, Memory::apply).memory.rollout.filter(|running| running.view.id == found.id);
+            match found.result {
+                None => running().map_or(found, |running| running.view),
+                Some(_) => found,
+            }
+        }))
     }
 
     /// What was cut since then, oldest first, with the full request lines.
@@ -48,14 +65,16 @@ impl Reader {
         read().map_err(|error| StoreFault::of(&self.path, &error))
     }
 
-    fn read_rollouts(&self, limit: u32) -> rusqlite::Result<Vec<RolloutView>> {
-        let mut statement = self.conn.prepare("SELECT n, view FROM rollouts ORDER BY n DESC LIMIT ?1")?;
-        let rows = statement.query_map(params![limit], |row| Ok((row.get::<_, i64>(0)?, parsed::<RolloutView>(row, 1)?)))?;
+    fn read_rollouts(&self, id: Option<&str>, skip: u32, limit: u32) -> rusqlite::Result<Vec<RolloutView>> {
+        let wanted = "SELECT n, view FROM rollouts WHERE ?1 IS NULL OR id = ?1 ORDER BY n DESC LIMIT ?2 OFFSET ?3";
+        let mut statement = self.conn.prepare(wanted)?;
+        let rows = statement.query_map(params![id, limit, skip], |row| Ok((row.get::<_, i64>(0)?, parsed::<RolloutView>(row, 1)?)))?;
         let mut rollouts = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-        let Some(oldest) = rollouts.last().map(|(n, _)| *n) else { return Ok(Vec::new()) };
+        let (Some((newest, _)), Some((oldest, _))) = (rollouts.first(), rollouts.last()) else { return Ok(Vec::new()) };
         let mut cut: BTreeMap<i64, Vec<Casualty>> = BTreeMap::new();
-        let mut statement = self.conn.prepare("SELECT rollout, view, request FROM casualties WHERE rollout >= ?1 ORDER BY at, n")?;
-        let rows = statement.query_map(params![oldest], |row| Ok((row.get::<_, i64>(0)?, with_request(row, 1)?)))?;
+        let mut statement =
+            self.conn.prepare("SELECT rollout, view, request FROM casualties WHERE rollout BETWEEN ?1 AND ?2 ORDER BY at, n")?;
+        let rows = statement.query_map(params![oldest, newest], |row| Ok((row.get::<_, i64>(0)?, with_request(row, 1)?)))?;
         for row in rows {
             let (rollout, casualty) = row?;
             cut.entry(rollout).or_default().push(casualty);

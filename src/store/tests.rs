@@ -58,6 +58,7 @@ fn casualty(at: Wall) -> Casualty {
         certain: true,
         perhaps: false,
         at,
+        rollout: None,
         request: Some("GET /index.php?token=secret".to_owned()),
     }
 }
@@ -206,6 +207,66 @@ async fn a_rollout_that_was_under_way_goes_on_in_history() {
     let seen = Reader::open(dir.path()).unwrap().rollouts(5).unwrap();
     assert_eq!(seen.len(), 1);
     assert_eq!((seen[0].result, seen[0].casualties.len(), seen[0].units.len()), (Some(RolloutResult::Converged), 1, 1));
+}
+
+/// A generation may drain for a day after its rollout, while others come and go.
+#[tokio::test]
+async fn what_comes_after_a_rollout_is_added_to_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let remembering = |memory: &mut Memory, written: &Written| memory.apply(written);
+    let flight = |id: &str, unit: &str, in_flight| {
+        let (rollout, target, unit) = (Some(id.to_owned()), "jobrunner".to_owned(), unit.to_owned());
+        Written { at: wall_now(), entry: Entry::InFlight { rollout, target, unit, in_flight } }
+    };
+    let cut = |id: &str| {
+        let casualty = Casualty { rollout: Some(id.to_owned()), ..casualty(wall_now()) };
+        Written { at: wall_now(), entry: Entry::Casualty(casualty) }
+    };
+    let (store, _) = Store::open(dir.path(), remembering).unwrap();
+    let mut entries = rollout("1", wall_now());
+    entries.insert(2, flight("1", "old", 9));
+    store.append([entries, rollout("2", wall_now())].concat()).await.unwrap();
+    drop(store);
+    let (store, loaded) = Store::open(dir.path(), remembering).unwrap();
+    assert_eq!(loaded.memory.last_rollout.unwrap().id, "2");
+    let running = rollout("3", wall_now());
+    store
+        .append([running[..1].to_vec(), vec![flight("1", "old", 4), flight("3", "new", 7), flight("1", "old", 0)]].concat())
+        .await
+        .unwrap();
+    store.append(vec![cut("1"), cut("3"), flight("2", "other", 1), flight("gone", "gone", 1)]).await.unwrap();
+
+    let reader = Reader::open(dir.path()).unwrap();
+    let told = |view: &crate::core::status::RolloutView| {
+        let flights: Vec<_> = view.flights.iter().map(|flight| (flight.unit.clone(), flight.in_flight)).collect();
+        (view.id.clone(), flights, view.casualties.len())
+    };
+    let flew = |values: &[(&str, u32)]| values.iter().map(|(unit, n)| ((*unit).to_owned(), *n)).collect::<Vec<_>>();
+    let seen = |id| told(&reader.rollout(Some(id), 0).unwrap().unwrap());
+    assert_eq!(seen("1"), ("1".to_owned(), flew(&[("old", 9), ("old", 4), ("old", 0)]), 2));
+    assert_eq!(seen("2"), ("2".to_owned(), flew(&[("other", 1)]), 1));
+    assert_eq!(seen("3"), ("3".to_owned(), flew(&[("new", 7)]), 1), "as far as it has come");
+    assert_eq!(told(&reader.rollout(None, 0).unwrap().unwrap()).0, "3");
+    assert_eq!(told(&reader.rollout(None, 2).unwrap().unwrap()).0, "1");
+    assert_eq!((reader.rollout(None, 3).unwrap(), reader.rollout(Some("gone"), 0).unwrap()), (None, None));
+    store.append(running[1..].to_vec()).await.unwrap();
+    assert_eq!(seen("3"), ("3".to_owned(), flew(&[("new", 7)]), 2), "and over");
+}
+
+#[tokio::test]
+async fn what_was_in_flight_is_kept_of_the_newest_thousand() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    for n in 0..1100 {
+        let mut entries = rollout(&n.to_string(), wall_now());
+        let (target, unit) = ("jobrunner".to_owned(), "old".to_owned());
+        let entry = Entry::InFlight { rollout: None, target, unit, in_flight: 3 };
+        entries.insert(1, Written { at: wall_now(), entry });
+        store.append(entries).await.unwrap();
+    }
+    store.snapshot(&Memory::default()).await.unwrap();
+    let kept: Vec<bool> = Reader::open(dir.path()).unwrap().rollouts(2000).unwrap().iter().map(|view| !view.flights.is_empty()).collect();
+    assert_eq!((kept.len(), kept.iter().position(|kept| !kept)), (1100, Some(1000)));
 }
 
 #[tokio::test]
@@ -563,6 +624,7 @@ mod status_json {
             casualties: vec![casualty(Wall(0))],
             phases: vec![],
             units: vec![],
+            flights: vec![],
             reason: None,
             by: None,
             why: None,

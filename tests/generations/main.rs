@@ -2,8 +2,10 @@
 
 #![allow(clippy::disallowed_methods, reason = "the bans of clippy.toml are for core")]
 
+mod agent;
 mod boot;
 mod by_hand;
+mod deploys;
 mod stage;
 
 use std::process::ExitCode;
@@ -20,5 +22,9 @@ fn main() -> ExitCode {
         .on_each("by_hand_behind_apache", |release| by_hand::lossless(release, WebServer::Apache))
         .on(Release::Bookworm, "by_hand_behind_apache_with_reuse", by_hand::reuse)
         .on_each("by_hand_over_tcp", |release| by_hand::lossless(release, WebServer::NginxTcp))
+        .on_each("deploys_in_a_row_behind_nginx_lose_nothing", |release| deploys::in_a_row(release, WebServer::Nginx, deploys::SHORT))
+        .on_each("deploys_in_a_row_behind_apache_lose_nothing", |release| deploys::in_a_row(release, WebServer::Apache, deploys::SHORT))
+        .on_each("deploys_in_a_row_behind_apache_with_reuse", |release| deploys::in_a_row(release, WebServer::ApacheReuse, deploys::SHORT))
+        .on_each("deploys_in_a_row_over_tcp_lose_nothing", |release| deploys::in_a_row(release, WebServer::NginxTcp, deploys::SHORT))
         .run()
 }

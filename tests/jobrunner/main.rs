@@ -7,6 +7,7 @@ mod deploys;
 mod drains;
 mod mute;
 mod orders;
+mod plots;
 mod pools;
 mod proofs;
 mod stage;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         .on_each("requests_that_keep_coming_are_cut_at_the_threshold", drains::ceiling)
         .on_each("all_workers_busy_is_not_idle", drains::all_workers_busy)
         .on_each("a_held_connection_without_a_request_is_idle", drains::held_connection)
+        .on_each("a_rollout_is_drawn_with_its_phases_and_what_was_in_flight", plots::under_load)
         .on_each("a_php_fpm_that_a_person_stops_in_the_drain_stays_stopped", drains::stopped_by_a_person)
         .on_each("a_pool_without_a_status_page_does_not_silence_the_others", mute::three_pools)
         .on_each("warm_up_comes_before_the_repool_in_order_and_once", proofs::warm)

@@ -160,13 +160,21 @@ _restart__agent() {
             return 0
             ;;
         restart__subcmd__agent__subcmd__history)
-            opts="-n -h --json --help"
+            opts="-n -h --json --plot --rollout --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 -n)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --plot)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --rollout)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

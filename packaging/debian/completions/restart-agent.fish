@@ -63,7 +63,9 @@ complete -c restart-agent -n "__fish_restart_agent_using_subcommand hold" -s h -
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand release" -s h -l help -d 'Print help'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand abort" -l reason -d 'Why: shown to everybody who wonders' -r
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand abort" -s h -l help -d 'Print help'
-complete -c restart-agent -n "__fish_restart_agent_using_subcommand history" -s n -d 'How many' -r
+complete -c restart-agent -n "__fish_restart_agent_using_subcommand history" -s n -d 'How many [default: 20]; with --plot, the N-th newest [default: 1]' -r
+complete -c restart-agent -n "__fish_restart_agent_using_subcommand history" -l plot -d 'Writes one rollout as a picture: phases, requests in flight, casualties. `-` is standard output' -r -F
+complete -c restart-agent -n "__fish_restart_agent_using_subcommand history" -l rollout -d 'With --plot, the rollout with this id' -r
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand history" -l json -d 'The rollouts as JSON'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand history" -s h -l help -d 'Print help'
 complete -c restart-agent -n "__fish_restart_agent_using_subcommand casualties" -l since -d 'Only those of the last D' -r

@@ -17,6 +17,7 @@ const COUNT_HOLDS: Duration = Duration::from_millis(10);
 
 impl Fpm {
     pub(super) fn counted(&mut self, turn: &mut Turn<'_>, answers: &PoolAnswers) {
+        let answers = &*self.of_the_living(answers);
         let now = turn.now.mono;
         let counted = Counted::of(&self.source, answers);
         if now < self.until && (counted.workers().next().is_some() || !counted.silent.is_empty()) {
@@ -55,6 +56,7 @@ impl Fpm {
     }
 
     pub(super) fn recounted(&mut self, turn: &mut Turn<'_>, answers: &PoolAnswers) {
+        let answers = &*self.of_the_living(answers);
         let now = turn.now.mono;
         let counted = Counted::of(&self.source, answers);
         if !counted.silent.is_subset(&self.unanswered) {
@@ -95,6 +97,10 @@ impl Fpm {
         };
         let mut casualties: Vec<Casualty> = workers.into_iter().map(known).collect();
         casualties.extend(self.presumed(turn.now));
+        if self.source.asks() {
+            let known = casualties.iter().filter(|casualty| !casualty.perhaps).count();
+            self.tell_flight(turn, u32::try_from(known).unwrap_or(u32::MAX), true);
+        }
         if casualties.is_empty() {
             // What an earlier count had found has ended by itself.
             settle_cut(turn, &self.unit, false, false);
@@ -154,6 +160,7 @@ impl Fpm {
             certain: false,
             perhaps,
             at: now.wall,
+            rollout: self.rollout.clone(),
             request: None,
         }
     }

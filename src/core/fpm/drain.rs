@@ -18,6 +18,8 @@ const POLL_SLOWEST: Duration = Duration::from_secs(1);
 const CONFIRM: Duration = Duration::from_millis(20);
 /// What was seen no longer ago than this is good enough for the restart.
 pub const FRESH: Duration = Duration::from_millis(200);
+/// As long as an old generation may take new requests it is looked at as often as can be, for so long; what is busy then is long.
+const RETIRE_FAST: Duration = Duration::from_secs(30);
 /// As long as its status says nothing, systemd is asked how the unit is.
 const LOOK_WHILE_SILENT: Duration = Duration::from_secs(1);
 const LOOK_WITHOUT_STATUS: Duration = Duration::from_millis(500);
@@ -68,6 +70,9 @@ impl Fpm {
     pub(super) fn drain_on(&mut self, turn: &mut Turn<'_>, until: Mono) {
         let now = turn.now.mono;
         self.find_idle(now);
+        if let Some(in_flight) = self.in_flight() {
+            self.tell_flight(turn, in_flight, now >= until);
+        }
         if now >= until {
             return;
         }
@@ -79,13 +84,19 @@ impl Fpm {
         }
         // An hour's drain need not be watched twenty times a second.
         let least = match self.proof.in_flight {
-            // Whatever is idle of it may take a request that is not meant for it.
-            _ if self.retires() && !self.is_closed() => POLL / 2,
+            // Whatever falls idle of it may take a request that is not meant for it.
+            _ if self.retires() => {
+                if self.is_closed() {
+                    POLL / 2
+                } else {
+                    POLL / 5
+                }
+            }
             _ if self.held => POLL * 2,
             Some(1..=THE_LAST) => POLL / 2,
             _ => POLL,
         };
-        let pace = if self.retires() && !self.is_closed() { least } else { self.pace(now).max(least) };
+        let pace = if self.retires() && now.since(self.began) < RETIRE_FAST { least } else { self.pace(now).max(least) };
         // Idle already, and others of the bracket are not: it need not be asked more often for that.
         let nearly = self.nearly_drained(now) && !self.idle;
         self.next = now.after(if nearly { CONFIRM } else { pace });
@@ -116,6 +127,7 @@ impl Fpm {
 
     fn look_is_due(&self, now: Mono) -> bool {
         let every = match &self.source {
+            _ if self.keeps_stopped() => self.pace(now),
             _ if self.purpose == Purpose::End && self.nearly_drained(now) && !self.at_work().is_empty() => self.pace(now),
             _ if self.nearly_drained(now) && !self.idle => FRESH / 2,
             source if !source.mute.is_empty() => LOOK_WITHOUT_STATUS,
@@ -124,6 +136,11 @@ impl Fpm {
             _ => return false,
         };
         now >= self.look_began.after(every)
+    }
+
+    /// As far as it can be counted.
+    fn in_flight(&self) -> Option<u32> {
+        if self.source.asks() { self.proof.in_flight } else { self.mute.in_flight }
     }
 
     /// What is in flight, for status, and what it waits for.
@@ -138,6 +155,7 @@ impl Fpm {
     }
 
     pub(super) fn polled(&mut self, now: Mono, answers: &PoolAnswers) {
+        let answers = &*self.of_the_living(answers);
         let mut flight = flight(&self.source, answers);
         let probes = u64::try_from(self.source.own.iter().filter(|own| **own).count()).unwrap_or(0);
         let counted = Counted::of(&self.source, answers);

@@ -71,6 +71,10 @@ impl Fpm {
     #[must_use]
     pub fn waits_for_what(&self) -> String {
         let children = self.at_work();
+        if self.held && !self.shared {
+            let why = self.waits_for().1;
+            return format!("{why}; the web server keeps connections to it open, and goes on to send requests over them: reload it");
+        }
         match (self.waits_for(), children.first()) {
             ((Some(0) | None, why), None) => why,
             ((Some(0), _), Some(child)) => format!("{} of a request, pid {}, still runs", child.comm, child.pid),

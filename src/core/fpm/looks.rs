@@ -89,6 +89,7 @@ impl Fpm {
                     self.seen = seen.clone();
                 } else {
                     self.old_gone = true;
+                    self.tell_gone(turn);
                 }
             }
             _ => {}
@@ -102,6 +103,7 @@ impl Fpm {
     /// Trap T19.
     fn restarted_by_somebody(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen) {
         self.seen = seen.clone();
+        self.tell_gone(turn);
         self.notes.push("somebody else has restarted it".to_owned());
         turn.record(Entry::Unproven { target: self.target.clone(), unit: self.unit.clone() });
     }
@@ -112,6 +114,7 @@ impl Fpm {
             return false;
         }
         self.seen = seen.clone();
+        self.tell_gone(turn);
         turn.unit_ended(&self.target, &self.unit, UnitEnd::Finished, STOPPED);
         self.enter(turn.now.mono, FpmStep::Stopped);
         true

@@ -3,11 +3,12 @@
 //! from the drain over the cut to its end; what is around them is `generations`.
 //!
 //! What comes after what is in this file; `drain`, `cut`, `restart`, `end` and `proof` are the parts of the way, `looks`
-//! is what it is asked, `step` where it is, `view` what status is told.
+//! is what it is asked, `step` where it is, `view` what status is told, `flights` what history is.
 
 mod cut;
 mod drain;
 mod end;
+mod flights;
 mod looks;
 mod proof;
 mod restart;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 pub use drain::FRESH;
 use drain::silent;
+use flights::Told;
 use proof::VERIFY_TIMEOUT;
 use retire::Retiring;
 pub use step::FpmStep;
@@ -65,11 +67,16 @@ pub struct Fpm {
     pub unit: String,
     pub rules: FpmRules,
     pub want: Want,
+    /// To whose history its requests in flight and casualties belong, if not to that of the rollout that runs: for what drains on after its
+    /// rollout.
+    pub rollout: Option<String>,
     seen: UnitSeen,
     layout: Option<FpmLayout>,
     source: Source,
     pub step: FpmStep,
     since: Mono,
+    /// When it was found.
+    began: Mono,
     pending: Option<EffectId>,
     /// What is pending is a full status.
     asked_full: bool,
@@ -128,6 +135,7 @@ pub struct Fpm {
     /// It listens on what other generations listen on as well: by itself it never gets quiet, and only its status socket is its own.
     pub shared: bool,
     retiring: Retiring,
+    told: Told,
 }
 
 impl Fpm {
@@ -139,11 +147,13 @@ impl Fpm {
             unit: rules.unit.clone(),
             rules: rules.clone(),
             want,
+            rollout: None,
             seen,
             layout: None,
             source: Source::default(),
             step: FpmStep::Testing,
             since: now,
+            began: now,
             pending: None,
             asked_full: false,
             aside: None,
@@ -182,6 +192,7 @@ impl Fpm {
             notes: Vec::new(),
             shared: false,
             retiring: Retiring::default(),
+            told: Told::default(),
         }
     }
 

@@ -120,6 +120,7 @@ impl Fpm {
             return self.not_restarted(turn, "systemd took the restart and did not do it: its InvocationID is the old one");
         }
         self.frozen.clear();
+        self.tell_gone(turn);
         settle_cut(turn, &self.unit, true, self.ladder.as_ref().is_some_and(Ladder::was_killed));
         if !seen.active.runs() || seen.main_pid == 0 || seen.invocation == before {
             return self.break_down(

@@ -52,7 +52,8 @@ impl Fpm {
         self.keeps_stopped()
             || matches!(
                 self.step,
-                FpmStep::Counting
+                FpmStep::Retiring
+                    | FpmStep::Counting
                     | FpmStep::Freezing
                     | FpmStep::Recounting
                     | FpmStep::Thawing

@@ -121,15 +121,15 @@ impl Memory {
             Entry::CutSettled { unit, .. } => {
                 self.cutting.remove(unit);
             }
-            Entry::PhaseBegan { .. } | Entry::PhaseEnded { .. } | Entry::UnitEnded(_) | Entry::Casualty(_) => {
-                // A casualty may come to light after its rollout.
-                if let Some(view) = self.rollout.as_mut().map(|rollout| &mut rollout.view).or(self.last_rollout.as_mut()) {
-                    view.note(written);
-                }
-            }
+            Entry::PhaseBegan { .. } | Entry::PhaseEnded { .. } | Entry::UnitEnded(_) => self.note(None, written),
+            // It may come to light after its rollout.
+            Entry::Casualty(casualty) => self.note(casualty.rollout.as_deref(), written),
+            Entry::InFlight { rollout, .. } => self.note(rollout.as_deref(), written),
             Entry::RolloutFinished { result, .. } => {
                 if let Some(mut rollout) = self.rollout.take() {
                     rollout.view.note(written);
+                    // History has them.
+                    rollout.view.flights.clear();
                     self.last_rollout = Some(rollout.view);
                 }
                 if *result == RolloutResult::Converged {
@@ -189,6 +189,16 @@ impl Memory {
             }
             Entry::HoldEnded { .. } => self.hold = None,
             Entry::Ordered { .. } => {}
+        }
+    }
+
+    /// Adds it to the rollout with this id, running or last; without an id to the newer of the two.
+    fn note(&mut self, id: Option<&str>, written: &Written) {
+        let views = self.rollout.as_mut().map(|rollout| &mut rollout.view).into_iter().chain(&mut self.last_rollout);
+        if let Some(view) = views.into_iter().find(|view| id.is_none_or(|id| view.id == id))
+            && (view.finished_at.is_none() || !written.entry.may_wait())
+        {
+            view.note(written);
         }
     }
 

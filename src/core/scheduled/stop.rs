@@ -62,6 +62,7 @@ impl Script {
             certain: ours,
             perhaps: false,
             at: turn.now.wall,
+            rollout: None,
             request: None,
         }
     }

@@ -149,6 +149,7 @@ impl Stray {
             certain: true,
             perhaps: false,
             at: turn.now.wall,
+            rollout: None,
             request: None,
         };
         let (asked, grace) = (turn.now.mono, rules.term_timeout);

@@ -23,7 +23,7 @@ struct Waiting {
 }
 
 impl Machine {
-    /// Everything there is to say now. Casualties are shown without their request lines.
+    /// Everything there is to say now. Casualties are shown without their request lines, and requests in flight only as they are.
     #[must_use]
     pub fn status(&self, now: Now, agent: AgentView) -> StatusView {
         let targets = self.target_views(now);
@@ -35,6 +35,7 @@ impl Machine {
             for casualty in &mut view.casualties {
                 casualty.request = None;
             }
+            view.flights.clear();
             view
         });
         StatusView {

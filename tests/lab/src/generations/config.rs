@@ -45,7 +45,7 @@ fn nginx(pool: &str) -> String {
         "\
 user www-data;
 worker_processes 1;
-worker_rlimit_nofile 32768;
+worker_rlimit_nofile 16384;
 pid /run/nginx.pid;
 error_log syslog:server=unix:/dev/log,nohostname;
 

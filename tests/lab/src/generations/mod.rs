@@ -85,7 +85,8 @@ impl<'h> Generations<'h> {
         // The distribution's own pool is not of this stack.
         host.sh_ok(&format!(
             "systemctl daemon-reload && systemctl --quiet disable --now {fpm} && \
-             systemctl --quiet enable --now {socket} {name}@{BOOT}.service && systemctl --quiet enable {web} && systemctl restart {web} || \
+             systemctl --quiet enable {socket} {name}@.service {web} && \
+             systemctl start {socket} {name}@{BOOT}.service && systemctl restart {web} || \
              {{ systemctl status --no-pager {socket} {name}@{BOOT}.service {web}; exit 1; }}",
             fpm = release.fpm_unit(),
         ))?;
@@ -135,6 +136,12 @@ impl<'h> Generations<'h> {
     /// The symlink that the web server connects to. There is none with [`WebServer::NginxTcp`].
     pub fn socket(&self) -> String {
         format!("{}/current.sock", self.directory())
+    }
+
+    /// The agent's section for this pool, `target.job`, with further lines.
+    pub fn target(&self, rules: &str) -> String {
+        let socket = if self.server == WebServer::NginxTcp { String::new() } else { format!("socket = \"{}\"\n", self.socket()) };
+        format!("[target.job]\nkind = \"php-fpm\"\nunit = \"{}\"\nstrategy = \"generations\"\n{socket}{rules}\n", self.template())
     }
 
     /// The web server in front.

@@ -17,7 +17,7 @@ pub(super) fn nginx(release: Release, options: &Options) -> String {
         "\
 user www-data;
 worker_processes 1;
-worker_rlimit_nofile 32768;
+worker_rlimit_nofile 16384;
 pid /run/nginx.pid;
 error_log syslog:server=unix:/dev/log,nohostname;
 

@@ -1,5 +1,6 @@
 //! The lab tested on itself: hosts boot, obey, and leave nothing behind; the load generator tells the truth.
 
+mod generations;
 mod hosts;
 mod traces;
 mod web;
@@ -26,5 +27,6 @@ fn main() -> ExitCode {
         .on_each("a_restart_cuts_what_runs_and_no_more", web::a_restart_cuts_what_runs_and_no_more)
         .on_each("a_restart_in_the_pool_shows_its_losses", web::a_restart_in_the_pool_shows_its_losses)
         .on_each("every_kind_of_status", web::every_kind_of_status)
+        .on_each("nothing_hides_a_loss_behind_any_web_server", generations::nothing_hides_a_loss)
         .run()
 }

@@ -1,5 +1,7 @@
 //! `tests/bench`: the figures, each with what it is compared to, taken in turn in one run.
 
+mod baselines;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -28,6 +30,13 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let releases = arguments.iter().find_map(|word| word.strip_prefix("--releases=")).unwrap_or("12").to_owned();
     let wanted: Vec<&str> = arguments.iter().map(String::as_str).filter(|word| !word.starts_with("--")).collect();
+    if wanted.contains(&"baselines") {
+        let agent = arguments.iter().any(|word| word == "--agent");
+        for release in Release::ALL.into_iter().filter(|release| releases.split(',').any(|number| number == release.number().to_string())) {
+            baselines::table(release, agent)?;
+        }
+        return Ok(());
+    }
     let is_wanted = |name: &str| wanted.is_empty() || wanted.contains(&name);
     let mut missed = 0;
     for release in Release::ALL.into_iter().filter(|release| releases.split(',').any(|number| number == release.number().to_string())) {
