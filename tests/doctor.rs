@@ -13,6 +13,10 @@ use lab::{Host, Output, Release, load, wait_for};
 use serde_json::Value;
 
 const SITE: &str = "127.0.0.1:8081";
+/// The same by Apache.
+const APACHE: &str = "127.0.0.1:8083";
+/// The package has it.
+const OPCACHE: &str = include_str!("../units/opcache.php");
 const SOON: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
@@ -40,6 +44,18 @@ fn begin(host: &Host, pool: &str, nginx: &str, passes_to: &str) -> Result<()> {
     Ok(())
 }
 
+/// Apache in front of the same socket.
+fn apache(host: &Host, listen: &str) -> Result<()> {
+    host.write(
+        "/etc/apache2/sites-available/app.conf",
+        format!(
+            "Listen {APACHE}\n<VirtualHost {APACHE}>\n  ServerName app\n  DocumentRoot /srv/app\n  <Directory /srv/app>\n    Require all granted\n  </Directory>\n  \
+             <FilesMatch \"\\.php$\">\n    SetHandler \"proxy:unix:{listen}|fcgi://localhost\"\n  </FilesMatch>\n</VirtualHost>\n"
+        ),
+    )?;
+    host.sh_ok("a2enmod --quiet proxy_fcgi; a2ensite --quiet app; systemctl enable apache2; systemctl restart apache2").map(drop)
+}
+
 fn pool(listen: &str) -> String {
     format!(
         "; the pool\n[www]\nuser = www-data\ngroup = www-data\nlisten = {listen}\nlisten.owner = www-data\nlisten.group = www-data\n\
@@ -47,9 +63,13 @@ fn pool(listen: &str) -> String {
     )
 }
 
-/// The unit whose php-fpm answers.
+/// The unit whose php-fpm answers nginx.
 fn served_by(host: &Host) -> Result<String> {
-    let answer = load::get(host, SITE, "/who.php", Duration::from_secs(5))?;
+    answers(host, SITE)
+}
+
+fn answers(host: &Host, site: &str) -> Result<String> {
+    let answer = load::get(host, site, "/who.php", Duration::from_secs(5))?;
     ensure!(answer.status == 200, "{answer:?}");
     Ok(answer.body.trim().rsplit('/').next().unwrap_or_default().to_owned())
 }
@@ -84,7 +104,12 @@ fn traps(release: Release) -> Result<()> {
     host.write("/etc/apache2/sites-enabled/a.conf", "<Proxy \"fcgi://localhost/\">\n  ProxySet enablereuse=on max=10\n</Proxy>\n")?;
     host.write(
         &format!("{}/conf.d/zz-site.ini", release.fpm_etc()),
-        "opcache.validate_timestamps = 1\nopcache.file_update_protection = 30\n",
+        "opcache.validate_timestamps = 1\nopcache.file_update_protection = 30\nopcache.max_accelerated_files = 200\n",
+    )?;
+    host.write("/usr/share/restart-agent/opcache.php", OPCACHE)?;
+    host.write("/srv/app/fill.php", "<?php foreach (glob('/srv/app/parts/*.php') as $part) include $part;\n")?;
+    host.sh_ok(
+        "mkdir /srv/app/parts; for n in $(seq 230); do echo '<?php' > /srv/app/parts/$n.php; done; touch -d '1 hour ago' /srv/app/*.php /srv/app/parts/*",
     )?;
     let units = [
         (
@@ -115,6 +140,7 @@ fn traps(release: Release) -> Result<()> {
     let named = "\"job-hooks.service\", \"job-process.service\"";
     host.write(CONFIG, config("", &format!("{named}, \"job-masked.service\", \"job-gone.service\", \"nothing-*.service\"")))?;
 
+    ensure!(load::get(&host, SITE, "/fill.php", SOON)?.status == 200, "the opcache is not filled");
     let (status, report) = findings(&host)?;
     let fpm_traps = [
         "fpm-status-open",
@@ -122,6 +148,7 @@ fn traps(release: Release) -> Result<()> {
         "fpm-reload-cuts",
         "opcache-validates",
         "opcache-not-warm",
+        "opcache-nearly-full",
         "unit-kill-mode-process",
         "unit-stop-too-long",
         "unit-start-limit",
@@ -152,7 +179,7 @@ fn traps(release: Release) -> Result<()> {
     ensure!(report["unknown"] == serde_json::json!([]), "{report:#}");
     ensure!(report["generations"][0]["command"] == format!("restart-agent migrate-pool {fpm}"), "{report:#}");
     let page = run(&host, &["doctor"])?;
-    ensure!(page.status == 1 && page.stdout.contains("20 findings.") && page.stdout.contains("ping.path = /fpm-ping"), "{page:?}");
+    ensure!(page.status == 1 && page.stdout.contains("21 findings.") && page.stdout.contains("ping.path = /fpm-ping"), "{page:?}");
 
     let mut mends = report["findings"].as_array().context("findings")?.clone();
     // From below, so that no line moves before its turn.
@@ -249,12 +276,15 @@ fn unix(release: Release) -> Result<()> {
     begin(&host, &pool(listen), "", &format!("unix:{listen}"))?;
     host.write(&format!("/etc/systemd/system/{fpm}.d/site.conf"), "[Service]\nLimitNOFILE=54321\nEnvironment=SITE_MODE=blue\n")?;
     host.sh_ok(&format!("systemctl daemon-reload; systemctl restart {fpm}"))?;
-    ensure!(served_by(&host)? == fpm, "not served to begin with");
+    apache(&host, listen)?;
+    ensure!([served_by(&host)?, answers(&host, APACHE)?] == [fpm, fpm], "not served to begin with");
 
     let readme = migrate(&host)?;
     ensure!(run(&host, &["migrate-pool", fpm, "--into", "/var/tmp/files"])?.status == 1, "written over");
     follow(&host, &readme, "")?;
-    ensure!(served_by(&host)? == "php-fpm-www@boot.service", "{}", served_by(&host)?);
+    for site in [SITE, APACHE] {
+        ensure!(answers(&host, site)? == "php-fpm-www@boot.service", "{site}: {}", answers(&host, site)?);
+    }
     let links = host.ok(&["readlink", "/run/php-fpm-www/current.sock"])?;
     ensure!(links.trim() == "boot.sock", "{links}");
     ensure!(host.property(fpm, "ActiveState")? == "inactive", "the old one still runs");
@@ -276,7 +306,7 @@ fn unix(release: Release) -> Result<()> {
     deploy(&host, &agent, &readme)?;
 
     follow(&host, &readme, "back")?;
-    ensure!(served_by(&host)? == fpm, "{}", served_by(&host)?);
+    ensure!([served_by(&host)?, answers(&host, APACHE)?] == [fpm, fpm], "{}", served_by(&host)?);
     let left = host
         .sh("systemctl list-units --no-legend 'php-fpm-www@*'; find /etc -name '*php-fpm-www*'; grep -rl /run/php-fpm-www /etc")?
         .stdout;
