@@ -83,6 +83,10 @@ impl<'s> Migration<'s> {
         if !lines.iter().any(|line| line.section == pool && line.key == "listen") {
             return refuse(format!("no file says where [{pool}] listens: its configuration file is none that can be read ({})", fpm.root));
         }
+        // They go into the commands of the README.
+        if let Some(path) = [settings.get("listen").unwrap_or_default(), &fpm.root].into_iter().find(|path| !is_literal(path)) {
+            return refuse(format!("\"{path}\" has characters that a shell or a regular expression would read otherwise: rename it first"));
+        }
         let name = name.map_or_else(|| plain(pool), str::to_owned);
         if name.is_empty() || name != plain(&name) {
             return refuse("a name is made of a-z, 0-9 and -: say one with --name".to_owned());
@@ -204,6 +208,11 @@ impl<'s> Migration<'s> {
     fn program(&self) -> &str {
         self.fpm.unit.exec_start.last().and_then(|argv| argv.first()).map_or("php-fpm", String::as_str)
     }
+}
+
+/// Whether nothing in it means something to a shell or to sed.
+fn is_literal(path: &str) -> bool {
+    path.chars().all(|c| c.is_alphanumeric() || "/._-@+:,[]".contains(c))
 }
 
 /// Whether it is a generation by the agent's rules.

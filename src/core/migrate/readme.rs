@@ -165,7 +165,8 @@ impl Migration<'_> {
 /// What puts one socket in the place of another.
 fn edits(text: &mut String, nginx: &std::collections::BTreeSet<&str>, apache: &std::collections::BTreeSet<&str>, from: &str, to: &str) {
     for file in nginx.iter().chain(apache) {
-        let _ = writeln!(text, "sed -i --follow-symlinks 's|{}|{to}|g' {file}", from.replace('.', "[.]"));
+        let quote = if super::is_literal(file) { "" } else { "'" };
+        let _ = writeln!(text, "sed -i --follow-symlinks 's|{}|{to}|g' {quote}{file}{quote}", from.replace('.', "[.]"));
     }
     if !nginx.is_empty() {
         text.push_str("nginx -t\nsystemctl reload nginx\n");
