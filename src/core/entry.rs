@@ -102,6 +102,9 @@ pub enum Entry {
     Lingers {
         target: String,
         unit: String,
+        /// The one that made it an old one.
+        #[serde(default)]
+        rollout: Option<String>,
     },
     /// It runs no more.
     GenerationOver {

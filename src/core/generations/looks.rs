@@ -65,14 +65,18 @@ impl Generations {
         // One that has never served has nothing to finish.
         let never_served = memory.starting.as_ref().is_some_and(|(starting, _)| *starting == seen.unit);
         if !memory.lingering.contains_key(&seen.unit) {
-            turn.record(Entry::Lingers { target: self.name.clone(), unit: seen.unit.clone() });
+            let running = turn.memory.rollout.as_ref().map(|rollout| &rollout.view);
+            let rollout = running.or(turn.memory.last_rollout.as_ref()).map(|view| view.id.clone());
+            turn.record(Entry::Lingers { target: self.name.clone(), unit: seen.unit.clone(), rollout });
         }
-        let since = memory.lingering.get(&seen.unit).map_or(now.mono, |since| now.mono_of(*since).min(now.mono));
+        let lingering = turn.memory.targets.get(&self.name).and_then(|memory| memory.lingering.get(&seen.unit)).cloned();
+        let since = lingering.as_ref().map_or(now.mono, |lingering| now.mono_of(lingering.since).min(now.mono));
         let forced = self.want.as_ref().is_some_and(|want| want.forced && self.progress == Progress::Working);
         let until = if never_served || forced { now.mono } else { since.after(rules.linger) };
         let want = self.want.clone().unwrap_or_default();
         let mut fpm = Fpm::ending(&self.name, &rules.of(&seen.unit), want, seen.clone(), now.mono);
         fpm.shared = rules.shared();
+        fpm.rollout = lingering.and_then(|lingering| lingering.rollout);
         fpm.linger_until(until);
         self.ending.insert(seen.unit.clone(), fpm);
     }

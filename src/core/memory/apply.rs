@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Begun, Cutting, Depooled, Fresh, Hold, Memory, OwedRun, Reached, Rollout, Settles, StampMemory, StrayCut, TargetMemory, Unask, Want,
+    Begun, Cutting, Depooled, Fresh, Hold, Lingering, Memory, OwedRun, Reached, Rollout, Settles, StampMemory, StrayCut, TargetMemory,
+    Unask, Want,
 };
 use crate::core::deploy::Deploy;
 use crate::core::effect::{Effect, EffectId, Fault, JobEnd, Outcome};
@@ -97,10 +98,10 @@ impl Memory {
                     target.current = Some(unit.clone());
                 }
             }
-            Entry::Lingers { target, unit } => {
+            Entry::Lingers { target, unit, rollout } => {
                 if let Some(target) = self.targets.get_mut(target) {
                     target.starting.take_if(|(starting, _)| starting == unit);
-                    target.lingering.entry(unit.clone()).or_insert(at);
+                    target.lingering.entry(unit.clone()).or_insert(Lingering { since: at, rollout: rollout.clone() });
                 }
             }
             Entry::GenerationOver { target, unit } => {

@@ -112,7 +112,14 @@ pub struct TargetMemory {
     /// The generation that was last given the requests.
     pub current: Option<String>,
     /// Generations that get no new requests, and since when.
-    pub lingering: BTreeMap<String, Wall>,
+    pub lingering: BTreeMap<String, Lingering>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lingering {
+    pub since: Wall,
+    /// The one that made it an old one.
+    pub rollout: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

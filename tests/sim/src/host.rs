@@ -1,6 +1,8 @@
 //! One simulated host with its agent: a miniature engine that writes what the core says, then performs it, and that can die at
 //! any point and go on from the journal.
 
+mod generations;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
@@ -38,6 +40,8 @@ pub enum Deed {
     KillAgent(Us),
     StartAgent,
     BusRestarts,
+    /// The host goes down, and comes back; the agent is started so long after.
+    Reboot(Us),
     SlowPoll(u64),
     World(&'static str, Box<dyn FnOnce(&mut World)>),
 }
@@ -55,6 +59,7 @@ impl fmt::Debug for Deed {
             Deed::KillAgent(down) => write!(f, "the agent is killed, for {:.1} s", *down as f64 / 1e6),
             Deed::StartAgent => write!(f, "the agent starts"),
             Deed::BusRestarts => write!(f, "the bus is restarted"),
+            Deed::Reboot(_) => write!(f, "the host is rebooted"),
             Deed::SlowPoll(_) => write!(f, "the stamp is read"),
             Deed::World(what, _) => write!(f, "{what}"),
         }
@@ -282,6 +287,7 @@ impl Host {
         }
         for (id, effect) in effects {
             self.effects += 1;
+            self.check_held(&effect);
             self.outstanding.insert(id, effect.clone());
             if failed && effect.acts() && !effect.pays_back() {
                 let fault = Outcome::Fault(Fault::Journal("no space left on device".to_owned()));
@@ -366,6 +372,14 @@ impl Host {
             }
             Deed::StartAgent => self.start_agent(),
             Deed::BusRestarts => self.world.bus_restarts(),
+            Deed::Reboot(after) => {
+                if self.machine.is_some() {
+                    self.kill_agent();
+                    self.later(after, Deed::StartAgent);
+                }
+                self.boot = format!("boot-{}", self.world.now);
+                self.world.reboot();
+            }
             Deed::SlowPoll(epoch) => {
                 if epoch == self.world.epoch {
                     let read = self.world.stamp.clone();
@@ -496,6 +510,7 @@ impl Host {
             (!memory.reruns.is_empty(), "reruns"),
             (!memory.frozen.is_empty(), "frozen"),
             (waits, "wait"),
+            (!self.generations_quiet(), "generations"),
         ];
         let pending: Vec<&str> = pending.iter().filter(|(owed, _)| *owed).map(|(_, what)| *what).collect();
         if !pending.is_empty() && self.outstanding.is_empty() && machine.next_deadline().is_none() && self.journal_told {
@@ -584,6 +599,7 @@ impl Host {
         if !owed.is_empty() {
             self.world.violates(format!("at rest the memory still holds: {}", owed.join(", ")));
         }
+        self.generations_at_rest();
         self.check_casualties();
     }
 
@@ -633,6 +649,9 @@ impl Host {
     pub fn settle(&mut self) {
         self.crash = None;
         self.heal();
+        if !self.world.templates.is_empty() {
+            self.run(generations::LOOKED_AT);
+        }
         self.run_until(50 * MINUTE, |host| host.quiet());
         self.run(2 * S);
         self.check_at_rest();
@@ -652,6 +671,7 @@ impl Host {
             && memory.frozen.is_empty()
             && memory.cutting.is_empty()
             && self.stamp_told
+            && self.generations_quiet()
             && matches!(self.waited(None), Some(Waited::Converged { .. }))
     }
 
@@ -684,6 +704,7 @@ impl World {
         }
         let mut dead = Vec::new();
         let now = self.now;
+        self.heal_templates();
         for unit in self.units.values_mut() {
             for process in unit.processes.values_mut() {
                 process.unkillable_until = 0;
@@ -703,7 +724,9 @@ impl World {
                 if fpm.start != FpmStart::Well(60 * MS) {
                     fpm.start = FpmStart::Well(60 * MS);
                 }
-                dead.push(unit.name.clone());
+                if !unit.instance {
+                    dead.push(unit.name.clone());
+                }
             }
         }
         for name in dead {

@@ -213,7 +213,7 @@ fn populate(draw: &mut Draw, world: &mut World, policy: &Policy) {
                     }
                 }
             }
-            TargetRules::Strays(_) => {}
+            TargetRules::Strays(_) | TargetRules::Generations(_) => {}
             TargetRules::Service(_) => {
                 for n in 0..draw.rng.between(1, 4) {
                     let starts = match draw.rng.between(0, 9) {

@@ -38,7 +38,7 @@ impl World {
     /// Begins an effect of the agent. It is done a little later, if the agent still lives then.
     pub(crate) fn perform(&mut self, id: EffectId, effect: Effect) {
         let epoch = self.epoch;
-        if let Effect::Stop { unit, .. } | Effect::Restart { unit, .. } = &effect {
+        if let Effect::Stop { unit, .. } | Effect::Restart { unit, .. } | Effect::End { unit, .. } = &effect {
             self.sent.insert(unit.clone(), self.now);
             if let Some(grace) = self.term_timeout(unit) {
                 self.graces.insert(unit.clone(), grace);
@@ -78,6 +78,7 @@ impl World {
                 | Effect::Thaw { .. }
                 | Effect::AskToStop { .. }
                 | Effect::Unask { .. }
+                | Effect::Switch { .. }
         );
         if over_the_bus && self.now < self.faults.systemd_away_until {
             self.answer(epoch, id, 0, Outcome::Fault(Fault::Unreachable("the bus does not answer".to_owned())));
@@ -104,21 +105,47 @@ impl World {
             // Only a plan asks for these, and here nobody makes one.
             Effect::Schedules { .. } => self.answer(epoch, id, 0, Outcome::Schedules(BTreeMap::new())),
             Effect::Inspect { unit } => {
-                let outcome = match self.units.get(&unit).and_then(Unit::as_fpm) {
-                    Some(fpm) => Outcome::Layout(fpm.layout(&unit)),
+                let outcome = match self.configured(&unit) {
+                    Some(fpm) if !fpm.config_good && self.template_of(&unit).is_some() => {
+                        Outcome::Fault(Fault::Other("php-fpm -tt: unknown directive".to_owned()))
+                    }
+                    Some(fpm) => Outcome::Layout(fpm.layout(&self.listen(&unit))),
                     None => Outcome::Fault(Fault::NoSuchUnit(unit)),
                 };
                 self.answer(epoch, id, 40 * MS, outcome);
             }
+            Effect::SeeGenerations { template, .. } => {
+                let outcome = match self.see_generations(&template) {
+                    Some(seen) => Outcome::Generations(Box::new(seen)),
+                    None => Outcome::Fault(Fault::NoSuchUnit(template)),
+                };
+                self.answer(epoch, id, 0, outcome);
+            }
+            Effect::Switch { socket, to } => {
+                let outcome = match self.switch(&socket, &to) {
+                    Ok(()) => Outcome::Done,
+                    Err(why) => Outcome::Fault(Fault::Other(format!("cannot make {socket} lead to {to}: {why}"))),
+                };
+                self.answer(epoch, id, 0, outcome);
+            }
+            Effect::End { unit, cut, within } if stage == 0 => {
+                self.agent_may_end(&unit);
+                let job = self.stop_unit(&unit, By::Agent);
+                let taken = job.is_ok();
+                self.wait_for(epoch, id, &unit, job, us(within));
+                if taken && !cut.is_empty() {
+                    self.then(epoch, id, MS, Effect::End { unit, cut, within }, 1);
+                }
+            }
             Effect::TestConfig { unit } => {
-                let good = self.units.get(&unit).and_then(Unit::as_fpm).is_some_and(|fpm| fpm.config_good);
+                let good = self.configured(&unit).is_some_and(|fpm| fpm.config_good);
                 let output = if good { "test is successful" } else { "unknown directive 'pm.max_chidren'" };
                 self.answer(epoch, id, 60 * MS, Outcome::Tested { ok: good, output: output.to_owned() });
             }
             Effect::AskPools { asks, full, timeout } => self.ask_pools(epoch, id, &asks, full, us(timeout)),
             Effect::Connections { sockets } => {
                 let count = |socket: &String| {
-                    let unit = self.units.values().find(|unit| super::fpm::listen(&unit.name) == *socket)?;
+                    let unit = self.units.get(&self.unit_at(socket))?;
                     Some((socket.clone(), u32::try_from(unit.as_fpm()?.requests.len()).ok()?))
                 };
                 let counts = sockets.iter().filter_map(count).collect();
@@ -221,7 +248,7 @@ impl World {
                     self.then(epoch, id, MS, Effect::Restart { unit, cut, within }, 1);
                 }
             }
-            Effect::Restart { unit, cut, .. } => {
+            Effect::Restart { unit, cut, .. } | Effect::End { unit, cut, .. } => {
                 for worker in &cut {
                     if self.is_there(&unit, worker) {
                         self.term(&unit, worker.pid, true);
@@ -250,6 +277,18 @@ impl World {
                     }
                 }
                 self.answer(epoch, id, 0, Outcome::Frozen(frozen));
+            }
+            Effect::Retire { workers, spare } => {
+                for (worker, ends) in workers.iter().map(|worker| (worker, true)).chain(spare.iter().map(|worker| (worker, false))) {
+                    let name = worker.cgroup.rsplit('/').next().unwrap_or_default().to_owned();
+                    if self.is_there(&name, worker) {
+                        if ends {
+                            self.term(&name, worker.pid, true);
+                        }
+                        self.cont(&name, worker.pid);
+                    }
+                }
+                self.answer(epoch, id, 0, Outcome::Done);
             }
             Effect::Thaw { workers } => {
                 for worker in &workers {
@@ -319,7 +358,7 @@ impl World {
         let mut answers = BTreeMap::new();
         let mut takes = 0;
         for ask in asks {
-            let unit = self.units.keys().find(|name| ask.socket.contains(name.as_str())).cloned().unwrap_or_default();
+            let unit = self.unit_at(&ask.socket);
             let page = self.status_page(&unit, &ask.socket, full);
             let status = self.units.get(&unit).and_then(Unit::as_fpm).map(|fpm| fpm.status);
             let late = page.as_ref().is_err_and(|why| why.starts_with("no answer"));
@@ -343,7 +382,7 @@ impl World {
     }
 
     fn agent_request(&mut self, epoch: u64, id: EffectId, socket: &str, request: &FpmRequest, timeout: Us) {
-        let unit = self.units.keys().find(|name| socket.contains(name.as_str())).cloned().unwrap_or_default();
+        let unit = self.unit_at(socket);
         if !self.answers_ping(&unit) {
             let after = if self.units.get(&unit).is_some_and(|unit| unit.active == Active::Active) { timeout } else { MS };
             return self.answer(epoch, id, after, Outcome::Fault(Fault::Other("no answer in time".to_owned())));
@@ -355,7 +394,13 @@ impl World {
             FpmRequest::Ping { .. } => "pong".to_owned(),
             FpmRequest::Script { .. } => format!("serves {}", self.serves(&unit)),
         };
+        self.asked_itself(&unit, request);
         self.answer(epoch, id, 5 * MS, Outcome::Answered { status: 200, body });
+    }
+
+    /// The php-fpm as its configuration file has it now.
+    fn configured(&self, unit: &str) -> Option<&super::Fpm> {
+        self.template_of(unit).map(|template| &template.next).or_else(|| self.units.get(unit)?.as_fpm())
     }
 
     fn look(&self, names: &[String], looked: Looked) -> Vec<UnitSeen> {
@@ -365,6 +410,11 @@ impl World {
         };
         for unit in self.units.values().filter(|unit| names.iter().any(|pattern| matches(pattern, &unit.name))) {
             if matches!(looked, Looked::Exactly | Looked::Bare) || unit.active.runs() {
+                if self.is_forgotten(&unit.name) {
+                    // Loaded for the question only.
+                    seen.push(UnitSeen { unit: unit.name.clone(), load: Load::Loaded, ..UnitSeen::default() });
+                    continue;
+                }
                 let full = self.unit_seen(unit, !matches!(looked, Looked::Running | Looked::Bare));
                 seen.push(if matches!(looked, Looked::Running | Looked::Bare) { bare(full) } else { full });
             }

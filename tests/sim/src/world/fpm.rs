@@ -1,6 +1,6 @@
 //! php-fpm: a master, workers with requests in flight, a status page that answers or not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use restart_agent::core::seen::{Exit, FpmLayout, PoolLayout, PoolStatus, WorkerSeen, WorkerState};
 
@@ -25,6 +25,8 @@ pub enum FpmStart {
     Well(Us),
     Fails,
     NeverReady,
+    /// Ready after 60 ms, and its master dies so long after that.
+    Dies(Us),
 }
 
 /// The requests that come in.
@@ -53,6 +55,13 @@ pub struct Request {
     finishing: bool,
 }
 
+#[derive(Debug, Clone, Copy)]
+pub struct Queued {
+    pub since: Us,
+    lasts: Us,
+    child: Option<Us>,
+}
+
 #[derive(Debug, Clone)]
 pub struct Fpm {
     pub workers: u32,
@@ -76,6 +85,10 @@ pub struct Fpm {
     pub start_time: i64,
     pub started: Us,
     pub requests: BTreeMap<u64, Request>,
+    /// Connections that no worker has taken yet.
+    pub queue: VecDeque<Queued>,
+    /// It serves the code of before the newest deploy, whatever it was started after.
+    pub old_code: bool,
     pub generation: u64,
     pub served: u64,
 }
@@ -98,28 +111,22 @@ impl Default for Fpm {
             start_time: 0,
             started: 0,
             requests: BTreeMap::new(),
+            queue: VecDeque::new(),
+            old_code: false,
             generation: 0,
             served: 0,
         }
     }
 }
 
-pub(super) fn listen(unit: &str) -> String {
-    format!("/run/php/{unit}.sock")
-}
-
-pub(super) fn status_socket(unit: &str) -> String {
-    format!("/run/php/{unit}.status.sock")
-}
-
 impl Fpm {
     #[must_use]
-    pub fn layout(&self, unit: &str) -> FpmLayout {
+    pub fn layout(&self, listen: &str) -> FpmLayout {
         FpmLayout {
             pools: vec![PoolLayout {
                 name: "www".to_owned(),
-                listen: listen(unit),
-                status_listen: self.status_listen.then(|| status_socket(unit)),
+                listen: listen.to_owned(),
+                status_listen: self.status_listen.then(|| listen.replace(".sock", ".status.sock")),
                 status_path: self.has_status.then(|| "/fpm-status".to_owned()),
                 ping_path: Some("/ping".to_owned()),
                 ping_response: "pong".to_owned(),
@@ -131,6 +138,11 @@ impl Fpm {
 }
 
 impl World {
+    /// Where a php-fpm listens.
+    pub(crate) fn listen(&self, unit: &str) -> String {
+        self.template_of(unit).map_or_else(|| format!("/run/php/{unit}.sock"), |template| template.socket_of(unit))
+    }
+
     pub(crate) fn fpm_starts(&mut self, name: &str, _master: u32) {
         let started = self.now;
         let seconds = self.wall(self.now).seconds();
@@ -141,6 +153,7 @@ impl World {
         fpm.accepted = 0;
         fpm.generation = generation;
         fpm.requests.clear();
+        fpm.queue.clear();
     }
 
     pub(crate) fn fpm_ready(&mut self, name: &str) {
@@ -158,6 +171,29 @@ impl World {
             self.spawn(name, master, Role::Child, "ffmpeg", OnTerm::Ignores, 0);
         }
         self.next_arrival(name);
+        self.take_from_queue(name);
+        self.instance_ready(name);
+    }
+
+    /// A connection of the web server: a worker takes it, at once or when there is one.
+    pub(super) fn connect(&mut self, name: &str, lasts: Us, child: Option<Us>) {
+        let since = self.now;
+        if let Some(fpm) = self.units.get_mut(name).and_then(|unit| unit.as_fpm_mut()) {
+            fpm.queue.push_back(Queued { since, lasts, child });
+        }
+        self.take_from_queue(name);
+    }
+
+    pub(super) fn take_from_queue(&mut self, name: &str) {
+        while let Some(next) = self.units.get(name).and_then(|unit| unit.as_fpm()).and_then(|fpm| fpm.queue.front()).copied() {
+            let Some(worker) = self.begin(name, next.lasts) else { return };
+            if let Some(fpm) = self.units.get_mut(name).and_then(|unit| unit.as_fpm_mut()) {
+                fpm.queue.pop_front();
+            }
+            if let Some(longer) = next.child {
+                self.child_of(name, worker, next.lasts + longer);
+            }
+        }
     }
 
     fn next_arrival(&mut self, name: &str) {
@@ -192,9 +228,14 @@ impl World {
 
     /// A request, if a worker is idle; else it is refused before it began.
     pub fn begin_request(&mut self, name: &str, lasts: Us) -> bool {
+        self.begin(name, lasts).is_some()
+    }
+
+    /// The worker that takes it.
+    fn begin(&mut self, name: &str, lasts: Us) -> Option<u32> {
         let now = self.now;
         let id = self.name();
-        let Some(unit) = self.units.get_mut(name) else { return false };
+        let unit = self.units.get_mut(name)?;
         let busy: Vec<u32> = unit.as_fpm().map(|fpm| fpm.requests.values().map(|request| request.pid).collect()).unwrap_or_default();
         let ending = unit.stop.is_some();
         let idle = unit.processes.values().find(|process| {
@@ -204,13 +245,13 @@ impl World {
                 && process.signalled.is_none()
                 && !busy.contains(&process.pid)
         });
-        let Some(pid) = idle.map(|process| process.pid).filter(|_| !ending) else { return false };
+        let pid = idle.map(|process| process.pid).filter(|_| !ending)?;
         let fpm = unit.as_fpm_mut().unwrap();
         fpm.accepted += 1;
         let uri = format!("/w/index.php?request={id}");
         fpm.requests.insert(id, Request { pid, began: now, uri, remaining: lasts, resumed: now, generation: 0, finishing: false });
         self.after(lasts, Happening::Finishing { unit: name.to_owned(), request: id, generation: 0 });
-        true
+        Some(pid)
     }
 
     pub(crate) fn request_finishing(&mut self, name: &str, id: u64, generation: u64) {
@@ -227,6 +268,10 @@ impl World {
         {
             fpm.requests.remove(&id);
             fpm.served += 1;
+            if let Some(template) = self.template_of_mut(name) {
+                template.answered += 1;
+            }
+            self.take_from_queue(name);
         }
     }
 
@@ -336,6 +381,7 @@ impl World {
         if !stopping && self.units[name].processes.contains_key(&master) {
             // The master starts another.
             self.spawn(name, master, process.role, "php-fpm8.2", OnTerm::Dies, 0);
+            self.take_from_queue(name);
         }
     }
 
@@ -344,9 +390,9 @@ impl World {
         let refused = || Err("connection refused".to_owned());
         let now = self.now;
         let chance = self.rng.between(0, 99);
+        let main = socket == self.listen(name);
         let Some(unit) = self.units.get_mut(name) else { return refused() };
         let ready = unit.processes.values().any(|process| process.role == Role::Worker);
-        let main = socket == listen(name);
         let workers: Vec<(u32, bool, Us)> = unit
             .processes
             .values()
@@ -433,7 +479,11 @@ impl World {
 
     /// Which deploy's code the master has loaded.
     pub(crate) fn serves(&self, name: &str) -> String {
-        let started = self.units.get(name).and_then(|unit| unit.as_fpm()).map_or(0, |fpm| fpm.started);
+        let fpm = self.units.get(name).and_then(|unit| unit.as_fpm());
+        if fpm.is_some_and(|fpm| fpm.old_code) {
+            return "other code".to_owned();
+        }
+        let started = fpm.map_or(0, |fpm| fpm.started);
         self.wanted.iter().rev().find(|wanted| wanted.at <= started).map(|wanted| wanted.id.clone()).unwrap_or_default()
     }
 }

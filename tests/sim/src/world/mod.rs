@@ -3,6 +3,7 @@
 mod balancer;
 mod effects;
 mod fpm;
+mod generations;
 mod stray;
 mod systemd;
 mod timer;
@@ -23,6 +24,7 @@ use crate::rng::Rng;
 
 pub use balancer::{Balancer, Hook};
 pub use fpm::{Answers, Fpm, FpmStart, Load, some_load};
+pub use generations::{BOOT, Template};
 pub use stray::Stray;
 pub use timer::Timer;
 pub use unit::{Body, By, Daemon, Job, JobKind, OnTerm, Process, Role, Script, Starts, Stop, Unit};
@@ -94,6 +96,10 @@ pub(crate) enum Happening {
         unit: String,
         generation: u64,
     },
+    /// The web server in front of generations has a request.
+    Connects {
+        template: String,
+    },
     Finishing {
         unit: String,
         request: u64,
@@ -160,6 +166,8 @@ pub struct World {
     pub units: BTreeMap<String, Unit>,
     pub timers: BTreeMap<String, Timer>,
     pub balancers: BTreeMap<String, Balancer>,
+    /// By the template's name.
+    pub templates: BTreeMap<String, Template>,
     pub stamp: Result<StampSeen, StampFault>,
     pub faults: Faults,
     /// The rules, for what is checked while things happen.
@@ -221,6 +229,7 @@ impl World {
             units: BTreeMap::new(),
             timers: BTreeMap::new(),
             balancers: BTreeMap::new(),
+            templates: BTreeMap::new(),
             stamp: Err(StampFault::Missing { path: "/srv/deploy/stamp".to_owned() }),
             faults: Faults::default(),
             policy: Policy::default(),
@@ -324,6 +333,7 @@ impl World {
             }
             Happening::TimerFires { timer } => self.timer_fires(&timer),
             Happening::Arrival { unit, generation } => self.arrival(&unit, generation),
+            Happening::Connects { template } => self.connects(&template),
             Happening::Finishing { unit, request, generation } => self.request_finishing(&unit, request, generation),
             Happening::Finished { unit, request, generation } => self.request_finished(&unit, request, generation),
             Happening::PoolTurns { pool, out, .. } => self.pool_turns(&pool, out),

@@ -42,6 +42,7 @@ impl World {
 
     /// StartUnit, mode replace.
     pub(crate) fn start_unit(&mut self, name: &str, by: By) -> Result<u64, Fault> {
+        self.load_instance(name);
         let Some(unit) = self.units.get(name) else { return Err(Fault::NoSuchUnit(format!("Unit {name} not found."))) };
         if unit.load == Load::Masked {
             return Err(Fault::Refused(format!("Unit {name} is masked.")));
@@ -120,6 +121,7 @@ impl World {
 
     /// RestartUnit, mode replace.
     pub(crate) fn restart_unit(&mut self, name: &str, by: By) -> Result<u64, Fault> {
+        self.load_instance(name);
         let Some(unit) = self.units.get(name) else { return Err(Fault::NoSuchUnit(format!("Unit {name} not found."))) };
         if unit.load == Load::Masked {
             return Err(Fault::Refused(format!("Unit {name} is masked.")));
@@ -274,6 +276,15 @@ impl World {
                     }
                 }
                 Some(_) => {}
+                None if mixed => {
+                    let generation = self.name();
+                    let unit = self.units.get_mut(name).unwrap();
+                    unit.active = Active::Deactivating;
+                    unit.stop = Some(Stop { since: now, by: By::Systemd, generation, timed_out: false });
+                    for pid in rest {
+                        self.kill_process(name, pid, false);
+                    }
+                }
                 None => {
                     // final-sigterm: what the main process left behind.
                     self.begin_stop(name, By::Systemd);
@@ -322,15 +333,29 @@ impl World {
         let (active, result) = (unit.active, unit.result);
         unit.main_pid = 0;
         unit.idle_since = self.now;
-        let restarts_itself = unit.restarts_itself && stop.is_none() && active == Active::Failed;
+        let fails_by_itself = stop.as_ref().is_none_or(|stop| unit.instance && stop.by == By::Systemd);
+        let restarts_itself = unit.restarts_itself && fails_by_itself && active == Active::Failed;
+        let queued = unit.as_fpm_mut().map_or(0, |fpm| std::mem::take(&mut fpm.queue).len());
+        if let Some(template) = self.template_of_mut(name) {
+            template.dropped += u64::try_from(queued).unwrap();
+        }
         self.say(|| format!("{name}: {active:?}, Result={result}"));
         if oneshot && by_agent && active == Active::Failed {
             self.oneshot_failed(name);
         }
         self.stopped(name, stop.map_or(By::Systemd, |stop| stop.by));
         if restarts_itself {
-            self.after(100 * MS, Happening::ComesBack { unit: name.to_owned() });
+            self.waits_to_come_back(name);
         }
+    }
+
+    fn waits_to_come_back(&mut self, name: &str) {
+        // It is "activating" (auto-restart) then, and whoever stops it ends that.
+        let unit = self.units.get_mut(name).unwrap();
+        if unit.instance && unit.job.is_none() {
+            unit.active = Active::Activating;
+        }
+        self.after(100 * MS, Happening::ComesBack { unit: name.to_owned() });
     }
 
     /// The stop half of whatever job there is, is over.
@@ -394,12 +419,18 @@ impl World {
                 self.units.get_mut(name).unwrap().main_pid = pid;
                 self.after(after, Happening::Started { unit: name.to_owned(), invocation, well });
             }
-            Body::Fpm(fpm) => {
+            Body::Fpm(_) => {
+                self.instance_reads(name);
+                let Some(fpm) = self.units[name].as_fpm().cloned() else { return };
                 let pid = self.spawn(name, 1, Role::Main, "php-fpm8.2", OnTerm::Dies, 0);
                 self.units.get_mut(name).unwrap().main_pid = pid;
                 self.fpm_starts(name, pid);
                 let (after, well) = match fpm.start {
                     FpmStart::Well(after) => (after, true),
+                    FpmStart::Dies(after) => {
+                        self.after(60 * MS + after, Happening::ProcessEnds { unit: name.to_owned(), pid, how: Exit::Exited(255) });
+                        (60 * MS, true)
+                    }
                     FpmStart::Fails => (40 * MS, false),
                     FpmStart::NeverReady => (90 * S, false),
                 };
@@ -480,7 +511,7 @@ impl World {
             self.job_removed(name, job.id, JobEnd::Failed);
         }
         if restarts_itself {
-            self.after(100 * MS, Happening::ComesBack { unit: name.to_owned() });
+            self.waits_to_come_back(name);
         }
     }
 
@@ -498,7 +529,16 @@ impl World {
     }
 
     pub(crate) fn comes_back(&mut self, name: &str) {
-        if self.units.get(name).is_some_and(|unit| unit.active == Active::Failed && unit.job.is_none()) {
+        let waits = |unit: &super::Unit| match unit.active {
+            Active::Failed => true,
+            Active::Activating => unit.processes.is_empty(),
+            Active::Inactive => unit.instance && unit.invocation.is_empty(),
+            _ => false,
+        };
+        if self.units.get(name).is_some_and(|unit| waits(unit) && unit.job.is_none()) {
+            if let Some(unit) = self.units.get_mut(name).filter(|unit| unit.instance) {
+                unit.active = Active::Inactive;
+            }
             let _ = self.start_unit(name, By::Systemd);
         }
     }

@@ -186,6 +186,8 @@ pub struct Unit {
     pub runs: Vec<(Us, By)>,
     /// Restart=on-failure.
     pub restarts_itself: bool,
+    /// Of a template of php-fpm generations, which has KillMode=mixed.
+    pub instance: bool,
 }
 
 impl Unit {
@@ -222,6 +224,7 @@ impl Unit {
             missed_slot: false,
             runs: Vec::new(),
             restarts_itself: false,
+            instance: false,
         }
     }
 
@@ -315,7 +318,7 @@ impl Unit {
 
     #[must_use]
     pub fn lent_mixed(&self) -> bool {
-        self.lent("KillMode=mixed")
+        self.instance || self.lent("KillMode=mixed")
     }
 
     /// `ExecStart=` with `ExecStart=/bin/true`: nothing follows the command that runs (facts M3).

@@ -2,6 +2,7 @@
 
 mod drain;
 mod fpm;
+mod generations;
 mod given;
 mod random;
 mod scheduled;

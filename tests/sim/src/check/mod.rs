@@ -1,9 +1,12 @@
 //! What must never happen, checked while things happen: the rules as the contract has them, against what is true in the world.
 
+mod generations;
+
+use restart_agent::core::generation_name;
 use restart_agent::core::policy::{After, FpmRules, Overdue, ScheduledRules, TargetRules};
 use restart_agent::core::seen::{Active, Exit, Load};
 
-use crate::world::{By, Cut, MS, OnTerm, Process, S, Unit, Us, World};
+use crate::world::{By, Cut, MS, OnTerm, Process, S, Template, Unit, Us, World};
 
 /// A start within this after the landing counts as before it (facts F4.6).
 const BLUR: Us = 50 * MS;
@@ -26,6 +29,7 @@ impl World {
     pub fn target_of(&self, unit: &str) -> Option<(String, TargetRules)> {
         let found = self.policy.targets.iter().find(|(_, rules)| match rules {
             TargetRules::PhpFpm(rules) => rules.unit == unit,
+            TargetRules::Generations(rules) => generation_name::instance_of(&rules.unit, unit).is_some(),
             TargetRules::Scheduled(rules) => covers(&rules.units, &rules.exclude, unit),
             TargetRules::Service(rules) => covers(&rules.units, &rules.exclude, unit),
             TargetRules::Strays(_) => false,
@@ -50,6 +54,7 @@ impl World {
     pub(crate) fn term_timeout(&self, unit: &str) -> Option<Us> {
         Some(us(match self.target_of(unit)?.1 {
             TargetRules::PhpFpm(rules) => rules.term_timeout,
+            TargetRules::Generations(rules) => rules.term_timeout,
             TargetRules::Scheduled(rules) => rules.term_timeout,
             TargetRules::Service(rules) => rules.term_timeout,
             TargetRules::Strays(rules) => rules.term_timeout,
@@ -64,7 +69,7 @@ impl World {
     }
 
     /// The first deploy that made something started then stale, and whether any since is forced.
-    fn made_stale(&self, target: &str, started: Us) -> Option<(Us, bool)> {
+    pub(crate) fn made_stale(&self, target: &str, started: Us) -> Option<(Us, bool)> {
         let mut all = self
             .wanted
             .iter()
@@ -149,6 +154,9 @@ impl World {
 
     fn may_be_cut(&mut self, name: &str, what: &str, only: Option<u32>) {
         let now = self.now;
+        if self.generation_rules(name).is_some() {
+            return self.agent_may_cut_generation(name, what, only);
+        }
         let Some(unit) = self.units.get(name) else { return };
         let Some(fpm) = unit.as_fpm() else { return };
         // What has just come in could not be known.
@@ -177,6 +185,9 @@ impl World {
 
     pub(crate) fn agent_may_restart(&mut self, name: &str) {
         let now = self.now;
+        if self.template_of(name).is_some() {
+            return self.agent_may_start_generation(name);
+        }
         let Some((target, rules)) = self.target_of(name) else {
             if self.now > self.policy_changed + 5 * S {
                 self.violates(format!("the agent restarts {name}, which is no target's"));
@@ -317,6 +328,8 @@ impl World {
             let allowed = match &rules {
                 TargetRules::Scheduled(rules) => Self::protected(unit, rules),
                 TargetRules::Service(rules) => unit.refuse_stop || rules.overdue == Some(Overdue::Finish),
+                // What serves nobody new finishes.
+                TargetRules::Generations(_) => self.template_of(&unit.name).and_then(Template::current).as_deref() != Some(&unit.name),
                 TargetRules::PhpFpm(_) | TargetRules::Strays(_) => false,
             };
             if !allowed {

@@ -1,0 +1,118 @@
+//! What must never happen to generations of php-fpm.
+
+use restart_agent::core::policy::{AtMax, GenerationRules, TargetRules};
+use restart_agent::core::seen::Active;
+
+use super::us;
+use crate::world::{MS, S, Template, Us, World};
+
+/// What has happened within this the agent could not know when it decided.
+const UNKNOWABLE: Us = 300 * MS;
+/// A person's doing is seen when somebody looks.
+const SEEN_LATE: Us = 2 * S;
+
+impl World {
+    pub(crate) fn generation_rules(&self, unit: &str) -> Option<(String, GenerationRules)> {
+        match self.target_of(unit)? {
+            (name, TargetRules::Generations(rules)) => Some((name, rules)),
+            _ => None,
+        }
+    }
+
+    fn hands_off(&self, template: &Template) -> bool {
+        self.now > template.touched + SEEN_LATE
+    }
+
+    /// It is stopped.
+    pub(crate) fn agent_may_end(&mut self, unit: &str) {
+        let Some(template) = self.template_of(unit) else {
+            return self.violates(format!("the agent stops {unit}, which is no generation"));
+        };
+        let serves = template.current().as_deref() == Some(unit) && self.listens(unit);
+        if serves && self.hands_off(template) {
+            return self.violates(format!("the agent stops {unit}, which the symlink leads to"));
+        }
+        self.agent_may_cut_generation(unit, "StopUnit", None);
+    }
+
+    /// Whatever would end, or hold up, what is in flight.
+    pub(crate) fn agent_may_cut_generation(&mut self, unit: &str, what: &str, only: Option<u32>) {
+        let now = self.now;
+        let Some((target, rules)) = self.generation_rules(unit) else { return };
+        let Some(template) = self.template_of(unit) else { return };
+        let unknowable = UNKNOWABLE * (1 + self.faults.slowness / 10);
+        let Some(of) = self.units.get(unit) else { return };
+        let at_it = only.is_none_or(|pid| of.as_fpm().is_some_and(|fpm| fpm.requests.values().any(|request| request.pid == pid)));
+        let Some(work) = self.at_work(unit, unknowable).filter(|_| at_it) else { return };
+        let left = template.left.get(unit).copied().unwrap_or(Us::MAX);
+        let forced = self.made_stale(&target, of.main_start).is_some_and(|(_, forced)| forced);
+        let end_oldest = rules.at_max == AtMax::EndOldest && self.running(&template.unit).len() >= rules.max_generations as usize;
+        let over = now + UNKNOWABLE >= left.saturating_add(us(rules.linger));
+        // What a person has made of it, nobody knows: a boot, a second start, a symlink that came and went.
+        let person = !self.hands_off(template) || left == Us::MAX && template.touched > of.main_start;
+        if !(forced || end_oldest || over || person || now < self.policy_changed + 5 * S) {
+            let waits = (left.saturating_add(us(rules.linger)).min(now + 3600 * S) - now) as f64 / 1e6;
+            self.violates(format!("{what} for {unit} with {work} in flight, {waits:.3} s before its linger is over"));
+        }
+    }
+
+    /// A generation is started by the agent.
+    pub(crate) fn agent_may_start_generation(&mut self, unit: &str) {
+        let now = self.now;
+        let Some((_, rules)) = self.generation_rules(unit) else {
+            if now > self.policy_changed + 5 * S {
+                self.violates(format!("the agent starts {unit}, which is no target's"));
+            }
+            return;
+        };
+        let Some(template) = self.template_of(unit) else { return };
+        let runs = self.units.get(unit).is_some_and(|unit| unit.active.runs());
+        if runs && self.at_work(unit, UNKNOWABLE).is_some() {
+            return self.violates(format!("the agent restarts {unit}, which has work in flight"));
+        }
+        let running = self.running(&template.unit).len();
+        if !runs && running >= rules.max_generations as usize && self.hands_off(template) {
+            return self.violates(format!("the agent starts {unit}, and {running} run already"));
+        }
+        if rules.min_available_memory.is_some_and(|least| template.available < least) && now > template.available_since + SEEN_LATE {
+            self.violates(format!("the agent starts {unit} with {} bytes available", template.available));
+        }
+    }
+
+    /// The symlink is switched by the agent.
+    pub(crate) fn agent_may_switch(&mut self, template: &str, to: &str) {
+        let Some(template) = self.templates.get(template) else { return };
+        let unit = self.unit_at(to);
+        let Some(of) = self.units.get(&unit).filter(|unit| unit.active.runs()) else {
+            if self.hands_off(template) && !template.next_dies() {
+                self.violates(format!("the agent makes the symlink lead to {unit}, which does not run"));
+            }
+            return;
+        };
+        let known = |invocation: &String| template.proven.contains(invocation) || template.served.contains(invocation);
+        let others = self.running(&template.unit).into_iter().filter(|other| *other != unit);
+        let better: Vec<String> = others
+            .filter(|other| {
+                self.units.get(other).is_some_and(|unit| {
+                    unit.active == Active::Active && unit.stop.is_none() && known(&unit.invocation) && self.now > unit.main_start + S
+                })
+            })
+            .collect();
+        let invocation = of.invocation.clone();
+        let hands_off = self.hands_off(template);
+        if !known(&invocation) && hands_off && !better.is_empty() && !template.next_dies() {
+            return self.violates(format!("the agent makes the symlink lead to {unit}, which was not proven, and {better:?} run"));
+        }
+        if template.leads_to.as_deref() == Some(to) {
+            return;
+        }
+        if template.bad.contains(&invocation) && !better.is_empty() && hands_off {
+            return self.violates(format!("the agent makes the symlink lead to {unit} again, though it had proven bad"));
+        }
+        // Back to an older one: then the one that it led to had proven bad.
+        let started = of.main_start;
+        let before = template.current().and_then(|current| self.units.get(&current)).filter(|before| before.main_start > started);
+        let before = before.map(|before| before.invocation.clone());
+        self.template_of_mut(&unit).unwrap().bad.extend(before);
+    }
+}

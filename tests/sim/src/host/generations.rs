@@ -1,0 +1,80 @@
+//! What holds for generations, as far as it takes both the agent's memory and the world to say.
+
+use restart_agent::core::effect::Effect;
+use restart_agent::core::policy::TargetRules;
+use restart_agent::core::seen::Active;
+use restart_agent::core::status::TargetState;
+
+use super::{Host, S, Us};
+use crate::check::us;
+
+/// In a settled world whatever waits is looked at within this.
+pub(super) const LOOKED_AT: Us = 75 * S;
+
+impl Host {
+    /// A hold begins nothing and cuts nothing.
+    pub(super) fn check_held(&mut self, effect: &Effect) {
+        let (Effect::Restart { unit, .. } | Effect::End { unit, .. }) = effect else { return };
+        let Some((target, _)) = self.world.generation_rules(unit) else { return };
+        if !self.memory().holds(&target) {
+            return;
+        }
+        match effect {
+            Effect::Restart { .. } => self.world.violates(format!("the agent starts {unit}, though {target} is held")),
+            _ => {
+                if let Some(work) = self.world.at_work(unit, 400_000) {
+                    self.world.violates(format!("the agent stops {unit} with {work} in flight, though {target} is held"));
+                }
+            }
+        }
+    }
+
+    /// Of each template one serves, and whatever else runs finishes what it has.
+    pub(super) fn generations_at_rest(&mut self) {
+        let status = self.status();
+        let memory = self.memory().clone();
+        let targets: Vec<_> = self.policy.targets.clone().into_iter().collect();
+        for (name, rules) in targets {
+            let TargetRules::Generations(rules) = rules else { continue };
+            let Some(template) = self.world.templates.get(&rules.unit).cloned() else { continue };
+            let Some(of) = memory.targets.get(&name) else { continue };
+            let views = status.targets.iter().find(|target| target.name == name).map(|target| target.units.clone()).unwrap_or_default();
+            let current = template.current().filter(|unit| self.world.listens(unit));
+            match &current {
+                Some(unit) if self.world.units[unit].active != Active::Active => {
+                    self.world.violates(format!("at rest the symlink leads to {unit}, which is {:?}", self.world.units[unit].active));
+                }
+                Some(unit) if !views.iter().any(|view| view.unit == *unit) => {
+                    self.world.violates(format!("at rest {unit} serves, and status does not show it: {views:?}"));
+                }
+                Some(_) => {}
+                None if template.stopped_by_person && views.iter().any(|view| view.why.contains("somebody has stopped it")) => {}
+                None => self.world.violates(format!("at rest no generation of {name} serves: {:?}, {views:?}", template.leads_to)),
+            }
+            for unit in self.world.running(&rules.unit).into_iter().filter(|unit| Some(unit) != current.as_ref()) {
+                let since = template.left.get(&unit).copied().unwrap_or(0);
+                let over = since + us(rules.linger) + us(rules.term_timeout) + 60 * S;
+                let shown = views.iter().any(|view| view.unit == unit && view.state == TargetState::Lingering);
+                if !shown || !of.lingering.contains_key(&unit) {
+                    self.world.violates(format!("{unit} runs, does not serve, and nobody says that it lingers: {views:?}"));
+                } else if self.world.at_work(&unit, 0).is_none() || self.world.now > over {
+                    self.world.violates(format!("{unit} still runs, with nothing to finish"));
+                }
+            }
+            let known = of.lingering.keys().chain(of.fresh.keys()).chain(of.starting.iter().map(|(unit, _)| unit));
+            let gone: Vec<String> =
+                known.filter(|unit| !self.world.units.get(*unit).is_some_and(|unit| unit.active.runs())).cloned().collect();
+            if !gone.is_empty() {
+                self.world.violates(format!("at rest the memory still knows of {}", gone.join(", ")));
+            }
+            if of.starting.is_some() {
+                self.world.violates(format!("at rest {:?} is still being started", of.starting));
+            }
+        }
+    }
+
+    /// Nothing lingers, and nothing is being started.
+    pub(super) fn generations_quiet(&self) -> bool {
+        self.memory().targets.values().all(|target| target.starting.is_none() && target.lingering.is_empty())
+    }
+}

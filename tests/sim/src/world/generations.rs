@@ -1,0 +1,443 @@
+//! A template of php-fpm with the symlink that a web server connects to: instances that come into being when they are started, and what
+//! befalls them and the symlink.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use restart_agent::core::effect::FpmRequest;
+use restart_agent::core::generation_name as name;
+use restart_agent::core::seen::{Active, Exit, GenerationsSeen, UnitSeen};
+
+use super::fpm::{Fpm, FpmStart, Load};
+use super::unit::{By, OnTerm, Role, Unit};
+use super::{Happening, MS, S, Us, World};
+
+/// The instance that the boot starts.
+pub const BOOT: &str = name::BOOT;
+
+#[derive(Debug, Clone)]
+pub struct Template {
+    pub unit: String,
+    pub socket: String,
+    pub leads_to: Option<String>,
+    /// A directory, say, is where the symlink should be.
+    pub obstructed: bool,
+    /// It cannot be switched.
+    pub unwritable: bool,
+    pub available: u64,
+    /// When that changed last.
+    pub available_since: Us,
+    /// What an instance is like that starts from now on; its configuration file is that of all.
+    pub next: Fpm,
+    pub restarts_itself: bool,
+    /// What the web server sends to wherever the symlink leads.
+    pub load: Load,
+    /// Of a hundred requests so many have a child, which outlives them by up to so long.
+    pub children: (u64, Us),
+    /// When a person or fate last did something to the symlink or an instance.
+    pub touched: Us,
+    /// When the agent last made the symlink lead somewhere.
+    pub switched: Us,
+    /// Since when the symlink has led elsewhere, by instance that it has led to.
+    pub left: BTreeMap<String, Us>,
+    /// Runs that have answered as they should, and runs that have served.
+    pub proven: BTreeSet<String>,
+    pub served: BTreeSet<String>,
+    /// Runs that the agent has switched away from, back to an older one.
+    pub bad: BTreeSet<String>,
+    /// Somebody has stopped what served.
+    pub stopped_by_person: bool,
+    /// Requests that came in, that found nobody, and of these the last.
+    pub came: u64,
+    pub refused: u64,
+    pub refused_at: Us,
+    /// That waited in a queue of a generation that ended.
+    pub dropped: u64,
+    /// Served, of those that have ended.
+    pub answered: u64,
+    /// The most that ran at once.
+    pub most: usize,
+}
+
+impl Template {
+    #[must_use]
+    pub fn new(unit: &str, socket: &str, next: Fpm, load: Load) -> Template {
+        Template {
+            unit: unit.to_owned(),
+            socket: socket.to_owned(),
+            leads_to: None,
+            obstructed: false,
+            unwritable: false,
+            available: 8 << 30,
+            available_since: 0,
+            next,
+            restarts_itself: true,
+            load,
+            children: (0, 0),
+            touched: 0,
+            switched: 0,
+            left: BTreeMap::new(),
+            proven: BTreeSet::new(),
+            served: BTreeSet::new(),
+            bad: BTreeSet::new(),
+            stopped_by_person: false,
+            came: 0,
+            refused: 0,
+            refused_at: 0,
+            dropped: 0,
+            answered: 0,
+            most: 0,
+        }
+    }
+
+    /// What is started now dies by itself.
+    #[must_use]
+    pub fn next_dies(&self) -> bool {
+        matches!(self.next.start, FpmStart::Dies(_))
+    }
+
+    /// The unit of an instance.
+    #[must_use]
+    pub fn instance(&self, instance: &str) -> String {
+        name::unit_of(&self.unit, instance)
+    }
+
+    #[must_use]
+    pub fn has(&self, unit: &str) -> bool {
+        name::instance_of(&self.unit, unit).is_some()
+    }
+
+    #[must_use]
+    pub fn socket_of(&self, unit: &str) -> String {
+        name::socket_of(&self.socket, name::instance_of(&self.unit, unit).unwrap_or_default())
+    }
+
+    /// The unit that a socket beside the symlink belongs to.
+    fn unit_at(&self, socket: &str) -> Option<String> {
+        let file = socket.strip_prefix(name::directory(&self.socket))?.strip_prefix('/')?;
+        let instance = file.strip_suffix(name::STATUS_SUFFIX).or_else(|| file.strip_suffix(".sock"))?;
+        Some(self.instance(instance))
+    }
+
+    /// The unit that the symlink leads to, whether it runs or not.
+    #[must_use]
+    pub fn current(&self) -> Option<String> {
+        self.unit_at(self.leads_to.as_ref()?)
+    }
+}
+
+impl World {
+    /// A template, and its boot instance, which has run for an hour.
+    pub fn add_template(&mut self, template: Template) {
+        let (unit, boot) = (template.unit.clone(), template.instance(BOOT));
+        self.templates.insert(unit.clone(), template);
+        self.load_instance(&boot);
+        let instance = self.units.remove(&boot).unwrap();
+        self.add(instance, 3600 * S);
+        self.next_connection(&unit);
+    }
+
+    #[must_use]
+    pub fn template_of(&self, unit: &str) -> Option<&Template> {
+        self.templates.values().find(|template| template.has(unit))
+    }
+
+    pub(crate) fn template_of_mut(&mut self, unit: &str) -> Option<&mut Template> {
+        self.templates.values_mut().find(|template| template.has(unit))
+    }
+
+    /// systemd loads an instance when somebody names it.
+    pub(crate) fn load_instance(&mut self, unit: &str) {
+        if self.units.contains_key(unit) {
+            return;
+        }
+        let Some(template) = self.template_of(unit) else { return };
+        let mut instance = Unit::fpm(unit, template.next.clone());
+        instance.restarts_itself = template.restarts_itself;
+        instance.instance = true;
+        instance.timeout_stop = 30 * S;
+        self.units.insert(unit.to_owned(), instance);
+    }
+
+    /// It reads its configuration when it starts.
+    pub(crate) fn instance_reads(&mut self, unit: &str) {
+        let Some(next) = self.template_of(unit).map(|template| template.next.clone()) else { return };
+        if let Some(fpm) = self.units.get_mut(unit).and_then(Unit::as_fpm_mut) {
+            *fpm = next;
+        }
+    }
+
+    /// The boot instance makes the symlink where there is none that leads to a socket.
+    pub(crate) fn instance_ready(&mut self, unit: &str) {
+        let Some(template) = self.template_of(unit) else { return };
+        let running = self.running(&template.unit).len();
+        let dangling = template.current().is_none_or(|current| !self.listens(&current));
+        let (boot, socket) = (template.instance(BOOT), template.socket_of(unit));
+        let template = self.template_of_mut(unit).unwrap();
+        template.most = template.most.max(running);
+        if boot == *unit && dangling && !template.obstructed {
+            self.lead(unit, Some(socket));
+        }
+    }
+
+    /// The symlink leads elsewhere from now on.
+    fn lead(&mut self, unit: &str, to: Option<String>) {
+        let now = self.now;
+        let template = self.templates.values_mut().find(|template| template.unit == *unit || template.has(unit)).unwrap();
+        if template.leads_to == to {
+            return;
+        }
+        if let Some(before) = template.current() {
+            template.left.insert(before, now);
+        }
+        template.leads_to.clone_from(&to);
+        if let Some(current) = template.current() {
+            template.left.remove(&current);
+        }
+        self.say(|| format!("{unit}: the symlink leads to {}", to.as_deref().unwrap_or("nothing")));
+        self.note_served(unit);
+    }
+
+    fn note_served(&mut self, unit: &str) {
+        let Some(current) =
+            self.templates.values().find(|template| template.unit == *unit || template.has(unit)).and_then(Template::current)
+        else {
+            return;
+        };
+        let invocation = self.units.get(&current).filter(|unit| unit.active == Active::Active).map(|unit| unit.invocation.clone());
+        if let (Some(invocation), Some(template)) = (invocation, self.template_of_mut(&current)) {
+            template.served.insert(invocation);
+        }
+    }
+
+    /// Its socket takes connections: from before READY=1 until it is told to end.
+    #[must_use]
+    pub fn listens(&self, unit: &str) -> bool {
+        self.units.get(unit).is_some_and(|unit| unit.stop.is_none() && unit.processes.values().any(|process| process.role == Role::Worker))
+    }
+
+    /// The instances that run, or are about to end.
+    #[must_use]
+    pub fn running(&self, template: &str) -> Vec<String> {
+        let of = |unit: &&Unit| name::instance_of(template, &unit.name).is_some() && unit.active.runs();
+        self.units.values().filter(of).map(|unit| unit.name.clone()).collect()
+    }
+
+    /// Requests in flight or queued, and children of requests, that have been there for so long.
+    #[must_use]
+    pub fn at_work(&self, unit: &str, since: Us) -> Option<String> {
+        let unit = self.units.get(unit)?;
+        let fpm = unit.as_fpm()?;
+        let old = |began: Us| self.now >= began + since;
+        let request = fpm.requests.values().find(|request| old(request.began)).map(|request| request.uri.clone());
+        let queued = || fpm.queue.iter().find(|queued| old(queued.since)).map(|_| "a queued request".to_owned());
+        let child = || {
+            let child = unit.processes.values().find(|process| process.role == Role::Child && old(process.start));
+            child.map(|process| format!("child {}", process.pid))
+        };
+        request.or_else(queued).or_else(child)
+    }
+
+    /// Who listens there.
+    #[must_use]
+    pub(crate) fn unit_at(&self, socket: &str) -> String {
+        for template in self.templates.values() {
+            if template.socket == socket {
+                return template.current().unwrap_or_default();
+            }
+            if let Some(unit) = template.unit_at(socket) {
+                return unit;
+            }
+        }
+        self.units.keys().find(|name| socket.contains(name.as_str())).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn see_generations(&self, template: &str) -> Option<GenerationsSeen> {
+        let template = self.templates.get(template)?;
+        // systemd forgets an instance that is inactive and that nobody refers to.
+        let loaded = |unit: &&Unit| template.has(&unit.name) && !self.is_forgotten(&unit.name);
+        let units: Vec<UnitSeen> = self.units.values().filter(loaded).map(|unit| self.unit_seen(unit, true)).collect();
+        let memory = units.iter().map(|unit| (unit.unit.clone(), 100 << 20)).collect();
+        let leads_to = template.leads_to.clone().filter(|_| !template.obstructed);
+        Some(GenerationsSeen { units, leads_to, obstructed: template.obstructed, available: template.available, memory })
+    }
+
+    /// It is inactive, and not loaded any more.
+    pub(crate) fn is_forgotten(&self, unit: &str) -> bool {
+        let boot = self.template_of(unit).is_some_and(|template| template.instance(BOOT) == unit);
+        let idle = |unit: &Unit| unit.instance && unit.active == Active::Inactive && unit.job.is_none() && unit.processes.is_empty();
+        !boot && self.units.get(unit).is_some_and(idle)
+    }
+
+    pub(crate) fn next_connection(&mut self, template: &str) {
+        let Some(load) = self.templates.get(template).map(|template| template.load) else { return };
+        if load.every > 0 && load.until > self.now {
+            let wait = self.rng.between(load.every / 4, load.every * 7 / 4);
+            self.after(wait.max(1), Happening::Connects { template: template.to_owned() });
+        }
+    }
+
+    /// The web server has a request, and connects to wherever the symlink leads at this moment.
+    pub(crate) fn connects(&mut self, template: &str) {
+        let load = self.templates[template].load;
+        let long = self.rng.chance(load.long_percent);
+        let (low, high) = if long { load.long } else { load.short };
+        let lasts = self.rng.between(low, high);
+        self.send(template, lasts);
+        self.next_connection(template);
+    }
+
+    /// One request to wherever the symlink leads. Says whether it found somebody.
+    pub fn send(&mut self, template: &str, lasts: Us) -> bool {
+        let now = self.now;
+        let state = self.templates.get_mut(template).unwrap();
+        state.came += 1;
+        let current = state.current().filter(|_| !state.obstructed).unwrap_or_default();
+        let (percent, most) = state.children;
+        if self.listens(&current) {
+            let child = self.rng.chance(percent).then(|| self.rng.between(0, most));
+            self.connect(&current, lasts, child);
+            return true;
+        }
+        let state = self.templates.get_mut(template).unwrap();
+        state.refused += 1;
+        state.refused_at = now;
+        let (leads_to, touched) = (state.leads_to.clone(), state.touched);
+        self.say(|| format!("a request finds nobody at {leads_to:?}"));
+        // Whose doing is it? What a person, fate or php-fpm does to itself is not the agent's.
+        let ended_by_agent = self.units.get(&current).is_some_and(|unit| unit.last_stop_by_agent.is_some());
+        if ended_by_agent && now > touched + 2 * S {
+            self.violates(format!("a request is refused: {current} serves, and the agent has stopped it"));
+        }
+        false
+    }
+
+    /// The agent's rename(2).
+    pub(crate) fn switch(&mut self, socket: &str, to: &str) -> Result<(), String> {
+        let Some(template) = self.templates.values().find(|template| template.socket == socket) else {
+            return Err("no such directory".to_owned());
+        };
+        if template.obstructed {
+            return Err("it is no symlink".to_owned());
+        }
+        if template.unwritable {
+            return Err("read-only file system".to_owned());
+        }
+        let unit = template.unit.clone();
+        self.agent_may_switch(&unit, to);
+        self.templates.get_mut(&unit).unwrap().switched = self.now;
+        self.lead(&unit, Some(to.to_owned()));
+        Ok(())
+    }
+
+    /// The agent's own request was answered by this unit.
+    pub(crate) fn asked_itself(&mut self, unit: &str, request: &FpmRequest) {
+        let Some((_, rules)) = self.generation_rules(unit) else { return };
+        let newest = self.wanted.last().map(|wanted| wanted.id.clone()).unwrap_or_default();
+        let good = match (&rules.proof, request) {
+            (None, _) => true,
+            (Some(proof), FpmRequest::Script { script }) => {
+                *script == proof.script && (self.serves(unit) == newest || self.wanted.is_empty())
+            }
+            (Some(_), FpmRequest::Ping { .. }) => false,
+        };
+        let invocation = self.units[unit].invocation.clone();
+        if let Some(template) = self.template_of_mut(unit).filter(|_| good) {
+            template.proven.insert(invocation);
+        }
+    }
+
+    /// A person makes the symlink lead elsewhere, or nowhere.
+    pub fn person_leads(&mut self, template: &str, to: Option<String>) {
+        self.say(|| "== a person changes the symlink".to_owned());
+        self.touched(template);
+        self.lead(template, to);
+    }
+
+    /// A person, or fate, has its hands in the generations.
+    pub fn touched(&mut self, template: &str) {
+        let now = self.now;
+        if let Some(template) = self.templates.values_mut().find(|of| of.unit == *template || of.has(template)) {
+            template.touched = now;
+            template.bad.clear();
+        }
+    }
+
+    /// What a person does to an instance with systemctl.
+    pub fn person_at(&mut self, verb: &str, unit: &str) {
+        let serves = self.template_of(unit).and_then(Template::current).as_deref() == Some(unit);
+        self.touched(unit);
+        self.load_instance(unit);
+        if verb == "reload" {
+            return self.reload_instance(unit);
+        }
+        if verb == "kill" {
+            // The master, and by nobody's plan.
+            let master = self.units[unit].main_pid;
+            self.say(|| format!("== the master of {unit} is killed"));
+            if master != 0 {
+                self.after(MS, Happening::ProcessEnds { unit: unit.to_owned(), pid: master, how: Exit::Killed(9) });
+            }
+            return;
+        }
+        let _ = self.person(verb, unit, By::Person);
+        if let Some(template) = self.template_of_mut(unit).filter(|_| serves) {
+            template.stopped_by_person = verb == "stop";
+        }
+    }
+
+    /// SIGUSR2: the workers go, what they are at with them, and the master stays (facts 1b, 1f).
+    fn reload_instance(&mut self, unit: &str) {
+        self.say(|| format!("== a person reloads {unit}"));
+        let Some(of) = self.units.get(unit).filter(|unit| unit.active == Active::Active) else { return };
+        let workers: Vec<u32> = of.processes.values().filter(|process| process.role == Role::Worker).map(|process| process.pid).collect();
+        for pid in workers {
+            self.after(2 * MS, Happening::ProcessEnds { unit: unit.to_owned(), pid, how: Exit::Killed(15) });
+        }
+        let seconds = self.wall(self.now).seconds();
+        if let Some(fpm) = self.units.get_mut(unit).and_then(Unit::as_fpm_mut) {
+            fpm.start_time = seconds;
+        }
+    }
+
+    /// The host goes down, and nothing of /run is left. What is enabled starts by itself.
+    pub(crate) fn reboot(&mut self) {
+        self.say(|| "== the host goes down".to_owned());
+        let names: Vec<String> = self.templates.keys().cloned().collect();
+        for name in names {
+            self.touched(&name);
+            let template = self.templates.get_mut(&name).unwrap();
+            template.leads_to = None;
+            template.obstructed = false;
+            template.left.clear();
+            template.stopped_by_person = false;
+            let boot = template.instance(BOOT);
+            self.units.retain(|unit, _| name::instance_of(&name, unit).is_none());
+            self.load_instance(&boot);
+            self.after(2 * S, Happening::ComesBack { unit: boot });
+        }
+    }
+
+    /// A child of a request, which is at it for so long.
+    pub(super) fn child_of(&mut self, unit: &str, worker: u32, lasts: Us) {
+        let on_term = if self.rng.chance(20) { OnTerm::Ignores } else { OnTerm::Dies };
+        let pid = self.spawn(unit, worker, Role::Child, "ffmpeg", on_term, 0);
+        self.after(lasts, Happening::ProcessEnds { unit: unit.to_owned(), pid, how: Exit::Exited(0) });
+    }
+
+    /// What is started from now on is well, and so is what runs.
+    pub(crate) fn heal_templates(&mut self) {
+        let now = self.now;
+        for template in self.templates.values_mut() {
+            let load = Load { every: template.load.every.max(40 * MS), long_percent: 0, ..template.load };
+            template.load = if template.load.every > 0 { load } else { template.load };
+            template.next =
+                Fpm { start: FpmStart::Well(60 * MS), config_good: true, pings: true, old_code: false, ..template.next.clone() };
+            if template.next.status != super::Answers::Well {
+                template.next.status = super::Answers::Well;
+            }
+            (template.obstructed, template.unwritable, template.available) = (false, false, 8 << 30);
+            template.available_since = now;
+            template.children = (0, 0);
+        }
+    }
+}
