@@ -166,6 +166,8 @@ pub enum Entry {
     /// A script was interrupted by us: stopped, or asked and ended at a checkpoint.
     Interrupted {
         unit: String,
+        /// By then that run had ended.
+        at: Mono,
     },
     /// A script that had been interrupted ended by itself.
     RanThrough {

@@ -7,7 +7,7 @@ use super::{Fpm, FpmStep, Purpose};
 use crate::core::cut::settle_cut;
 use crate::core::effect::Effect;
 use crate::core::ladder::Ladder;
-use crate::core::seen::{Active, ProcessSeen, UnitSeen};
+use crate::core::seen::{Active, FpmLayout, ProcessSeen, UnitSeen};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::time::{Mono, Span};
@@ -60,6 +60,11 @@ impl Fpm {
     pub fn ping(&self) -> Option<(String, String)> {
         let pool = self.layout.as_ref()?.pools.first()?;
         Some((self.own_socket()?, pool.ping_path.clone().or_else(|| pool.status_path.clone())?))
+    }
+
+    #[must_use]
+    pub fn layout(&self) -> Option<&FpmLayout> {
+        self.layout.as_ref()
     }
 
     #[must_use]

@@ -46,6 +46,8 @@ const FINISHING: Duration = Duration::from_millis(100);
 /// A test that gives no verdict (the bus went away, systemd reloaded) is repeated: it touches nothing.
 const TESTS: u32 = 3;
 const TEST_AGAIN: Duration = Duration::from_millis(500);
+/// Of an old generation that cannot be read now.
+const INSPECT_AGAIN: Duration = Duration::from_secs(5);
 pub(super) const STOPPED: &str = "somebody has stopped it, so it is left stopped";
 const RESTART_LOOK: Duration = Duration::from_millis(500);
 
@@ -209,6 +211,13 @@ impl Fpm {
         Fpm { purpose: Purpose::End, step: FpmStep::Inspecting, ..Fpm::new(target, rules, want, seen, now) }
     }
 
+    /// What its own php-fpm has said of it when it was started: what its configuration says now is for the next one.
+    pub fn laid_out(&mut self, layout: FpmLayout) {
+        self.source = Source::choose(&self.rules, Some(&layout));
+        self.layout = Some(layout);
+        self.step = FpmStep::Prepared;
+    }
+
     /// Goes on to the restart: counts what is in flight, also after a drain that ended idle, since something may have come in since.
     pub fn renew(&mut self, now: Mono) {
         if self.unproven && self.seen.active.runs() {
@@ -274,6 +283,8 @@ impl Fpm {
                 self.layout = Some(layout.clone());
                 self.enter(now, FpmStep::Prepared);
             }
+            // Its configuration may just be broken for the next one; until then it is at work.
+            (FpmStep::Inspecting, _) if self.purpose == Purpose::End && now < self.until => self.next = now.after(INSPECT_AGAIN),
             (FpmStep::Inspecting, other) => {
                 self.notes.push(format!("its configuration could not be read ({})", other.said()));
                 self.source = Source::choose(&self.rules, None);
@@ -319,7 +330,7 @@ impl Fpm {
                 self.tests += 1;
                 self.pending = Some(turn.ask(Effect::TestConfig { unit }));
             }
-            FpmStep::Inspecting => self.pending = Some(turn.ask(Effect::Inspect { unit })),
+            FpmStep::Inspecting if now >= self.next => self.pending = Some(turn.ask(Effect::Inspect { unit })),
             FpmStep::Draining { until } => {
                 if self.purpose == Purpose::Renew {
                     loans.want(&unit, &fpm_drop_in(self.rules.term_timeout));

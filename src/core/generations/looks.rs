@@ -10,7 +10,6 @@ use crate::core::memory::{TargetMemory, Want};
 use crate::core::policy::GenerationRules;
 use crate::core::seen::{Active, GenerationsSeen, Load, UnitSeen};
 use crate::core::step::Turn;
-use crate::core::target::Progress;
 use crate::core::time::Mono;
 
 /// Between two looks while the new one is watched, and while there is no room.
@@ -29,8 +28,9 @@ impl Generations {
         let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
         self.current = serving(rules, seen, &memory).map(str::to_owned);
         let switching = matches!(self.phase, Phase::Switching | Phase::Watching { .. } | Phase::Back { .. } | Phase::Mending { .. });
+        let adrift = self.adrift(rules).is_some();
         for unit in &seen.units {
-            let spared = self.current.as_ref() == Some(&unit.unit) || self.ending.contains_key(&unit.unit);
+            let spared = adrift || self.current.as_ref() == Some(&unit.unit) || self.ending.contains_key(&unit.unit);
             if runs(unit) && !spared && !switching && !self.is_starting(&memory, unit) {
                 self.lingers(turn, rules, &memory, unit);
             }
@@ -71,13 +71,16 @@ impl Generations {
         }
         let lingering = turn.memory.targets.get(&self.name).and_then(|memory| memory.lingering.get(&seen.unit)).cloned();
         let since = lingering.as_ref().map_or(now.mono, |lingering| now.mono_of(lingering.since).min(now.mono));
-        let forced = self.want.as_ref().is_some_and(|want| want.forced && self.progress == Progress::Working);
+        let forced = self.want.as_ref().is_some_and(|want| want.forced);
         let until = if never_served || forced { now.mono } else { since.after(rules.linger) };
         let want = self.want.clone().unwrap_or_default();
         let mut fpm = Fpm::ending(&self.name, &rules.of(&seen.unit), want, seen.clone(), now.mono);
         fpm.shared = rules.shared();
         fpm.rollout = lingering.and_then(|lingering| lingering.rollout);
         fpm.linger_until(until);
+        if let Some(layout) = self.layouts.get(&seen.unit) {
+            fpm.laid_out(layout.clone());
+        }
         self.ending.insert(seen.unit.clone(), fpm);
     }
 
@@ -88,6 +91,7 @@ impl Generations {
             !there && !self.fpms().any(|fpm| fpm.unit == **unit)
         };
         let gone: std::collections::BTreeSet<String> = known.filter(gone).cloned().collect();
+        self.layouts.retain(|unit, _| !gone.contains(unit));
         for unit in gone {
             turn.record(Entry::GenerationOver { target: self.name.clone(), unit });
         }
@@ -105,14 +109,18 @@ impl Generations {
         if self.held || now < self.rescue_at {
             return;
         }
-        if let Some(to) = self.youngest(None).filter(|_| !rules.shared()) {
+        if let Some(to) = self.adrift(rules) {
+            self.tries = 0;
             return self.enter(now, Phase::Mending { to });
         }
-        let led_to = self.seen.units.iter().find(|unit| {
+        let led_to = |unit: &&UnitSeen| {
             let instance = name::instance_of(&rules.unit, &unit.unit);
-            instance.is_some_and(|instance| Some(name::socket_of(&rules.socket, instance)) == self.seen.leads_to)
-        });
-        let stopped = led_to.is_some_and(|unit| unit.active == Active::Inactive) && self.looked && self.rescue.is_none();
+            let its = || instance.is_some_and(|instance| Some(name::socket_of(&rules.socket, instance)) == self.seen.leads_to);
+            unit.active == Active::Failed && (rules.shared() || its())
+        };
+        // One that was stopped is mostly not even loaded any more; one that has crashed is failed.
+        let crashed = self.seen.units.iter().any(|unit| led_to(&unit));
+        let stopped = !crashed && self.looked && self.rescue.is_none();
         if stopped {
             self.note =
                 Some("nothing serves: somebody has stopped it; a deploy, or a restart of this agent, starts a generation".to_owned());
@@ -122,6 +130,12 @@ impl Generations {
         let id = deploy.unwrap_or_else(|| "start".to_owned());
         self.rescue = Some(Want { id, ..Want::default() });
         self.enter(now, Phase::Looking);
+    }
+
+    /// The symlink leads to nobody, and here is one that it could lead to.
+    pub(super) fn adrift(&self, rules: &GenerationRules) -> Option<String> {
+        let at_rest = matches!(self.phase, Phase::Rest | Phase::Looking);
+        if at_rest && self.current.is_none() && !rules.shared() && !self.seen.obstructed { self.youngest(None) } else { None }
     }
 
     /// Of those that run, apart from this one, the one that was started last.

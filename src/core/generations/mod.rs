@@ -22,7 +22,7 @@ use super::fpm::Fpm;
 use super::look::Looker;
 use super::memory::Want;
 use super::policy::GenerationRules;
-use super::seen::{GenerationsSeen, UnitSeen};
+use super::seen::{FpmLayout, GenerationsSeen, UnitSeen};
 use super::step::{Deadline, Turn, earliest};
 use super::target::Progress;
 use super::time::Mono;
@@ -52,6 +52,8 @@ pub struct Generations {
     starting: Option<Fpm>,
     /// Those that have served, and one that will never.
     ending: BTreeMap<String, Fpm>,
+    /// What those that this agent has started were seen to be.
+    layouts: BTreeMap<String, FpmLayout>,
     switching: Option<EffectId>,
     /// A ping through the symlink.
     pinging: Option<EffectId>,
@@ -118,6 +120,7 @@ impl Generations {
             current: None,
             starting: None,
             ending: BTreeMap::new(),
+            layouts: BTreeMap::new(),
             switching: None,
             pinging: None,
             next: Mono::BOOT,

@@ -58,9 +58,12 @@ impl Generations {
             Phase::Closing { until } => self.close(turn, until),
             Phase::Back { why } => self.go_back(turn, rules, &why),
             Phase::Mending { to } => {
-                if self.current.is_some() {
+                if self.current.as_ref() == Some(&to) {
+                    turn.record(Entry::Switched { target: self.name.clone(), unit: to.clone() });
+                    self.ending.remove(&to);
                     self.note = Some("the symlink led nowhere, and was switched to it".to_owned());
-                    self.enter(now, Phase::Rest);
+                    let on = if self.goal().is_some() { Phase::Looking } else { Phase::Rest };
+                    self.enter(now, on);
                     self.look.want(now);
                 } else if self.switch_to(turn, rules, &to) == Tried::TooOften {
                     self.rest_after_rescue(now);
@@ -86,6 +89,10 @@ impl Generations {
             let why =
                 format!("{} is no symlink: move away what is there; each php-fpm listens beside it, under its own name", rules.socket);
             return self.fail(turn, &rules.unit, &why, true);
+        }
+        if let Some(to) = self.adrift(rules) {
+            self.tries = 0;
+            return self.enter(now, Phase::Mending { to });
         }
         let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
         let current = self.current.as_ref().and_then(|unit| self.unit(unit)).cloned();
@@ -318,6 +325,9 @@ impl Generations {
         let now = turn.now.mono;
         turn.phase_ended(&self.name, "switch");
         let beside = self.before.take().map(|before| format!(" beside {before}")).unwrap_or_default();
+        if let Some(layout) = self.starting.as_ref().and_then(Fpm::layout) {
+            self.layouts.insert(unit.to_owned(), layout.clone());
+        }
         let notes = self.starting.take().map(Fpm::into_notes).unwrap_or_default();
         turn.unit_ended_noting(&self.name, unit, UnitEnd::Renewed, format!("started{beside}, and it serves"), &notes);
         if self.progress == Progress::Working {

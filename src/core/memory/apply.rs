@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Begun, Cutting, Depooled, Fresh, Hold, Lingering, Memory, OwedRun, Reached, Rollout, Settles, StampMemory, StrayCut, TargetMemory,
-    Unask, Want,
+    Begun, Cutting, Depooled, Fresh, Hold, Interrupted, Lingering, Memory, OwedRun, Reached, Rollout, Settles, StampMemory, StrayCut,
+    TargetMemory, Unask, Want,
 };
 use crate::core::deploy::Deploy;
 use crate::core::effect::{Effect, EffectId, Fault, JobEnd, Outcome};
@@ -147,9 +147,9 @@ impl Memory {
                 self.strays.push(StrayCut { process, asked, grace, casualty, begun: false, answered: false, missed: false, killed: false });
             }
             Entry::StraySettled { process, .. } => self.strays.retain(|cut| cut.process != *process),
-            Entry::Interrupted { unit } => {
-                let count = self.interrupted.entry(unit.clone()).or_default();
-                *count = count.saturating_add(1);
+            Entry::Interrupted { unit, at } => {
+                let row = self.interrupted.entry(unit.clone()).or_default();
+                *row = Interrupted { times: row.times.saturating_add(1), last: *at };
                 if let Some(interrupted) = self.quiet.get_mut(unit) {
                     *interrupted = true;
                 }
@@ -220,6 +220,8 @@ impl Memory {
         self.starts_held = false;
         // What the boot starts is up again.
         self.taken_down.clear();
+        // Whatever has run since the boot was not interrupted by us.
+        self.interrupted.values_mut().for_each(|row| row.last = Mono::BOOT);
         // A command may have left its mark outside /run.
         self.asked.retain(|unit| self.unasks.contains_key(unit));
         self.frozen.clear();

@@ -1,6 +1,7 @@
 //! The first rung: a stale script may end by itself, until its drain is over. What may not be stopped at all is left to that.
 
 use super::script::{Script, ScriptStep};
+use crate::core::entry::Entry;
 use crate::core::loans::Loans;
 use crate::core::memory::Memory;
 use crate::core::policy::{Overdue, ScheduledRules};
@@ -10,6 +11,9 @@ use crate::core::step::Turn;
 
 impl Script {
     pub(super) fn drain(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
+        if turn.memory.interrupted.contains_key(&self.unit) && turn.memory.interruptions(&self.seen) == 0 {
+            turn.record(Entry::RanThrough { unit: self.unit.clone() });
+        }
         if let Some(why) = untouchable(&self.seen, rules, turn.memory) {
             turn.unit_ended(&self.target, &self.unit, UnitEnd::Left, why.clone());
             return self.enter(turn.now.mono, ScriptStep::Left(why));
@@ -44,7 +48,7 @@ pub fn untouchable(unit: &UnitSeen, rules: &ScheduledRules, memory: &Memory) -> 
         }
         None => {}
     }
-    let times = memory.interrupted.get(&unit.unit).copied().unwrap_or_default();
+    let times = memory.interruptions(unit);
     (times >= rules.max_interruptions)
         .then(|| format!("it was interrupted {times} times in a row (max_interruptions): this time it is let finish, with old code"))
 }

@@ -495,7 +495,7 @@ impl Host {
 
     /// It was interrupted so often that its rules let it finish.
     fn spared_for_once(&self, unit: &str) -> bool {
-        let times = self.memory().interrupted.get(unit).copied().unwrap_or_default();
+        let times = self.memory().interrupted.get(unit).map_or(0, |row| row.times);
         self.world.scheduled_rules(unit).is_some_and(|(_, rules)| times >= rules.max_interruptions)
     }
 

@@ -482,6 +482,7 @@ impl World {
             exit: unit.exit,
             state_since: unit.stop.as_ref().map_or(Mono::BOOT, |stop| Mono(stop.since)),
             idle_since: if unit.active.runs() { Mono::BOOT } else { Mono(unit.idle_since) },
+            last_end: Mono(unit.idle_since),
             invocation: unit.invocation.clone(),
             cgroup: if unit.active.runs() { unit.cgroup() } else { String::new() },
             processes: unit
@@ -508,6 +509,7 @@ impl World {
             refuse_manual_start: unit.refuse_start,
             refuse_manual_stop: unit.refuse_stop,
             transient: unit.transient,
+            leaves_processes: false,
             holds_lock: self.holds_lock(unit),
             on_success: unit.on_success,
             on_failure: unit.on_failure,
