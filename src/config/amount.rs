@@ -1,8 +1,8 @@
 //! Numbers, sizes and percentages, from what the file has to a number.
 
-use super::keys::{Key, Type};
 use super::problem::quoted;
 use super::reader::example;
+use super::section::{Key, Type};
 use super::tree::Data;
 use super::units::Wrong;
 

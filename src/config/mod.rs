@@ -11,6 +11,7 @@ mod problem;
 mod reader;
 pub mod reference;
 mod scan;
+mod section;
 mod source;
 mod targets;
 #[cfg(test)]

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::amount;
 use super::guess;
-use super::keys::{self, Fallback, Key, Level, Section, Type};
+use super::keys::{self, Level};
 use super::problem::{Report, quoted};
+use super::section::{Fallback, Key, Section, Type};
 use super::source::Place;
 use super::tree::{Data, Entry, Table, Value};
 use super::units;

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::keys::{self, Fallback, Key, Level, NOT_YET, Section, Type};
+use super::keys::{self, Level, NOT_YET};
+use super::section::{Fallback, Key, Section, Type};
 
 const HEAD: &str = "\
 # Configuration

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::MAX_TARGETS;
-use super::keys::{self, KINDS, Level, Section};
+use super::keys::{self, KINDS, Level};
 use super::problem::{Report, quoted};
 use super::reader::{self, Fields, Item};
+use super::section::Section;
 use super::tree::{Data, Entry, Table};
 use super::units;
 use super::validate::{Extent, check_name};

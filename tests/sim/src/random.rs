@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use restart_agent::core::deploy::StampFault;
 use restart_agent::core::event::Order;
+use restart_agent::core::opcache::OpcacheRules;
 use restart_agent::core::policy::{
     After, FpmRules, Identity, Overdue, Policy, PoolRules, ProofRules, ScheduledRules, ServiceRules, StampRules, TargetRules,
 };
@@ -60,6 +61,7 @@ impl Draw {
             },
             stubborn_child: self.rng.chance(15),
             held: if self.rng.chance(10) { 1 } else { 0 },
+            opcache_fills: if self.rng.chance(20) { self.rng.between(MINUTE, HOUR) } else { 0 },
             load,
             ..Fpm::default()
         }
@@ -133,7 +135,12 @@ fn policy(draw: &mut Draw) -> Policy {
             status_path: None,
             warm: if draw.rng.chance(30) { vec!["/w/health-check.php".to_owned()] } else { Vec::new() },
             proof: draw.rng.chance(15).then(|| ProofRules { script: "/srv/app/version.php".to_owned() }),
-            opcache: None,
+            opcache: draw.rng.chance(20).then(|| OpcacheRules {
+                min_free: Some(draw.rng.between(1, 100) << 20),
+                min_free_keys: None,
+                max_wasted: None,
+                every: span(draw.rng.between(S, 2 * MINUTE)),
+            }),
         };
         targets.insert(format!("fpm{n}"), TargetRules::PhpFpm(rules));
     }
