@@ -473,16 +473,16 @@ fn everything_is_bounded() {
 #[test]
 fn every_default_is_a_good_value() {
     for key in keys::KEYS {
-        let keys::Fallback::Is(text) = key.default else { continue };
+        let section::Fallback::Is(text) = key.default else { continue };
         match key.takes {
-            keys::Type::Time | keys::Type::TimeAboveZero => assert!(crate::core::time::Span::parse(text).is_ok(), "{}", key.name),
-            keys::Type::Word { of, .. } => assert!(of.contains(&text), "{}", key.name),
-            keys::Type::Count => assert!(text.parse::<u32>().is_ok_and(|count| (1..=1000).contains(&count)), "{}", key.name),
+            section::Type::Time | section::Type::TimeAboveZero => assert!(crate::core::time::Span::parse(text).is_ok(), "{}", key.name),
+            section::Type::Word { of, .. } => assert!(of.contains(&text), "{}", key.name),
+            section::Type::Count => assert!(text.parse::<u32>().is_ok_and(|count| (1..=1000).contains(&count)), "{}", key.name),
             other => panic!("{}: {other:?} has no default", key.name),
         }
     }
     for word in keys::KINDS {
-        assert!(keys::Section::of_kind(word).is_some());
+        assert!(section::Section::of_kind(word).is_some());
     }
 }
 

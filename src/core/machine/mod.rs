@@ -1,9 +1,9 @@
 //! The machine: a reconciler. Wanted is the newest deploy; actual is the age of every process of every target; it works until they agree.
 //!
 //! A lost event, a crash, a reboot or a second deploy in the middle need no case of their own: look again, decide again. The parts:
-//! `intake` (stamps and orders become rollouts), `inplace`, `scheduled` and `service` (targets), `debts` (what is owed to the host
-//! whatever happens), `view` (what status says). In this folder: `works` (what each target is at), `conclude` (what has been reached, and
-//! whether to try again).
+//! `intake` (stamps and orders become rollouts), `opcache` (so do figures over their bounds), `inplace`, `scheduled` and `service` (targets), `debts`
+//! (what is owed to the host whatever happens), `view` (what status says). In this folder: `works` (what each target is at), `conclude` (what has been
+//! reached, and whether to try again).
 
 mod conclude;
 mod works;
@@ -175,6 +175,7 @@ impl Machine {
                 self.policy = *policy;
                 self.config_problem = None;
                 self.survey.again();
+                self.opcaches.again();
                 self.configure(now, &mut step);
                 self.renew_new(now, &mut step);
             }

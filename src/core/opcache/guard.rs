@@ -20,6 +20,8 @@ use crate::core::time::{Mono, Now, Wall};
 
 /// The script takes less than a millisecond (facts 5c); a pool without a status socket may have all its workers busy.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// After a configuration that could not be read, which takes a process each time and leaves its trace in php-fpm's log (facts M11).
+const INSPECT_AGAIN: Duration = Duration::from_secs(10 * 60);
 /// Who asks for its rollouts.
 pub(super) const BY: &str = "the opcache guard";
 
@@ -46,6 +48,11 @@ struct Guarded {
 }
 
 impl Opcaches {
+    /// The rules may have changed, and php-fpm with them: all are asked again, whatever the answer that is under way.
+    pub fn again(&mut self) {
+        self.targets.values_mut().for_each(|guarded| (guarded.socket, guarded.pending, guarded.next) = (None, None, Mono::BOOT));
+    }
+
     /// What is wrong with them that no rollout mends.
     pub fn problems(&self) -> impl Iterator<Item = String> {
         self.targets.values().filter_map(|guarded| Some(format!("{}: {}", guarded.unit, guarded.problem.as_ref()?)))
@@ -73,6 +80,8 @@ impl Opcaches {
         let Some((name, guarded)) = self.targets.iter_mut().find(|(_, guarded)| guarded.pending == Some(id)) else { return false };
         guarded.pending = None;
         let rules = targets.get(name);
+        let every = rules.and_then(TargetRules::opcache).map(|rules| rules.every).unwrap_or_default();
+        let pause = if guarded.socket.is_some() { every } else { every.max(INSPECT_AGAIN) };
         let failed = match outcome {
             Outcome::Layout(layout) => match socket_of(rules, layout) {
                 Ok(socket) => {
@@ -94,7 +103,7 @@ impl Opcaches {
             guarded.said = Some((now.wall, Err(failed)));
             (guarded.note, guarded.problem) = (None, None);
         }
-        guarded.next = rules.and_then(TargetRules::opcache).map_or(Mono::BOOT, |rules| now.mono.after(rules.every));
+        guarded.next = now.mono.after(pause);
         true
     }
 }
@@ -172,7 +181,7 @@ impl Machine {
     fn guard_waits_for(&self, name: &str) -> Option<String> {
         let unmet = self.memory.targets.iter().find(|(_, target)| target.unmet().is_some());
         let proven = self.policy.targets.get(name).is_some_and(TargetRules::has_proof);
-        let waits = if self.policy.unusable.is_some() || self.config_problem.is_some() {
+        let waits = if self.policy.unusable.is_some() {
             "a configuration that can be used"
         } else if self.journal_problem.is_some() {
             "the journal"
@@ -224,4 +233,61 @@ fn socket_of(rules: Option<&TargetRules>, layout: &FpmLayout) -> Result<String, 
     let status = layout.pools.iter().find_map(|pool| pool.status_listen.clone());
     let own = layout.pools.first().map(|pool| pool.listen.clone()).filter(|_| !shared);
     named.or(status).or(own).ok_or_else(|| "it has no socket of its own: set pm.status_listen".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::policy::{AtMax, FpmRules, GenerationRules};
+    use crate::core::seen::PoolLayout;
+
+    fn layout(status: [Option<&str>; 2]) -> FpmLayout {
+        let pool = |name: &str, status: Option<&str>| PoolLayout {
+            name: name.to_owned(),
+            listen: format!("/run/{name}.sock"),
+            status_listen: status.map(str::to_owned),
+            ..PoolLayout::default()
+        };
+        FpmLayout { pools: vec![pool("a", status[0]), pool("b", status[1])], ..FpmLayout::default() }
+    }
+
+    fn in_place(status: Option<&str>) -> TargetRules {
+        TargetRules::PhpFpm(FpmRules {
+            unit: "a.service".to_owned(),
+            drain_timeout: Duration::ZERO,
+            term_timeout: Duration::ZERO,
+            status: status.map(str::to_owned),
+            status_path: None,
+            warm: Vec::new(),
+            proof: None,
+            opcache: None,
+        })
+    }
+
+    fn generations(socket: &str) -> TargetRules {
+        TargetRules::Generations(GenerationRules {
+            unit: "a@.service".to_owned(),
+            socket: socket.to_owned(),
+            linger: Duration::ZERO,
+            max_generations: 2,
+            at_max: AtMax::Wait,
+            min_available_memory: None,
+            term_timeout: Duration::ZERO,
+            warm: Vec::new(),
+            proof: None,
+            opcache: None,
+        })
+    }
+
+    #[test]
+    fn a_socket_that_only_this_php_fpm_answers() {
+        let of = |rules: &TargetRules, status| socket_of(Some(rules), &layout(status));
+        assert_eq!(of(&in_place(None), [None, None]).as_deref(), Ok("/run/a.sock"));
+        assert_eq!(of(&in_place(None), [None, Some("/run/b.status")]).as_deref(), Ok("/run/b.status"), "all pools share one opcache");
+        assert_eq!(of(&in_place(Some("127.0.0.1:9001")), [Some("/run/a.status"), None]).as_deref(), Ok("127.0.0.1:9001"));
+        assert_eq!(of(&generations("/run/current.sock"), [None, None]).as_deref(), Ok("/run/a.sock"));
+        assert_eq!(of(&generations("a.socket"), [Some("/run/g1.status"), None]).as_deref(), Ok("/run/g1.status"));
+        assert!(of(&generations("a.socket"), [None, None]).unwrap_err().contains("pm.status_listen"), "the port is everybody's");
+        assert!(socket_of(Some(&in_place(None)), &FpmLayout::default()).is_err());
+    }
 }

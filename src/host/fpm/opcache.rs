@@ -61,6 +61,8 @@ struct Statistics {
     last_restart_time: i64,
 }
 
+/// php-fpm may hold the script of the package before this one: what it says may only grow.
+///
 /// Reads the last line that begins with a brace: a pool's `auto_prepend_file` may have said something before. Fields that this does not know are
 /// passed over.
 ///
