@@ -20,6 +20,8 @@ const BUSY: Us = 150 * S;
 
 struct Draw {
     rng: Rng,
+    /// For opcaches and their guards, so that a seed tells the same story beside them as without them.
+    opcaches: Rng,
 }
 
 impl Draw {
@@ -61,7 +63,7 @@ impl Draw {
             },
             stubborn_child: self.rng.chance(15),
             held: if self.rng.chance(10) { 1 } else { 0 },
-            opcache_fills: if self.rng.chance(20) { self.rng.between(MINUTE, HOUR) } else { 0 },
+            opcache_fills: if self.opcaches.chance(50) { self.opcaches.between(MINUTE, HOUR) } else { 0 },
             load,
             ..Fpm::default()
         }
@@ -135,11 +137,11 @@ fn policy(draw: &mut Draw) -> Policy {
             status_path: None,
             warm: if draw.rng.chance(30) { vec!["/w/health-check.php".to_owned()] } else { Vec::new() },
             proof: draw.rng.chance(15).then(|| ProofRules { script: "/srv/app/version.php".to_owned() }),
-            opcache: draw.rng.chance(20).then(|| OpcacheRules {
-                min_free: Some(draw.rng.between(1, 100) << 20),
+            opcache: draw.opcaches.chance(20).then(|| OpcacheRules {
+                min_free: Some(draw.opcaches.between(1, 100) << 20),
                 min_free_keys: None,
                 max_wasted: None,
-                every: span(draw.rng.between(S, 2 * MINUTE)),
+                every: span(draw.opcaches.between(S, 2 * MINUTE)),
             }),
         };
         targets.insert(format!("fpm{n}"), TargetRules::PhpFpm(rules));
@@ -452,7 +454,8 @@ fn deaths(draw: &mut Draw, host: &mut Host) {
 /// One host, with all that befalls it.
 #[must_use]
 pub fn host(seed: u64, told: bool) -> Host {
-    let mut draw = Draw { rng: Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ 0xabcd) };
+    let mut draw =
+        Draw { rng: Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ 0xabcd), opcaches: Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ 0xcace) };
     let mut world = World::new(seed);
     world.story.told = told;
     let policy = policy(&mut draw);
