@@ -30,7 +30,10 @@ impl Generations {
         let switching = matches!(self.phase, Phase::Switching | Phase::Watching { .. } | Phase::Back { .. } | Phase::Mending { .. });
         let adrift = self.adrift(rules).is_some();
         for unit in &seen.units {
-            let spared = adrift || self.current.as_ref() == Some(&unit.unit) || self.ending.contains_key(&unit.unit);
+            let spared = adrift
+                || self.leaving.contains_key(&unit.unit)
+                || self.current.as_ref() == Some(&unit.unit)
+                || self.ending.contains_key(&unit.unit);
             if runs(unit) && !spared && !switching && !self.is_starting(&memory, unit) {
                 self.lingers(turn, rules, &memory, unit);
             }

@@ -79,6 +79,10 @@ pub struct Generations {
     tries: u32,
     /// Nothing is to be begun.
     held: bool,
+    /// The package is being removed: since then.
+    settling: Option<Mono>,
+    /// What is being left to systemd, or was.
+    leaving: BTreeMap<String, Option<EffectId>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,6 +140,8 @@ impl Generations {
             rescue_at: Mono::BOOT,
             tries: 0,
             held: false,
+            settling: None,
+            leaving: BTreeMap::new(),
         }
     }
 
@@ -217,6 +223,11 @@ impl Generations {
             self.pinged(turn.now.mono, outcome);
             return true;
         }
+        if let Some((unit, _)) = self.leaving.iter().find(|(_, leaving)| **leaving == Some(id)) {
+            let unit = unit.clone();
+            self.left(turn, &unit, outcome);
+            return true;
+        }
         self.starting.as_mut().is_some_and(|fpm| fpm.outcome(turn, id, outcome))
             || self.ending.values_mut().any(|fpm| fpm.outcome(turn, id, outcome))
     }
@@ -264,7 +275,11 @@ impl Generations {
             }
             _ => None,
         };
-        earliest(self.fpms().map(Fpm::deadline).chain([look, step]))
+        let settle = self
+            .settling
+            .filter(|_| !self.ending.is_empty())
+            .map(|since| Deadline::new(since.after(phases::SETTLE), format!("{}: leave what is at work to systemd", self.name)));
+        earliest(self.fpms().map(Fpm::deadline).chain([look, step, settle]))
     }
 
     #[must_use]

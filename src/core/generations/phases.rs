@@ -19,6 +19,8 @@ use crate::core::time::Mono;
 
 /// The old one stays untouched for so long after the switch, so that there is a way back.
 const WATCH: Duration = Duration::from_secs(2);
+/// At the removal of the package, for those that have just become old to be seen to be idle.
+pub(super) const SETTLE: Duration = Duration::from_secs(4);
 /// For others to take no new requests any more, where they share a socket with it.
 const CLOSE: Duration = Duration::from_secs(10);
 const PING_EVERY: Duration = Duration::from_millis(100);
@@ -32,9 +34,12 @@ const RESCUE_AGAIN: Duration = Duration::from_secs(15);
 const RESCUE_SLOWEST: Duration = Duration::from_secs(5 * 60);
 
 impl Generations {
-    /// `held`: nothing is to be begun.
-    pub fn advance(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, loans: &mut Loans, held: bool) {
+    /// `held`: nothing is to be begun. `settling`: and nobody will be here later.
+    pub fn advance(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, loans: &mut Loans, held: bool, settling: bool) {
         self.held = held;
+        if settling {
+            self.settling.get_or_insert(turn.now.mono);
+        }
         for _ in 0..8 {
             let phase = self.phase.clone();
             self.advance_phase(turn, rules, loans);
@@ -43,6 +48,7 @@ impl Generations {
             }
         }
         self.advance_ending(turn, loans);
+        self.leave_to_systemd(turn, rules);
         self.ask_to_look(turn, rules);
     }
 
@@ -366,6 +372,38 @@ impl Generations {
         self.look.want(now);
         if self.current.is_none() {
             self.look.want(self.rescue_at);
+        }
+    }
+
+    /// Before this agent is removed: what is still at work then has the rest of its time, and systemd ends it.
+    fn leave_to_systemd(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules) {
+        let now = turn.now.mono;
+        if self.settling.is_none_or(|since| now < since.after(SETTLE)) {
+            return;
+        }
+        let at_work = self.ending.iter().filter(|(unit, fpm)| !fpm.committed() && !self.leaving.contains_key(*unit));
+        let at_work: Vec<(String, Duration)> = at_work.map(|(unit, fpm)| (unit.clone(), fpm.lingers_until().since(now))).collect();
+        for (unit, after) in at_work {
+            let id = turn.ask(Effect::EndLater { unit: unit.clone(), after, quit: rules.shared() });
+            self.leaving.insert(unit, Some(id));
+        }
+    }
+
+    pub(super) fn left(&mut self, turn: &mut Turn<'_>, unit: &str, outcome: &Outcome) {
+        if *outcome == Outcome::Done {
+            self.leaving.insert(unit.to_owned(), None);
+            self.ending.remove(unit);
+            turn.unit_ended(
+                &self.name,
+                unit,
+                UnitEnd::Left,
+                "still at work when the agent was removed: systemd stops it when it has lingered",
+            );
+            turn.record(Entry::GenerationOver { target: self.name.clone(), unit: unit.to_owned() });
+        } else {
+            self.trouble = Some(format!("{unit} could not be left to systemd: {}", outcome.said()));
+            self.leaving.remove(unit);
+            self.settling = Some(turn.now.mono);
         }
     }
 

@@ -23,7 +23,7 @@ use crate::core::event::{Answer, Event};
 use crate::core::inplace::InPlace;
 use crate::core::intake::Pending;
 use crate::core::loans::Loans;
-use crate::core::memory::Memory;
+use crate::core::memory::{Memory, TargetMemory};
 use crate::core::policy::{Policy, TargetRules};
 use crate::core::pool::Pool;
 use crate::core::step::{Deadline, Step, Turn, earliest};
@@ -209,7 +209,10 @@ impl Machine {
     /// Nothing is owed to the host.
     #[must_use]
     pub fn settled(&self) -> bool {
-        !self.debts.any(&self.memory) && self.memory.frozen.is_empty()
+        let over = |target: &TargetMemory| target.starting.is_none() && target.lingering.is_empty();
+        let generations = self.works.iter().filter(|(_, work)| matches!(work, Work::Generations(_)));
+        let mut generations = generations.filter_map(|(name, _)| self.memory.targets.get(name));
+        !self.debts.any(&self.memory) && self.memory.frozen.is_empty() && generations.all(over)
     }
 
     pub(super) fn settling(&self) -> bool {

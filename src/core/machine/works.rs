@@ -235,7 +235,7 @@ impl Machine {
                 }
                 (Work::Generations(work), Some(TargetRules::Generations(rules))) => {
                     let held = self.settling || turn.memory.holds(name);
-                    work.advance(&mut turn, rules, &mut self.loans, held);
+                    work.advance(&mut turn, rules, &mut self.loans, held, self.settling);
                     gathering |= work.gathering();
                     counting |= work.counting();
                 }
