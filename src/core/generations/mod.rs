@@ -202,6 +202,10 @@ impl Generations {
         }
     }
 
+    pub fn look_again(&mut self, now: Mono) {
+        self.look.want(now);
+    }
+
     pub fn hint(&mut self, now: Mono, unit: Option<&str>, template: &str) {
         if unit.is_none_or(|unit| name::instance_of(template, unit).is_some()) {
             self.look.want(now);

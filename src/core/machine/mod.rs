@@ -161,6 +161,7 @@ impl Machine {
             Event::Stamp(read) => self.stamp_read(now, &mut step, read),
             Event::Tick => {}
             Event::Outcome(id, outcome) => self.outcome(now, &mut step, id, &outcome),
+            Event::SocketsChanged => self.hint_generations(now),
             Event::JobRemoved { unit } => self.hint(now, Some(&unit)),
             Event::LookAgain => {
                 self.locks_due = true;
@@ -174,6 +175,7 @@ impl Machine {
                 self.survey.again();
                 self.configure(now, &mut step);
                 self.renew_new(now, &mut step);
+                self.hint_generations(now);
             }
             Event::ConfigProblem(problem) => self.config_problem = problem,
             Event::JournalProblem(problem) => {
@@ -232,6 +234,15 @@ impl Machine {
         let targets = self.policy.targets.values().map(of).max().unwrap_or_default();
         let pools = self.policy.pools.values().map(|rules| rules.timeout * 2 + rules.quiet).max().unwrap_or_default();
         self.policy.stamp.settle * 5 + self.policy.stamp.min_interval + targets + pools
+    }
+
+    /// Who serves is looked at again.
+    fn hint_generations(&mut self, now: Now) {
+        for work in self.works.values_mut() {
+            if let Work::Generations(work) = work {
+                work.look_again(now.mono);
+            }
+        }
     }
 
     fn hint(&mut self, now: Now, unit: Option<&str>) {
