@@ -93,7 +93,7 @@ pub enum Entry {
         unit: String,
         landed: Mono,
     },
-    /// The symlink leads to this generation, by us.
+    /// The symlink leads to this generation: it serves.
     Switched {
         target: String,
         unit: String,

@@ -93,6 +93,24 @@ impl Fpm {
         }
     }
 
+    /// It serves: it is not ended after all, unless that has begun. Workers that are being stopped for the count go on when that is done.
+    pub fn serves_again(&mut self) {
+        self.needed = true;
+        if !self.counting() || self.step == FpmStep::Counting {
+            self.step = FpmStep::Done;
+        }
+    }
+
+    /// Nothing has happened to it.
+    pub(super) fn spare(&mut self, turn: &mut Turn<'_>) {
+        let frozen = std::mem::take(&mut self.frozen);
+        if !frozen.is_empty() {
+            self.aside = Some(turn.ask(Effect::Thaw { workers: frozen }));
+        }
+        settle_cut(turn, &self.unit, false, false);
+        self.enter(turn.now.mono, FpmStep::Done);
+    }
+
     /// Processes that are neither the master nor its workers: children of requests, which are work as the requests are (an encoder, say).
     pub(super) fn at_work(&self) -> Vec<&ProcessSeen> {
         let own =

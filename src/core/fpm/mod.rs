@@ -120,6 +120,8 @@ pub struct Fpm {
     unproven: bool,
     /// Requests may still come in: no pool, or an emergency that does not wait for it.
     exposed: bool,
+    /// It was to be ended, and is needed again.
+    needed: bool,
     /// Not looked at for ever: the job has this long.
     within: Mono,
     notes: Vec<String>,
@@ -173,6 +175,7 @@ impl Fpm {
             tests: 0,
             unproven: false,
             exposed: false,
+            needed: false,
             within: Mono::BOOT,
             notes: Vec::new(),
         }
@@ -317,6 +320,7 @@ impl Fpm {
             FpmStep::Counting | FpmStep::Recounting => self.ask_status(turn, true, STATUS_TIMEOUT),
             // Finishing may also be a long shutdown function: whoever is still at it then is cut, and counted again for that.
             FpmStep::Finishing if now >= self.since.after(FINISHING) => self.enter(now, FpmStep::Counting),
+            FpmStep::WaitingForLoan if self.needed => self.spare(turn),
             FpmStep::WaitingForLoan => {
                 if self.may_renew(turn, loans) {
                     if !self.source.asks() && self.seen.active.runs() {

@@ -29,6 +29,7 @@ impl Generations {
         self.current = serving(rules, seen).map(str::to_owned);
         let switching = matches!(self.phase, Phase::Switching | Phase::Watching { .. } | Phase::Back { .. } | Phase::Mending { .. });
         let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
+        self.serves_again(turn, &memory);
         for unit in &seen.units {
             let spared = self.current.as_ref() == Some(&unit.unit) || self.ending.contains_key(&unit.unit);
             if runs(unit) && !spared && !switching && !self.is_starting(&memory, unit) {
@@ -45,6 +46,18 @@ impl Generations {
             self.see_to_it_that_one_serves(turn, rules);
         }
         self.looked = true;
+    }
+
+    /// Somebody, or an agent that was interrupted, has made the symlink lead to it: it is not ended, and not being started any more.
+    fn serves_again(&mut self, turn: &mut Turn<'_>, memory: &TargetMemory) {
+        let Some(current) = self.current.clone() else { return };
+        if let Some(fpm) = self.ending.get_mut(&current) {
+            fpm.serves_again();
+        }
+        let started = self.phase == Phase::Rest && memory.starting.as_ref().is_some_and(|(unit, _)| *unit == current);
+        if started || memory.lingering.contains_key(&current) {
+            turn.record(Entry::Switched { target: self.name.clone(), unit: current });
+        }
     }
 
     /// It is being started for what is wanted, by this agent or by one that is no more.

@@ -186,6 +186,7 @@ impl Generations {
         if matches!(self.phase, Phase::Looking | Phase::Room | Phase::Starting) {
             self.progress = Progress::Idle;
             self.want = None;
+            self.starting = None;
             self.enter(now, Phase::Rest);
             self.look.want(now);
         }

@@ -265,7 +265,8 @@ impl Generations {
 
     fn go_back_for(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str) {
         turn.unit_ended(&self.name, unit, UnitEnd::Failed, why);
-        let before = self.before.take().filter(|before| self.unit(before).is_some_and(runs));
+        let untouched = |before: &String| self.ending.get(before).is_none_or(|fpm| !fpm.committed());
+        let before = self.before.take().filter(|before| self.unit(before).is_some_and(runs) && untouched(before));
         self.before = before.or_else(|| self.youngest(Some(unit)));
         if self.before.is_none() {
             return self.failed(turn, unit, &format!("{why}, and no other generation runs that could take its place"), false);
@@ -295,14 +296,24 @@ impl Generations {
         let now = turn.now.mono;
         turn.phase_ended(&self.name, "switch");
         let beside = self.before.take().map(|before| format!(" beside {before}")).unwrap_or_default();
+        let superseded = self.is_superseded();
         let notes = self.starting.take().map(Fpm::into_notes).unwrap_or_default();
         turn.unit_ended_noting(&self.name, unit, UnitEnd::Renewed, format!("started{beside}, and it serves"), &notes);
+        (self.rescue, self.rescue_tries, self.note) = (None, 0, None);
         if self.progress == Progress::Working {
+            if superseded {
+                return self.enter(now, Phase::Looking);
+            }
             self.progress = Progress::Reached;
         }
-        (self.rescue, self.rescue_tries, self.note) = (None, 0, None);
         self.enter(now, Phase::Rest);
         self.look.want(now);
+    }
+
+    /// What is wanted by now is another deploy than the one that this try is for.
+    fn is_superseded(&self) -> bool {
+        let working = self.progress == Progress::Working;
+        working && self.starting.as_ref().is_some_and(|fpm| !self.want.as_ref().is_some_and(|want| fpm.want.is(want)))
     }
 
     fn fail(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str, blocked: bool) {
@@ -316,8 +327,13 @@ impl Generations {
         for phase in ["preflight", "start", "switch"] {
             turn.phase_ended(&self.name, phase);
         }
+        let superseded = self.is_superseded();
         self.starting = None;
         self.before = None;
+        if superseded {
+            self.note = None;
+            return self.enter(now, Phase::Looking);
+        }
         if self.progress == Progress::Working {
             self.progress = Progress::Failed { why: format!("{unit}: {why}"), blocked };
         }
@@ -336,10 +352,22 @@ impl Generations {
         }
     }
 
+    /// Those that may have to serve again in a moment: they finish what they have, and are not stopped yet.
+    fn way_back(&self) -> Vec<String> {
+        let proving = self.starting.as_ref().is_none_or(|fpm| Some(&fpm.unit) == self.current.as_ref());
+        match &self.phase {
+            Phase::Mending { to } => vec![to.clone()],
+            Phase::Switching | Phase::Watching { .. } | Phase::Back { .. } => self.before.iter().cloned().collect(),
+            Phase::Looking | Phase::Starting if proving => self.youngest(self.current.as_deref()).into_iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Old ones finish what they have, and are stopped.
     fn advance_ending(&mut self, turn: &mut Turn<'_>, loans: &mut Loans) {
         let now = turn.now.mono;
         let mut over = Vec::new();
+        let (current, way_back) = (self.current.clone(), self.way_back());
         for (unit, fpm) in &mut self.ending {
             fpm.advance(turn, loans);
             if fpm.step == FpmStep::Prepared {
@@ -347,8 +375,9 @@ impl Generations {
                 fpm.drain(now, until, QUIET, false);
                 fpm.advance(turn, loans);
             }
+            let needed = current.as_ref() == Some(unit) || way_back.contains(unit);
             // A hold lets finish; it does not cut.
-            if fpm.drained(now) && (fpm.is_idle() || !self.held) && fpm.may_renew(turn, loans) {
+            if !needed && fpm.drained(now) && (fpm.is_idle() || !self.held) && fpm.may_renew(turn, loans) {
                 fpm.renew(now);
                 fpm.advance(turn, loans);
             }

@@ -332,11 +332,10 @@ impl World {
     /// The agent's own request was answered by this unit.
     pub(crate) fn asked_itself(&mut self, unit: &str, request: &FpmRequest) {
         let Some((_, rules)) = self.generation_rules(unit) else { return };
-        let newest = self.wanted.last().map(|wanted| wanted.id.clone()).unwrap_or_default();
         let good = match (&rules.proof, request) {
             (None, _) => true,
             (Some(proof), FpmRequest::Script { script }) => {
-                *script == proof.script && (self.serves(unit) == newest || self.wanted.is_empty())
+                *script == proof.script && !self.units[unit].as_fpm().is_some_and(|fpm| fpm.old_code)
             }
             (Some(_), FpmRequest::Ping { .. }) => false,
         };
@@ -425,10 +424,10 @@ impl World {
     }
 
     /// What is started from now on is well, and so is what runs.
-    pub(crate) fn heal_templates(&mut self) {
+    pub fn heal_templates(&mut self) {
         let now = self.now;
         for template in self.templates.values_mut() {
-            let load = Load { every: template.load.every.max(40 * MS), long_percent: 0, ..template.load };
+            let load = Load { every: template.load.every.max(400 * MS), long_percent: 0, ..template.load };
             template.load = if template.load.every > 0 { load } else { template.load };
             template.next =
                 Fpm { start: FpmStart::Well(60 * MS), config_good: true, pings: true, old_code: false, ..template.next.clone() };
