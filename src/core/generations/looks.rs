@@ -9,6 +9,7 @@ use crate::core::fpm::Fpm;
 use crate::core::memory::{TargetMemory, Want};
 use crate::core::policy::GenerationRules;
 use crate::core::seen::{Active, GenerationsSeen, Load, UnitSeen};
+use crate::core::stale::stale_fpm;
 use crate::core::step::Turn;
 use crate::core::target::Progress;
 use crate::core::time::Mono;
@@ -105,13 +106,18 @@ impl Generations {
     /// a person has stopped it.
     fn see_to_it_that_one_serves(&mut self, turn: &Turn<'_>, rules: &GenerationRules) {
         let now = turn.now.mono;
-        if self.current.is_some() {
+        let stale = self.fallen_back(turn);
+        if self.current.is_some() && stale.is_none() {
             self.rescue = None;
             self.rescue_tries = 0;
             return;
         }
         if self.held || now < self.rescue_at {
             return;
+        }
+        if let Some(want) = stale {
+            self.rescue = Some(want);
+            return self.enter(now, Phase::Looking);
         }
         if let Some(to) = self.youngest(None) {
             return self.enter(now, Phase::Mending { to });
@@ -130,6 +136,14 @@ impl Generations {
         let id = deploy.unwrap_or_else(|| "start".to_owned());
         self.rescue = Some(Want { id, ..Want::default() });
         self.enter(now, Phase::Looking);
+    }
+
+    /// What had been reached and is not any more: the generation for it is gone, and an older one serves.
+    fn fallen_back(&self, turn: &Turn<'_>) -> Option<Want> {
+        let memory = turn.memory.targets.get(&self.name)?;
+        let want = memory.reached.as_ref().filter(|_| memory.unmet().is_none())?;
+        let current = self.current.as_ref().and_then(|unit| self.unit(unit)).filter(|unit| unit.main_pid != 0)?;
+        (!stale_fpm(current, want, memory).is_empty()).then(|| want.clone())
     }
 
     /// Of those that run, apart from this one, the one that was started last.

@@ -95,6 +95,7 @@ pub struct Host {
     /// Points at which the agent could have died, so far.
     pub points: u64,
     pub crashes: u64,
+    died: Us,
     dead_now: bool,
     pub handled: u64,
     ticks: (Us, u32),
@@ -127,6 +128,7 @@ impl Host {
             crash: None,
             points: 0,
             crashes: 0,
+            died: 0,
             dead_now: false,
             handled: 0,
             ticks: (0, 0),
@@ -176,6 +178,7 @@ impl Host {
         }
         self.world.say(|| "== the agent starts".to_owned());
         self.world.epoch += 1;
+        self.world.agent_begins(self.died);
         self.world.end_hooks();
         self.dead_now = false;
         self.outstanding.clear();
@@ -205,6 +208,7 @@ impl Host {
         self.world.maybe_stopped.extend(runs);
         self.world.epoch += 1;
         self.world.agent_was_away = true;
+        self.died = self.world.now;
         self.outstanding.clear();
         self.queued.clear();
         self.with_queued = self.durable.clone();

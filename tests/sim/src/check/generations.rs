@@ -19,6 +19,11 @@ impl World {
         }
     }
 
+    /// It serves nobody new; or a person has made it serve, and that is looked at once a minute.
+    pub(super) fn is_not_fresh_yet(&self, template: &Template, unit: &str) -> bool {
+        template.current().as_deref() != Some(unit) || self.now < template.touched + 70 * S
+    }
+
     fn hands_off(&self, template: &Template) -> bool {
         self.now > template.touched + SEEN_LATE
     }

@@ -301,11 +301,10 @@ impl World {
         let state = self.templates.get_mut(template).unwrap();
         state.refused += 1;
         state.refused_at = now;
-        let (leads_to, touched) = (state.leads_to.clone(), state.touched);
+        let (leads_to, touched) = (state.leads_to.clone(), state.touched + 2 * S);
         self.say(|| format!("a request finds nobody at {leads_to:?}"));
         // Whose doing is it? What a person, fate or php-fpm does to itself is not the agent's.
-        let ended_by_agent = self.units.get(&current).is_some_and(|unit| unit.last_stop_by_agent.is_some());
-        if ended_by_agent && now > touched + 2 * S {
+        if self.units.get(&current).and_then(|unit| unit.last_stop_by_agent).is_some_and(|at| at > touched) {
             self.violates(format!("a request is refused: {current} serves, and the agent has stopped it"));
         }
         false
@@ -358,6 +357,14 @@ impl World {
         if let Some(template) = self.templates.values_mut().find(|of| of.unit == *template || of.has(template)) {
             template.touched = now;
             template.bad.clear();
+        }
+    }
+
+    /// What was done while there was no agent, this one could not know before now.
+    pub(crate) fn agent_begins(&mut self, away_since: Us) {
+        let now = self.now;
+        for template in self.templates.values_mut().filter(|template| template.touched >= away_since) {
+            template.touched = now;
         }
     }
 
