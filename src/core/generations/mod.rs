@@ -190,6 +190,10 @@ impl Generations {
             self.enter(now, Phase::Rest);
             self.look.want(now);
         }
+        if self.phase == Phase::Rest {
+            // What was reached, or was not, was for a deploy before the hold.
+            self.progress = Progress::Idle;
+        }
     }
 
     pub fn hint(&mut self, now: Mono, unit: Option<&str>, template: &str) {

@@ -108,7 +108,8 @@ impl Generations {
             let oldest = self.ending.values().filter(|fpm| !fpm.at_rest()).min_by_key(|fpm| fpm.started()).map(|fpm| fpm.unit.clone());
             let waits_for = oldest.as_ref().and_then(|unit| self.ending.get(unit)).map(Fpm::waits_for_what).unwrap_or_default();
             let oldest = oldest.unwrap_or_else(|| "none of them lingers".to_owned());
-            self.waits = Some(format!("{running} generations run, as many as may (max_generations): waits for {oldest}: {waits_for}"));
+            let what = if waits_for.is_empty() { oldest.clone() } else { format!("{oldest}: {waits_for}") };
+            self.waits = Some(format!("{running} generations run, as many as may (max_generations): waits for {what}"));
             if rules.at_max == AtMax::EndOldest
                 && let Some(fpm) = self.ending.get_mut(&oldest)
             {
@@ -296,13 +297,13 @@ impl Generations {
         let now = turn.now.mono;
         turn.phase_ended(&self.name, "switch");
         let beside = self.before.take().map(|before| format!(" beside {before}")).unwrap_or_default();
-        let superseded = self.is_superseded();
+        let superseded = self.is_superseded(turn);
         let notes = self.starting.take().map(Fpm::into_notes).unwrap_or_default();
         turn.unit_ended_noting(&self.name, unit, UnitEnd::Renewed, format!("started{beside}, and it serves"), &notes);
         (self.rescue, self.rescue_tries, self.note) = (None, 0, None);
         if self.progress == Progress::Working {
             if superseded {
-                return self.enter(now, Phase::Looking);
+                return self.take_newest(turn);
             }
             self.progress = Progress::Reached;
         }
@@ -311,9 +312,22 @@ impl Generations {
     }
 
     /// What is wanted by now is another deploy than the one that this try is for.
-    fn is_superseded(&self) -> bool {
-        let working = self.progress == Progress::Working;
-        working && self.starting.as_ref().is_some_and(|fpm| !self.want.as_ref().is_some_and(|want| fpm.want.is(want)))
+    fn is_superseded(&self, turn: &Turn<'_>) -> bool {
+        let newest = turn.memory.targets.get(&self.name).and_then(|memory| memory.want.as_ref());
+        let other = |fpm: &Fpm| newest.is_none_or(|newest| !fpm.want.is(newest));
+        self.progress == Progress::Working && self.starting.as_ref().is_some_and(other)
+    }
+
+    /// On to the newest deploy, unless a hold keeps that for later.
+    fn take_newest(&mut self, turn: &Turn<'_>) {
+        let now = turn.now.mono;
+        let newest = turn.memory.targets.get(&self.name).and_then(|memory| memory.want.as_ref());
+        if self.want.as_ref().is_some_and(|want| newest.is_some_and(|newest| want.is(newest))) {
+            return self.enter(now, Phase::Looking);
+        }
+        (self.want, self.progress) = (None, Progress::Idle);
+        self.enter(now, Phase::Rest);
+        self.look.want(now);
     }
 
     fn fail(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str, blocked: bool) {
@@ -327,12 +341,12 @@ impl Generations {
         for phase in ["preflight", "start", "switch"] {
             turn.phase_ended(&self.name, phase);
         }
-        let superseded = self.is_superseded();
+        let superseded = self.is_superseded(turn);
         self.starting = None;
         self.before = None;
         if superseded {
             self.note = None;
-            return self.enter(now, Phase::Looking);
+            return self.take_newest(turn);
         }
         if self.progress == Progress::Working {
             self.progress = Progress::Failed { why: format!("{unit}: {why}"), blocked };
@@ -359,6 +373,8 @@ impl Generations {
             Phase::Mending { to } => vec![to.clone()],
             Phase::Switching | Phase::Watching { .. } | Phase::Back { .. } => self.before.iter().cloned().collect(),
             Phase::Looking | Phase::Starting if proving => self.youngest(self.current.as_deref()).into_iter().collect(),
+            // Nobody serves: the last one that could is kept, whatever stands in the way of the symlink.
+            _ if self.current.is_none() => self.youngest(None).into_iter().collect(),
             _ => Vec::new(),
         }
     }

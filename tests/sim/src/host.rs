@@ -514,7 +514,7 @@ impl Host {
             (!memory.reruns.is_empty(), "reruns"),
             (!memory.frozen.is_empty(), "frozen"),
             (waits, "wait"),
-            (!self.generations_quiet(), "generations"),
+            (usable && !self.generations_quiet(), "generations"),
         ];
         let pending: Vec<&str> = pending.iter().filter(|(owed, _)| *owed).map(|(_, what)| *what).collect();
         if !pending.is_empty() && self.outstanding.is_empty() && machine.next_deadline().is_none() && self.journal_told {

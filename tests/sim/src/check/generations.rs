@@ -33,9 +33,16 @@ impl World {
         let Some(template) = self.template_of(unit) else {
             return self.violates(format!("the agent stops {unit}, which is no generation"));
         };
-        let serves = template.current().as_deref() == Some(unit) && self.listens(unit);
-        if serves && self.hands_off(template) {
+        let current = template.current().filter(|current| !template.obstructed && self.listens(current));
+        let hands_off = self.hands_off(template);
+        if current.as_deref() == Some(unit) && hands_off {
             return self.violates(format!("the agent stops {unit}, which the symlink leads to"));
+        }
+        let serve = |other: &String| other != unit && self.listens(other) && self.units[other].active == Active::Active;
+        let others = self.running(&template.unit).iter().any(serve);
+        let well = self.listens(unit) && self.units[unit].as_fpm().is_some_and(|fpm| fpm.pings && !fpm.old_code);
+        if well && current.is_none() && !others && hands_off {
+            return self.violates(format!("the agent stops {unit}, the last one, and nothing serves"));
         }
         self.agent_may_cut_generation(unit, "StopUnit", None);
     }
