@@ -61,6 +61,12 @@ impl Fpm {
         self.notes
     }
 
+    /// It has drained, or had its time, and is not being stopped yet.
+    #[must_use]
+    pub fn wants_to_end(&self, now: Mono) -> bool {
+        self.drained(now) || (self.counting() && self.step != FpmStep::Restarting) || self.step == FpmStep::Seeing
+    }
+
     /// For a sentence: what it has still to finish.
     #[must_use]
     pub fn waits_for_what(&self) -> String {
@@ -91,6 +97,11 @@ impl Fpm {
         if let FpmStep::Draining { until } = &mut self.step {
             *until = self.until;
         }
+    }
+
+    /// Whether it was seen only a moment ago that another one serves, and that this one is not needed.
+    pub fn clear(&mut self, cleared: bool) {
+        self.cleared = cleared;
     }
 
     /// It serves: it is not ended after all, unless that has begun. Workers that are being stopped for the count go on when that is done.

@@ -122,6 +122,8 @@ pub struct Fpm {
     exposed: bool,
     /// It was to be ended, and is needed again.
     needed: bool,
+    /// It is known that nobody needs it any more.
+    cleared: bool,
     /// Not looked at for ever: the job has this long.
     within: Mono,
     notes: Vec<String>,
@@ -176,6 +178,7 @@ impl Fpm {
             unproven: false,
             exposed: false,
             needed: false,
+            cleared: false,
             within: Mono::BOOT,
             notes: Vec::new(),
         }

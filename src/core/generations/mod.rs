@@ -77,6 +77,8 @@ pub struct Generations {
     tries: u32,
     /// Nothing is to be begun.
     held: bool,
+    /// When one that lingered was over.
+    ended: Mono,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,6 +133,7 @@ impl Generations {
             rescue_at: Mono::BOOT,
             tries: 0,
             held: false,
+            ended: Mono::BOOT,
         }
     }
 

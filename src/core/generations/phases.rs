@@ -17,6 +17,8 @@ use crate::core::step::Turn;
 use crate::core::target::Progress;
 use crate::core::time::Mono;
 
+/// Whoever is to be ended was seen to be needed by nobody no longer ago than this.
+const FRESH: Duration = Duration::from_secs(1);
 /// The old one stays untouched for so long after the switch, so that there is a way back.
 const WATCH: Duration = Duration::from_secs(2);
 const PING_EVERY: Duration = Duration::from_millis(100);
@@ -110,7 +112,10 @@ impl Generations {
             let oldest = oldest.unwrap_or_else(|| "none of them lingers".to_owned());
             let what = if waits_for.is_empty() { oldest.clone() } else { format!("{oldest}: {waits_for}") };
             self.waits = Some(format!("{running} generations run, as many as may (max_generations): waits for {what}"));
+            // One after the other, and not before it is seen whether that one made room.
+            let being_ended = self.ending.values().any(|fpm| fpm.lingers_until() <= now) || !self.has_looked_since(self.ended);
             if rules.at_max == AtMax::EndOldest
+                && !being_ended
                 && let Some(fpm) = self.ending.get_mut(&oldest)
             {
                 fpm.end_by(now);
@@ -384,14 +389,18 @@ impl Generations {
         let now = turn.now.mono;
         let mut over = Vec::new();
         let (current, way_back) = (self.current.clone(), self.way_back());
+        let fresh = self.look.began().is_some_and(|began| now.since(began) <= FRESH);
+        let mut stale = false;
         for (unit, fpm) in &mut self.ending {
+            let needed = current.as_ref() == Some(unit) || way_back.contains(unit);
+            fpm.clear(fresh && !needed);
+            stale |= !fresh && !needed && fpm.wants_to_end(now) && (fpm.is_idle() || !self.held);
             fpm.advance(turn, loans);
             if fpm.step == FpmStep::Prepared {
                 let until = fpm.lingers_until();
                 fpm.drain(now, until, QUIET, false);
                 fpm.advance(turn, loans);
             }
-            let needed = current.as_ref() == Some(unit) || way_back.contains(unit);
             // A hold lets finish; it does not cut.
             if !needed && fpm.drained(now) && (fpm.is_idle() || !self.held) && fpm.may_renew(turn, loans) {
                 fpm.renew(now);
@@ -403,6 +412,10 @@ impl Generations {
         }
         for unit in over {
             self.ending.remove(&unit);
+            self.look.want(now);
+            self.ended = now;
+        }
+        if stale {
             self.look.want(now);
         }
     }

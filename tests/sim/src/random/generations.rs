@@ -82,7 +82,11 @@ fn change(host: &mut Host, when: Us, what: &'static str, act: impl FnOnce(&mut T
     at(host, when, what, move |world| {
         let now = world.now;
         let template = world.templates.get_mut(TEMPLATE).unwrap();
+        let before = template.obstructed;
         act(template);
+        if before != template.obstructed {
+            template.touched = now;
+        }
         template.available_since = now;
     });
 }

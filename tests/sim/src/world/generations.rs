@@ -294,6 +294,7 @@ impl World {
         let current = state.current().filter(|_| !state.obstructed).unwrap_or_default();
         let (percent, most) = state.children;
         if self.listens(&current) {
+            self.note_served(&current);
             let child = self.rng.chance(percent).then(|| self.rng.between(0, most));
             self.connect(&current, lasts, child);
             return true;
@@ -434,6 +435,9 @@ impl World {
     pub fn heal_templates(&mut self) {
         let now = self.now;
         for template in self.templates.values_mut() {
+            if template.obstructed {
+                template.touched = now;
+            }
             let load = Load { every: template.load.every.max(400 * MS), long_percent: 0, ..template.load };
             template.load = if template.load.every > 0 { load } else { template.load };
             template.next =
