@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::drain::FRESH;
-use super::{Fpm, FpmStep, Purpose};
+use super::{Fpm, FpmStep, Purpose, READ_AGAIN};
 use crate::core::cut::settle_cut;
-use crate::core::effect::Effect;
+use crate::core::effect::{Effect, Outcome};
+use crate::core::evidence::Source;
 use crate::core::ladder::Ladder;
 use crate::core::seen::{Active, ProcessSeen, UnitSeen};
 use crate::core::status::UnitEnd;
@@ -120,6 +121,23 @@ impl Fpm {
         }
         settle_cut(turn, &self.unit, false, false);
         self.enter(turn.now.mono, FpmStep::Done);
+    }
+
+    pub(super) fn read_again(&mut self, turn: &mut Turn<'_>) {
+        let now = turn.now.mono;
+        if self.layout.is_none() && self.reading.is_none() && now >= self.read_at.after(READ_AGAIN) {
+            self.read_at = now;
+            self.reading = Some(turn.ask(Effect::Inspect { unit: self.unit.clone() }));
+        }
+    }
+
+    pub(super) fn read(&mut self, now: Mono, outcome: &Outcome) {
+        if let (Outcome::Layout(layout), FpmStep::Draining { .. }) = (outcome, &self.step) {
+            self.source = Source::choose(&self.rules, Some(layout));
+            self.layout = Some(layout.clone());
+            self.notes.clear();
+            self.drain_again(now);
+        }
     }
 
     /// Processes that are neither the master nor its workers: children of requests, which are work as the requests are (an encoder, say).

@@ -43,6 +43,8 @@ const FINISHING: Duration = Duration::from_millis(100);
 const TESTS: u32 = 3;
 const TEST_AGAIN: Duration = Duration::from_millis(500);
 pub(super) const STOPPED: &str = "somebody has stopped it, so it is left stopped";
+/// Until a configuration that could not be read is read again: without it nobody knows where an old generation says what it is at.
+const READ_AGAIN: Duration = Duration::from_secs(30);
 const RESTART_LOOK: Duration = Duration::from_millis(500);
 
 /// What it is on its way to.
@@ -120,6 +122,9 @@ pub struct Fpm {
     unproven: bool,
     /// Requests may still come in: no pool, or an emergency that does not wait for it.
     exposed: bool,
+    /// Its configuration is read again, and when that was last begun.
+    reading: Option<EffectId>,
+    read_at: Mono,
     /// It was to be ended, and is needed again.
     needed: bool,
     /// It is known that nobody needs it any more.
@@ -177,6 +182,8 @@ impl Fpm {
             tests: 0,
             unproven: false,
             exposed: false,
+            reading: None,
+            read_at: now,
             needed: false,
             cleared: false,
             within: Mono::BOOT,
@@ -239,6 +246,10 @@ impl Fpm {
         }
         if self.looking.take_if(|looking| *looking == id).is_some() {
             self.looked(turn, outcome);
+            return true;
+        }
+        if self.reading.take_if(|reading| *reading == id).is_some() {
+            self.read(turn.now.mono, outcome);
             return true;
         }
         if self.pending.take_if(|pending| *pending == id).is_none() {
@@ -307,6 +318,9 @@ impl Fpm {
             FpmStep::Draining { until } => {
                 if self.purpose == Purpose::Renew {
                     loans.want(&unit, &fpm_drop_in(self.rules.term_timeout));
+                }
+                if self.purpose == Purpose::End {
+                    self.read_again(turn);
                 }
                 self.drain_on(turn, until);
             }

@@ -18,6 +18,9 @@ use crate::core::time::Mono;
 const LOOK_WHILE_WATCHING: Duration = Duration::from_millis(500);
 const LOOK_WITHOUT_ROOM: Duration = Duration::from_secs(10);
 
+/// What has served for so long is not in a loop of crashes.
+const STAYS_UP: Duration = Duration::from_secs(600);
+
 /// It has a master that takes connections, or is about to have one again.
 pub(super) fn runs(unit: &UnitSeen) -> bool {
     unit.active.runs() && unit.active != Active::Deactivating
@@ -31,6 +34,12 @@ impl Generations {
         let switching = matches!(self.phase, Phase::Switching | Phase::Watching { .. } | Phase::Back { .. } | Phase::Mending { .. });
         let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
         self.serves_again(turn, &memory);
+        self.bad.retain(|unit| seen.units.iter().any(|seen| seen.unit == *unit));
+        let fresh = |unit: &String| memory.fresh.get(unit);
+        let starting = |unit: &String| memory.starting.as_ref().is_some_and(|(starting, _)| starting == unit);
+        let proven = |unit: &String| memory.served.contains(unit) || !(fresh(unit).is_some() || starting(unit));
+        let standing = |unit: &String| (proven(unit), fresh(unit).map_or(Mono::BOOT, |fresh| fresh.landed));
+        self.standing = seen.units.iter().map(|seen| (seen.unit.clone(), standing(&seen.unit))).collect();
         for unit in &seen.units {
             let spared = self.current.as_ref() == Some(&unit.unit) || self.ending.contains_key(&unit.unit);
             if runs(unit) && !spared && !switching && !self.is_starting(&memory, unit) {
@@ -104,20 +113,24 @@ impl Generations {
 
     /// At rest: one generation serves. Where the symlink leads nowhere it is switched to one that runs; where none runs, one is started, unless
     /// a person has stopped it.
-    fn see_to_it_that_one_serves(&mut self, turn: &Turn<'_>, rules: &GenerationRules) {
+    fn see_to_it_that_one_serves(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules) {
         let now = turn.now.mono;
         let stale = self.fallen_back(turn);
         if self.current.is_some() && stale.is_none() {
             self.rescue = None;
-            self.rescue_tries = 0;
+            if now >= self.rescue_at.after(STAYS_UP) {
+                self.rescue_tries = 0;
+            }
             return;
         }
         if self.held || now < self.rescue_at {
             return;
         }
-        if let Some(want) = stale {
-            self.rescue = Some(want);
-            return self.enter(now, Phase::Looking);
+        if let (Some(_), Some(unit)) = (stale, self.current.clone()) {
+            // The machine tries again, as after a rollout that failed.
+            self.progress = Progress::Idle;
+            self.put_off_rescue(now);
+            return turn.record(Entry::Lapsed { target: self.name.clone(), unit });
         }
         if let Some(to) = self.youngest(None) {
             return self.enter(now, Phase::Mending { to });
@@ -146,12 +159,16 @@ impl Generations {
         (!stale_fpm(current, want, memory).is_empty()).then(|| want.clone())
     }
 
-    /// Of those that run, apart from this one, the one that was started last.
+    /// Of those that run, apart from this one, the one that was proven for the newest code, or was started last.
     pub(super) fn youngest(&self, apart: Option<&str>) -> Option<String> {
         let up = |unit: &&UnitSeen| matches!(unit.active, Active::Active | Active::Reloading) && unit.load == Load::Loaded;
         let others = self.seen.units.iter().filter(up).filter(|unit| Some(unit.unit.as_str()) != apart);
         let ending = |unit: &&UnitSeen| self.ending.get(&unit.unit).is_none_or(|fpm| !fpm.committed());
-        others.filter(ending).max_by_key(|unit| unit.main_start).map(|unit| unit.unit.clone())
+        let standing = |unit: &&UnitSeen| {
+            let (proven, landed) = self.standing.get(&unit.unit).copied().unwrap_or_default();
+            (proven && !self.bad.contains(&unit.unit), landed, unit.main_start)
+        };
+        others.filter(ending).max_by_key(standing).map(|unit| unit.unit.clone())
     }
 
     /// As many as count for `max_generations`.

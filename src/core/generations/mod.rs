@@ -12,7 +12,7 @@ mod phases;
 pub(super) mod plan;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub use looks::serving;
@@ -79,6 +79,10 @@ pub struct Generations {
     held: bool,
     /// When one that lingered was over.
     ended: Mono,
+    /// How well each may take the place of another: whether it was proven, and for which landing it was started.
+    standing: BTreeMap<String, (bool, Mono)>,
+    /// Those that the symlink was switched away from, since they did not do.
+    bad: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,6 +138,8 @@ impl Generations {
             tries: 0,
             held: false,
             ended: Mono::BOOT,
+            standing: BTreeMap::new(),
+            bad: BTreeSet::new(),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::core::fpm::{Fpm, FpmStep};
 use crate::core::loans::Loans;
 use crate::core::memory::Want;
 use crate::core::policy::{AtMax, GenerationRules};
-use crate::core::seen::UnitSeen;
+use crate::core::seen::{Active, UnitSeen};
 use crate::core::stale::{LOOK_FROM, stale_fpm};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
@@ -288,6 +288,7 @@ impl Generations {
         if self.current.as_ref() == Some(&before) && self.has_looked_since(self.since) {
             turn.record(Entry::Switched { target: self.name.clone(), unit: before.clone() });
             self.ending.remove(&before);
+            self.bad.insert(unit.clone());
             let why = format!("{why}; the symlink leads to {before} again, which runs the old code");
             return self.failed(turn, &unit, &why, false);
         }
@@ -305,7 +306,7 @@ impl Generations {
         let superseded = self.is_superseded(turn);
         let notes = self.starting.take().map(Fpm::into_notes).unwrap_or_default();
         turn.unit_ended_noting(&self.name, unit, UnitEnd::Renewed, format!("started{beside}, and it serves"), &notes);
-        (self.rescue, self.rescue_tries, self.note) = (None, 0, None);
+        (self.rescue, self.note) = (None, None);
         if self.progress == Progress::Working {
             if superseded {
                 return self.take_newest(turn);
@@ -360,10 +361,14 @@ impl Generations {
         self.rest_after_rescue(now);
     }
 
-    fn rest_after_rescue(&mut self, now: Mono) {
+    pub(super) fn put_off_rescue(&mut self, now: Mono) {
         self.rescue_tries = self.rescue_tries.saturating_add(1);
         let pause = (RESCUE_AGAIN * 2_u32.saturating_pow(self.rescue_tries.min(10) - 1)).min(RESCUE_SLOWEST);
         self.rescue_at = now.after(pause);
+    }
+
+    fn rest_after_rescue(&mut self, now: Mono) {
+        self.put_off_rescue(now);
         self.enter(now, Phase::Rest);
         self.look.want(now);
         if self.current.is_none() {
@@ -379,9 +384,15 @@ impl Generations {
             Phase::Switching | Phase::Watching { .. } | Phase::Back { .. } => self.before.iter().cloned().collect(),
             Phase::Looking | Phase::Starting if proving => self.youngest(self.current.as_deref()).into_iter().collect(),
             // Nobody serves: the last one that could is kept, whatever stands in the way of the symlink.
-            _ if self.current.is_none() => self.youngest(None).into_iter().collect(),
+            _ if !self.serves_well() => self.youngest(None).into_iter().collect(),
             _ => Vec::new(),
         }
+    }
+
+    /// The symlink leads to one that is up, not to one that starts again and again.
+    fn serves_well(&self) -> bool {
+        let current = self.current.as_ref().and_then(|unit| self.unit(unit));
+        current.is_some_and(|seen| matches!(seen.active, Active::Active | Active::Reloading))
     }
 
     /// Old ones finish what they have, and are stopped.

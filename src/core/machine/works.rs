@@ -114,6 +114,20 @@ impl Machine {
         }
     }
 
+    /// What had been reached and is not any more is wanted again.
+    pub(super) fn take_up_lapsed(&mut self, now: Now) {
+        if self.memory.rollout.is_some() || self.retry.is_some() || self.policy.unusable.is_some() || self.settling {
+            return;
+        }
+        let lapsed = |(name, target): (&String, &TargetMemory)| {
+            target.unmet().is_some() && matches!(self.works.get(name), Some(Work::Generations(_))) && !self.held(name)
+        };
+        if self.memory.targets.iter().any(lapsed) {
+            let why = "the generation that had been started for it is gone".to_owned();
+            self.retry = Some(Retry { at: now.mono, tries: 0, why, blocked: true });
+        }
+    }
+
     /// So that a script can hold its lock whenever a deploy lands.
     pub(super) fn make_locks(&mut self, now: Now, step: &mut Step) {
         if !std::mem::replace(&mut self.locks_due, false) || self.settling {

@@ -68,6 +68,11 @@ impl Memory {
                 self.rollout_started(at, id, deploy, targets, by.as_ref());
                 self.rollout.iter_mut().for_each(|rollout| rollout.over_hold = *over_hold);
             }
+            Entry::Lapsed { target, .. } => {
+                if let Some(target) = self.targets.get_mut(target) {
+                    target.reached = None;
+                }
+            }
             Entry::Reached { target, .. } => {
                 if let Some(target) = self.targets.get_mut(target) {
                     target.reached.clone_from(&target.want);
@@ -94,6 +99,7 @@ impl Memory {
                 if let Some(target) = self.targets.get_mut(target) {
                     target.starting.take_if(|(starting, _)| starting == unit);
                     target.lingering.remove(unit);
+                    target.served.insert(unit.clone());
                 }
             }
             Entry::Lingers { target, unit } => {
@@ -107,6 +113,7 @@ impl Memory {
                     target.starting.take_if(|(starting, _)| starting == unit);
                     target.lingering.remove(unit);
                     target.fresh.remove(unit);
+                    target.served.remove(unit);
                 }
                 self.restarts.remove(unit);
             }
@@ -210,6 +217,7 @@ impl Memory {
             target.fresh.clear();
             target.starting = None;
             target.lingering.clear();
+            target.served.clear();
             for want in target.want.iter_mut().chain(target.reached.iter_mut()) {
                 want.landed = Mono::BOOT;
             }

@@ -111,6 +111,8 @@ pub struct TargetMemory {
     pub starting: Option<(String, Mono)>,
     /// Generations that get no new requests, and since when.
     pub lingering: BTreeMap<String, Wall>,
+    /// Generations that were seen to be proven and switched to.
+    pub served: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

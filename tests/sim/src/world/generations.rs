@@ -23,6 +23,8 @@ pub struct Template {
     pub obstructed: bool,
     /// It cannot be switched.
     pub unwritable: bool,
+    /// When its configuration was mended.
+    pub config_mended: Us,
     pub available: u64,
     /// When that changed last.
     pub available_since: Us,
@@ -67,6 +69,7 @@ impl Template {
             leads_to: None,
             obstructed: false,
             unwritable: false,
+            config_mended: 0,
             available: 8 << 30,
             available_since: 0,
             next,
@@ -435,6 +438,9 @@ impl World {
     pub fn heal_templates(&mut self) {
         let now = self.now;
         for template in self.templates.values_mut() {
+            if !template.next.config_good {
+                template.config_mended = now;
+            }
             if template.obstructed {
                 template.touched = now;
             }
