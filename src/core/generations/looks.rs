@@ -9,7 +9,7 @@ use crate::core::fpm::Fpm;
 use crate::core::memory::{TargetMemory, Want};
 use crate::core::policy::GenerationRules;
 use crate::core::seen::{Active, GenerationsSeen, Load, UnitSeen};
-use crate::core::stale::stale_fpm;
+use crate::core::stale::{START_BLUR, stale_fpm};
 use crate::core::step::Turn;
 use crate::core::target::Progress;
 use crate::core::time::Mono;
@@ -31,6 +31,7 @@ impl Generations {
         let now = turn.now.mono;
         self.seen = seen.clone();
         self.current = serving(rules, seen).map(str::to_owned);
+        self.served_last = self.current.clone().or(self.served_last.take());
         let switching = matches!(self.phase, Phase::Switching | Phase::Watching { .. } | Phase::Back { .. } | Phase::Mending { .. });
         let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
         self.serves_again(turn, &memory);
@@ -92,7 +93,8 @@ impl Generations {
         }
         let since = memory.lingering.get(&seen.unit).map_or(now.mono, |since| now.mono_of(*since).min(now.mono));
         let forced = self.want.as_ref().is_some_and(|want| want.forced && self.progress == Progress::Working);
-        let until = if never_served || forced { now.mono } else { since.after(rules.linger) };
+        let older = self.want.as_ref().is_some_and(|want| seen.main_start < want.landed.after(START_BLUR));
+        let until = if never_served || (forced && older) { now.mono } else { since.after(rules.linger) };
         let want = self.want.clone().unwrap_or_default();
         let mut fpm = Fpm::ending(&self.name, &rules.of(&seen.unit), want, seen.clone(), now.mono);
         fpm.linger_until(until);
@@ -135,11 +137,13 @@ impl Generations {
         if let Some(to) = self.youngest(None) {
             return self.enter(now, Phase::Mending { to });
         }
-        let led_to = self.seen.units.iter().find(|unit| {
-            let instance = name::instance_of(&rules.unit, &unit.unit);
-            instance.is_some_and(|instance| Some(name::socket_of(&rules.socket, instance)) == self.seen.leads_to)
+        // systemd forgets one that was stopped, not one that has failed.
+        let led_to = self.served_last.clone().filter(|unit| {
+            let instance = name::instance_of(&rules.unit, unit).unwrap_or_default();
+            self.seen.leads_to.as_deref() == Some(name::socket_of(&rules.socket, instance).as_str())
         });
-        let stopped = led_to.is_some_and(|unit| unit.active == Active::Inactive) && self.looked && self.rescue.is_none();
+        let inactive = |unit: &String| self.unit(unit).is_none_or(|seen| seen.active == Active::Inactive);
+        let stopped = led_to.as_ref().is_some_and(inactive) && self.looked && self.rescue.is_none();
         if stopped {
             self.note =
                 Some("nothing serves: somebody has stopped it; a deploy, or a restart of this agent, starts a generation".to_owned());

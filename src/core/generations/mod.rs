@@ -23,6 +23,7 @@ use super::look::Looker;
 use super::memory::Want;
 use super::policy::GenerationRules;
 use super::seen::{GenerationsSeen, UnitSeen};
+use super::stale::START_BLUR;
 use super::step::{Deadline, Turn, earliest};
 use super::target::Progress;
 use super::time::Mono;
@@ -48,6 +49,8 @@ pub struct Generations {
     seen: GenerationsSeen,
     /// The one that serves.
     current: Option<String>,
+    /// The one that was last seen to serve.
+    served_last: Option<String>,
     /// The one that is to serve.
     starting: Option<Fpm>,
     /// Those that have served, and one that will never.
@@ -120,6 +123,7 @@ impl Generations {
             look,
             seen: GenerationsSeen::default(),
             current: None,
+            served_last: None,
             starting: None,
             ending: BTreeMap::new(),
             switching: None,
@@ -178,7 +182,9 @@ impl Generations {
             self.enter(now, Phase::Looking);
         }
         if want.forced {
-            self.ending.values_mut().for_each(|fpm| fpm.end_by(now));
+            // An emergency is over for what runs the new code.
+            let older = |fpm: &&mut Fpm| fpm.started() < want.landed.after(START_BLUR);
+            self.ending.values_mut().filter(older).for_each(|fpm| fpm.end_by(now));
         }
         self.want = Some(want);
         self.renewed = now;

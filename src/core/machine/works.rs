@@ -116,13 +116,19 @@ impl Machine {
 
     /// What had been reached and is not any more is wanted again.
     pub(super) fn take_up_lapsed(&mut self, now: Now) {
-        if self.memory.rollout.is_some() || self.retry.is_some() || self.policy.unusable.is_some() || self.settling {
+        if self.policy.unusable.is_some() || self.settling {
             return;
         }
-        let lapsed = |(name, target): (&String, &TargetMemory)| {
-            target.unmet().is_some() && matches!(self.works.get(name), Some(Work::Generations(_))) && !self.held(name)
-        };
-        if self.memory.targets.iter().any(lapsed) {
+        let idle = |name: &str| matches!(self.works.get(name), Some(Work::Generations(work)) if *work.progress() == Progress::Idle);
+        let unmet = self.memory.targets.iter().filter(|(name, _)| idle(name) && !self.held(name));
+        let lapsed: Vec<_> = unmet.filter_map(|(name, target)| Some((name.clone(), target.unmet()?.clone()))).collect();
+        if let Some(rollout) = &self.memory.rollout {
+            for (name, want) in lapsed.into_iter().filter(|(name, _)| rollout.targets.contains(name)) {
+                if let Some(Work::Generations(work)) = self.works.get_mut(&name) {
+                    work.renew(now.mono, want);
+                }
+            }
+        } else if !lapsed.is_empty() && self.retry.is_none() {
             let why = "the generation that had been started for it is gone".to_owned();
             self.retry = Some(Retry { at: now.mono, tries: 0, why, blocked: true });
         }

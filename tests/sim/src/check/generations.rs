@@ -4,7 +4,7 @@ use restart_agent::core::policy::{AtMax, GenerationRules, TargetRules};
 use restart_agent::core::seen::Active;
 
 use super::us;
-use crate::world::{MS, S, Template, Us, World};
+use crate::world::{MS, S, Template, Unit, Us, World};
 
 /// What has happened within this the agent could not know when it decided.
 const UNKNOWABLE: Us = 300 * MS;
@@ -101,18 +101,20 @@ impl World {
             }
             return;
         };
-        let known = |invocation: &String| template.proven.contains(invocation) || template.served.contains(invocation);
+        let known = |unit: &Unit| {
+            template.proven.contains(&unit.invocation) || template.served.contains(&unit.invocation) || template.served.contains(&unit.name)
+        };
         let others = self.running(&template.unit).into_iter().filter(|other| *other != unit);
         let better: Vec<String> = others
             .filter(|other| {
                 self.units.get(other).is_some_and(|unit| {
-                    unit.active == Active::Active && unit.stop.is_none() && known(&unit.invocation) && self.now > unit.main_start + S
+                    unit.active == Active::Active && unit.stop.is_none() && known(unit) && self.now > unit.main_start + S
                 })
             })
             .collect();
         let invocation = of.invocation.clone();
         let hands_off = self.hands_off(template);
-        if !known(&invocation) && hands_off && !better.is_empty() && !template.next_dies() {
+        if !known(of) && hands_off && !better.is_empty() && !template.next_dies() {
             return self.violates(format!("the agent makes the symlink lead to {unit}, which was not proven, and {better:?} run"));
         }
         if template.leads_to.as_deref() == Some(to) {

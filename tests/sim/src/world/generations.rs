@@ -209,6 +209,8 @@ impl World {
         let invocation = self.units.get(&current).filter(|unit| unit.active == Active::Active).map(|unit| unit.invocation.clone());
         if let (Some(invocation), Some(template)) = (invocation, self.template_of_mut(&current)) {
             template.served.insert(invocation);
+            // Also when somebody restarts it: it is no stranger.
+            template.served.insert(current);
         }
     }
 
