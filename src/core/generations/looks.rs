@@ -37,8 +37,7 @@ impl Generations {
         self.serves_again(turn, &memory);
         self.bad.retain(|unit| seen.units.iter().any(|seen| seen.unit == *unit));
         let fresh = |unit: &String| memory.fresh.get(unit);
-        let starting = |unit: &String| memory.starting.as_ref().is_some_and(|(starting, _)| starting == unit);
-        let proven = |unit: &String| memory.served.contains(unit) || !(fresh(unit).is_some() || starting(unit));
+        let proven = |unit: &String| memory.served.contains(unit) || !memory.started.contains(unit);
         let standing = |unit: &String| (proven(unit), fresh(unit).map_or(Mono::BOOT, |fresh| fresh.landed));
         self.standing = seen.units.iter().map(|seen| (seen.unit.clone(), standing(&seen.unit))).collect();
         for unit in &seen.units {
@@ -65,7 +64,8 @@ impl Generations {
         if let Some(fpm) = self.ending.get_mut(&current) {
             fpm.serves_again();
         }
-        let started = self.phase == Phase::Rest && memory.starting.as_ref().is_some_and(|(unit, _)| *unit == current);
+        let proving = self.starting.as_ref().is_some_and(|fpm| fpm.unit == current);
+        let started = !proving && memory.started.contains(&current) && !memory.served.contains(&current);
         if started || memory.lingering.contains_key(&current) {
             turn.record(Entry::Switched { target: self.name.clone(), unit: current });
         }
@@ -87,7 +87,7 @@ impl Generations {
             settle_cut(turn, &seen.unit, cutting.invocation != seen.invocation, false);
         }
         // One that has never served has nothing to finish.
-        let never_served = memory.starting.as_ref().is_some_and(|(starting, _)| *starting == seen.unit);
+        let never_served = memory.started.contains(&seen.unit) && !memory.served.contains(&seen.unit);
         if !memory.lingering.contains_key(&seen.unit) {
             turn.record(Entry::Lingers { target: self.name.clone(), unit: seen.unit.clone() });
         }
@@ -102,7 +102,7 @@ impl Generations {
     }
 
     fn forget_gone(&mut self, turn: &mut Turn<'_>, memory: &TargetMemory) {
-        let known = memory.lingering.keys().chain(memory.fresh.keys()).chain(memory.starting.iter().map(|(unit, _)| unit));
+        let known = memory.lingering.keys().chain(memory.fresh.keys()).chain(&memory.started);
         let gone = |unit: &&String| {
             let there = self.unit(unit).is_some_and(|seen| seen.active.runs() || !seen.processes.is_empty());
             !there && !self.fpms().any(|fpm| fpm.unit == **unit)

@@ -93,6 +93,7 @@ impl Memory {
                 self.next_generation += 1;
                 if let Some(target) = self.targets.get_mut(target) {
                     target.starting = Some((unit.clone(), *landed));
+                    target.started.insert(unit.clone());
                 }
             }
             Entry::Switched { target, unit } => {
@@ -113,6 +114,7 @@ impl Memory {
                     target.starting.take_if(|(starting, _)| starting == unit);
                     target.lingering.remove(unit);
                     target.fresh.remove(unit);
+                    target.started.remove(unit);
                     target.served.remove(unit);
                 }
                 self.restarts.remove(unit);
@@ -217,6 +219,7 @@ impl Memory {
             target.fresh.clear();
             target.starting = None;
             target.lingering.clear();
+            target.started.clear();
             target.served.clear();
             for want in target.want.iter_mut().chain(target.reached.iter_mut()) {
                 want.landed = Mono::BOOT;

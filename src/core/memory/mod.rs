@@ -111,7 +111,8 @@ pub struct TargetMemory {
     pub starting: Option<(String, Mono)>,
     /// Generations that get no new requests, and since when.
     pub lingering: BTreeMap<String, Wall>,
-    /// Generations that were seen to be proven and switched to.
+    /// Generations that we have begun to start, and those to which the symlink has led.
+    pub started: BTreeSet<String>,
     pub served: BTreeSet<String>,
 }
 
