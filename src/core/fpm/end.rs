@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::drain::FRESH;
 use super::{Fpm, FpmStep, Purpose, READ_AGAIN};
 use crate::core::cut::settle_cut;
-use crate::core::effect::{Effect, Outcome};
+use crate::core::effect::{Effect, EffectId, Outcome};
 use crate::core::evidence::Source;
 use crate::core::ladder::Ladder;
 use crate::core::seen::{Active, ProcessSeen, UnitSeen};
@@ -42,6 +42,12 @@ impl Fpm {
     #[must_use]
     pub fn invocation(&self) -> &str {
         &self.seen.invocation
+    }
+
+    /// Its start is asked for, and not answered.
+    #[must_use]
+    pub fn start_under_way(&self) -> Option<EffectId> {
+        self.pending.filter(|_| self.step == FpmStep::Restarting)
     }
 
     /// Where its pools listen, as its own php-fpm says; none: not known.

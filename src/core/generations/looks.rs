@@ -105,7 +105,7 @@ impl Generations {
         let known = memory.lingering.keys().chain(memory.fresh.keys()).chain(&memory.started);
         let gone = |unit: &&String| {
             let there = self.unit(unit).is_some_and(|seen| seen.active.runs() || !seen.processes.is_empty());
-            !there && !self.fpms().any(|fpm| fpm.unit == **unit)
+            !there && !self.unborn.contains_key(*unit) && !self.fpms().any(|fpm| fpm.unit == **unit)
         };
         let gone: std::collections::BTreeSet<String> = known.filter(gone).cloned().collect();
         for unit in gone {
@@ -177,7 +177,8 @@ impl Generations {
 
     /// As many as count for `max_generations`.
     pub(super) fn running(&self) -> usize {
-        self.seen.units.iter().filter(|unit| unit.active.runs()).count()
+        let unborn = self.unborn.keys().filter(|unit| !self.unit(unit).is_some_and(|seen| seen.active.runs()));
+        self.seen.units.iter().filter(|unit| unit.active.runs()).count() + unborn.count()
     }
 
     /// The last look is one that nothing can have slipped through.

@@ -82,6 +82,8 @@ pub struct Generations {
     held: bool,
     /// When one that lingered was over.
     ended: Mono,
+    /// Given up while their start was under way: they may still come up.
+    unborn: BTreeMap<String, EffectId>,
     /// How well each may take the place of another: whether it was proven, and for which landing it was started.
     standing: BTreeMap<String, (bool, Mono)>,
     /// Those that the symlink was switched away from, since they did not do.
@@ -142,6 +144,7 @@ impl Generations {
             tries: 0,
             held: false,
             ended: Mono::BOOT,
+            unborn: BTreeMap::new(),
             standing: BTreeMap::new(),
             bad: BTreeSet::new(),
         }
@@ -201,7 +204,7 @@ impl Generations {
         if matches!(self.phase, Phase::Looking | Phase::Room | Phase::Starting) {
             self.progress = Progress::Idle;
             self.want = None;
-            self.starting = None;
+            self.drop_starting();
             self.enter(now, Phase::Rest);
             self.look.want(now);
         }
@@ -232,6 +235,11 @@ impl Generations {
             self.pinged(turn.now.mono, outcome);
             return true;
         }
+        if self.unborn.values().any(|unborn| *unborn == id) {
+            self.unborn.retain(|_, unborn| *unborn != id);
+            self.look.want(turn.now.mono);
+            return true;
+        }
         self.starting.as_mut().is_some_and(|fpm| fpm.outcome(turn, id, outcome))
             || self.ending.values_mut().any(|fpm| fpm.outcome(turn, id, outcome))
     }
@@ -245,6 +253,14 @@ impl Generations {
         // Whatever is said of it, where it leads is read, before another try.
         self.next = turn.now.mono.after(AGAIN);
         self.look.want(turn.now.mono);
+    }
+
+    fn drop_starting(&mut self) {
+        if let Some(fpm) = self.starting.take()
+            && let Some(id) = fpm.start_under_way()
+        {
+            self.unborn.insert(fpm.unit, id);
+        }
     }
 
     fn enter(&mut self, now: Mono, phase: Phase) {

@@ -80,7 +80,7 @@ impl Generations {
         if !self.has_looked_since(from) {
             return self.look.want(from.max(now));
         }
-        self.starting = None;
+        self.drop_starting();
         if self.seen.obstructed {
             let why =
                 format!("{} is no symlink: move away what is there; each php-fpm listens beside it, under its own name", rules.socket);
@@ -348,7 +348,7 @@ impl Generations {
             turn.phase_ended(&self.name, phase);
         }
         let superseded = self.is_superseded(turn);
-        self.starting = None;
+        self.drop_starting();
         self.before = None;
         if superseded {
             self.note = None;
