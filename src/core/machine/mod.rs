@@ -304,6 +304,7 @@ impl Machine {
             self.advance_targets(now, step);
             self.repool_unless_needed(now, step);
             self.conclude(now, step);
+            self.take_up_lapsed(now);
             self.look_at_rest(now, step);
             quiet = if (step.effects.len(), step.entries.len()) == before { quiet + 1 } else { 0 };
             if quiet > 1 {
