@@ -85,6 +85,16 @@ pub enum TargetRules {
 }
 
 impl Policy {
+    /// The symlinks of all targets of strategy `generations`.
+    #[must_use]
+    pub fn sockets(&self) -> Vec<String> {
+        let symlink = |rules: &TargetRules| match rules {
+            TargetRules::Generations(rules) if !rules.shared() => Some(rules.socket.clone()),
+            _ => None,
+        };
+        self.targets.values().filter_map(symlink).collect()
+    }
+
     /// The scheduled target, by name, that has this script.
     #[must_use]
     pub fn target_of_script(&self, unit: &str) -> Option<(&str, &ScheduledRules)> {

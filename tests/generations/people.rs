@@ -58,18 +58,15 @@ pub fn by_hand(release: Release) -> Result<()> {
 
     // A second one is started beside it: it gets nothing, and is ended.
     host.ok(&["systemctl", "start", &played.stage.stack.unit("by-hand")])?;
-    host.ok(&["systemctl", "reload", "restart-agent"])?;
     played.ensure_settled("v1")?;
 
     // The symlink is taken away, or led elsewhere: it leads to who serves again.
     host.remove(&played.stage.stack.socket())?;
-    host.ok(&["systemctl", "reload", "restart-agent"])?;
     wait_for("the symlink to be back", MINUTE, || Ok((played.stage.stack.current()?.as_deref() == Some(first.as_str())).then_some(())))?;
     ensure!(played.stage.stack.served_version()? == "v1", "nobody serves");
 
     // Stopped: that is somebody's will until there is a deploy.
     host.ok(&["systemctl", "stop", &unit])?;
-    host.ok(&["systemctl", "reload", "restart-agent"])?;
     played.agent.wait_status("status to tell", MINUTE, |status| {
         status["targets"][0]["state"] == "failed"
             && status["targets"][0]["why"].as_str().is_some_and(|why| why.contains("somebody has stopped it"))

@@ -49,6 +49,8 @@ const TEST_AGAIN: Duration = Duration::from_millis(500);
 /// Of an old generation that cannot be read now.
 const INSPECT_AGAIN: Duration = Duration::from_secs(5);
 pub(super) const STOPPED: &str = "somebody has stopped it, so it is left stopped";
+/// Until a configuration that could not be read is read again: without it nobody knows where an old generation says what it is at.
+const READ_AGAIN: Duration = Duration::from_secs(30);
 const RESTART_LOOK: Duration = Duration::from_millis(500);
 
 /// What it is on its way to.
@@ -131,6 +133,13 @@ pub struct Fpm {
     unproven: bool,
     /// Requests may still come in: no pool, or an emergency that does not wait for it.
     exposed: bool,
+    /// Its configuration is read again, and when that was last begun.
+    reading: Option<EffectId>,
+    read_at: Mono,
+    /// It was to be ended, and is needed again.
+    needed: bool,
+    /// It is known that nobody needs it any more.
+    cleared: bool,
     /// Not looked at for ever: the job has this long.
     within: Mono,
     notes: Vec<String>,
@@ -190,6 +199,10 @@ impl Fpm {
             tests: 0,
             unproven: false,
             exposed: false,
+            reading: None,
+            read_at: now,
+            needed: false,
+            cleared: false,
             within: Mono::BOOT,
             notes: Vec::new(),
             shared: false,
@@ -260,6 +273,10 @@ impl Fpm {
         }
         if self.looking.take_if(|looking| *looking == id).is_some() {
             self.looked(turn, outcome);
+            return true;
+        }
+        if self.reading.take_if(|reading| *reading == id).is_some() {
+            self.read(turn.now.mono, outcome);
             return true;
         }
         if self.pending.take_if(|pending| *pending == id).is_none() {
@@ -335,6 +352,9 @@ impl Fpm {
                 if self.purpose == Purpose::Renew {
                     loans.want(&unit, &fpm_drop_in(self.rules.term_timeout));
                 }
+                if self.purpose == Purpose::End {
+                    self.read_again(turn);
+                }
                 self.drain_on(turn, until);
             }
             FpmStep::Seeing if self.looking.is_none() && now >= self.next && self.may_renew(turn, loans) => {
@@ -350,6 +370,7 @@ impl Fpm {
             FpmStep::Counting | FpmStep::Recounting => self.ask_status(turn, true, STATUS_TIMEOUT),
             // Finishing may also be a long shutdown function: whoever is still at it then is cut, and counted again for that.
             FpmStep::Finishing if now >= self.since.after(FINISHING) => self.enter(now, FpmStep::Counting),
+            FpmStep::WaitingForLoan if self.needed => self.spare(turn),
             FpmStep::WaitingForLoan => {
                 if self.may_renew(turn, loans) {
                     if !self.source.asks() && self.seen.active.runs() {

@@ -10,15 +10,19 @@ use crate::core::fpm::{Fpm, FpmStep};
 use crate::core::loans::Loans;
 use crate::core::memory::Want;
 use crate::core::policy::{AtMax, GenerationRules};
-use crate::core::seen::UnitSeen;
+use crate::core::seen::{Active, UnitSeen};
 use crate::core::stale::{LOOK_FROM, stale_fpm};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::target::Progress;
 use crate::core::time::Mono;
 
+/// Whoever is to be ended was seen to be needed by nobody no longer ago than this.
+const FRESH: Duration = Duration::from_secs(1);
 /// The old one stays untouched for so long after the switch, so that there is a way back.
 const WATCH: Duration = Duration::from_secs(2);
+/// At the removal of the package, for those that have just become old to be seen to be idle.
+pub(super) const SETTLE: Duration = Duration::from_secs(4);
 /// For others to take no new requests any more, where they share a socket with it.
 const CLOSE: Duration = Duration::from_secs(10);
 const PING_EVERY: Duration = Duration::from_millis(100);
@@ -32,9 +36,12 @@ const RESCUE_AGAIN: Duration = Duration::from_secs(15);
 const RESCUE_SLOWEST: Duration = Duration::from_secs(5 * 60);
 
 impl Generations {
-    /// `held`: nothing is to be begun.
-    pub fn advance(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, loans: &mut Loans, held: bool) {
+    /// `held`: nothing is to be begun. `settling`: and nobody will be here later.
+    pub fn advance(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, loans: &mut Loans, held: bool, settling: bool) {
         self.held = held;
+        if settling {
+            self.settling.get_or_insert(turn.now.mono);
+        }
         for _ in 0..8 {
             let phase = self.phase.clone();
             self.advance_phase(turn, rules, loans);
@@ -43,6 +50,7 @@ impl Generations {
             }
         }
         self.advance_ending(turn, loans);
+        self.leave_to_systemd(turn, rules);
         self.ask_to_look(turn, rules);
     }
 
@@ -58,9 +66,9 @@ impl Generations {
             Phase::Closing { until } => self.close(turn, until),
             Phase::Back { why } => self.go_back(turn, rules, &why),
             Phase::Mending { to } => {
-                if self.current.as_ref() == Some(&to) {
-                    turn.record(Entry::Switched { target: self.name.clone(), unit: to.clone() });
-                    self.ending.remove(&to);
+                if let Some(unit) = self.current.clone() {
+                    self.ending.remove(&unit);
+                    turn.record(Entry::Switched { target: self.name.clone(), unit });
                     self.note = Some("the symlink led nowhere, and was switched to it".to_owned());
                     let on = if self.goal().is_some() { Phase::Looking } else { Phase::Rest };
                     self.enter(now, on);
@@ -84,15 +92,11 @@ impl Generations {
         if !self.has_looked_since(from) {
             return self.look.want(from.max(now));
         }
-        self.starting = None;
+        self.drop_starting();
         if self.seen.obstructed {
             let why =
                 format!("{} is no symlink: move away what is there; each php-fpm listens beside it, under its own name", rules.socket);
             return self.fail(turn, &rules.unit, &why, true);
-        }
-        if let Some(to) = self.adrift(rules) {
-            self.tries = 0;
-            return self.enter(now, Phase::Mending { to });
         }
         let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
         let current = self.current.as_ref().and_then(|unit| self.unit(unit)).cloned();
@@ -120,8 +124,12 @@ impl Generations {
             let oldest = self.ending.values().filter(|fpm| !fpm.at_rest()).min_by_key(|fpm| fpm.started()).map(|fpm| fpm.unit.clone());
             let waits_for = oldest.as_ref().and_then(|unit| self.ending.get(unit)).map(Fpm::waits_for_what).unwrap_or_default();
             let oldest = oldest.unwrap_or_else(|| "none of them lingers".to_owned());
-            self.waits = Some(format!("{running} generations run, as many as may (max_generations): waits for {oldest}: {waits_for}"));
+            let what = if waits_for.is_empty() { oldest.clone() } else { format!("{oldest}: {waits_for}") };
+            self.waits = Some(format!("{running} generations run, as many as may (max_generations): waits for {what}"));
+            // One after the other, and not before it is seen whether that one made room.
+            let being_ended = self.ending.values().any(|fpm| fpm.lingers_until() <= now) || !self.has_looked_since(self.ended);
             if rules.at_max == AtMax::EndOldest
+                && !being_ended
                 && let Some(fpm) = self.ending.get_mut(&oldest)
             {
                 fpm.end_by(now);
@@ -295,7 +303,8 @@ impl Generations {
 
     fn go_back_for(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str) {
         turn.unit_ended(&self.name, unit, UnitEnd::Failed, why);
-        let before = self.before.take().filter(|before| self.unit(before).is_some_and(runs));
+        let untouched = |before: &String| self.ending.get(before).is_none_or(|fpm| !fpm.committed());
+        let before = self.before.take().filter(|before| self.unit(before).is_some_and(runs) && untouched(before));
         self.before = before.or_else(|| self.youngest(Some(unit)));
         if self.before.is_none() {
             return self.failed(turn, unit, &format!("{why}, and no other generation runs that could take its place"), false);
@@ -311,6 +320,7 @@ impl Generations {
         if rules.shared() || (self.current.as_ref() == Some(&before) && self.has_looked_since(self.since)) {
             turn.record(Entry::Switched { target: self.name.clone(), unit: before.clone() });
             self.ending.remove(&before);
+            self.bad.insert(unit.clone());
             let why = format!("{why}; {before}, which runs the old code, serves again");
             return self.failed(turn, &unit, &why, false);
         }
@@ -328,12 +338,35 @@ impl Generations {
         if let Some(layout) = self.starting.as_ref().and_then(Fpm::layout) {
             self.layouts.insert(unit.to_owned(), layout.clone());
         }
+        let superseded = self.is_superseded(turn);
         let notes = self.starting.take().map(Fpm::into_notes).unwrap_or_default();
         turn.unit_ended_noting(&self.name, unit, UnitEnd::Renewed, format!("started{beside}, and it serves"), &notes);
+        (self.rescue, self.note) = (None, None);
         if self.progress == Progress::Working {
+            if superseded {
+                return self.take_newest(turn);
+            }
             self.progress = Progress::Reached;
         }
-        (self.rescue, self.rescue_tries, self.note) = (None, 0, None);
+        self.enter(now, Phase::Rest);
+        self.look.want(now);
+    }
+
+    /// What is wanted by now is another deploy than the one that this try is for.
+    fn is_superseded(&self, turn: &Turn<'_>) -> bool {
+        let newest = turn.memory.targets.get(&self.name).and_then(|memory| memory.want.as_ref());
+        let other = |fpm: &Fpm| newest.is_none_or(|newest| !fpm.want.is(newest));
+        self.progress == Progress::Working && self.starting.as_ref().is_some_and(other)
+    }
+
+    /// On to the newest deploy, unless a hold keeps that for later.
+    fn take_newest(&mut self, turn: &Turn<'_>) {
+        let now = turn.now.mono;
+        let newest = turn.memory.targets.get(&self.name).and_then(|memory| memory.want.as_ref());
+        if self.want.as_ref().is_some_and(|want| newest.is_some_and(|newest| want.is(newest))) {
+            return self.enter(now, Phase::Looking);
+        }
+        (self.want, self.progress) = (None, Progress::Idle);
         self.enter(now, Phase::Rest);
         self.look.want(now);
     }
@@ -349,8 +382,13 @@ impl Generations {
         for phase in ["preflight", "start", "switch"] {
             turn.phase_ended(&self.name, phase);
         }
-        self.starting = None;
+        let superseded = self.is_superseded(turn);
+        self.drop_starting();
         self.before = None;
+        if superseded {
+            self.note = None;
+            return self.take_newest(turn);
+        }
         if self.progress == Progress::Working {
             self.progress = Progress::Failed { why: format!("{unit}: {why}"), blocked };
         }
@@ -358,10 +396,14 @@ impl Generations {
         self.rest_after_rescue(now);
     }
 
-    fn rest_after_rescue(&mut self, now: Mono) {
+    pub(super) fn put_off_rescue(&mut self, now: Mono) {
         self.rescue_tries = self.rescue_tries.saturating_add(1);
         let pause = (RESCUE_AGAIN * 2_u32.saturating_pow(self.rescue_tries.min(10) - 1)).min(RESCUE_SLOWEST);
         self.rescue_at = now.after(pause);
+    }
+
+    fn rest_after_rescue(&mut self, now: Mono) {
+        self.put_off_rescue(now);
         self.enter(now, Phase::Rest);
         self.look.want(now);
         if self.current.is_none() {
@@ -369,11 +411,68 @@ impl Generations {
         }
     }
 
+    /// Before this agent is removed: what is still at work then has the rest of its time, and systemd ends it.
+    fn leave_to_systemd(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules) {
+        let now = turn.now.mono;
+        if self.settling.is_none_or(|since| now < since.after(SETTLE)) {
+            return;
+        }
+        let at_work = self.ending.iter().filter(|(unit, fpm)| !fpm.committed() && !self.leaving.contains_key(*unit));
+        let at_work: Vec<(String, Duration)> = at_work.map(|(unit, fpm)| (unit.clone(), fpm.lingers_until().since(now))).collect();
+        for (unit, after) in at_work {
+            let id = turn.ask(Effect::EndLater { unit: unit.clone(), after, quit: rules.shared() });
+            self.leaving.insert(unit, Some(id));
+        }
+    }
+
+    pub(super) fn left(&mut self, turn: &mut Turn<'_>, unit: &str, outcome: &Outcome) {
+        if *outcome == Outcome::Done {
+            self.leaving.insert(unit.to_owned(), None);
+            self.ending.remove(unit);
+            turn.unit_ended(
+                &self.name,
+                unit,
+                UnitEnd::Left,
+                "still at work when the agent was removed: systemd stops it when it has lingered",
+            );
+            turn.record(Entry::GenerationOver { target: self.name.clone(), unit: unit.to_owned() });
+        } else {
+            self.trouble = Some(format!("{unit} could not be left to systemd: {}", outcome.said()));
+            self.leaving.remove(unit);
+            self.settling = Some(turn.now.mono);
+        }
+    }
+
+    /// Those that may have to serve again in a moment: they finish what they have, and are not stopped yet.
+    fn way_back(&self) -> Vec<String> {
+        let proving = self.starting.as_ref().is_none_or(|fpm| Some(&fpm.unit) == self.current.as_ref());
+        match &self.phase {
+            Phase::Mending { to } => vec![to.clone()],
+            Phase::Switching | Phase::Watching { .. } | Phase::Back { .. } => self.before.iter().cloned().collect(),
+            Phase::Looking | Phase::Starting if proving => self.youngest(self.current.as_deref()).into_iter().collect(),
+            // Nobody serves: the last one that could is kept, whatever stands in the way of the symlink.
+            _ if !self.serves_well() => self.youngest(None).into_iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The symlink leads to one that is up, not to one that starts again and again.
+    fn serves_well(&self) -> bool {
+        let current = self.current.as_ref().and_then(|unit| self.unit(unit));
+        current.is_some_and(|seen| matches!(seen.active, Active::Active | Active::Reloading))
+    }
+
     /// Old ones finish what they have, and are stopped.
     fn advance_ending(&mut self, turn: &mut Turn<'_>, loans: &mut Loans) {
         let now = turn.now.mono;
         let mut over = Vec::new();
+        let (current, way_back) = (self.current.clone(), self.way_back());
+        let fresh = self.look.began().is_some_and(|began| now.since(began) <= FRESH);
+        let mut stale = false;
         for (unit, fpm) in &mut self.ending {
+            let needed = current.as_ref() == Some(unit) || way_back.contains(unit);
+            fpm.clear(fresh && !needed);
+            stale |= !fresh && !needed && fpm.wants_to_end(now) && (fpm.is_idle() || !self.held);
             fpm.advance(turn, loans);
             if fpm.step == FpmStep::Prepared {
                 let until = fpm.lingers_until();
@@ -381,7 +480,7 @@ impl Generations {
                 fpm.advance(turn, loans);
             }
             // A hold lets finish; it does not cut.
-            if fpm.drained(now) && (fpm.is_idle() || !self.held) && fpm.may_renew(turn, loans) {
+            if !needed && fpm.drained(now) && (fpm.is_idle() || !self.held) && fpm.may_renew(turn, loans) {
                 fpm.renew(now);
                 fpm.advance(turn, loans);
             }
@@ -391,6 +490,10 @@ impl Generations {
         }
         for unit in over {
             self.ending.remove(&unit);
+            self.look.want(now);
+            self.ended = now;
+        }
+        if stale {
             self.look.want(now);
         }
     }

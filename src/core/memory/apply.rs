@@ -69,6 +69,11 @@ impl Memory {
                 self.rollout_started(at, id, deploy, targets, by.as_ref());
                 self.rollout.iter_mut().for_each(|rollout| rollout.over_hold = *over_hold);
             }
+            Entry::Lapsed { target, .. } => {
+                if let Some(target) = self.targets.get_mut(target) {
+                    target.reached = None;
+                }
+            }
             Entry::Reached { target, .. } => {
                 if let Some(target) = self.targets.get_mut(target) {
                     target.reached.clone_from(&target.want);
@@ -89,6 +94,7 @@ impl Memory {
                 self.next_generation += 1;
                 if let Some(target) = self.targets.get_mut(target) {
                     target.starting = Some((unit.clone(), *landed));
+                    target.started.insert(unit.clone());
                 }
             }
             Entry::Switched { target, unit } => {
@@ -96,6 +102,7 @@ impl Memory {
                     target.starting.take_if(|(starting, _)| starting == unit);
                     target.lingering.remove(unit);
                     target.current = Some(unit.clone());
+                    target.served.insert(unit.clone());
                 }
             }
             Entry::Lingers { target, unit, rollout } => {
@@ -109,6 +116,8 @@ impl Memory {
                     target.starting.take_if(|(starting, _)| starting == unit);
                     target.lingering.remove(unit);
                     target.fresh.remove(unit);
+                    target.started.remove(unit);
+                    target.served.remove(unit);
                 }
                 self.restarts.remove(unit);
             }
@@ -231,6 +240,8 @@ impl Memory {
             target.starting = None;
             target.current = None;
             target.lingering.clear();
+            target.started.clear();
+            target.served.clear();
             for want in target.want.iter_mut().chain(target.reached.iter_mut()) {
                 want.landed = Mono::BOOT;
             }

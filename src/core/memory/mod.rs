@@ -114,6 +114,9 @@ pub struct TargetMemory {
     pub current: Option<String>,
     /// Generations that get no new requests, and since when.
     pub lingering: BTreeMap<String, Lingering>,
+    /// Generations that we have begun to start, and those to which the symlink has led.
+    pub started: BTreeSet<String>,
+    pub served: BTreeSet<String>,
     pub opcache: GuardMemory,
 }
 

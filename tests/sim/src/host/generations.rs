@@ -61,7 +61,7 @@ impl Host {
                     self.world.violates(format!("{unit} still runs, with nothing to finish"));
                 }
             }
-            let known = of.lingering.keys().chain(of.fresh.keys()).chain(of.starting.iter().map(|(unit, _)| unit));
+            let known = of.lingering.keys().chain(of.fresh.keys()).chain(&of.started);
             let gone: Vec<String> =
                 known.filter(|unit| !self.world.units.get(*unit).is_some_and(|unit| unit.active.runs())).cloned().collect();
             if !gone.is_empty() {

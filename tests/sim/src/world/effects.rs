@@ -285,6 +285,7 @@ impl World {
                 }
                 self.answer(epoch, id, 0, Outcome::Frozen(frozen));
             }
+            Effect::EndLater { .. } => self.answer(epoch, id, 0, Outcome::Done),
             Effect::Retire { workers, spare } => {
                 for (worker, ends) in workers.iter().map(|worker| (worker, true)).chain(spare.iter().map(|worker| (worker, false))) {
                     let name = worker.cgroup.rsplit('/').next().unwrap_or_default().to_owned();

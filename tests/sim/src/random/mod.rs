@@ -1,5 +1,7 @@
 //! Hosts, rules, deploys and faults drawn from a seed.
 
+mod generations;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use restart_agent::core::deploy::StampFault;
@@ -8,6 +10,8 @@ use restart_agent::core::opcache::OpcacheRules;
 use restart_agent::core::policy::{
     After, FpmRules, Identity, Overdue, Policy, PoolRules, ProofRules, ScheduledRules, ServiceRules, StampRules, TargetRules,
 };
+
+use generations::Has;
 
 use crate::host::{Crash, Deed, Host, span};
 use crate::rng::Rng;
@@ -27,6 +31,19 @@ struct Draw {
 impl Draw {
     fn time(&mut self) -> Us {
         self.rng.between(0, BUSY)
+    }
+
+    fn opcache_fills(&mut self) -> Us {
+        if self.opcaches.chance(50) { self.opcaches.between(MINUTE, HOUR) } else { 0 }
+    }
+
+    fn guard(&mut self) -> Option<OpcacheRules> {
+        self.opcaches.chance(20).then(|| OpcacheRules {
+            min_free: Some(self.opcaches.between(1, 100) << 20),
+            min_free_keys: None,
+            max_wasted: None,
+            every: span(self.opcaches.between(S, 2 * MINUTE)),
+        })
     }
 
     fn on_term(&mut self) -> OnTerm {
@@ -63,7 +80,7 @@ impl Draw {
             },
             stubborn_child: self.rng.chance(15),
             held: if self.rng.chance(10) { 1 } else { 0 },
-            opcache_fills: if self.opcaches.chance(50) { self.opcaches.between(MINUTE, HOUR) } else { 0 },
+            opcache_fills: self.opcache_fills(),
             load,
             ..Fpm::default()
         }
@@ -137,12 +154,7 @@ fn policy(draw: &mut Draw) -> Policy {
             status_path: None,
             warm: if draw.rng.chance(30) { vec!["/w/health-check.php".to_owned()] } else { Vec::new() },
             proof: draw.rng.chance(15).then(|| ProofRules { script: "/srv/app/version.php".to_owned() }),
-            opcache: draw.opcaches.chance(20).then(|| OpcacheRules {
-                min_free: Some(draw.opcaches.between(1, 100) << 20),
-                min_free_keys: None,
-                max_wasted: None,
-                every: span(draw.opcaches.between(S, 2 * MINUTE)),
-            }),
+            opcache: draw.guard(),
         };
         targets.insert(format!("fpm{n}"), TargetRules::PhpFpm(rules));
     }
@@ -303,7 +315,7 @@ fn set(host: &mut Host, at: Us, what: &'static str, act: impl FnOnce(&mut World)
 fn faults(draw: &mut Draw, host: &mut Host) {
     let policy = host.policy.clone();
     let pools: Vec<String> = policy.pools.keys().cloned().collect();
-    let units: Vec<String> = host.world.units.keys().cloned().collect();
+    let units: Vec<String> = host.world.units.values().filter(|unit| !unit.instance).map(|unit| unit.name.clone()).collect();
     let fpms: Vec<String> = units.iter().filter(|name| host.world.units[*name].as_fpm().is_some()).cloned().collect();
     if draw.rng.chance(10) {
         host.world.faults.lost_hints = *draw.rng.pick(&[20, 100]);
@@ -458,8 +470,16 @@ pub fn host(seed: u64, told: bool) -> Host {
         Draw { rng: Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ 0xabcd), opcaches: Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ 0xcace) };
     let mut world = World::new(seed);
     world.story.told = told;
-    let policy = policy(&mut draw);
+    let has = Has::of(seed);
+    let mut policy = policy(&mut draw);
+    if has == Has::Only {
+        (policy.targets, policy.pools) = Default::default();
+    }
     populate(&mut draw, &mut world, &policy);
+    if has != Has::None {
+        generations::target(&mut draw, &mut policy);
+        generations::populate(&mut draw, &mut world);
+    }
     world.touch("first");
     world.wanted.clear();
     let mut host = Host::new(world, policy);
@@ -468,6 +488,9 @@ pub fn host(seed: u64, told: bool) -> Host {
     deploys(&mut draw, &mut host);
     if draw.rng.chance(75) {
         faults(&mut draw, &mut host);
+    }
+    if has != Has::None {
+        generations::deeds(&mut draw, &mut host, has == Has::Only);
     }
     changes(&mut draw, &mut host);
     if draw.rng.chance(60) {
