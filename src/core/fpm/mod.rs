@@ -354,7 +354,10 @@ impl Fpm {
                         self.aside = Some(turn.ask(Effect::Thaw { workers }));
                     }
                     settle_cut(turn, &unit, false, false);
-                    self.enter(now, FpmStep::Seeing);
+                    match self.purpose {
+                        Purpose::End => self.drain_again(now),
+                        Purpose::Renew | Purpose::Start => self.enter(now, FpmStep::Seeing),
+                    }
                 }
             }
             FpmStep::Restarting => self.escalate(turn),

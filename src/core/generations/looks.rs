@@ -135,6 +135,7 @@ impl Generations {
             return turn.record(Entry::Lapsed { target: self.name.clone(), unit });
         }
         if let Some(to) = self.youngest(None) {
+            self.tries = 0;
             return self.enter(now, Phase::Mending { to });
         }
         // systemd forgets one that was stopped, not one that has failed.
@@ -173,6 +174,12 @@ impl Generations {
             (proven && !self.bad.contains(&unit.unit), landed, unit.main_start)
         };
         others.filter(ending).max_by_key(standing).map(|unit| unit.unit.clone())
+    }
+
+    /// The same of those that were proven, and have not proven bad since.
+    pub(super) fn youngest_proven(&self, apart: &str) -> Option<String> {
+        let proven = |unit: &String| self.standing.get(unit).is_some_and(|(proven, _)| *proven) && !self.bad.contains(unit);
+        self.youngest(Some(apart)).filter(proven)
     }
 
     /// As many as count for `max_generations`.

@@ -170,7 +170,7 @@ impl Generations {
                 turn.phase_ended(&self.name, "start");
                 turn.phase_began(&self.name, "switch");
                 self.tries = 0;
-                self.before = self.current.clone().filter(|unit| *unit != fpm.unit).or_else(|| self.youngest(Some(&fpm.unit)));
+                self.before = self.current.clone().filter(|unit| *unit != fpm.unit).or_else(|| self.youngest_proven(&fpm.unit));
                 self.enter(now, Phase::Switching);
             }
             FpmStep::Refused(why) | FpmStep::Broken(why) => {
@@ -187,9 +187,10 @@ impl Generations {
 
     /// The new one does not do. If it serves already, the one before takes its place again.
     fn broke(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str) {
-        if self.current.as_deref() == Some(unit) && self.youngest(Some(unit)).is_some() {
+        let before = self.youngest_proven(unit);
+        if self.current.as_deref() == Some(unit) && before.is_some() {
             self.tries = 0;
-            self.before = self.youngest(Some(unit));
+            self.before = before;
             return self.enter(turn.now.mono, Phase::Back { why: why.to_owned() });
         }
         self.failed(turn, unit, why, false);
@@ -203,6 +204,9 @@ impl Generations {
             (self.missed, self.answered) = (0, false);
             self.look.want(now);
             return self.enter(now, Phase::Watching { until: now.after(WATCH) });
+        }
+        if self.has_looked_since(self.since) && !self.unit(&unit).is_some_and(runs) {
+            return self.go_back_for(turn, &unit, "it did not stay up until the switch");
         }
         if self.switch_to(turn, rules, &unit) == Tried::TooOften {
             let why = self.trouble.clone().unwrap_or_else(|| format!("{} does not lead to it, though it was switched", rules.socket));
@@ -273,7 +277,7 @@ impl Generations {
         turn.unit_ended(&self.name, unit, UnitEnd::Failed, why);
         let untouched = |before: &String| self.ending.get(before).is_none_or(|fpm| !fpm.committed());
         let before = self.before.take().filter(|before| self.unit(before).is_some_and(runs) && untouched(before));
-        self.before = before.or_else(|| self.youngest(Some(unit)));
+        self.before = before.or_else(|| self.youngest_proven(unit));
         if self.before.is_none() {
             return self.failed(turn, unit, &format!("{why}, and no other generation runs that could take its place"), false);
         }
@@ -404,7 +408,7 @@ impl Generations {
         let mut stale = false;
         for (unit, fpm) in &mut self.ending {
             let needed = current.as_ref() == Some(unit) || way_back.contains(unit);
-            fpm.clear(fresh && !needed);
+            fpm.clear(fresh && !needed && (fpm.is_idle() || !self.held));
             stale |= !fresh && !needed && fpm.wants_to_end(now) && (fpm.is_idle() || !self.held);
             fpm.advance(turn, loans);
             if fpm.step == FpmStep::Prepared {
