@@ -22,7 +22,6 @@ use std::time::Duration;
 pub use drain::FRESH;
 use drain::silent;
 use flights::Told;
-use proof::VERIFY_TIMEOUT;
 use retire::Retiring;
 pub use step::FpmStep;
 
@@ -211,48 +210,6 @@ impl Fpm {
         }
     }
 
-    /// A new generation. One that runs already was started by an earlier agent, and only its proof is left.
-    #[must_use]
-    pub fn starting(target: &str, rules: &FpmRules, want: Want, seen: UnitSeen, now: Mono) -> Fpm {
-        let unproven = seen.active.runs();
-        Fpm { purpose: Purpose::Start, unproven, ..Fpm::new(target, rules, want, seen, now) }
-    }
-
-    /// An old generation, which runs.
-    #[must_use]
-    pub fn ending(target: &str, rules: &FpmRules, want: Want, seen: UnitSeen, now: Mono) -> Fpm {
-        Fpm { purpose: Purpose::End, step: FpmStep::Inspecting, ..Fpm::new(target, rules, want, seen, now) }
-    }
-
-    /// What its own php-fpm has said of it when it was started: what its configuration says now is for the next one.
-    pub fn laid_out(&mut self, layout: FpmLayout) {
-        self.source = Source::choose(&self.rules, Some(&layout));
-        self.layout = Some(layout);
-        self.step = FpmStep::Prepared;
-    }
-
-    /// Goes on to the restart: counts what is in flight, also after a drain that ended idle, since something may have come in since.
-    pub fn renew(&mut self, now: Mono) {
-        if self.unproven && self.seen.active.runs() {
-            return self.enter(now, FpmStep::Verifying { until: now.after(VERIFY_TIMEOUT) });
-        }
-        let asks = self.source.asks();
-        for pool in self.source.mute.iter().filter(|_| !self.mute_idle && !self.idle) {
-            let why = "has no status page, so nobody knows which of its requests were cut: set pm.status_path and pm.status_listen";
-            self.notes.push(format!("{} {why}", pool.called()));
-        }
-        // What was seen while it was found idle need not be asked again; of what is busy it is to be known who is who at this moment.
-        let seen = self.idle && now.since(self.seen_at) <= FRESH;
-        let step = match (self.seen.active.runs(), asks && seen) {
-            (false, _) => FpmStep::WaitingForLoan,
-            (true, true) => FpmStep::Counting,
-            (true, false) => FpmStep::Seeing,
-        };
-        // An answer that is on its way may be the count, if it is to be a full one.
-        self.pending = self.pending.take().filter(|_| step == FpmStep::Counting && self.asked_full);
-        self.enter(now, step);
-    }
-
     /// It was restarted before, by us, and never proven: after the preflight only the proof is left, or its start.
     pub fn resume_unproven(&mut self) {
         self.unproven = true;
@@ -387,7 +344,10 @@ impl Fpm {
                         self.aside = Some(turn.ask(Effect::Thaw { workers }));
                     }
                     settle_cut(turn, &unit, false, false);
-                    self.enter(now, FpmStep::Seeing);
+                    match self.purpose {
+                        Purpose::End => self.drain_again(now),
+                        Purpose::Renew | Purpose::Start => self.enter(now, FpmStep::Seeing),
+                    }
                 }
             }
             FpmStep::Restarting => self.escalate(turn),

@@ -3,22 +3,20 @@
 use std::time::Duration;
 
 use super::looks::{runs, started_for};
-use super::{Generations, Phase, QUIET, name};
+use super::{Generations, Phase, name};
 use crate::core::effect::{Effect, FpmRequest, Outcome};
 use crate::core::entry::Entry;
 use crate::core::fpm::{Fpm, FpmStep};
 use crate::core::loans::Loans;
 use crate::core::memory::Want;
 use crate::core::policy::{AtMax, GenerationRules};
-use crate::core::seen::{Active, UnitSeen};
+use crate::core::seen::UnitSeen;
 use crate::core::stale::{LOOK_FROM, stale_fpm};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::target::Progress;
 use crate::core::time::Mono;
 
-/// Whoever is to be ended was seen to be needed by nobody no longer ago than this.
-const FRESH: Duration = Duration::from_secs(1);
 /// The old one stays untouched for so long after the switch, so that there is a way back.
 const WATCH: Duration = Duration::from_secs(2);
 /// At the removal of the package, for those that have just become old to be seen to be idle.
@@ -187,7 +185,7 @@ impl Generations {
                 turn.phase_ended(&self.name, "start");
                 turn.phase_began(&self.name, "switch");
                 self.tries = 0;
-                self.before = self.current.clone().filter(|unit| *unit != fpm.unit).or_else(|| self.youngest(Some(&fpm.unit)));
+                self.before = self.current.clone().filter(|unit| *unit != fpm.unit).or_else(|| self.youngest_proven(&fpm.unit));
                 self.enter(now, Phase::Switching);
             }
             FpmStep::Refused(why) | FpmStep::Broken(why) => {
@@ -202,16 +200,6 @@ impl Generations {
         }
     }
 
-    /// The new one does not do. If it serves already, the one before takes its place again.
-    fn broke(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str) {
-        if self.current.as_deref() == Some(unit) && self.youngest(Some(unit)).is_some() {
-            self.tries = 0;
-            self.before = self.youngest(Some(unit));
-            return self.enter(turn.now.mono, Phase::Back { why: why.to_owned() });
-        }
-        self.failed(turn, unit, why, false);
-    }
-
     fn switch(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules) {
         let now = turn.now.mono;
         let Some(unit) = self.starting.as_ref().map(|fpm| fpm.unit.clone()) else { return self.enter(now, Phase::Looking) };
@@ -221,13 +209,16 @@ impl Generations {
             self.look.want(now);
             return self.enter(now, Phase::Watching { until: now.after(WATCH) });
         }
+        if self.has_looked_since(self.since) && !self.unit(&unit).is_some_and(runs) {
+            return self.go_back_for(turn, &unit, "it did not stay up until the switch");
+        }
         if self.switch_to(turn, rules, &unit) == Tried::TooOften {
             let why = self.trouble.clone().unwrap_or_else(|| format!("{} does not lead to it, though it was switched", rules.socket));
             self.fail(turn, &unit, &why, true);
         }
     }
 
-    fn switch_to(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, unit: &str) -> Tried {
+    pub(super) fn switch_to(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, unit: &str) -> Tried {
         let now = turn.now.mono;
         if self.switching.is_some() || now < self.next || !turn.journal_good {
             return Tried::Tries;
@@ -301,36 +292,6 @@ impl Generations {
         }
     }
 
-    fn go_back_for(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str) {
-        turn.unit_ended(&self.name, unit, UnitEnd::Failed, why);
-        let untouched = |before: &String| self.ending.get(before).is_none_or(|fpm| !fpm.committed());
-        let before = self.before.take().filter(|before| self.unit(before).is_some_and(runs) && untouched(before));
-        self.before = before.or_else(|| self.youngest(Some(unit)));
-        if self.before.is_none() {
-            return self.failed(turn, unit, &format!("{why}, and no other generation runs that could take its place"), false);
-        }
-        self.tries = 0;
-        self.enter(turn.now.mono, Phase::Back { why: why.to_owned() });
-    }
-
-    fn go_back(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, why: &str) {
-        let now = turn.now.mono;
-        let unit = self.starting.as_ref().map(|fpm| fpm.unit.clone()).unwrap_or_default();
-        let Some(before) = self.before.clone() else { return self.failed(turn, &unit, why, false) };
-        if rules.shared() || (self.current.as_ref() == Some(&before) && self.has_looked_since(self.since)) {
-            turn.record(Entry::Switched { target: self.name.clone(), unit: before.clone() });
-            self.ending.remove(&before);
-            self.bad.insert(unit.clone());
-            let why = format!("{why}; {before}, which runs the old code, serves again");
-            return self.failed(turn, &unit, &why, false);
-        }
-        if self.switch_to(turn, rules, &before) == Tried::TooOften {
-            let why = format!("{why}, and the symlink could not be switched back");
-            self.failed(turn, &unit, &why, false);
-        }
-        self.look.want(now.after(super::AGAIN));
-    }
-
     fn reached(&mut self, turn: &mut Turn<'_>, unit: &str) {
         let now = turn.now.mono;
         turn.phase_ended(&self.name, "switch");
@@ -371,13 +332,13 @@ impl Generations {
         self.look.want(now);
     }
 
-    fn fail(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str, blocked: bool) {
+    pub(super) fn fail(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str, blocked: bool) {
         turn.unit_ended(&self.name, unit, UnitEnd::Failed, why);
         self.failed(turn, unit, why, blocked);
     }
 
     /// Nothing comes of this try. What was started and does not serve is ended, by the next look.
-    fn failed(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str, blocked: bool) {
+    pub(super) fn failed(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str, blocked: bool) {
         let now = turn.now.mono;
         for phase in ["preflight", "start", "switch"] {
             turn.phase_ended(&self.name, phase);
@@ -442,66 +403,11 @@ impl Generations {
             self.settling = Some(turn.now.mono);
         }
     }
-
-    /// Those that may have to serve again in a moment: they finish what they have, and are not stopped yet.
-    fn way_back(&self) -> Vec<String> {
-        let proving = self.starting.as_ref().is_none_or(|fpm| Some(&fpm.unit) == self.current.as_ref());
-        match &self.phase {
-            Phase::Mending { to } => vec![to.clone()],
-            Phase::Switching | Phase::Watching { .. } | Phase::Back { .. } => self.before.iter().cloned().collect(),
-            Phase::Looking | Phase::Starting if proving => self.youngest(self.current.as_deref()).into_iter().collect(),
-            // Nobody serves: the last one that could is kept, whatever stands in the way of the symlink.
-            _ if !self.serves_well() => self.youngest(None).into_iter().collect(),
-            _ => Vec::new(),
-        }
-    }
-
-    /// The symlink leads to one that is up, not to one that starts again and again.
-    fn serves_well(&self) -> bool {
-        let current = self.current.as_ref().and_then(|unit| self.unit(unit));
-        current.is_some_and(|seen| matches!(seen.active, Active::Active | Active::Reloading))
-    }
-
-    /// Old ones finish what they have, and are stopped.
-    fn advance_ending(&mut self, turn: &mut Turn<'_>, loans: &mut Loans) {
-        let now = turn.now.mono;
-        let mut over = Vec::new();
-        let (current, way_back) = (self.current.clone(), self.way_back());
-        let fresh = self.look.began().is_some_and(|began| now.since(began) <= FRESH);
-        let mut stale = false;
-        for (unit, fpm) in &mut self.ending {
-            let needed = current.as_ref() == Some(unit) || way_back.contains(unit);
-            fpm.clear(fresh && !needed);
-            stale |= !fresh && !needed && fpm.wants_to_end(now) && (fpm.is_idle() || !self.held);
-            fpm.advance(turn, loans);
-            if fpm.step == FpmStep::Prepared {
-                let until = fpm.lingers_until();
-                fpm.drain(now, until, QUIET, false);
-                fpm.advance(turn, loans);
-            }
-            // A hold lets finish; it does not cut.
-            if !needed && fpm.drained(now) && (fpm.is_idle() || !self.held) && fpm.may_renew(turn, loans) {
-                fpm.renew(now);
-                fpm.advance(turn, loans);
-            }
-            if fpm.at_rest() {
-                over.push(unit.clone());
-            }
-        }
-        for unit in over {
-            self.ending.remove(&unit);
-            self.look.want(now);
-            self.ended = now;
-        }
-        if stale {
-            self.look.want(now);
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
-enum Tried {
+pub(super) enum Tried {
     Tries,
     TooOften,
 }
