@@ -1,6 +1,5 @@
-//! One php-fpm unit on its way through an in-place restart: preflight, drain, cut, restart, proof. The bracket around it, with the
-//! load balancer, is `inplace`. A generation goes parts of the same way: a new one from the preflight over its start to the proof, an old one
-//! from the drain over the cut to its end; what is around them is `generations`.
+//! One php-fpm unit on its way through an in-place restart: preflight, drain, cut, restart, proof. The bracket around it is `inplace`. A generation
+//! goes parts of the same way: a new one to its proof, an old one from the drain to its end; what is around them is `generations`.
 //!
 //! What comes after what is in this file; `drain`, `cut`, `restart`, `end` and `proof` are the parts of the way, `looks`
 //! is what it is asked, `step` where it is, `view` what status is told, `flights` what history is.
@@ -23,7 +22,7 @@ pub use drain::FRESH;
 use drain::silent;
 use flights::Told;
 use retire::Retiring;
-pub use step::FpmStep;
+pub use step::{FpmStep, Purpose};
 
 use crate::core::cut::settle_cut;
 use crate::core::effect::{Effect, EffectId, Outcome, WorkerRef};
@@ -38,7 +37,7 @@ use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::time::{Mono, Wall};
 
-/// For an answer over pm.status_listen, and for the second look of the cut (facts M8).
+/// For an answer over pm.status_listen (facts M8).
 const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
 /// A request whose answer is on the way gets this long (facts M8).
 const FINISHING: Duration = Duration::from_millis(100);
@@ -51,17 +50,6 @@ pub(super) const STOPPED: &str = "somebody has stopped it, so it is left stopped
 /// Until a configuration that could not be read is read again: without it nobody knows where an old generation says what it is at.
 const READ_AGAIN: Duration = Duration::from_secs(30);
 const RESTART_LOOK: Duration = Duration::from_millis(500);
-
-/// What it is on its way to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// It is restarted in place.
-    Renew,
-    /// A new generation: it is started beside those that run.
-    Start,
-    /// An old one: it is stopped when it has finished.
-    End,
-}
 
 #[derive(Debug)]
 pub struct Fpm {

@@ -10,10 +10,13 @@ pub mod name;
 
 mod back;
 mod ending;
+mod leave;
 mod looks;
 mod phases;
 pub(super) mod plan;
+mod room;
 mod view;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -324,7 +327,7 @@ impl Generations {
         let settle = self
             .settling
             .filter(|_| !self.ending.is_empty())
-            .map(|since| Deadline::new(since.after(phases::SETTLE), format!("{}: leave what is at work to systemd", self.name)));
+            .map(|since| Deadline::new(since.after(leave::SETTLE), format!("{}: leave what is at work to systemd", self.name)));
         earliest(self.fpms().map(Fpm::deadline).chain([look, step, settle]))
     }
 
