@@ -21,6 +21,7 @@ use std::time::Duration;
 pub use drain::FRESH;
 use drain::silent;
 use flights::Told;
+pub use looks::needs_renewal;
 use retire::Retiring;
 pub use step::{FpmStep, Purpose};
 
@@ -32,7 +33,6 @@ use crate::core::loans::{Loans, fpm_drop_in};
 use crate::core::memory::Want;
 use crate::core::policy::FpmRules;
 use crate::core::seen::{FpmLayout, ProcessSeen, UnitSeen, WorkerSeen};
-use crate::core::stale::stale_fpm;
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::time::{Mono, Wall};
@@ -372,11 +372,4 @@ impl Fpm {
         turn.unit_ended(&self.target, &self.unit, UnitEnd::Failed, why.clone());
         self.enter(turn.now.mono, FpmStep::Broken(why));
     }
-}
-
-/// Whether the unit needs the bracket: its master is older than the landing, or it was restarted and never proven.
-#[must_use]
-pub fn needs_renewal(turn: &Turn<'_>, target: &str, seen: &UnitSeen, want: &Want) -> bool {
-    let memory = turn.memory.targets.get(target).cloned().unwrap_or_default();
-    turn.memory.unproven.contains_key(&seen.unit) || !stale_fpm(seen, want, &memory).is_empty()
 }
