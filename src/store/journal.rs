@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::database::{self, Loaded, Unopened};
 use super::fault::{StoreFault, is_damage};
 use super::history::{self, History};
+use super::metrics::write_metrics;
 use crate::core::entry::Written;
 use crate::core::memory::Memory;
 
@@ -49,6 +50,8 @@ struct Shared {
 struct Queue {
     items: VecDeque<Item>,
     asks: Vec<oneshot::Sender<Result<(), StoreFault>>>,
+    /// Where the metrics go, and the newest of them.
+    metrics: Option<(PathBuf, String)>,
     /// Somebody lost patience with the batch that the thread is at.
     stuck: bool,
     /// Something was queued that nobody waits for.
@@ -79,7 +82,7 @@ impl Store {
             None => History::default(),
         };
         let shared = Arc::new(Shared { dir: dir.to_owned(), queue: Mutex::default(), asked: Condvar::new(), ended: Condvar::new() });
-        let mut writer = Writer { shared: Arc::clone(&shared), conn, history };
+        let mut writer = Writer { shared: Arc::clone(&shared), conn, history, told: false };
         std::thread::Builder::new().name("store".to_owned()).stack_size(STACK).spawn(move || writer.run()).map_err(|error| {
             StoreFault::Io { path: dir.display().to_string(), error: format!("cannot start the store's thread: {error}") }
         })?;
@@ -108,6 +111,15 @@ impl Store {
             error: format!("the memory cannot be written as JSON: {error}"),
         })?;
         self.ask(vec![Item::Snapshot(json)]).await
+    }
+
+    /// Replaces the metrics file by this when the disk has time for it, after what is asked of the journal. Nobody waits for it: of several
+    /// that wait only the newest is written. Nothing is done where the directory is missing.
+    pub fn write_metrics(&self, path: &Path, text: String) {
+        if path.parent().is_some_and(Path::is_dir) {
+            self.shared.lock().metrics = Some((path.to_owned(), text));
+            self.shared.asked.notify_one();
+        }
     }
 
     async fn ask(&self, items: Vec<Item>) -> Result<(), StoreFault> {
@@ -167,6 +179,8 @@ struct Writer {
     /// `None` after a fault that may need a new connection: opened again by the next batch.
     conn: Option<Connection>,
     history: History,
+    /// It was told that the metrics cannot be written.
+    told: bool,
 }
 
 impl Writer {
@@ -180,15 +194,17 @@ impl Writer {
             shared.ended.notify_all();
         });
         loop {
-            let (items, asks, closed) = {
+            let (items, asks, metrics, closed) = {
                 let mut queue = shared.lock();
-                while queue.asks.is_empty() && !queue.nudged && !queue.closed {
+                while queue.asks.is_empty() && queue.metrics.is_none() && !queue.nudged && !queue.closed {
                     queue = shared.asked.wait(queue).unwrap_or_else(PoisonError::into_inner);
                 }
+                let nobody = queue.asks.is_empty() && !queue.nudged;
                 queue.nudged = false;
-                (std::mem::take(&mut queue.items), std::mem::take(&mut queue.asks), queue.closed)
+                let items = if nobody && !queue.closed { VecDeque::new() } else { std::mem::take(&mut queue.items) };
+                (items, std::mem::take(&mut queue.asks), queue.metrics.take(), queue.closed)
             };
-            let result = if closed && items.is_empty() { Ok(()) } else { self.write(&items) };
+            let result = if items.is_empty() && asks.is_empty() { Ok(()) } else { self.write(&items) };
             let mut queue = shared.lock();
             queue.stuck = false;
             if result.is_err() {
@@ -200,11 +216,22 @@ impl Writer {
             for ask in asks {
                 let _ = ask.send(result.clone());
             }
+            if let Some((path, text)) = metrics {
+                self.write_metrics(&path, &text);
+            }
             if closed {
                 self.conn = None;
                 return;
             }
         }
+    }
+
+    fn write_metrics(&mut self, path: &Path, text: &str) {
+        let written = write_metrics(path, text);
+        if let (Err(error), false) = (&written, self.told) {
+            tracing::warn!(path = %path.display(), %error, "cannot write the metrics; a directory that was made after the agent's start is writable for it after: systemctl restart restart-agent");
+        }
+        self.told = written.is_err();
     }
 
     fn write(&mut self, items: &VecDeque<Item>) -> Result<(), StoreFault> {
