@@ -14,8 +14,8 @@ use crate::store::{Store, metrics, write_status};
 
 /// Between two writes: a rollout of hundreds of units changes the view thousands of times a second.
 const PACE: Duration = Duration::from_millis(100);
-/// Between two writes of the metrics, which are on a disk and are not read more often. At rest they are written with each slow poll.
-const METRICS_PACE: Duration = Duration::from_secs(5);
+/// Between two writes of the metrics, which are on a disk.
+const METRICS_PACE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Publisher {
@@ -27,8 +27,8 @@ pub(super) struct Publisher {
     last: Option<Instant>,
     failed: bool,
     metrics_last: Option<Instant>,
-    /// Something was published since.
-    metrics_wait: bool,
+    /// They do not say what there is to say.
+    metrics_old: bool,
 }
 
 impl Publisher {
@@ -42,7 +42,7 @@ impl Publisher {
             last: None,
             failed: false,
             metrics_last: None,
-            metrics_wait: false,
+            metrics_old: true,
         }
     }
 
@@ -50,31 +50,34 @@ impl Publisher {
         self.dirty = true;
     }
 
+    /// The loop turns: systemd's watchdog is told at once, whoever reads the metrics with the next that is published.
+    pub fn alive(&mut self) {
+        notify::watchdog();
+        self.metrics_old = true;
+    }
+
     /// When the next write is due.
     pub fn due(&self) -> Option<Instant> {
         let earliest = self.last.map_or_else(Instant::now, |last| last + PACE);
-        let metrics = self.metrics_last.filter(|_| self.metrics_wait).map(|last| last + METRICS_PACE);
+        let metrics = self.metrics_last.filter(|_| self.metrics_old).map(|last| last + METRICS_PACE);
         self.dirty.then_some(earliest).into_iter().chain(metrics).min()
     }
 
-    /// Writes what differs from what was written, and the metrics if they are due.
+    /// Writes what differs from what was written.
     pub fn publish(&mut self, view: StatusView, store: &Store) {
         let now = Instant::now();
         self.dirty = false;
         self.last = Some(now);
-        self.metrics_wait = view.agent.running && self.metrics_last.is_some_and(|last| now < last + METRICS_PACE);
-        if !self.metrics_wait {
-            self.metrics_last = Some(now);
-            store.write_metrics(&self.metrics, metrics(&view));
-        }
-        self.publish_status(view);
-    }
-
-    fn publish_status(&mut self, view: StatusView) {
         let same =
             self.view.borrow().as_ref().is_some_and(|old| {
                 StatusView { written_at: Wall(0), ..(**old).clone() } == StatusView { written_at: Wall(0), ..view.clone() }
             });
+        self.metrics_old |= !same;
+        if self.metrics_old && (!view.agent.running || self.metrics_last.is_none_or(|last| last + METRICS_PACE <= now)) {
+            self.metrics_old = false;
+            self.metrics_last = Some(now);
+            store.write_metrics(&self.metrics, metrics(&view));
+        }
         if same && !self.failed {
             return;
         }

@@ -137,7 +137,7 @@ impl<W: World> Engine<W> {
                 }
                 Woken::Deadline => self.turn(Event::Tick).await,
                 Woken::SlowPoll => {
-                    notify::watchdog();
+                    self.publisher.alive();
                     self.read_stamp().await;
                     self.write_waiting().await;
                     self.try_journal().await;

@@ -169,7 +169,7 @@ const HEAD: &str = "\
 The agent writes `/var/lib/prometheus/node-exporter/restart-agent.prom` if that directory exists, as it does where Debian's prometheus-node-exporter is
 installed: its textfile collector reads it. A directory that was made after the agent's start is read-only for it: `systemctl restart restart-agent`.
 
-The file is replaced at once, never changed, at most every 5 s during a rollout, and at least once a minute while the agent lives. So an agent that hangs
+The file is replaced at once, never changed, at most once a second while something changes, and at least once a minute while the agent lives. So an agent that hangs
 or was killed is seen by `restart_agent_written_timestamp_seconds`. The removal of the package removes it.
 
 Counters are in the agent's journal: they go on after its restart and after a reboot. Those of a target begin again when it leaves the configuration and comes back.
