@@ -92,6 +92,9 @@ fn rollout(release: Release) -> Result<()> {
     ensure!(host.ok(&["ls", "-A", DIRECTORY])?.trim() == "restart-agent.prom", "something else is left beside it");
     promtool(&["check", "metrics"], Some(&host.read(FILE)?))?;
 
+    // Installed over itself, as an upgrade does it.
+    host.install_deb(&lab::agent::package()?)?;
+    says(&exporter.read()?, &[(STARVED_TOTAL, 1.0)])?;
     host.ok(&["systemctl", "stop", "restart-agent"])?;
     exporter.wait_for("running", 0.0)?;
     host.command(["dpkg", "--remove", "restart-agent"]).timeout(MINUTE).ok()?;

@@ -6,6 +6,8 @@ use std::path::Path;
 use serde_json::json;
 
 use super::*;
+use crate::core::entry::{Entry, Written};
+use crate::store::Store;
 
 /// In the middle of a rollout of a host that has everything; targets and a pool whose names nobody would choose.
 fn view() -> StatusView {
@@ -159,6 +161,24 @@ fn without_its_directory_there_is_no_file_and_no_error() {
     let path = dir.path().join("none/restart-agent.prom");
     write_metrics(&path, "a 1\n").unwrap();
     assert!(!path.parent().unwrap().exists());
+}
+
+#[tokio::test]
+async fn the_store_writes_the_newest_and_what_is_asked_of_the_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, path) = (dir.path().join("state"), dir.path().join("restart-agent.prom"));
+    let (store, _) = Store::open(&state, |_, _| {}).unwrap();
+    store.write_metrics(&dir.path().join("none/restart-agent.prom"), "nowhere".to_owned());
+    store.write_metrics(&path, "old".to_owned());
+    store.write_metrics(&path, "new".to_owned());
+    let entry = Entry::Watching { path: "/srv/stamp".to_owned() };
+    store.append(vec![Written { at: Wall(1), entry }]).await.unwrap();
+    store.write_metrics(&path, "last".to_owned());
+    drop(store);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "last");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is made for a directory that is missing");
+    let (_, loaded) = Store::open(&state, |memory, written| memory.apply(written)).unwrap();
+    assert_eq!(loaded.memory.watching.as_deref(), Some("/srv/stamp"));
 }
 
 const HEAD: &str = "\

@@ -352,6 +352,8 @@ fn status(release: Release) -> Result<Vec<Figure>> {
 /// One minute of nothing to do, after a rollout.
 fn idle(release: Release) -> Result<Vec<Figure>> {
     let host = Host::boot(release, "bench-idle")?;
+    // With the metrics, as where node-exporter is.
+    host.ok(&["mkdir", "-p", "/var/lib/prometheus/node-exporter"])?;
     let all: Vec<Job> = (0..20).map(|n| worker(&format!("worker-{n:03}"), Shape::Plain)).collect();
     jobs::install(&host, &all)?;
     jobs::start(&host, &all)?;
