@@ -27,7 +27,8 @@ impl Memory {
             }
             Entry::UnitEnded(end) if end.starved => {
                 // Deploy after deploy may find the same run.
-                if self.starved.insert(end.unit.clone(), end.target.clone()).is_none() {
+                let first = self.starved.insert(end.unit.clone(), end.target.clone()).is_none();
+                if first {
                     add(&mut self.totals.starved, &end.target);
                 }
             }
