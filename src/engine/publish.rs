@@ -76,7 +76,9 @@ impl Publisher {
         if self.metrics_old && (!view.agent.running || self.metrics_last.is_none_or(|last| last + METRICS_PACE <= now)) {
             self.metrics_old = false;
             self.metrics_last = Some(now);
-            store.write_metrics(&self.metrics, metrics(&view));
+            // At rest nothing is held up by a slow disk, and the store's thread is not woken to say that nothing is new.
+            let at_rest = same && view.last_rollout.as_ref().is_none_or(|rollout| rollout.finished_at.is_some());
+            store.write_metrics(&self.metrics, metrics(&view), at_rest);
         }
         if same && !self.failed {
             return;

@@ -52,6 +52,10 @@ struct Queue {
     asks: Vec<oneshot::Sender<Result<(), StoreFault>>>,
     /// Where the metrics go, and the newest of them.
     metrics: Option<(PathBuf, String)>,
+    /// The thread is writing some.
+    metrics_busy: bool,
+    /// The last could not be written.
+    metrics_failed: bool,
     /// Somebody lost patience with the batch that the thread is at.
     stuck: bool,
     /// Something was queued that nobody waits for.
@@ -82,7 +86,7 @@ impl Store {
             None => History::default(),
         };
         let shared = Arc::new(Shared { dir: dir.to_owned(), queue: Mutex::default(), asked: Condvar::new(), ended: Condvar::new() });
-        let mut writer = Writer { shared: Arc::clone(&shared), conn, history, told: false };
+        let mut writer = Writer { shared: Arc::clone(&shared), conn, history };
         std::thread::Builder::new().name("store".to_owned()).stack_size(STACK).spawn(move || writer.run()).map_err(|error| {
             StoreFault::Io { path: dir.display().to_string(), error: format!("cannot start the store's thread: {error}") }
         })?;
@@ -114,10 +118,17 @@ impl Store {
     }
 
     /// Replaces the metrics file by this when the disk has time for it, after what is asked of the journal. Nobody waits for it: of several
-    /// that wait only the newest is written. Nothing is done where the directory is missing.
-    pub fn write_metrics(&self, path: &Path, text: String) {
-        if path.parent().is_some_and(Path::is_dir) {
-            self.shared.lock().metrics = Some((path.to_owned(), text));
+    /// that wait only the newest is written. `at_once`: here and now, without waking the thread for it, unless that is at it already.
+    /// Nothing is done where the directory is missing.
+    pub fn write_metrics(&self, path: &Path, text: String, at_once: bool) {
+        if !path.parent().is_some_and(Path::is_dir) {
+            return;
+        }
+        let mut queue = self.shared.lock();
+        if at_once && queue.metrics.is_none() && !queue.metrics_busy {
+            queue.metrics_failed = !write_metrics(path, &text, queue.metrics_failed);
+        } else {
+            queue.metrics = Some((path.to_owned(), text));
             self.shared.asked.notify_one();
         }
     }
@@ -179,8 +190,6 @@ struct Writer {
     /// `None` after a fault that may need a new connection: opened again by the next batch.
     conn: Option<Connection>,
     history: History,
-    /// It was told that the metrics cannot be written.
-    told: bool,
 }
 
 impl Writer {
@@ -202,6 +211,7 @@ impl Writer {
                 let nobody = queue.asks.is_empty() && !queue.nudged;
                 queue.nudged = false;
                 let items = if nobody && !queue.closed { VecDeque::new() } else { std::mem::take(&mut queue.items) };
+                queue.metrics_busy = queue.metrics.is_some();
                 (items, std::mem::take(&mut queue.asks), queue.metrics.take(), queue.closed)
             };
             let result = if items.is_empty() && asks.is_empty() { Ok(()) } else { self.write(&items) };
@@ -217,21 +227,16 @@ impl Writer {
                 let _ = ask.send(result.clone());
             }
             if let Some((path, text)) = metrics {
-                self.write_metrics(&path, &text);
+                let failed = shared.lock().metrics_failed;
+                let written = write_metrics(&path, &text, failed);
+                let mut queue = shared.lock();
+                (queue.metrics_busy, queue.metrics_failed) = (false, !written);
             }
             if closed {
                 self.conn = None;
                 return;
             }
         }
-    }
-
-    fn write_metrics(&mut self, path: &Path, text: &str) {
-        let written = write_metrics(path, text);
-        if let (Err(error), false) = (&written, self.told) {
-            tracing::warn!(path = %path.display(), %error, "cannot write the metrics; a directory that was made after the agent's start is writable for it after: systemctl restart restart-agent");
-        }
-        self.told = written.is_err();
     }
 
     fn write(&mut self, items: &VecDeque<Item>) -> Result<(), StoreFault> {

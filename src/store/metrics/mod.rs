@@ -121,13 +121,18 @@ pub fn metrics(view: &StatusView) -> String {
     text
 }
 
-/// Replaces the file at once, for everybody to read; does nothing where its directory is missing.
-///
-/// # Errors
-/// Whatever the file system says: the old file is then still there, and grows old.
-pub fn write_metrics(path: &Path, text: &str) -> io::Result<()> {
+/// Replaces the file at once, for everybody to read, and says whether it could. Where its directory is missing there is nothing to do.
+/// Why it could not is told in the log, unless that `was_told` before: the old file is then still there, and grows old.
+pub(super) fn write_metrics(path: &Path, text: &str, was_told: bool) -> bool {
     match replace(path, text.as_bytes()) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        written => written,
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            if !was_told {
+                let why =
+                    "a directory that was made after the agent's start is read-only for it until the next: systemctl restart restart-agent";
+                tracing::warn!(path = %path.display(), %error, "cannot write the metrics: {error}; {why}");
+            }
+            false
+        }
+        _ => true,
     }
 }

@@ -143,13 +143,13 @@ fn the_file_is_replaced_and_nothing_is_followed() {
     for link in ["restart-agent.prom.new", "restart-agent.prom"] {
         std::os::unix::fs::symlink(&prey, dir.path().join(link)).unwrap();
     }
-    write_metrics(&path, "a 1\n").unwrap();
+    assert!(write_metrics(&path, "a 1\n", false));
     assert_eq!(fs::read_to_string(&prey).unwrap(), "precious");
     assert_eq!(fs::metadata(&prey).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(fs::symlink_metadata(&path).unwrap().is_file());
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
     let old = fs::File::open(&path).unwrap();
-    write_metrics(&path, "a 2\n").unwrap();
+    assert!(write_metrics(&path, "a 2\n", false));
     assert_eq!(io::read_to_string(old).unwrap(), "a 1\n", "who has it open reads all of the old one");
     assert_eq!(fs::read_to_string(&path).unwrap(), "a 2\n");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
@@ -159,8 +159,10 @@ fn the_file_is_replaced_and_nothing_is_followed() {
 fn without_its_directory_there_is_no_file_and_no_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("none/restart-agent.prom");
-    write_metrics(&path, "a 1\n").unwrap();
+    assert!(write_metrics(&path, "a 1\n", false));
     assert!(!path.parent().unwrap().exists());
+    fs::create_dir_all(path.with_extension("prom.new")).unwrap();
+    assert!(!write_metrics(&path, "a 1\n", false), "what cannot be written is told");
 }
 
 #[tokio::test]
@@ -168,12 +170,18 @@ async fn the_store_writes_the_newest_and_what_is_asked_of_the_journal() {
     let dir = tempfile::tempdir().unwrap();
     let (state, path) = (dir.path().join("state"), dir.path().join("restart-agent.prom"));
     let (store, _) = Store::open(&state, |_, _| {}).unwrap();
-    store.write_metrics(&dir.path().join("none/restart-agent.prom"), "nowhere".to_owned());
-    store.write_metrics(&path, "old".to_owned());
-    store.write_metrics(&path, "new".to_owned());
+    store.write_metrics(&dir.path().join("none/restart-agent.prom"), "nowhere".to_owned(), false);
+    store.write_metrics(&path, "first".to_owned(), true);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "first", "nobody was to be waited for");
+    store.write_metrics(&path, "old".to_owned(), false);
+    store.write_metrics(&path, "new".to_owned(), false);
     let entry = Entry::Watching { path: "/srv/stamp".to_owned() };
     store.append(vec![Written { at: Wall(1), entry }]).await.unwrap();
-    store.write_metrics(&path, "last".to_owned());
+    for n in 0..200 {
+        // Whoever writes it, and whatever waits: never an older one over a newer.
+        store.write_metrics(&path, format!("{n}"), n % 2 == 0);
+    }
+    store.write_metrics(&path, "last".to_owned(), false);
     drop(store);
     assert_eq!(fs::read_to_string(&path).unwrap(), "last");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing is made for a directory that is missing");
