@@ -363,6 +363,10 @@ fn idle(release: Release) -> Result<Vec<Figure>> {
     agent.deploy_and_wait("v1", MINUTE)?;
     // What a rollout leaves to be tidied up is over when its last view has been written.
     agent.wait_state("converged", MINUTE)?;
+    wait_for("the metrics to say so, too", MINUTE, || {
+        let text = host.read("/var/lib/prometheus/node-exporter/restart-agent.prom")?;
+        Ok(text.contains("restart_agent_state{state=\"converged\"} 1").then_some(()))
+    })?;
     jobs::settled(&host)?;
     let pid = host.pid_of("restart-agent.service")?;
     let proc = format!("/proc/{}/root/proc/{pid}", host.init_pid()?);
