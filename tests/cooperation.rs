@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::agent::Agent;
-use lab::jobs::{self, Job, Shape, script};
+use lab::jobs::{self, Job, Marks, Shape, script};
 use lab::{Host, Release, wait_for};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         .on_each("scripts_that_cannot_be_changed_are_asked_by_commands_and_never_left_asked", commands)
         .on_each("a_request_outlives_neither_a_crash_nor_its_target_nor_a_command_that_fails", commands_that_fail)
         .on_each("a_rerun_waits_until_what_the_last_run_left_behind_is_stale", settles)
+        .on_each("a_script_of_several_commands_that_goes_on_loses_none_of_them", several_commands)
         .run()
 }
 
@@ -301,5 +302,52 @@ fn settles(release: Release) -> Result<()> {
     let waited = started()?[1] - ended;
     ensure!((11.5..20.0).contains(&waited), "it ran again {waited} s after its end");
     ensure!(!host.exists("/var/tmp/early"), "it was started while its lock was fresh");
+    agent.ensure_nothing_left()
+}
+
+/// What it takes to stop a script with several ExecStart= makes systemd forget the later ones: it is for the very stop only. So such a script is not
+/// asked, and one that is spared goes on to its end.
+fn several_commands(release: Release) -> Result<()> {
+    let host = Host::boot(release, "several")?;
+    let until_told = |name: &str| script(name, Shape::UntilTold).second_command().on_failure().timer(name, FAR);
+    // The lock is let go of with the first command.
+    let protected = "ExecStart=\nExecStart=/usr/bin/restart-agent protect -- /bin/bash /srv/jobs/UntilTold %N\nExecStart=/bin/sh -c 'echo %N >> /var/tmp/marks/%N.second'";
+    let locked = script("dump-locked", Shape::UntilTold).service(protected).on_failure().timer("dump-locked", FAR);
+    let all = [until_told("finish-one"), locked, until_told("dump-stopped")];
+    jobs::install(&host, &all)?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("d0")?;
+    let finish = "[target.finish]\nkind = \"scheduled\"\nunits = [\"finish-*.service\"]\ndrain_timeout = \"0s\"\ncheckpoint_timeout = \"2s\"\noverdue = \"finish\"\n";
+    let rules = "checkpoint_timeout = \"10m\"\nhold_timeout = \"10m\"\nafter = \"rerun\"\n";
+    agent.configure(&format!("{}\n{finish}", config(rules)))?;
+    jobs::start(&host, &all)?;
+    agent.deploy("d1")?;
+    // One is left, one is spared for its lock, one is stopped at once and runs again.
+    let status = agent.wait_status("all three to be where their rules want them", MINUTE, |status| {
+        let units: Vec<_> = status["targets"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .flat_map(|target| target["units"].as_array().into_iter().flatten())
+            .collect();
+        let is = |name: &str, state: &str| units.iter().any(|unit| unit["unit"] == name && unit["state"] == state);
+        is("finish-one.service", "left") && is("dump-locked.service", "held") && is("dump-stopped.service", "fresh")
+    })?;
+    ensure!(Marks::read(&host)?.starts("dump-stopped") == 2, "{status}");
+    // Now it is spared altogether.
+    agent.ok(&["hold", "--reason", "a test"])?;
+    agent.wait_status("nothing to be at work", MINUTE, |status| !status.to_string().contains("holds its lock"))?;
+    for job in &all {
+        jobs::finish(&host, &job.name)?;
+    }
+    wait_for("all to end", MINUTE, || {
+        let states = jobs::properties(&host, &all.iter().map(Job::service_name).collect::<Vec<_>>(), &["ActiveState"])?;
+        Ok(states.values().all(|unit| unit["ActiveState"] == "inactive").then_some(()))
+    })?;
+    let marks = Marks::read(&host)?;
+    for job in &all {
+        ensure!(marks.count(&job.name, "second") == 1, "{}: its second command ran {} times", job.name, marks.count(&job.name, "second"));
+        ensure!(marks.count(&job.name, "failure") == 0, "{} failed", job.name);
+    }
     agent.ensure_nothing_left()
 }

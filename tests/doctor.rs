@@ -13,6 +13,10 @@ use lab::{Host, Output, Release, load, wait_for};
 use serde_json::Value;
 
 const SITE: &str = "127.0.0.1:8081";
+/// The same by Apache.
+const APACHE: &str = "127.0.0.1:8083";
+/// The package has it.
+const OPCACHE: &str = include_str!("../units/opcache.php");
 const SOON: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
@@ -40,6 +44,18 @@ fn begin(host: &Host, pool: &str, nginx: &str, passes_to: &str) -> Result<()> {
     Ok(())
 }
 
+/// Apache in front of the same socket.
+fn apache(host: &Host, listen: &str) -> Result<()> {
+    host.write(
+        "/etc/apache2/sites-available/app.conf",
+        format!(
+            "Listen {APACHE}\n<VirtualHost {APACHE}>\n  ServerName app\n  DocumentRoot /srv/app\n  <Directory /srv/app>\n    Require all granted\n  </Directory>\n  \
+             <FilesMatch \"\\.php$\">\n    SetHandler \"proxy:unix:{listen}|fcgi://localhost\"\n  </FilesMatch>\n</VirtualHost>\n"
+        ),
+    )?;
+    host.sh_ok("a2enmod --quiet proxy_fcgi; a2ensite --quiet app; systemctl enable apache2; systemctl restart apache2").map(drop)
+}
+
 fn pool(listen: &str) -> String {
     format!(
         "; the pool\n[www]\nuser = www-data\ngroup = www-data\nlisten = {listen}\nlisten.owner = www-data\nlisten.group = www-data\n\
@@ -47,9 +63,13 @@ fn pool(listen: &str) -> String {
     )
 }
 
-/// The unit whose php-fpm answers.
+/// The unit whose php-fpm answers nginx.
 fn served_by(host: &Host) -> Result<String> {
-    let answer = load::get(host, SITE, "/who.php", Duration::from_secs(5))?;
+    answers(host, SITE)
+}
+
+fn answers(host: &Host, site: &str) -> Result<String> {
+    let answer = load::get(host, site, "/who.php", Duration::from_secs(5))?;
     ensure!(answer.status == 200, "{answer:?}");
     Ok(answer.body.trim().rsplit('/').next().unwrap_or_default().to_owned())
 }
@@ -84,7 +104,12 @@ fn traps(release: Release) -> Result<()> {
     host.write("/etc/apache2/sites-enabled/a.conf", "<Proxy \"fcgi://localhost/\">\n  ProxySet enablereuse=on max=10\n</Proxy>\n")?;
     host.write(
         &format!("{}/conf.d/zz-site.ini", release.fpm_etc()),
-        "opcache.validate_timestamps = 1\nopcache.file_update_protection = 30\n",
+        "opcache.validate_timestamps = 1\nopcache.file_update_protection = 30\nopcache.max_accelerated_files = 200\n",
+    )?;
+    host.write("/usr/share/restart-agent/opcache.php", OPCACHE)?;
+    host.write("/srv/app/fill.php", "<?php foreach (glob('/srv/app/parts/*.php') as $part) include $part;\n")?;
+    host.sh_ok(
+        "mkdir /srv/app/parts; for n in $(seq 230); do echo '<?php' > /srv/app/parts/$n.php; done; touch -d '1 hour ago' /srv/app/*.php /srv/app/parts/*",
     )?;
     let units = [
         (
@@ -115,6 +140,7 @@ fn traps(release: Release) -> Result<()> {
     let named = "\"job-hooks.service\", \"job-process.service\"";
     host.write(CONFIG, config("", &format!("{named}, \"job-masked.service\", \"job-gone.service\", \"nothing-*.service\"")))?;
 
+    ensure!(load::get(&host, SITE, "/fill.php", SOON)?.status == 200, "the opcache is not filled");
     let (status, report) = findings(&host)?;
     let fpm_traps = [
         "fpm-status-open",
@@ -122,6 +148,7 @@ fn traps(release: Release) -> Result<()> {
         "fpm-reload-cuts",
         "opcache-validates",
         "opcache-not-warm",
+        "opcache-nearly-full",
         "unit-kill-mode-process",
         "unit-stop-too-long",
         "unit-start-limit",
@@ -152,7 +179,7 @@ fn traps(release: Release) -> Result<()> {
     ensure!(report["unknown"] == serde_json::json!([]), "{report:#}");
     ensure!(report["generations"][0]["command"] == format!("restart-agent migrate-pool {fpm}"), "{report:#}");
     let page = run(&host, &["doctor"])?;
-    ensure!(page.status == 1 && page.stdout.contains("20 findings.") && page.stdout.contains("ping.path = /fpm-ping"), "{page:?}");
+    ensure!(page.status == 1 && page.stdout.contains("21 findings.") && page.stdout.contains("ping.path = /fpm-ping"), "{page:?}");
 
     let mut mends = report["findings"].as_array().context("findings")?.clone();
     // From below, so that no line moves before its turn.
@@ -227,20 +254,38 @@ fn migrate(host: &Host) -> Result<String> {
     host.read("/var/tmp/files/README.md")
 }
 
+/// The agent takes the target, and the next deploy has a generation of its own, which serves.
+fn deploy(host: &Host, agent: &Agent<'_>, readme: &str) -> Result<()> {
+    agent.deploy("d0")?;
+    agent.configure("[stamp]\npath = \"/srv/deploy/stamp\"\nsettle = \"100ms\"\nmin_interval = \"0s\"\n")?;
+    follow(host, readme, "agent")?;
+    agent.wait_status("the target to be adopted", SOON, |status| status["targets"][0]["state"] == "adopted")?;
+    agent.deploy_and_wait("d1", SOON)?;
+    let served = served_by(host)?;
+    ensure!(served.starts_with("php-fpm-www@d1"), "{served}");
+    let (_, report) = findings(host)?;
+    let of_debian: BTreeSet<String> = ["php-fpm-www@boot.service opcache-validates".to_owned()].into();
+    ensure!(ids(&report) == of_debian && report["generations"] == serde_json::json!([]), "{report:#}");
+    follow(host, readme, "agent-back")
+}
+
 fn unix(release: Release) -> Result<()> {
     let host = Host::boot(release, "migrate")?;
-    Agent::install(&host)?;
+    let agent = Agent::install(&host)?;
     let (fpm, listen) = (release.fpm_unit(), release.fpm_socket());
     begin(&host, &pool(listen), "", &format!("unix:{listen}"))?;
     host.write(&format!("/etc/systemd/system/{fpm}.d/site.conf"), "[Service]\nLimitNOFILE=54321\nEnvironment=SITE_MODE=blue\n")?;
     host.sh_ok(&format!("systemctl daemon-reload; systemctl restart {fpm}"))?;
-    ensure!(served_by(&host)? == fpm, "not served to begin with");
+    apache(&host, listen)?;
+    ensure!([served_by(&host)?, answers(&host, APACHE)?] == [fpm, fpm], "not served to begin with");
 
     let readme = migrate(&host)?;
     ensure!(run(&host, &["migrate-pool", fpm, "--into", "/var/tmp/files"])?.status == 1, "written over");
     follow(&host, &readme, "")?;
-    ensure!(served_by(&host)? == "php-fpm-www@boot.service", "{}", served_by(&host)?);
-    let links = host.ok(&["readlink", "/run/php/www/current.sock"])?;
+    for site in [SITE, APACHE] {
+        ensure!(answers(&host, site)? == "php-fpm-www@boot.service", "{site}: {}", answers(&host, site)?);
+    }
+    let links = host.ok(&["readlink", "/run/php-fpm-www/current.sock"])?;
     ensure!(links.trim() == "boot.sock", "{links}");
     ensure!(host.property(fpm, "ActiveState")? == "inactive", "the old one still runs");
     ensure!(host.property("php-fpm-www@boot.service", "LimitNOFILE")? == "54321", "a limit is lost");
@@ -250,18 +295,21 @@ fn unix(release: Release) -> Result<()> {
     ensure!(again.status == 1 && again.stderr.contains("generations already"), "{again:?}");
 
     // Another generation beside it, and the switch, as the agent does them.
-    host.sh_ok("systemctl start php-fpm-www@next && ln -s next.sock /run/php/www/new && mv -T /run/php/www/new /run/php/www/current.sock")?;
+    host.sh_ok("systemctl start php-fpm-www@next && ln -s next.sock /run/php-fpm-www/new && mv -T /run/php-fpm-www/new /run/php-fpm-www/current.sock")?;
     ensure!(served_by(&host)? == "php-fpm-www@next.service", "{}", served_by(&host)?);
     host.sh_ok("systemctl restart php-fpm-www@boot")?;
     ensure!(served_by(&host)? == "php-fpm-www@next.service", "boot takes what is another's");
     // After a boot there is none.
     host.reboot()?;
     wait_for("the generation of the boot to serve", SOON, || Ok((served_by(&host)? == "php-fpm-www@boot.service").then_some(())))?;
+    agent.wait_active()?;
+    deploy(&host, &agent, &readme)?;
 
     follow(&host, &readme, "back")?;
-    ensure!(served_by(&host)? == fpm, "{}", served_by(&host)?);
-    let left =
-        host.sh("systemctl list-units --no-legend 'php-fpm-www@*'; find /etc -name '*php-fpm-www*'; grep -rl /run/php/www /etc")?.stdout;
+    ensure!([served_by(&host)?, answers(&host, APACHE)?] == [fpm, fpm], "{}", served_by(&host)?);
+    let left = host
+        .sh("systemctl list-units --no-legend 'php-fpm-www@*'; find /etc -name '*php-fpm-www*'; grep -rl /run/php-fpm-www /etc")?
+        .stdout;
     ensure!(left.trim().is_empty(), "left behind: {left}");
     refusals(&host)
 }
@@ -273,7 +321,7 @@ fn same_settings(host: &Host, release: Release) -> Result<()> {
         Ok(dump.lines().filter_map(|line| line.split_once("NOTICE: \t")).map(|(_, setting)| setting.to_owned()).collect())
     };
     let etc = release.fpm_etc();
-    let (old, new) = (settings(&format!("{etc}/php-fpm.conf"))?, settings(&format!("{etc}/www.generations.conf"))?);
+    let (old, new) = (settings(&format!("{etc}/php-fpm.conf"))?, settings(&format!("{etc}/php-fpm-www.conf"))?);
     let changed: BTreeSet<&str> = old.symmetric_difference(&new).filter_map(|line| line.split(" = ").next()).collect();
     ensure!(
         changed == ["daemonize", "listen", "pid", "ping.path", "ping.response", "pm.status_listen", "pm.status_path"].into(),
@@ -299,7 +347,7 @@ fn refusals(host: &Host) -> Result<()> {
 
 fn tcp(release: Release) -> Result<()> {
     let host = Host::boot(release, "port")?;
-    Agent::install(&host)?;
+    let agent = Agent::install(&host)?;
     let fpm = release.fpm_unit();
     begin(&host, &format!("{}listen.allowed_clients = 127.0.0.1\n", pool("127.0.0.1:9000")), "", "127.0.0.1:9000")?;
     ensure!(served_by(&host)? == fpm, "not served to begin with");
@@ -309,6 +357,7 @@ fn tcp(release: Release) -> Result<()> {
     // The next generation takes from the same queue, and the port stays when the first one goes.
     host.sh_ok("systemctl start php-fpm-www@next && systemctl stop php-fpm-www@boot")?;
     ensure!(served_by(&host)? == "php-fpm-www@next.service", "{}", served_by(&host)?);
+    deploy(&host, &agent, &readme)?;
     follow(&host, &readme, "back")?;
     ensure!(served_by(&host)? == fpm, "{}", served_by(&host)?);
     Ok(())

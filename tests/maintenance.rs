@@ -22,6 +22,8 @@ fn main() -> ExitCode {
         .on_each("what_may_go_on_is_left_and_what_ends_by_itself_is_no_casualty", left_alone)
         .on_each("killed_in_the_middle_of_a_stop_the_agent_pays_what_it_owes", crash)
         .on_each("a_deploy_on_the_heels_of_another_leaves_nothing_old", two_deploys)
+        .on_each("what_runs_through_between_deploys_is_not_interrupted_in_a_row", in_a_row)
+        .on_each("a_script_that_is_named_by_an_alias_or_with_escapes_is_kept_quiet_and_given_no_success", names)
         .on_each("a_hundred_scripts_take_two_reloads", a_hundred)
         .run()
 }
@@ -116,6 +118,8 @@ fn shapes(release: Release) -> Result<()> {
         expected.push((user, when, starts));
         let at = script(&format!("job-{rule}-{when}_mediawiki_cron-refreshlinks-s1@1"), Shape::Plain).on_failure();
         expected.push((at, when, starts));
+        let int = script(&format!("job-{rule}-{when}-int"), Shape::TrapsIntAndExits130).on_failure().service("KillSignal=SIGINT");
+        expected.push((int, when, starts));
         let proud = script(&format!("job-{rule}-{when}-proud"), Shape::Plain).on_success();
         expected.push((proud, when, starts));
         let prouder = script(&format!("job-{rule}-{when}-prouder"), Shape::TrapsAndExits0).on_success();
@@ -243,6 +247,7 @@ fn left_alone(release: Release) -> Result<()> {
     let host = Host::boot(release, "left-alone")?;
     let ends = script("may-ends", Shape::UntilTold).on_failure().timer("may-ends", FAR);
     let fails = script("may-fails", Shape::UntilToldFails).on_failure().timer("may-fails", FAR);
+    let again = script("may-again", Shape::UntilToldExits75).on_failure().timer("may-again", FAR);
     let refuses = script("may-refuses", Shape::Plain).unit("RefuseManualStop=yes");
     let masked = script("may-masked", Shape::Plain);
     let both = script("may-both", Shape::Plain).on_failure().on_success();
@@ -251,7 +256,7 @@ fn left_alone(release: Release) -> Result<()> {
     let excluded = script("may-excluded", Shape::Plain);
     let no_start = script("may-nostart", Shape::Plain).on_failure().unit("RefuseManualStart=yes");
     let slow = script("may-slow", Shape::Plain).on_failure();
-    let by_hand = [&ends, &fails, &refuses, &masked, &both, &stopped_both, &finishes, &excluded, &slow].map(Clone::clone);
+    let by_hand = [&ends, &fails, &again, &refuses, &masked, &both, &stopped_both, &finishes, &excluded, &slow].map(Clone::clone);
     let all: Vec<Job> = by_hand.iter().chain([&no_start]).cloned().collect();
     jobs::install(&host, &all)?;
     jobs::start(&host, &by_hand)?;
@@ -274,12 +279,14 @@ fn left_alone(release: Release) -> Result<()> {
     wait_for("the drain", MINUTE, || {
         let status = agent.status()?;
         let states = unit_states(&status);
-        let draining =
-            ["may-ends.service", "may-fails.service"].iter().all(|unit| states.get(*unit).is_some_and(|state| state.0 == "draining"));
+        let draining = ["may-ends.service", "may-fails.service", "may-again.service"]
+            .iter()
+            .all(|unit| states.get(*unit).is_some_and(|state| state.0 == "draining"));
         if draining { Ok(Some(())) } else { bail!("{status}") }
     })?;
     jobs::finish(&host, "may-ends")?;
     jobs::finish(&host, "may-fails")?;
+    jobs::finish(&host, "may-again")?;
     let waited = agent.wait(MINUTE)?;
     ensure!(waited.status == 0, "{waited:?}\n{}", agent.status_text()?);
     jobs::settled(&host)?;
@@ -288,6 +295,9 @@ fn left_alone(release: Release) -> Result<()> {
     ensure!(marks.starts("may-ends") == 1 && marks.count("may-ends", "failure") == 0, "the one that ended by itself: {marks:?}");
     ensure!(marks.starts("may-fails") == 1 && marks.count("may-fails", "failure") == 1, "a failure of its own stays one: {marks:?}");
     ensure!(host.property("may-fails.service", "ActiveState")? == "failed", "the failure was wiped away");
+    // "Run me again" of a script that nobody has asked is a failure as ever, whatever it is lent at the time.
+    ensure!(marks.starts("may-again") == 1 && marks.count("may-again", "failure") == 1, "{marks:?}");
+    ensure!(host.property("may-again.service", "ActiveState")? == "failed", "its failure was hidden");
     for (job, before) in untouched.into_iter().zip(before) {
         let now = pid(job).map_err(|error| format!("{error:#}"));
         ensure!(now.is_ok() && now == before, "{} was touched: {before:?} {now:?}", job.name);
@@ -419,6 +429,78 @@ fn two_deploys(release: Release) -> Result<()> {
     let starts = Marks::read(&host)?.starts("job-slow");
     ensure!(starts == 5, "job-slow was started {starts} times for five deploys, the first two done as one");
     ensure_sound(&host, &all)?;
+    agent.ensure_nothing_left()
+}
+
+/// max_interruptions counts what nothing has come between: a run that ended while no rollout was at it breaks the row.
+fn in_a_row(release: Release) -> Result<()> {
+    let host = Host::boot(release, "in-a-row")?;
+    let job = script("job-a", Shape::UntilTold).on_failure().timer("job-a", FAR);
+    let (name, unit) = (job.name.clone(), job.service_name());
+    jobs::install(&host, std::slice::from_ref(&job))?;
+    jobs::systemctl(&host, &["start"], &job.timers().collect::<Vec<_>>())?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("v0")?;
+    agent.configure(&config(&[("jobs", "job-*.service", "drain_timeout = \"0s\"\nafter = \"rerun\"\nmax_interruptions = 2")]))?;
+    let begun = |starts: usize| {
+        wait_for("it to have begun", MINUTE, || {
+            let marks = Marks::read(&host)?;
+            if marks.starts(&name) == starts { Ok(Some(())) } else { bail!("{} starts", marks.starts(&name)) }
+        })
+    };
+    let start = |starts: usize| {
+        jobs::systemctl(&host, &["start", "--no-block"], std::slice::from_ref(&unit))?;
+        begun(starts)
+    };
+    for deploy in 1..=4 {
+        start(deploy * 2 - 1)?;
+        agent.deploy_and_wait(&format!("v{deploy}"), MINUTE)?;
+        begun(deploy * 2)?;
+        jobs::finish(&host, &name)?;
+        wait_for("its rerun to end", MINUTE, || Ok((host.property(&unit, "ActiveState")? == "inactive").then_some(())))?;
+        host.ok(&["rm", "/var/tmp/marks/job-a.finish"])?;
+    }
+    // And what is interrupted in a row is let finish.
+    start(9)?;
+    agent.deploy_and_wait("v5", MINUTE)?;
+    begun(10)?;
+    agent.deploy_and_wait("v6", MINUTE)?;
+    begun(11)?;
+    agent.deploy_and_wait("v7", MINUTE)?;
+    let text = agent.status_text()?;
+    ensure!(text.contains("it was interrupted 2 times in a row"), "{text}");
+    ensure!(Marks::read(&host)?.starts(&name) == 11, "it was not let finish");
+    ensure_sound(&host, std::slice::from_ref(&job))?;
+    agent.ensure_nothing_left()
+}
+
+/// What is lent names the files of the agent as it does, whatever systemd calls the unit.
+fn names(release: Release) -> Result<()> {
+    let host = Host::boot(release, "names")?;
+    let all = [
+        script("real", Shape::TrapsAndExits0).on_success().timer("real", FAR),
+        script("job-a\\x2db", Shape::TrapsAndExits0).unit("OnSuccess=mark-success@escaped.service").timer("escaped", FAR),
+    ];
+    jobs::install(&host, &all)?;
+    host.sh_ok("ln -s real.service /etc/systemd/system/alias.service && systemctl daemon-reload")?;
+    let units: Vec<String> = all.iter().map(Job::service_name).collect();
+    jobs::systemctl(&host, &["start"], &all.iter().flat_map(Job::timers).collect::<Vec<_>>())?;
+    jobs::systemctl(&host, &["start", "--no-block"], &units)?;
+    wait_for("both to run", MINUTE, || {
+        let states = jobs::properties(&host, &units, &["MainPID"])?;
+        Ok(states.values().all(|unit| unit["MainPID"] != "0").then_some(()))
+    })?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("v0")?;
+    let rules = "drain_timeout = \"0s\"\nafter = \"until-next\"";
+    agent.configure(&config(&[("alias", "alias.service", rules), ("escaped", "job-*.service", rules)]))?;
+    agent.deploy_and_wait("v1", MINUTE)?;
+    jobs::settled(&host)?;
+    let states = jobs::properties(&host, &units, &["ActiveState"])?;
+    ensure!(states.values().all(|unit| unit["ActiveState"] == "inactive"), "{states:?}");
+    let marks = Marks::read(&host)?;
+    ensure!(marks.count("real", "success") == 0 && marks.count("escaped", "success") == 0, "what was cut was called a success: {marks:?}");
+    ensure!(agent.casualties()?.len() == 2, "{:?}", agent.casualties()?);
     agent.ensure_nothing_left()
 }
 

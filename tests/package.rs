@@ -59,6 +59,7 @@ fn installing(release: Release) -> Result<()> {
         ("/usr/lib/tmpfiles.d/restart-agent.conf", "644 root root"),
         ("/usr/share/dbus-1/system.d/org.wikimedia.RestartAgent1.conf", "644 root root"),
         ("/usr/share/dbus-1/interfaces/org.wikimedia.RestartAgent1.xml", "644 root root"),
+        ("/usr/share/restart-agent/opcache.php", "644 root root"),
         ("/var/lib/restart-agent", "700 root root"),
         (DATABASE, "600 root root"),
         ("/run/restart-agent", "755 root root"),

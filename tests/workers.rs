@@ -16,6 +16,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 fn main() -> ExitCode {
     lab::suite()
         .on_each("workers_of_every_kind_are_renewed_once", every_kind)
+        .on_each("whatever_its_killmode_no_worker_leaves_processes_with_old_code", kill_modes)
         .on_each("a_worker_that_does_not_come_up_is_named_and_not_tried_for_ever", does_not_come_up)
         .on_each("many_deploys_in_a_row_trip_no_start_limit", start_limit)
         .on_each("a_hundred_workers_are_renewed_and_only_what_is_old", a_hundred)
@@ -96,6 +97,37 @@ fn every_kind(release: Release) -> Result<()> {
         let unit = unit(&status, &format!("{name}.service")).with_context(|| status.to_string())?;
         ensure!(unit["state"] == "left" && unit["why"].as_str().is_some_and(|said| said.contains(why)), "{unit}");
     }
+    let failed = host.ok(&["systemctl", "list-units", "--failed", "--plain", "--no-legend"])?;
+    ensure!(failed.trim().is_empty(), "{failed}");
+    agent.ensure_nothing_left()
+}
+
+/// What outlives a restart in the cgroup of its unit would be taken for new.
+fn kill_modes(release: Release) -> Result<()> {
+    let host = Host::boot(release, "kill-modes")?;
+    let kinds = ["KillMode=process", "KillMode=none", "KillMode=mixed", "SendSIGKILL=no\nTimeoutStopSec=1s"];
+    let all: Vec<Job> =
+        kinds.iter().enumerate().map(|(n, line)| worker(&format!("worker-{n}"), Shape::ChildIgnores).service(line)).collect();
+    jobs::install(&host, &all)?;
+    jobs::start(&host, &all)?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("v0")?;
+    agent.configure(&config("drain_timeout = \"0s\"\nterm_timeout = \"3s\""))?;
+    let processes = |job: &Job| -> Result<Vec<String>> {
+        let text = host.read(&format!("/sys/fs/cgroup/system.slice/{}/cgroup.procs", job.service_name()))?;
+        Ok(text.lines().map(str::to_owned).collect())
+    };
+    for deploy in ["v1", "v2"] {
+        let old = all.iter().map(processes).collect::<Result<Vec<_>>>()?;
+        agent.deploy_and_wait(deploy, MINUTE)?;
+        for (job, old) in all.iter().zip(old) {
+            let now = processes(job)?;
+            // The sleep of a loop may have ended by itself; its shells have not.
+            ensure!(old.len() >= 2 && !now.is_empty() && old.iter().all(|pid| !now.contains(pid)), "{}: {old:?}, {now:?}", job.name);
+        }
+    }
+    let modes = jobs::properties(&host, &all.iter().map(Job::service_name).collect::<Vec<_>>(), &["KillMode", "SendSIGKILL"])?;
+    ensure!(modes["worker-1.service"]["KillMode"] == "none" && modes["worker-3.service"]["SendSIGKILL"] == "no", "{modes:?}");
     let failed = host.ok(&["systemctl", "list-units", "--failed", "--plain", "--no-legend"])?;
     ensure!(failed.trim().is_empty(), "{failed}");
     agent.ensure_nothing_left()

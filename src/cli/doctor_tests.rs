@@ -281,6 +281,14 @@ fn what_cannot_become_generations_is_told_why() {
     refused(&|_| (), Some("A"));
     refused(
         &|fpm| {
+            if let Ok(said) = &mut fpm.said {
+                said.pools[0].1.0.insert("listen".to_owned(), "/run/x;reboot.sock".to_owned());
+            }
+        },
+        None,
+    );
+    refused(
+        &|fpm| {
             drop(
                 fpm.files
                     .insert("/etc/php/8.2/fpm/pool.d/www.conf".to_owned(), "[www]\nlisten = /run/php/job/${GENERATION}.sock\n".to_owned()),

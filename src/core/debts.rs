@@ -173,7 +173,7 @@ impl Debts {
                 }
             } else if cutting.of_script() {
                 if settle_script(turn, seen, self.orphans.was_killed(&seen.unit), false) {
-                    turn.record(Entry::Interrupted { unit: seen.unit.clone() });
+                    turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
                 }
                 if seen.active == Active::Failed {
                     // Nobody waits for it: its outcome is not needed.
@@ -222,7 +222,7 @@ impl Debts {
             return false;
         }
         let target = target.to_owned();
-        turn.record(Entry::Interrupted { unit: seen.unit.clone() });
+        turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
         if rules.may_rerun(seen) {
             turn.record(Entry::RerunOwed { unit: seen.unit.clone(), target, scheduled: false });
         }

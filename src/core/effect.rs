@@ -89,6 +89,9 @@ pub enum Effect {
     /// SIGQUIT and SIGCONT to each of `workers`, which are idle and stopped, so that they end instead of taking another request; SIGCONT to each of
     /// `spare`. Each through a checked pidfd. Owes [`Outcome::Done`].
     Retire { workers: Vec<WorkerRef>, spare: Vec<WorkerRef> },
+    /// Have systemd stop this unit so long from now, whether there is an agent then or not. `quit`: and tell its main process at once to take no new
+    /// requests (SIGQUIT). Owes [`Outcome::Done`] within 15 s. Again for the same unit is no error.
+    EndLater { unit: String, after: Duration, quit: bool },
     /// Make `socket` a symlink to `to`, by rename(2): whoever connects finds the old one or the new one (facts 12). Owes [`Outcome::Done`] at
     /// once.
     Switch { socket: String, to: String },
@@ -356,6 +359,7 @@ mod tests {
             Effect::SeeGenerations { template: unit(), socket: "/run/s".to_owned() },
             Effect::End { unit: unit(), cut: vec![worker()], within },
             Effect::Retire { workers: vec![worker()], spare: Vec::new() },
+            Effect::EndLater { unit: unit(), after: within, quit: true },
             Effect::Switch { socket: "/run/s".to_owned(), to: "/run/a.sock".to_owned() },
             Effect::Signal { process: worker(), kill: true },
             Effect::Notify { process: worker(), tty: "pts/1".to_owned(), landed: Mono(7), text: unit() },

@@ -71,6 +71,11 @@ pub enum Entry {
         id: String,
         landed_at: Wall,
     },
+    /// It was, and is not any more: what had been started for it is gone, and older code serves.
+    Lapsed {
+        target: String,
+        unit: String,
+    },
     /// This invocation of the unit was started by us for a deploy that landed then, on the clock of this boot: the wall clock may jump.
     Fresh {
         target: String,
@@ -93,7 +98,7 @@ pub enum Entry {
         unit: String,
         landed: Mono,
     },
-    /// The symlink leads to this generation, by us.
+    /// The symlink leads to this generation: it serves.
     Switched {
         target: String,
         unit: String,
@@ -165,6 +170,8 @@ pub enum Entry {
     /// A script was interrupted by us: stopped, or asked and ended at a checkpoint.
     Interrupted {
         unit: String,
+        /// By then that run had ended.
+        at: Mono,
     },
     /// A script that had been interrupted ended by itself.
     RanThrough {

@@ -17,6 +17,8 @@ pub enum Event {
     /// A deadline may have passed. Always harmless.
     Tick,
     Outcome(EffectId, Outcome),
+    /// Something happened to a symlink of a target of strategy `generations`, or to the socket that it leads to.
+    SocketsChanged,
     /// systemd removed a job of this unit.
     JobRemoved {
         unit: String,

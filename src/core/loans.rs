@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::cooperation::{RUN, cut_name, quiet_name};
+use super::cooperation::{RUN, cut_name, quiet_name, request_name};
 use super::effect::{Effect, EffectId, Outcome};
 use super::seen::UnitSeen;
 use super::step::{Deadline, Turn, earliest};
@@ -34,8 +34,9 @@ pub enum Loan {
 pub struct Loans {
     wanted: BTreeMap<String, String>,
     /// Lent, and systemd has reloaded since.
-    here: BTreeSet<String>,
-    pending: Option<(EffectId, Vec<String>)>,
+    here: BTreeMap<String, String>,
+    /// What is being lent; empty: taken back.
+    pending: Option<(EffectId, BTreeMap<String, String>)>,
     failed: u32,
     /// Since when something is to be given back while something else is being stopped.
     back_since: Option<Mono>,
@@ -57,13 +58,18 @@ impl Loans {
     }
 
     pub fn of(&self, unit: &str) -> Loan {
-        if self.here.contains(unit) {
+        if self.is_here(unit) {
             return Loan::Here;
         }
         match &self.trouble {
             Some(trouble) if self.failed >= TRIES => Loan::Failed(trouble.clone()),
             _ => Loan::Coming,
         }
+    }
+
+    /// It has what is wanted for it, and not something else that it was lent before.
+    fn is_here(&self, unit: &str) -> bool {
+        self.here.get(unit).is_some_and(|here| self.wanted.get(unit).is_none_or(|wanted| wanted == here))
     }
 
     /// `gathering`: some target has not had its first look, so more may be wanted: one Reload serves all. `stopping`: some unit is
@@ -79,34 +85,27 @@ impl Loans {
         if !back.is_empty() && (!stopping || long) && !gathering {
             self.back_since = None;
             // From now on nobody knows what they have, should the Reload fail.
-            self.here.retain(|unit| !back.contains(unit));
+            self.here.retain(|unit, _| !back.contains(unit));
             let id = turn.ask(Effect::Unlend { units: back.clone() });
-            self.pending = Some((id, back));
+            self.pending = Some((id, BTreeMap::new()));
             return;
         }
-        let missing: BTreeMap<String, String> =
-            self.wanted.iter().filter(|(unit, _)| !self.here.contains(*unit)).map(|(unit, text)| (unit.clone(), text.clone())).collect();
+        let missing = self.wanted.iter().filter(|(unit, _)| !self.is_here(unit));
+        let missing: BTreeMap<String, String> = missing.map(|(unit, text)| (unit.clone(), text.clone())).collect();
         if !missing.is_empty() && !gathering && turn.journal_good {
-            let units = missing.keys().cloned().collect();
-            let id = turn.ask(Effect::Lend { drop_ins: missing });
-            self.pending = Some((id, units));
+            let id = turn.ask(Effect::Lend { drop_ins: missing.clone() });
+            self.pending = Some((id, missing));
         }
     }
 
     pub fn outcome(&mut self, turn: &Turn<'_>, id: EffectId, outcome: &Outcome) -> bool {
-        let Some((_, units)) = self.pending.take_if(|(pending, _)| *pending == id) else { return false };
+        let Some((_, lent)) = self.pending.take_if(|(pending, _)| *pending == id) else { return false };
         match outcome {
             Outcome::Done => {
                 self.failed = 0;
                 self.trouble = None;
-                for unit in units {
-                    // Memory has dropped what was given back, and kept what was lent.
-                    if turn.memory.lent.contains(&unit) {
-                        self.here.insert(unit);
-                    } else {
-                        self.here.remove(&unit);
-                    }
-                }
+                // What was given back is not here since before it was asked for.
+                self.here.extend(lent);
             }
             other => {
                 self.failed = self.failed.saturating_add(1);
@@ -124,7 +123,7 @@ impl Loans {
 
     #[must_use]
     pub fn deadline(&self, turn_lent: &BTreeSet<String>) -> Option<Deadline> {
-        let work = self.wanted.keys().any(|unit| !self.here.contains(unit)) || turn_lent.iter().any(|unit| !self.wanted.contains_key(unit));
+        let work = self.wanted.keys().any(|unit| !self.is_here(unit)) || turn_lent.iter().any(|unit| !self.wanted.contains_key(unit));
         let again =
             (self.pending.is_none() && work && self.trouble.is_some()).then(|| Deadline::new(self.next_try, "systemd: reload again"));
         let back = self
@@ -140,16 +139,20 @@ impl Loans {
 /// and 257).
 #[must_use]
 pub fn script_drop_in(unit: &UnitSeen, term_timeout: Duration) -> String {
-    let quiet = quiet_name("%n");
+    // By the name that the files have, which may be an alias: %n is the unit's own.
+    let quiet = quiet_name(&unit.unit);
     let mut text = format!(
         "# Lent by restart-agent for the time of a rollout.\n[Unit]\nConditionPathExists=!{RUN}/{quiet}\n[Service]\nKillMode=control-group\n"
     );
     // A unit with OnSuccess= is given no success that it did not earn (facts M2), not even if it takes SIGTERM by exiting with 0.
+    // Unlike in a condition, a backslash (`\x2d`) stands for an escape here.
+    let [cut, asked] = [cut_name(&unit.unit), request_name(&unit.unit)].map(|name| name.replace('\\', "\\\\"));
     if unit.on_success {
-        let cut = cut_name("%n");
         let _ = writeln!(text, "ExecStopPost=/usr/bin/test ! -e {RUN}/{cut}");
     } else {
-        text.push_str("SuccessExitStatus=SIGTERM SIGKILL 143 137 75 SIGINT SIGHUP SIGQUIT SIGUSR1 SIGUSR2\n");
+        text.push_str("SuccessExitStatus=SIGTERM SIGKILL 143 137 75 SIGINT 130 SIGHUP 129 SIGQUIT 131 SIGUSR1 138 SIGUSR2 140\n");
+        // It is lent this for as long as the rollout lasts: one that ends so by itself meanwhile is a failure as ever.
+        let _ = writeln!(text, "ExecStopPost=/usr/bin/test -e {RUN}/{cut} -o -e {RUN}/{asked} -o ${{EXIT_STATUS}} = 0");
     }
     let _ = writeln!(text, "TimeoutStopSec={}ms", (term_timeout + SCRIPT_SLACK).as_millis());
     if unit.exec_starts > 1 {
@@ -179,3 +182,7 @@ pub fn service_drop_in(unit: &UnitSeen) -> String {
     let exit = if unit.on_success { "" } else { "SuccessExitStatus=75\n" };
     format!("# Lent by restart-agent for the time of a rollout.\n[Service]\nRestartSec=60s\n{exit}")
 }
+
+/// What a service is lent for its restart whose `KillMode=` or `SendSIGKILL=` would leave processes of its old run behind, with the old code.
+pub const RESTART_DROP_IN: &str =
+    "# Lent by restart-agent for the time of a rollout.\n[Service]\nKillMode=control-group\nSendSIGKILL=yes\n";

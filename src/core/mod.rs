@@ -40,6 +40,7 @@ pub mod time;
 
 pub use generations::{name as generation_name, serving};
 pub use intake::Waited;
+pub use loans::RESTART_DROP_IN;
 pub use strays::place::unit_of;
 pub use target::is_of;
 mod view;

@@ -84,6 +84,16 @@ pub enum TargetRules {
 }
 
 impl Policy {
+    /// The symlinks of all targets of strategy `generations`.
+    #[must_use]
+    pub fn sockets(&self) -> Vec<String> {
+        let symlink = |rules: &TargetRules| match rules {
+            TargetRules::Generations(rules) if !rules.shared() => Some(rules.socket.clone()),
+            _ => None,
+        };
+        self.targets.values().filter_map(symlink).collect()
+    }
+
     /// The scheduled target, by name, that has this script.
     #[must_use]
     pub fn target_of_script(&self, unit: &str) -> Option<(&str, &ScheduledRules)> {
@@ -268,11 +278,11 @@ pub struct AskRules<'r> {
 
 impl AskRules<'_> {
     /// Whether this unit is asked to stop before anything else is done to it. Exit status 75 of one with OnSuccess= and OnFailure= would start the
-    /// latter (facts M2).
+    /// latter (facts M2); with several ExecStart= it would be a failure, or, with what is lent against that, start the next command.
     #[must_use]
     pub fn asks(&self, unit: &UnitSeen) -> bool {
         let fails = unit.on_success && unit.on_failure;
-        !fails && !self.checkpoint_timeout.is_zero()
+        !fails && unit.exec_starts <= 1 && !self.checkpoint_timeout.is_zero()
     }
 
     /// Whether its units need a lock, by which they tell, too, that they are asked about at all.

@@ -28,6 +28,9 @@ pub struct UnitSeen {
     pub state_since: Mono,
     /// `InactiveEnterTimestampMonotonic` on the boot clock, of a unit that is inactive or failed; else [`Mono::BOOT`].
     pub idle_since: Mono,
+    /// The same of a unit in whatever state: when its last run ended. [`Mono::BOOT`] if none has, as far as systemd knows.
+    #[serde(default)]
+    pub last_end: Mono,
     /// `InvocationID` in hex; empty if the unit has never run.
     pub invocation: String,
     /// `ControlGroup`; empty for a dead unit. [`Effect::Kill`](super::effect::Effect::Kill) wants the one from before the stop (facts F3.2).
@@ -40,6 +43,9 @@ pub struct UnitSeen {
     pub refuse_manual_start: bool,
     pub refuse_manual_stop: bool,
     pub transient: bool,
+    /// By its `KillMode=` (`process`, `none`) or `SendSIGKILL=no` a stop may leave processes of it behind.
+    #[serde(default)]
+    pub leaves_processes: bool,
     /// Somebody holds flock(2) on its `hold/UNIT.lock`.
     pub holds_lock: bool,
     pub on_success: bool,

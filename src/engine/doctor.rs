@@ -8,14 +8,15 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 
 use crate::config::{self, Roots};
+use crate::core;
 use crate::core::doctor::lines::includes;
 use crate::core::doctor::seen::{Files, FpmMute, FpmSaid, FpmSeen, HostSeen, OpcacheSeen, UnitSettings};
 use crate::core::doctor::{self, Report};
 use crate::core::effect::{Effect, FpmRequest, Looked, Outcome};
+use crate::core::generation_name::{BOOT, unit_of};
 use crate::core::migrate::Migration;
 use crate::core::policy::{Policy, TargetRules};
 use crate::core::seen::Load;
-use crate::core::unit_of;
 use crate::host::{self, Host, files};
 
 /// For systemd to be there at all.
@@ -54,12 +55,16 @@ pub async fn examine(options: Options) -> Result<Report> {
         .policy
         .targets
         .iter()
-        .filter_map(|(name, rules)| if let TargetRules::PhpFpm(rules) = rules { Some((rules.unit.clone(), name.clone())) } else { None })
+        .filter_map(|(name, rules)| match rules {
+            TargetRules::PhpFpm(rules) => Some((rules.unit.clone(), name.clone())),
+            TargetRules::Generations(rules) => Some((unit_of(&rules.unit, BOOT), name.clone())),
+            _ => None,
+        })
         .collect();
     let running = looker.running(&mut seen.unknown).await;
     let units: BTreeSet<&String> = targets.keys().chain(running.iter()).collect();
     for unit in looker.host.settings_in_full(&units.into_iter().cloned().collect::<Vec<_>>()).await? {
-        let target = targets.get(&unit.unit).or_else(|| targets.get(&template_of(&unit.unit)?)).cloned();
+        let target = targets.get(&unit.unit).or_else(|| targets.get(&boot_of(&unit.unit)?)).cloned();
         let fpm = looker.fpm(unit, target).await;
         seen.fpms.push(fpm);
     }
@@ -123,7 +128,7 @@ impl Looker {
             Outcome::Strays(found) => found
                 .into_iter()
                 .filter(|stray| !stray.contained)
-                .map(|stray| unit_of(&stray.cgroup).to_owned())
+                .map(|stray| core::unit_of(&stray.cgroup).to_owned())
                 .filter(|unit| unit.ends_with(".service") && !unit.starts_with("restart-agent"))
                 .collect(),
             other => {
@@ -192,10 +197,10 @@ impl Looker {
     }
 }
 
-/// `name@.service` of `name@instance.service`.
-fn template_of(unit: &str) -> Option<String> {
+/// The generation of the boot that this one is a sister of.
+fn boot_of(unit: &str) -> Option<String> {
     let (name, rest) = unit.split_once('@')?;
-    Some(format!("{name}@.{}", rest.rsplit_once('.')?.1))
+    Some(unit_of(&format!("{name}@.{}", rest.rsplit_once('.')?.1), BOOT))
 }
 
 /// A configuration file of php-fpm and what it includes.

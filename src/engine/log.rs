@@ -50,6 +50,9 @@ pub(super) fn tell(written: &Written) {
         Entry::RerunSettles { unit, until, .. } => {
             tracing::info!(unit, "{unit}: runs again at {until}, when what it left behind has settled")
         }
+        Entry::Lapsed { unit, .. } => {
+            tracing::warn!(unit, "{unit} serves, which is older than the newest deploy: what was started for that is gone");
+        }
         Entry::GenerationStarts { unit, .. } => tracing::info!(unit, "{unit}: a new generation, is about to be started"),
         Entry::Switched { unit, .. } => tracing::info!(unit, "{unit}: gets the requests from now on"),
         Entry::Lingers { unit, .. } => tracing::info!(unit, "{unit}: gets no new requests, and finishes those that it has"),

@@ -29,6 +29,8 @@ pub use world::{RealWorld, World};
 pub enum Stimulus {
     /// Something changed near the stamp: a hint.
     Stamp,
+    /// Something changed where generations of php-fpm listen: a hint.
+    Sockets,
     /// systemd removed a job of this unit: a hint.
     JobRemoved {
         unit: String,

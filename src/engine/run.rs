@@ -116,9 +116,16 @@ impl<W: World> Engine<W> {
         (engine, parts.first)
     }
 
+    /// The files whose changes are of interest by the present rules.
+    fn watch(&self) {
+        let policy = self.machine.policy();
+        self.world.watch_stamp(&policy.stamp.path);
+        self.world.watch_sockets(&policy.sockets());
+    }
+
     /// Runs until it is told to stop, or, with `settle_only`, until nothing is owed. Gives the machine's last status.
     pub async fn run(mut self, first: Step) -> StatusView {
-        self.world.watch_stamp(&self.machine.policy().stamp.path);
+        self.watch();
         self.carry_out(first).await;
         self.read_stamp().await;
         notify::ready();
@@ -195,6 +202,7 @@ impl<W: World> Engine<W> {
     async fn stimulated(&mut self, stimulus: Stimulus) {
         match stimulus {
             Stimulus::Stamp => self.read_stamp().await,
+            Stimulus::Sockets => self.turn(Event::SocketsChanged).await,
             Stimulus::JobRemoved { unit } => self.turn(Event::JobRemoved { unit }).await,
             Stimulus::LookAgain => self.turn(Event::LookAgain).await,
             Stimulus::Reload => self.reload().await,
@@ -346,10 +354,12 @@ impl<W: World> Engine<W> {
             Ok(loaded) => {
                 tracing::info!(files = loaded.files.len(), "the configuration was read again");
                 let changed = loaded.policy.stamp.path != self.machine.policy().stamp.path;
+                let sockets = loaded.policy.sockets();
                 self.turn(Event::Policy(Box::new(loaded.policy))).await;
                 if changed {
                     self.world.watch_stamp(&self.machine.policy().stamp.path);
                 }
+                self.world.watch_sockets(&sockets);
                 self.read_stamp().await;
             }
             Err(errors) => {

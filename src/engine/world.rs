@@ -1,5 +1,6 @@
 //! The world that the engine acts on.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +27,9 @@ pub trait World: 'static {
     /// From now on a change of this stamp is told as [`Stimulus::Stamp`].
     fn watch_stamp(&self, path: &str);
 
+    /// From now on a change of one of these symlinks, or of the socket that it leads to, is told as [`Stimulus::Sockets`].
+    fn watch_sockets(&self, paths: &[String]);
+
     /// Whether hints of systemd are of use; if not, nothing of it wakes the agent.
     fn listen(&self, on: bool) -> impl Future<Output = ()>;
 }
@@ -36,6 +40,8 @@ pub struct RealWorld {
     host: Host,
     stimuli: mpsc::Sender<Stimulus>,
     watcher: Mutex<Option<AbortHandle>>,
+    /// By path.
+    sockets: Mutex<BTreeMap<String, AbortHandle>>,
 }
 
 impl RealWorld {
@@ -43,7 +49,7 @@ impl RealWorld {
     #[must_use]
     pub fn new(host: Host, hints: Hints, stimuli: mpsc::Sender<Stimulus>) -> Arc<RealWorld> {
         tokio::spawn(pass_on(hints, stimuli.clone()));
-        Arc::new(RealWorld { host, stimuli, watcher: Mutex::default() })
+        Arc::new(RealWorld { host, stimuli, watcher: Mutex::default(), sockets: Mutex::default() })
     }
 
     /// Drop-ins of ours that are there without being in the journal.
@@ -72,7 +78,22 @@ impl World for RealWorld {
             old.abort();
         }
         if !path.is_empty() {
-            *watcher = Some(tokio::spawn(watch(PathBuf::from(path), self.stimuli.clone())).abort_handle());
+            *watcher = Some(tokio::spawn(watch(PathBuf::from(path), self.stimuli.clone(), || Stimulus::Stamp)).abort_handle());
+        }
+    }
+
+    fn watch_sockets(&self, paths: &[String]) {
+        let mut sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        sockets.retain(|path, watcher| {
+            let wanted = paths.contains(path);
+            if !wanted {
+                watcher.abort();
+            }
+            wanted
+        });
+        for path in paths {
+            let begin = || tokio::spawn(watch(PathBuf::from(path), self.stimuli.clone(), || Stimulus::Sockets)).abort_handle();
+            sockets.entry(path.clone()).or_insert_with(begin);
         }
     }
 
@@ -81,13 +102,13 @@ impl World for RealWorld {
     }
 }
 
-async fn watch(path: PathBuf, stimuli: mpsc::Sender<Stimulus>) {
+async fn watch(path: PathBuf, stimuli: mpsc::Sender<Stimulus>, tells: fn() -> Stimulus) {
     let mut watch = stamp::Watch::new(&path);
     if let Some(trouble) = watch.trouble() {
         tracing::warn!("{trouble}");
     }
     // What changed before the watch was in place is seen by the read that this causes.
-    while stimuli.send(Stimulus::Stamp).await.is_ok() {
+    while stimuli.send(tells()).await.is_ok() {
         watch.changed().await;
     }
 }

@@ -149,6 +149,7 @@ impl Host {
             | Effect::MakeLocks { .. }
             | Effect::Freeze { .. }
             | Effect::Retire { .. }
+            | Effect::EndLater { .. }
             | Effect::Thaw { .. } => {
                 self.units.perform(effect).await.unwrap_or_else(|| Outcome::Fault(Fault::Other("nobody does this".to_owned())))
             }

@@ -76,6 +76,7 @@ impl Units {
                 let cleared = self.cooperation.clear(&cut_name(unit)).and_then(|()| self.cooperation.clear(&quiet_name(unit)));
                 flag("let its timers start it again", cleared)
             }
+            Effect::EndLater { unit, after, quit } => done(self.systemd.end_later(unit, *after, *quit).await),
             Effect::HoldStarts { waits, lasts } => done(self.systemd.hold_starts(waits, *lasts).await),
             Effect::ReleaseStarts => done(self.systemd.release_starts().await),
             _ => return None,

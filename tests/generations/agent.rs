@@ -82,8 +82,8 @@ impl<'h> Played<'h> {
         }
         let ctime = self.stage.stack.host().ok(&["stat", "--format=%.9Z", &self.stage.stack.socket()])?;
         let seconds: f64 = ctime.trim().parse()?;
-        // To the right side of what a float drops.
-        Ok(SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds) + Duration::from_micros(1))
+        // The kernel takes it from the last tick of its clock, which may be 10 ms ago.
+        Ok(SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds) + Duration::from_millis(10))
     }
 
     /// One generation runs, and it is this version's; nothing is left behind.

@@ -27,12 +27,12 @@ pub fn two_at_once(release: Release) -> Result<()> {
 
     let socket = stack.socket();
     let ask = format!("socat -u OPEN:/dev/null UNIX-CONNECT:{socket}");
-    for round in 0..8 {
+    for round in 0..4 {
         let names = ["a", "b"].map(|name| format!("{name}{round}"));
         let [a, b] = names.each_ref().map(|name| stack.unit(name));
         let active: Vec<String> = stack.active()?.iter().map(|instance| stack.unit(instance)).collect();
         // A killed php-fpm leaves its socket behind.
-        let kill = if round % 4 < 2 { "" } else { "systemctl kill --signal=SIGKILL $units; " };
+        let kill = if round < 2 { "" } else { "systemctl kill --signal=SIGKILL $units; " };
         host.sh_ok(&format!("units='{}'; {kill}systemctl stop $units; systemctl reset-failed", active.join(" ")))?;
         ensure!(stack.served_version().is_err(), "round {round}: somebody serves though nothing runs");
         if round % 2 == 0 {
@@ -71,9 +71,9 @@ pub fn reboot(release: Release) -> Result<()> {
     host.ok(&["kill", "-KILL", &pid.to_string()])?;
     wait_for("g1 to be back", SOON, || {
         ensure!(host.pid_of(&stage.stack.unit("g1"))? != pid, "it is the old one");
-        stage.stack.served_version().map(Some)
+        // Its start is not over when it answers first.
+        stage.ensure_one_generation("g1", "v1").map(Some)
     })?;
-    stage.ensure_one_generation("g1", "v1")?;
     // A busy request with a child does not hold up a reboot (facts M9).
     let load = stage.load().start()?;
     let id = load.send_with_child(Duration::from_secs(600), lab::generations::ADDRESS)?;
@@ -83,8 +83,7 @@ pub fn reboot(release: Release) -> Result<()> {
     let took = begun.elapsed();
     println!("{release}: off and up again in {:.1} s", took.as_secs_f64());
     ensure!(took < Duration::from_secs(40), "the reboot took {:.1} s", took.as_secs_f64());
-    wait_for("boot to serve", SOON, || stage.stack.served_version().map(Some))?;
-    stage.ensure_one_generation(BOOT, "v1")
+    wait_for("boot to serve", SOON, || stage.ensure_one_generation(BOOT, "v1").map(Some))
 }
 
 /// A generation over TCP that cannot live, by hand of a test: systemd would close the socket of all at a start limit.
@@ -109,5 +108,5 @@ pub fn crash_loop(release: Release) -> Result<()> {
     stage.stack.stop(BOOT)?;
     ensure!(stage.stack.active()?.is_empty());
     ensure!(stage.stack.served_version()? == FIRST_VERSION);
-    stage.ensure_one_generation(BOOT, FIRST_VERSION)
+    wait_for("boot to be up", SOON, || stage.ensure_one_generation(BOOT, FIRST_VERSION).map(Some))
 }

@@ -14,7 +14,7 @@ mod web;
 pub use finding::{Finding, Generations, Mend, Report};
 
 use super::migrate;
-use super::policy::TargetRules;
+use super::policy::{FpmRules, Policy, TargetRules};
 use finding::About;
 use seen::{FpmMute, FpmSeen, HostSeen};
 
@@ -64,6 +64,14 @@ pub fn examine(seen: &HostSeen) -> Report {
             report.findings.extend(scripts::findings(target, rules, units));
         }
     }
+    // Generations of one template, and pools of one master, have the same line to mend.
+    let mut told: Vec<(&str, Mend)> = Vec::new();
+    report.findings.retain(|finding| {
+        let this = (finding.id, Mend { then: String::new(), ..finding.mend.clone() });
+        let new = this.1 == Mend::default() || !told.contains(&this);
+        told.push(this);
+        new
+    });
     report
 }
 
@@ -83,9 +91,19 @@ fn generations(fpm: &FpmSeen, seen: &HostSeen) -> Option<Generations> {
     }
 }
 
-/// The rules of the php-fpm target that has this unit.
+/// What is requested of a renewed php-fpm before it serves, by the rules of its target, whatever its strategy.
 #[must_use]
-pub fn fpm_rules<'p>(policy: &'p super::policy::Policy, target: Option<&str>) -> Option<&'p super::policy::FpmRules> {
+pub fn warm<'p>(policy: &'p Policy, target: Option<&str>) -> Option<&'p [String]> {
+    match policy.targets.get(target?) {
+        Some(TargetRules::PhpFpm(rules)) => Some(&rules.warm),
+        Some(TargetRules::Generations(rules)) => Some(&rules.warm),
+        _ => None,
+    }
+}
+
+/// The rules of the php-fpm target that restarts this unit in place.
+#[must_use]
+pub fn fpm_rules<'p>(policy: &'p Policy, target: Option<&str>) -> Option<&'p FpmRules> {
     match policy.targets.get(target?) {
         Some(TargetRules::PhpFpm(rules)) => Some(rules),
         _ => None,

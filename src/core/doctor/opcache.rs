@@ -1,9 +1,9 @@
 //! What the opcache holds (facts 5).
 
 use super::finding::{About, Finding, Mend};
-use super::fpm_rules;
 use super::lines::{place, setting};
 use super::seen::FpmSaid;
+use super::warm;
 use crate::core::policy::Policy;
 
 /// Of its size: less is left than one deploy may bring.
@@ -11,7 +11,7 @@ const LEAST_FREE: u64 = 10;
 
 pub fn findings(about: &About<'_>, said: &FpmSaid, policy: &Policy) -> Vec<Finding> {
     let mut found = Vec::new();
-    let rules = fpm_rules(policy, about.fpm.target.as_deref());
+    let warm = warm(policy, about.fpm.target.as_deref());
     let is_on = |value: Option<&str>| value.is_some_and(|value| matches!(value.to_ascii_lowercase().as_str(), "1" | "on" | "yes" | "true"));
     if said.pools.is_empty() || !is_on(said.ini.get("opcache.enable")) {
         return found;
@@ -21,7 +21,7 @@ pub fn findings(about: &About<'_>, said: &FpmSaid, policy: &Policy) -> Vec<Findi
             let by = ["php_admin_value", "php_admin_flag", "php_value", "php_flag"];
             by.iter().find_map(|by| settings.get(&format!("{by}[{key}]"))).or_else(|| said.ini.get(key))
         };
-        if rules.is_some() && is_on(of("opcache.validate_timestamps")) {
+        if warm.is_some() && is_on(of("opcache.validate_timestamps")) {
             found.push(ini(
                 about,
                 said,
@@ -35,7 +35,7 @@ pub fn findings(about: &About<'_>, said: &FpmSaid, policy: &Policy) -> Vec<Findi
         let protection = said.ini.seconds("opcache.file_update_protection");
         let told =
             ["php_admin_value", "php_value"].iter().any(|by| settings.get(&format!("{by}[opcache.file_update_protection]")).is_some());
-        if protection > 2 && !told && rules.is_some_and(|rules| !rules.warm.is_empty()) {
+        if protection > 2 && !told && warm.is_some_and(|warm| !warm.is_empty()) {
             found.push(ini(
                 about,
                 said,

@@ -38,7 +38,8 @@ pub struct UnitSettings {
     pub kind: String,
     pub kill_mode: String,
     pub send_sigkill: bool,
-    /// Signal number.
+    /// Signal numbers.
+    pub kill_signal: u32,
     pub final_kill_signal: u32,
     /// `None`: for ever.
     pub timeout_stop: Option<Duration>,

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use super::finding::{About, Finding, Mend, unit_finding};
+use super::fpm_rules;
 use super::seen::UnitSettings;
 use crate::core::policy::Policy;
 use crate::core::seen::Load;
 use crate::core::time::Span;
 
+const SIGQUIT: u32 = 3;
 /// A reboot waits that long for one busy request (facts M9); systemd's default is 90 s.
 const LONG_STOP: Duration = Duration::from_secs(120);
 
@@ -41,18 +43,20 @@ pub fn findings(about: &About<'_>, control_timeout: u64, policy: &Policy) -> Vec
             "one busy request keeps this host from rebooting for that long",
         ));
     }
-    if let Some(stop) = stop.filter(|stop| *stop <= Duration::from_secs(control_timeout)) {
+    // SIGTERM does not wait for requests, whatever the timeout (facts 1a).
+    if let Some(stop) = stop.filter(|stop| unit.kill_signal == SIGQUIT && *stop <= Duration::from_secs(control_timeout)) {
         found.push(about.service(
             "unit-stop-before-php-fpm",
             "Service",
             &format!("TimeoutStopSec={}s", control_timeout + 5),
-            format!("TimeoutStopSec={} is no longer than process_control_timeout = {control_timeout}s", Span(stop)),
+            format!("KillSignal=SIGQUIT, and TimeoutStopSec={} is no longer than process_control_timeout = {control_timeout}s", Span(stop)),
             "systemd kills php-fpm before it has let its requests finish, and the unit fails",
         ));
     }
     let rhythm = policy.stamp.min_interval;
     let burst = unit.start_limit_burst;
-    if about.fpm.target.is_some() && burst > 0 && rhythm.saturating_mul(burst) < unit.start_limit_interval {
+    // A generation is a unit of its own, started once.
+    if fpm_rules(policy, about.fpm.target.as_deref()).is_some() && burst > 0 && rhythm.saturating_mul(burst) < unit.start_limit_interval {
         found.push(about.service(
             "unit-start-limit",
             "Unit",

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use super::drain::FRESH;
-use super::{Fpm, FpmStep, Purpose};
+use super::{Fpm, FpmStep, Purpose, READ_AGAIN};
 use crate::core::cut::settle_cut;
-use crate::core::effect::Effect;
+use crate::core::effect::{Effect, EffectId, Outcome};
+use crate::core::evidence::Source;
 use crate::core::ladder::Ladder;
-use crate::core::seen::{Active, ProcessSeen, UnitSeen};
+use crate::core::memory::Want;
+use crate::core::policy::FpmRules;
+use crate::core::seen::{Active, FpmLayout, ProcessSeen, UnitSeen};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::time::{Mono, Span};
@@ -16,6 +19,26 @@ use crate::core::time::{Mono, Span};
 const STOP_TIMEOUT: Duration = Duration::from_secs(45);
 
 impl Fpm {
+    /// A new generation. One that runs already was started by an earlier agent, and only its proof is left.
+    #[must_use]
+    pub fn starting(target: &str, rules: &FpmRules, want: Want, seen: UnitSeen, now: Mono) -> Fpm {
+        let unproven = seen.active.runs();
+        Fpm { purpose: Purpose::Start, unproven, ..Fpm::new(target, rules, want, seen, now) }
+    }
+
+    /// An old generation, which runs.
+    #[must_use]
+    pub fn ending(target: &str, rules: &FpmRules, want: Want, seen: UnitSeen, now: Mono) -> Fpm {
+        Fpm { purpose: Purpose::End, step: FpmStep::Inspecting, ..Fpm::new(target, rules, want, seen, now) }
+    }
+
+    /// What its own php-fpm has said of it when it was started: what its configuration says now is for the next one.
+    pub fn laid_out(&mut self, layout: FpmLayout) {
+        self.source = Source::choose(&self.rules, Some(&layout));
+        self.layout = Some(layout);
+        self.step = FpmStep::Prepared;
+    }
+
     /// When its requests have had their time, before it begins to drain.
     pub fn linger_until(&mut self, until: Mono) {
         self.until = until;
@@ -43,6 +66,12 @@ impl Fpm {
         &self.seen.invocation
     }
 
+    /// Its start is asked for, and not answered.
+    #[must_use]
+    pub fn start_under_way(&self) -> Option<EffectId> {
+        self.pending.filter(|_| self.step == FpmStep::Restarting)
+    }
+
     /// Where its pools listen, as its own php-fpm says; none: not known.
     #[must_use]
     pub fn sockets(&self) -> Vec<&str> {
@@ -63,8 +92,19 @@ impl Fpm {
     }
 
     #[must_use]
+    pub fn layout(&self) -> Option<&FpmLayout> {
+        self.layout.as_ref()
+    }
+
+    #[must_use]
     pub fn into_notes(self) -> Vec<String> {
         self.notes
+    }
+
+    /// It has drained, or had its time, and is not being stopped yet.
+    #[must_use]
+    pub fn wants_to_end(&self, now: Mono) -> bool {
+        self.drained(now) || (self.counting() && self.step != FpmStep::Restarting) || self.step == FpmStep::Seeing
     }
 
     /// For a sentence: what it has still to finish.
@@ -100,6 +140,46 @@ impl Fpm {
         self.until = self.until.min(until);
         if let FpmStep::Draining { until } = &mut self.step {
             *until = self.until;
+        }
+    }
+
+    /// Whether it was seen only a moment ago that another one serves, and that this one is not needed.
+    pub fn clear(&mut self, cleared: bool) {
+        self.cleared = cleared;
+    }
+
+    /// It serves: it is not ended after all, unless that has begun. Workers that are being stopped for the count go on when that is done.
+    pub fn serves_again(&mut self) {
+        self.needed = true;
+        if !self.counting() || self.step == FpmStep::Counting {
+            self.step = FpmStep::Done;
+        }
+    }
+
+    /// Nothing has happened to it.
+    pub(super) fn spare(&mut self, turn: &mut Turn<'_>) {
+        let frozen = std::mem::take(&mut self.frozen);
+        if !frozen.is_empty() {
+            self.aside = Some(turn.ask(Effect::Thaw { workers: frozen }));
+        }
+        settle_cut(turn, &self.unit, false, false);
+        self.enter(turn.now.mono, FpmStep::Done);
+    }
+
+    pub(super) fn read_again(&mut self, turn: &mut Turn<'_>) {
+        let now = turn.now.mono;
+        if self.layout.is_none() && self.reading.is_none() && now >= self.read_at.after(READ_AGAIN) {
+            self.read_at = now;
+            self.reading = Some(turn.ask(Effect::Inspect { unit: self.unit.clone() }));
+        }
+    }
+
+    pub(super) fn read(&mut self, now: Mono, outcome: &Outcome) {
+        if let (Outcome::Layout(layout), FpmStep::Draining { .. }) = (outcome, &self.step) {
+            self.source = Source::choose(&self.rules, Some(layout));
+            self.layout = Some(layout.clone());
+            self.notes.clear();
+            self.drain_again(now);
         }
     }
 

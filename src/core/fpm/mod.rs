@@ -22,7 +22,6 @@ use std::time::Duration;
 pub use drain::FRESH;
 use drain::silent;
 use flights::Told;
-use proof::VERIFY_TIMEOUT;
 use retire::Retiring;
 pub use step::FpmStep;
 
@@ -46,7 +45,11 @@ const FINISHING: Duration = Duration::from_millis(100);
 /// A test that gives no verdict (the bus went away, systemd reloaded) is repeated: it touches nothing.
 const TESTS: u32 = 3;
 const TEST_AGAIN: Duration = Duration::from_millis(500);
+/// Of an old generation that cannot be read now.
+const INSPECT_AGAIN: Duration = Duration::from_secs(5);
 pub(super) const STOPPED: &str = "somebody has stopped it, so it is left stopped";
+/// Until a configuration that could not be read is read again: without it nobody knows where an old generation says what it is at.
+const READ_AGAIN: Duration = Duration::from_secs(30);
 const RESTART_LOOK: Duration = Duration::from_millis(500);
 
 /// What it is on its way to.
@@ -129,6 +132,13 @@ pub struct Fpm {
     unproven: bool,
     /// Requests may still come in: no pool, or an emergency that does not wait for it.
     exposed: bool,
+    /// Its configuration is read again, and when that was last begun.
+    reading: Option<EffectId>,
+    read_at: Mono,
+    /// It was to be ended, and is needed again.
+    needed: bool,
+    /// It is known that nobody needs it any more.
+    cleared: bool,
     /// Not looked at for ever: the job has this long.
     within: Mono,
     notes: Vec<String>,
@@ -188,47 +198,16 @@ impl Fpm {
             tests: 0,
             unproven: false,
             exposed: false,
+            reading: None,
+            read_at: now,
+            needed: false,
+            cleared: false,
             within: Mono::BOOT,
             notes: Vec::new(),
             shared: false,
             retiring: Retiring::default(),
             told: Told::default(),
         }
-    }
-
-    /// A new generation. One that runs already was started by an earlier agent, and only its proof is left.
-    #[must_use]
-    pub fn starting(target: &str, rules: &FpmRules, want: Want, seen: UnitSeen, now: Mono) -> Fpm {
-        let unproven = seen.active.runs();
-        Fpm { purpose: Purpose::Start, unproven, ..Fpm::new(target, rules, want, seen, now) }
-    }
-
-    /// An old generation, which runs.
-    #[must_use]
-    pub fn ending(target: &str, rules: &FpmRules, want: Want, seen: UnitSeen, now: Mono) -> Fpm {
-        Fpm { purpose: Purpose::End, step: FpmStep::Inspecting, ..Fpm::new(target, rules, want, seen, now) }
-    }
-
-    /// Goes on to the restart: counts what is in flight, also after a drain that ended idle, since something may have come in since.
-    pub fn renew(&mut self, now: Mono) {
-        if self.unproven && self.seen.active.runs() {
-            return self.enter(now, FpmStep::Verifying { until: now.after(VERIFY_TIMEOUT) });
-        }
-        let asks = self.source.asks();
-        for pool in self.source.mute.iter().filter(|_| !self.mute_idle && !self.idle) {
-            let why = "has no status page, so nobody knows which of its requests were cut: set pm.status_path and pm.status_listen";
-            self.notes.push(format!("{} {why}", pool.called()));
-        }
-        // What was seen while it was found idle need not be asked again; of what is busy it is to be known who is who at this moment.
-        let seen = self.idle && now.since(self.seen_at) <= FRESH;
-        let step = match (self.seen.active.runs(), asks && seen) {
-            (false, _) => FpmStep::WaitingForLoan,
-            (true, true) => FpmStep::Counting,
-            (true, false) => FpmStep::Seeing,
-        };
-        // An answer that is on its way may be the count, if it is to be a full one.
-        self.pending = self.pending.take().filter(|_| step == FpmStep::Counting && self.asked_full);
-        self.enter(now, step);
     }
 
     /// It was restarted before, by us, and never proven: after the preflight only the proof is left, or its start.
@@ -253,6 +232,10 @@ impl Fpm {
             self.looked(turn, outcome);
             return true;
         }
+        if self.reading.take_if(|reading| *reading == id).is_some() {
+            self.read(turn.now.mono, outcome);
+            return true;
+        }
         if self.pending.take_if(|pending| *pending == id).is_none() {
             return false;
         }
@@ -274,6 +257,8 @@ impl Fpm {
                 self.layout = Some(layout.clone());
                 self.enter(now, FpmStep::Prepared);
             }
+            // Its configuration may just be broken for the next one; until then it is at work.
+            (FpmStep::Inspecting, _) if self.purpose == Purpose::End && now < self.until => self.next = now.after(INSPECT_AGAIN),
             (FpmStep::Inspecting, other) => {
                 self.notes.push(format!("its configuration could not be read ({})", other.said()));
                 self.source = Source::choose(&self.rules, None);
@@ -319,10 +304,13 @@ impl Fpm {
                 self.tests += 1;
                 self.pending = Some(turn.ask(Effect::TestConfig { unit }));
             }
-            FpmStep::Inspecting => self.pending = Some(turn.ask(Effect::Inspect { unit })),
+            FpmStep::Inspecting if now >= self.next => self.pending = Some(turn.ask(Effect::Inspect { unit })),
             FpmStep::Draining { until } => {
                 if self.purpose == Purpose::Renew {
                     loans.want(&unit, &fpm_drop_in(self.rules.term_timeout));
+                }
+                if self.purpose == Purpose::End {
+                    self.read_again(turn);
                 }
                 self.drain_on(turn, until);
             }
@@ -339,6 +327,7 @@ impl Fpm {
             FpmStep::Counting | FpmStep::Recounting => self.ask_status(turn, true, STATUS_TIMEOUT),
             // Finishing may also be a long shutdown function: whoever is still at it then is cut, and counted again for that.
             FpmStep::Finishing if now >= self.since.after(FINISHING) => self.enter(now, FpmStep::Counting),
+            FpmStep::WaitingForLoan if self.needed => self.spare(turn),
             FpmStep::WaitingForLoan => {
                 if self.may_renew(turn, loans) {
                     if !self.source.asks() && self.seen.active.runs() {
@@ -355,7 +344,10 @@ impl Fpm {
                         self.aside = Some(turn.ask(Effect::Thaw { workers }));
                     }
                     settle_cut(turn, &unit, false, false);
-                    self.enter(now, FpmStep::Seeing);
+                    match self.purpose {
+                        Purpose::End => self.drain_again(now),
+                        Purpose::Renew | Purpose::Start => self.enter(now, FpmStep::Seeing),
+                    }
                 }
             }
             FpmStep::Restarting => self.escalate(turn),

@@ -23,7 +23,7 @@ impl Fpm {
     pub fn may_renew(&mut self, turn: &Turn<'_>, loans: &mut Loans) -> bool {
         if self.purpose != Purpose::Renew {
             // Generations are lent nothing: their template has what they need.
-            return turn.journal_good;
+            return turn.journal_good && (self.purpose != Purpose::End || self.cleared);
         }
         loans.want(&self.unit, &fpm_drop_in(self.rules.term_timeout));
         // Without the loan a stubborn child costs the whole grace, no more: not worth an old opcache.

@@ -21,6 +21,7 @@ impl Fpm {
                 Some(Deadline::new(self.next.max(self.since.after(RESTART_LOOK)), format!("{unit}: look at its restart")))
             }
             FpmStep::Testing
+            | FpmStep::Inspecting
             | FpmStep::Seeing
             | FpmStep::Verifying { .. }
             | FpmStep::Dating { .. }

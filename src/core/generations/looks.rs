@@ -9,6 +9,7 @@ use crate::core::fpm::Fpm;
 use crate::core::memory::{TargetMemory, Want};
 use crate::core::policy::GenerationRules;
 use crate::core::seen::{Active, GenerationsSeen, Load, UnitSeen};
+use crate::core::stale::{START_BLUR, stale_fpm};
 use crate::core::step::Turn;
 use crate::core::target::Progress;
 use crate::core::time::Mono;
@@ -16,6 +17,13 @@ use crate::core::time::Mono;
 /// Between two looks while the new one is watched, and while there is no room.
 const LOOK_WHILE_WATCHING: Duration = Duration::from_millis(500);
 const LOOK_WITHOUT_ROOM: Duration = Duration::from_secs(10);
+
+/// While the one that serves is starting, by somebody's hand or systemd's.
+const LOOK_UNTIL_UP: Duration = Duration::from_secs(1);
+/// For somebody's restart of the one that serves.
+const RESTART_PATIENCE: Duration = Duration::from_secs(10);
+/// What has served for so long is not in a loop of crashes.
+const STAYS_UP: Duration = Duration::from_secs(600);
 
 /// It has a master that takes connections, or is about to have one again.
 pub(super) fn runs(unit: &UnitSeen) -> bool {
@@ -28,9 +36,17 @@ impl Generations {
         self.seen = seen.clone();
         let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
         self.current = serving(rules, seen, &memory).map(str::to_owned);
+        self.served_last = self.current.clone().or(self.served_last.take());
         let switching = matches!(self.phase, Phase::Switching | Phase::Watching { .. } | Phase::Back { .. } | Phase::Mending { .. });
+        self.serves_again(turn, &memory);
+        self.bad.retain(|unit| seen.units.iter().any(|seen| seen.unit == *unit));
+        let fresh = |unit: &String| memory.fresh.get(unit);
+        let proven = |unit: &String| memory.served.contains(unit) || !memory.started.contains(unit);
+        let standing = |unit: &String| (proven(unit), fresh(unit).map_or(Mono::BOOT, |fresh| fresh.landed));
+        self.standing = seen.units.iter().map(|seen| (seen.unit.clone(), standing(&seen.unit))).collect();
         for unit in &seen.units {
-            let spared = self.current.as_ref() == Some(&unit.unit) || self.ending.contains_key(&unit.unit);
+            let spared =
+                self.leaving.contains_key(&unit.unit) || self.current.as_ref() == Some(&unit.unit) || self.ending.contains_key(&unit.unit);
             if runs(unit) && !spared && !switching && !self.is_starting(&memory, unit) {
                 self.lingers(turn, rules, &memory, unit);
             }
@@ -39,12 +55,27 @@ impl Generations {
         self.look.want(now.after(match self.phase {
             Phase::Watching { .. } => LOOK_WHILE_WATCHING,
             Phase::Room => LOOK_WITHOUT_ROOM,
+            // Nothing tells when it is up.
+            _ if self.current.is_some() && !self.serves_well() => LOOK_UNTIL_UP,
             _ => super::LOOK_AT_REST,
         }));
         if self.phase == Phase::Rest {
             self.see_to_it_that_one_serves(turn, rules);
         }
         self.looked = true;
+    }
+
+    /// Somebody, or an agent that was interrupted, has made the symlink lead to it: it is not ended, and not being started any more.
+    fn serves_again(&mut self, turn: &mut Turn<'_>, memory: &TargetMemory) {
+        let Some(current) = self.current.clone() else { return };
+        if let Some(fpm) = self.ending.get_mut(&current) {
+            fpm.serves_again();
+        }
+        let proving = self.starting.as_ref().is_some_and(|fpm| fpm.unit == current);
+        let started = !proving && memory.started.contains(&current) && !memory.served.contains(&current);
+        if started || memory.lingering.contains_key(&current) {
+            turn.record(Entry::Switched { target: self.name.clone(), unit: current });
+        }
     }
 
     /// It is being started for what is wanted, by this agent or by one that is no more.
@@ -63,7 +94,7 @@ impl Generations {
             settle_cut(turn, &seen.unit, cutting.invocation != seen.invocation, false);
         }
         // One that has never served has nothing to finish.
-        let never_served = memory.starting.as_ref().is_some_and(|(starting, _)| *starting == seen.unit);
+        let never_served = memory.started.contains(&seen.unit) && !memory.served.contains(&seen.unit);
         if !memory.lingering.contains_key(&seen.unit) {
             let running = turn.memory.rollout.as_ref().map(|rollout| &rollout.view);
             let rollout = running.or(turn.memory.last_rollout.as_ref()).map(|view| view.id.clone());
@@ -71,23 +102,28 @@ impl Generations {
         }
         let lingering = turn.memory.targets.get(&self.name).and_then(|memory| memory.lingering.get(&seen.unit)).cloned();
         let since = lingering.as_ref().map_or(now.mono, |lingering| now.mono_of(lingering.since).min(now.mono));
-        let forced = self.want.as_ref().is_some_and(|want| want.forced && self.progress == Progress::Working);
-        let until = if never_served || forced { now.mono } else { since.after(rules.linger) };
+        let forced = self.want.as_ref().is_some_and(|want| want.forced);
+        let older = self.want.as_ref().is_some_and(|want| seen.main_start < want.landed.after(START_BLUR));
+        let until = if never_served || (forced && older) { now.mono } else { since.after(rules.linger) };
         let want = self.want.clone().unwrap_or_default();
         let mut fpm = Fpm::ending(&self.name, &rules.of(&seen.unit), want, seen.clone(), now.mono);
         fpm.shared = rules.shared();
         fpm.rollout = lingering.and_then(|lingering| lingering.rollout);
         fpm.linger_until(until);
+        if let Some(layout) = self.layouts.get(&seen.unit) {
+            fpm.laid_out(layout.clone());
+        }
         self.ending.insert(seen.unit.clone(), fpm);
     }
 
     fn forget_gone(&mut self, turn: &mut Turn<'_>, memory: &TargetMemory) {
-        let known = memory.lingering.keys().chain(memory.fresh.keys()).chain(memory.starting.iter().map(|(unit, _)| unit));
+        let known = memory.lingering.keys().chain(memory.fresh.keys()).chain(&memory.started);
         let gone = |unit: &&String| {
             let there = self.unit(unit).is_some_and(|seen| seen.active.runs() || !seen.processes.is_empty());
-            !there && !self.fpms().any(|fpm| fpm.unit == **unit)
+            !there && !self.unborn.contains_key(*unit) && !self.fpms().any(|fpm| fpm.unit == **unit)
         };
         let gone: std::collections::BTreeSet<String> = known.filter(gone).cloned().collect();
+        self.layouts.retain(|unit, _| !gone.contains(unit));
         for unit in gone {
             turn.record(Entry::GenerationOver { target: self.name.clone(), unit });
         }
@@ -95,24 +131,39 @@ impl Generations {
 
     /// At rest: one generation serves. Where the symlink leads nowhere it is switched to one that runs; where none runs, one is started, unless
     /// a person has stopped it.
-    fn see_to_it_that_one_serves(&mut self, turn: &Turn<'_>, rules: &GenerationRules) {
+    fn see_to_it_that_one_serves(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules) {
         let now = turn.now.mono;
-        if self.current.is_some() {
+        let stale = self.fallen_back(turn);
+        if self.current.is_some() && stale.is_none() {
             self.rescue = None;
-            self.rescue_tries = 0;
+            if now >= self.rescue_at.after(STAYS_UP) {
+                self.rescue_tries = 0;
+            }
             return;
         }
         if self.held || now < self.rescue_at {
             return;
         }
+        if let (Some(_), Some(unit)) = (stale, self.current.clone()) {
+            // The machine tries again, as after a rollout that failed.
+            self.progress = Progress::Idle;
+            self.put_off_rescue(now);
+            return turn.record(Entry::Lapsed { target: self.name.clone(), unit });
+        }
+        if self.is_being_restarted(turn, rules) {
+            return;
+        }
         if let Some(to) = self.youngest(None).filter(|_| !rules.shared()) {
+            self.tries = 0;
             return self.enter(now, Phase::Mending { to });
         }
-        let led_to = self.seen.units.iter().find(|unit| {
-            let instance = name::instance_of(&rules.unit, &unit.unit);
-            instance.is_some_and(|instance| Some(name::socket_of(&rules.socket, instance)) == self.seen.leads_to)
+        // systemd forgets one that was stopped, not one that has failed.
+        let led_to = self.served_last.clone().filter(|unit| {
+            let instance = name::instance_of(&rules.unit, unit).unwrap_or_default();
+            self.seen.leads_to.as_deref() == Some(name::socket_of(&rules.socket, instance).as_str())
         });
-        let stopped = led_to.is_some_and(|unit| unit.active == Active::Inactive) && self.looked && self.rescue.is_none();
+        let inactive = |unit: &String| self.unit(unit).is_none_or(|seen| seen.active == Active::Inactive);
+        let stopped = led_to.as_ref().is_some_and(inactive) && self.looked && self.rescue.is_none();
         if stopped {
             self.note =
                 Some("nothing serves: somebody has stopped it; a deploy, or a restart of this agent, starts a generation".to_owned());
@@ -124,17 +175,52 @@ impl Generations {
         self.enter(now, Phase::Looking);
     }
 
-    /// Of those that run, apart from this one, the one that was started last.
+    /// Somebody is at the one that the symlink leads to: it comes back in a moment, or is down then.
+    fn is_being_restarted(&mut self, turn: &Turn<'_>, rules: &GenerationRules) -> bool {
+        let now = turn.now.mono;
+        let its = |unit: &UnitSeen| {
+            let instance = name::instance_of(&rules.unit, &unit.unit);
+            instance.is_some_and(|instance| self.seen.leads_to.as_deref() == Some(name::socket_of(&rules.socket, instance).as_str()))
+        };
+        let restarts = self.seen.units.iter().any(|unit| its(unit) && (unit.job || unit.active == Active::Deactivating));
+        self.down_since = self.down_since.filter(|_| restarts).or(restarts.then_some(now));
+        let waits = self.down_since.is_some_and(|since| now < since.after(RESTART_PATIENCE));
+        if waits {
+            self.look.want(now.after(LOOK_WHILE_WATCHING));
+        }
+        waits
+    }
+
+    /// What had been reached and is not any more: the generation for it is gone, and an older one serves.
+    fn fallen_back(&self, turn: &Turn<'_>) -> Option<Want> {
+        let memory = turn.memory.targets.get(&self.name)?;
+        let want = memory.reached.as_ref().filter(|_| memory.unmet().is_none())?;
+        let current = self.current.as_ref().and_then(|unit| self.unit(unit)).filter(|unit| unit.main_pid != 0)?;
+        (!stale_fpm(current, want, memory).is_empty()).then(|| want.clone())
+    }
+
+    /// Of those that run, apart from this one, the one that was proven for the newest code, or was started last.
     pub(super) fn youngest(&self, apart: Option<&str>) -> Option<String> {
         let up = |unit: &&UnitSeen| matches!(unit.active, Active::Active | Active::Reloading) && unit.load == Load::Loaded;
         let others = self.seen.units.iter().filter(up).filter(|unit| Some(unit.unit.as_str()) != apart);
         let ending = |unit: &&UnitSeen| self.ending.get(&unit.unit).is_none_or(|fpm| !fpm.committed());
-        others.filter(ending).max_by_key(|unit| unit.main_start).map(|unit| unit.unit.clone())
+        let standing = |unit: &&UnitSeen| {
+            let (proven, landed) = self.standing.get(&unit.unit).copied().unwrap_or_default();
+            (proven && !self.bad.contains(&unit.unit), landed, unit.main_start)
+        };
+        others.filter(ending).max_by_key(standing).map(|unit| unit.unit.clone())
+    }
+
+    /// The same of those that were proven, and have not proven bad since.
+    pub(super) fn youngest_proven(&self, apart: &str) -> Option<String> {
+        let proven = |unit: &String| self.standing.get(unit).is_some_and(|(proven, _)| *proven) && !self.bad.contains(unit);
+        self.youngest(Some(apart)).filter(proven)
     }
 
     /// As many as count for `max_generations`.
     pub(super) fn running(&self) -> usize {
-        self.seen.units.iter().filter(|unit| unit.active.runs()).count()
+        let unborn = self.unborn.keys().filter(|unit| !self.unit(unit).is_some_and(|seen| seen.active.runs()));
+        self.seen.units.iter().filter(|unit| unit.active.runs()).count() + unborn.count()
     }
 
     /// The last look is one that nothing can have slipped through.
@@ -149,8 +235,8 @@ pub fn serving<'s>(rules: &GenerationRules, seen: &'s GenerationsSeen, memory: &
     if rules.shared() {
         let up = || seen.units.iter().filter(|unit| runs(unit));
         let given = up().find(|unit| memory.current.as_ref() == Some(&unit.unit));
-        let starting = |unit: &&UnitSeen| memory.starting.as_ref().is_some_and(|(starting, _)| *starting == unit.unit);
-        let other = || up().filter(|unit| !starting(unit)).max_by_key(|unit| unit.main_start);
+        let unproven = |unit: &&UnitSeen| memory.started.contains(&unit.unit) && !memory.served.contains(&unit.unit);
+        let other = || up().filter(|unit| !unproven(unit)).max_by_key(|unit| unit.main_start);
         return given.or_else(other).map(|unit| unit.unit.as_str());
     }
     let at = seen.leads_to.as_ref()?;

@@ -2,17 +2,20 @@
 //! server connects to. No request is lost, no pool is left. The old one lingers: it finishes what it has and is stopped.
 //!
 //! What is the case is read from systemd and from the symlink each time; the journal only says which generation is being started and since when
-//! others linger. `name` says what they are called, `looks` what a look at them means, `phases` what comes after what, `view` what status is told. The
+//! others linger. `name` says what they are called, `looks` what a look at them means, `phases` what comes after what, `back` the way
+//! back, `ending` what becomes of those that linger, `view` what status is told. The
 //! way of one php-fpm to its proof, and of another to its end, is [`Fpm`]'s.
 
 pub mod name;
 
+mod back;
+mod ending;
 mod looks;
 mod phases;
 pub(super) mod plan;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub use looks::serving;
@@ -22,7 +25,8 @@ use super::fpm::Fpm;
 use super::look::Looker;
 use super::memory::Want;
 use super::policy::GenerationRules;
-use super::seen::{GenerationsSeen, UnitSeen};
+use super::seen::{FpmLayout, GenerationsSeen, UnitSeen};
+use super::stale::START_BLUR;
 use super::step::{Deadline, Turn, earliest};
 use super::target::Progress;
 use super::time::Mono;
@@ -48,10 +52,14 @@ pub struct Generations {
     seen: GenerationsSeen,
     /// The one that serves.
     current: Option<String>,
+    /// The one that was last seen to serve.
+    served_last: Option<String>,
     /// The one that is to serve.
     starting: Option<Fpm>,
     /// Those that have served, and one that will never.
     ending: BTreeMap<String, Fpm>,
+    /// What those that this agent has started were seen to be.
+    layouts: BTreeMap<String, FpmLayout>,
     switching: Option<EffectId>,
     /// A ping through the symlink.
     pinging: Option<EffectId>,
@@ -75,8 +83,22 @@ pub struct Generations {
     rescue_at: Mono,
     /// How often the symlink was to be switched in this phase.
     tries: u32,
+    /// Since when somebody is at the one that serves.
+    down_since: Option<Mono>,
     /// Nothing is to be begun.
     held: bool,
+    /// The package is being removed: since then.
+    settling: Option<Mono>,
+    /// What is being left to systemd, or was.
+    leaving: BTreeMap<String, Option<EffectId>>,
+    /// When one that lingered was over.
+    ended: Mono,
+    /// Given up while their start was under way: they may still come up.
+    unborn: BTreeMap<String, EffectId>,
+    /// How well each may take the place of another: whether it was proven, and for which landing it was started.
+    standing: BTreeMap<String, (bool, Mono)>,
+    /// Those that the symlink was switched away from, since they did not do.
+    bad: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,8 +138,10 @@ impl Generations {
             look,
             seen: GenerationsSeen::default(),
             current: None,
+            served_last: None,
             starting: None,
             ending: BTreeMap::new(),
+            layouts: BTreeMap::new(),
             switching: None,
             pinging: None,
             next: Mono::BOOT,
@@ -132,7 +156,14 @@ impl Generations {
             rescue_tries: 0,
             rescue_at: Mono::BOOT,
             tries: 0,
+            down_since: None,
             held: false,
+            settling: None,
+            leaving: BTreeMap::new(),
+            ended: Mono::BOOT,
+            unborn: BTreeMap::new(),
+            standing: BTreeMap::new(),
+            bad: BTreeSet::new(),
         }
     }
 
@@ -171,7 +202,9 @@ impl Generations {
             self.enter(now, Phase::Looking);
         }
         if want.forced {
-            self.ending.values_mut().for_each(|fpm| fpm.end_by(now));
+            // An emergency is over for what runs the new code.
+            let older = |fpm: &&mut Fpm| fpm.started() < want.landed.after(START_BLUR);
+            self.ending.values_mut().filter(older).for_each(|fpm| fpm.end_by(now));
         }
         self.want = Some(want);
         self.renewed = now;
@@ -188,9 +221,18 @@ impl Generations {
         if matches!(self.phase, Phase::Looking | Phase::Room | Phase::Starting) {
             self.progress = Progress::Idle;
             self.want = None;
+            self.drop_starting();
             self.enter(now, Phase::Rest);
             self.look.want(now);
         }
+        if self.phase == Phase::Rest {
+            // What was reached, or was not, was for a deploy before the hold.
+            self.progress = Progress::Idle;
+        }
+    }
+
+    pub fn look_again(&mut self, now: Mono) {
+        self.look.want(now);
     }
 
     pub fn hint(&mut self, now: Mono, unit: Option<&str>, template: &str) {
@@ -214,6 +256,16 @@ impl Generations {
             self.pinged(turn.now.mono, outcome);
             return true;
         }
+        if let Some((unit, _)) = self.leaving.iter().find(|(_, leaving)| **leaving == Some(id)) {
+            let unit = unit.clone();
+            self.left(turn, &unit, outcome);
+            return true;
+        }
+        if self.unborn.values().any(|unborn| *unborn == id) {
+            self.unborn.retain(|_, unborn| *unborn != id);
+            self.look.want(turn.now.mono);
+            return true;
+        }
         self.starting.as_mut().is_some_and(|fpm| fpm.outcome(turn, id, outcome))
             || self.ending.values_mut().any(|fpm| fpm.outcome(turn, id, outcome))
     }
@@ -227,6 +279,14 @@ impl Generations {
         // Whatever is said of it, where it leads is read, before another try.
         self.next = turn.now.mono.after(AGAIN);
         self.look.want(turn.now.mono);
+    }
+
+    fn drop_starting(&mut self) {
+        if let Some(fpm) = self.starting.take()
+            && let Some(id) = fpm.start_under_way()
+        {
+            self.unborn.insert(fpm.unit, id);
+        }
     }
 
     fn enter(&mut self, now: Mono, phase: Phase) {
@@ -261,7 +321,11 @@ impl Generations {
             }
             _ => None,
         };
-        earliest(self.fpms().map(Fpm::deadline).chain([look, step]))
+        let settle = self
+            .settling
+            .filter(|_| !self.ending.is_empty())
+            .map(|since| Deadline::new(since.after(phases::SETTLE), format!("{}: leave what is at work to systemd", self.name)));
+        earliest(self.fpms().map(Fpm::deadline).chain([look, step, settle]))
     }
 
     #[must_use]

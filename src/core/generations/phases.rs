@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::looks::{runs, started_for};
-use super::{Generations, Phase, QUIET, name};
+use super::{Generations, Phase, name};
 use crate::core::effect::{Effect, FpmRequest, Outcome};
 use crate::core::entry::Entry;
 use crate::core::fpm::{Fpm, FpmStep};
@@ -19,6 +19,8 @@ use crate::core::time::Mono;
 
 /// The old one stays untouched for so long after the switch, so that there is a way back.
 const WATCH: Duration = Duration::from_secs(2);
+/// At the removal of the package, for those that have just become old to be seen to be idle.
+pub(super) const SETTLE: Duration = Duration::from_secs(4);
 /// For others to take no new requests any more, where they share a socket with it.
 const CLOSE: Duration = Duration::from_secs(10);
 const PING_EVERY: Duration = Duration::from_millis(100);
@@ -32,9 +34,12 @@ const RESCUE_AGAIN: Duration = Duration::from_secs(15);
 const RESCUE_SLOWEST: Duration = Duration::from_secs(5 * 60);
 
 impl Generations {
-    /// `held`: nothing is to be begun.
-    pub fn advance(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, loans: &mut Loans, held: bool) {
+    /// `held`: nothing is to be begun. `settling`: and nobody will be here later.
+    pub fn advance(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, loans: &mut Loans, held: bool, settling: bool) {
         self.held = held;
+        if settling {
+            self.settling.get_or_insert(turn.now.mono);
+        }
         for _ in 0..8 {
             let phase = self.phase.clone();
             self.advance_phase(turn, rules, loans);
@@ -43,6 +48,7 @@ impl Generations {
             }
         }
         self.advance_ending(turn, loans);
+        self.leave_to_systemd(turn, rules);
         self.ask_to_look(turn, rules);
     }
 
@@ -58,9 +64,12 @@ impl Generations {
             Phase::Closing { until } => self.close(turn, until),
             Phase::Back { why } => self.go_back(turn, rules, &why),
             Phase::Mending { to } => {
-                if self.current.is_some() {
+                if let Some(unit) = self.current.clone() {
+                    self.ending.remove(&unit);
+                    turn.record(Entry::Switched { target: self.name.clone(), unit });
                     self.note = Some("the symlink led nowhere, and was switched to it".to_owned());
-                    self.enter(now, Phase::Rest);
+                    let on = if self.goal().is_some() { Phase::Looking } else { Phase::Rest };
+                    self.enter(now, on);
                     self.look.want(now);
                 } else if self.switch_to(turn, rules, &to) == Tried::TooOften {
                     self.rest_after_rescue(now);
@@ -81,7 +90,7 @@ impl Generations {
         if !self.has_looked_since(from) {
             return self.look.want(from.max(now));
         }
-        self.starting = None;
+        self.drop_starting();
         if self.seen.obstructed {
             let why =
                 format!("{} is no symlink: move away what is there; each php-fpm listens beside it, under its own name", rules.socket);
@@ -113,8 +122,12 @@ impl Generations {
             let oldest = self.ending.values().filter(|fpm| !fpm.at_rest()).min_by_key(|fpm| fpm.started()).map(|fpm| fpm.unit.clone());
             let waits_for = oldest.as_ref().and_then(|unit| self.ending.get(unit)).map(Fpm::waits_for_what).unwrap_or_default();
             let oldest = oldest.unwrap_or_else(|| "none of them lingers".to_owned());
-            self.waits = Some(format!("{running} generations run, as many as may (max_generations): waits for {oldest}: {waits_for}"));
+            let what = if waits_for.is_empty() { oldest.clone() } else { format!("{oldest}: {waits_for}") };
+            self.waits = Some(format!("{running} generations run, as many as may (max_generations): waits for {what}"));
+            // One after the other, and not before it is seen whether that one made room.
+            let being_ended = self.ending.values().any(|fpm| fpm.lingers_until() <= now) || !self.has_looked_since(self.ended);
             if rules.at_max == AtMax::EndOldest
+                && !being_ended
                 && let Some(fpm) = self.ending.get_mut(&oldest)
             {
                 fpm.end_by(now);
@@ -172,7 +185,7 @@ impl Generations {
                 turn.phase_ended(&self.name, "start");
                 turn.phase_began(&self.name, "switch");
                 self.tries = 0;
-                self.before = self.current.clone().filter(|unit| *unit != fpm.unit).or_else(|| self.youngest(Some(&fpm.unit)));
+                self.before = self.current.clone().filter(|unit| *unit != fpm.unit).or_else(|| self.youngest_proven(&fpm.unit));
                 self.enter(now, Phase::Switching);
             }
             FpmStep::Refused(why) | FpmStep::Broken(why) => {
@@ -187,16 +200,6 @@ impl Generations {
         }
     }
 
-    /// The new one does not do. If it serves already, the one before takes its place again.
-    fn broke(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str) {
-        if self.current.as_deref() == Some(unit) && self.youngest(Some(unit)).is_some() {
-            self.tries = 0;
-            self.before = self.youngest(Some(unit));
-            return self.enter(turn.now.mono, Phase::Back { why: why.to_owned() });
-        }
-        self.failed(turn, unit, why, false);
-    }
-
     fn switch(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules) {
         let now = turn.now.mono;
         let Some(unit) = self.starting.as_ref().map(|fpm| fpm.unit.clone()) else { return self.enter(now, Phase::Looking) };
@@ -206,13 +209,16 @@ impl Generations {
             self.look.want(now);
             return self.enter(now, Phase::Watching { until: now.after(WATCH) });
         }
+        if self.has_looked_since(self.since) && !self.unit(&unit).is_some_and(runs) {
+            return self.go_back_for(turn, &unit, "it did not stay up until the switch");
+        }
         if self.switch_to(turn, rules, &unit) == Tried::TooOften {
             let why = self.trouble.clone().unwrap_or_else(|| format!("{} does not lead to it, though it was switched", rules.socket));
             self.fail(turn, &unit, &why, true);
         }
     }
 
-    fn switch_to(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, unit: &str) -> Tried {
+    pub(super) fn switch_to(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, unit: &str) -> Tried {
         let now = turn.now.mono;
         if self.switching.is_some() || now < self.next || !turn.journal_good {
             return Tried::Tries;
@@ -286,61 +292,64 @@ impl Generations {
         }
     }
 
-    fn go_back_for(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str) {
-        turn.unit_ended(&self.name, unit, UnitEnd::Failed, why);
-        let before = self.before.take().filter(|before| self.unit(before).is_some_and(runs));
-        self.before = before.or_else(|| self.youngest(Some(unit)));
-        if self.before.is_none() {
-            return self.failed(turn, unit, &format!("{why}, and no other generation runs that could take its place"), false);
-        }
-        self.tries = 0;
-        self.enter(turn.now.mono, Phase::Back { why: why.to_owned() });
-    }
-
-    fn go_back(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, why: &str) {
-        let now = turn.now.mono;
-        let unit = self.starting.as_ref().map(|fpm| fpm.unit.clone()).unwrap_or_default();
-        let Some(before) = self.before.clone() else { return self.failed(turn, &unit, why, false) };
-        if rules.shared() || (self.current.as_ref() == Some(&before) && self.has_looked_since(self.since)) {
-            turn.record(Entry::Switched { target: self.name.clone(), unit: before.clone() });
-            self.ending.remove(&before);
-            let why = format!("{why}; {before}, which runs the old code, serves again");
-            return self.failed(turn, &unit, &why, false);
-        }
-        if self.switch_to(turn, rules, &before) == Tried::TooOften {
-            let why = format!("{why}, and the symlink could not be switched back");
-            self.failed(turn, &unit, &why, false);
-        }
-        self.look.want(now.after(super::AGAIN));
-    }
-
     fn reached(&mut self, turn: &mut Turn<'_>, unit: &str) {
         let now = turn.now.mono;
         turn.phase_ended(&self.name, "switch");
         let beside = self.before.take().map(|before| format!(" beside {before}")).unwrap_or_default();
+        if let Some(layout) = self.starting.as_ref().and_then(Fpm::layout) {
+            self.layouts.insert(unit.to_owned(), layout.clone());
+        }
+        let superseded = self.is_superseded(turn);
         let notes = self.starting.take().map(Fpm::into_notes).unwrap_or_default();
         turn.unit_ended_noting(&self.name, unit, UnitEnd::Renewed, format!("started{beside}, and it serves"), &notes);
+        (self.rescue, self.note) = (None, None);
         if self.progress == Progress::Working {
+            if superseded {
+                return self.take_newest(turn);
+            }
             self.progress = Progress::Reached;
         }
-        (self.rescue, self.rescue_tries, self.note) = (None, 0, None);
         self.enter(now, Phase::Rest);
         self.look.want(now);
     }
 
-    fn fail(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str, blocked: bool) {
+    /// What is wanted by now is another deploy than the one that this try is for.
+    fn is_superseded(&self, turn: &Turn<'_>) -> bool {
+        let newest = turn.memory.targets.get(&self.name).and_then(|memory| memory.want.as_ref());
+        let other = |fpm: &Fpm| newest.is_none_or(|newest| !fpm.want.is(newest));
+        self.progress == Progress::Working && self.starting.as_ref().is_some_and(other)
+    }
+
+    /// On to the newest deploy, unless a hold keeps that for later.
+    fn take_newest(&mut self, turn: &Turn<'_>) {
+        let now = turn.now.mono;
+        let newest = turn.memory.targets.get(&self.name).and_then(|memory| memory.want.as_ref());
+        if self.want.as_ref().is_some_and(|want| newest.is_some_and(|newest| want.is(newest))) {
+            return self.enter(now, Phase::Looking);
+        }
+        (self.want, self.progress) = (None, Progress::Idle);
+        self.enter(now, Phase::Rest);
+        self.look.want(now);
+    }
+
+    pub(super) fn fail(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str, blocked: bool) {
         turn.unit_ended(&self.name, unit, UnitEnd::Failed, why);
         self.failed(turn, unit, why, blocked);
     }
 
     /// Nothing comes of this try. What was started and does not serve is ended, by the next look.
-    fn failed(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str, blocked: bool) {
+    pub(super) fn failed(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str, blocked: bool) {
         let now = turn.now.mono;
         for phase in ["preflight", "start", "switch"] {
             turn.phase_ended(&self.name, phase);
         }
-        self.starting = None;
+        let superseded = self.is_superseded(turn);
+        self.drop_starting();
         self.before = None;
+        if superseded {
+            self.note = None;
+            return self.take_newest(turn);
+        }
         if self.progress == Progress::Working {
             self.progress = Progress::Failed { why: format!("{unit}: {why}"), blocked };
         }
@@ -348,10 +357,14 @@ impl Generations {
         self.rest_after_rescue(now);
     }
 
-    fn rest_after_rescue(&mut self, now: Mono) {
+    pub(super) fn put_off_rescue(&mut self, now: Mono) {
         self.rescue_tries = self.rescue_tries.saturating_add(1);
         let pause = (RESCUE_AGAIN * 2_u32.saturating_pow(self.rescue_tries.min(10) - 1)).min(RESCUE_SLOWEST);
         self.rescue_at = now.after(pause);
+    }
+
+    fn rest_after_rescue(&mut self, now: Mono) {
+        self.put_off_rescue(now);
         self.enter(now, Phase::Rest);
         self.look.want(now);
         if self.current.is_none() {
@@ -359,36 +372,42 @@ impl Generations {
         }
     }
 
-    /// Old ones finish what they have, and are stopped.
-    fn advance_ending(&mut self, turn: &mut Turn<'_>, loans: &mut Loans) {
+    /// Before this agent is removed: what is still at work then has the rest of its time, and systemd ends it.
+    fn leave_to_systemd(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules) {
         let now = turn.now.mono;
-        let mut over = Vec::new();
-        for (unit, fpm) in &mut self.ending {
-            fpm.advance(turn, loans);
-            if fpm.step == FpmStep::Prepared {
-                let until = fpm.lingers_until();
-                fpm.drain(now, until, QUIET, false);
-                fpm.advance(turn, loans);
-            }
-            // A hold lets finish; it does not cut.
-            if fpm.drained(now) && (fpm.is_idle() || !self.held) && fpm.may_renew(turn, loans) {
-                fpm.renew(now);
-                fpm.advance(turn, loans);
-            }
-            if fpm.at_rest() {
-                over.push(unit.clone());
-            }
+        if self.settling.is_none_or(|since| now < since.after(SETTLE)) {
+            return;
         }
-        for unit in over {
-            self.ending.remove(&unit);
-            self.look.want(now);
+        let at_work = self.ending.iter().filter(|(unit, fpm)| !fpm.committed() && !self.leaving.contains_key(*unit));
+        let at_work: Vec<(String, Duration)> = at_work.map(|(unit, fpm)| (unit.clone(), fpm.lingers_until().since(now))).collect();
+        for (unit, after) in at_work {
+            let id = turn.ask(Effect::EndLater { unit: unit.clone(), after, quit: rules.shared() });
+            self.leaving.insert(unit, Some(id));
+        }
+    }
+
+    pub(super) fn left(&mut self, turn: &mut Turn<'_>, unit: &str, outcome: &Outcome) {
+        if *outcome == Outcome::Done {
+            self.leaving.insert(unit.to_owned(), None);
+            self.ending.remove(unit);
+            turn.unit_ended(
+                &self.name,
+                unit,
+                UnitEnd::Left,
+                "still at work when the agent was removed: systemd stops it when it has lingered",
+            );
+            turn.record(Entry::GenerationOver { target: self.name.clone(), unit: unit.to_owned() });
+        } else {
+            self.trouble = Some(format!("{unit} could not be left to systemd: {}", outcome.said()));
+            self.leaving.remove(unit);
+            self.settling = Some(turn.now.mono);
         }
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
-enum Tried {
+pub(super) enum Tried {
     Tries,
     TooOften,
 }

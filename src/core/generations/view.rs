@@ -1,7 +1,7 @@
 //! What status is told of the generations of a target.
 
 use super::{Generations, Phase};
-use crate::core::fpm::Fpm;
+use crate::core::fpm::{Fpm, FpmStep};
 use crate::core::memory::TargetMemory;
 use crate::core::policy::GenerationRules;
 use crate::core::seen::UnitSeen;
@@ -24,7 +24,16 @@ impl Generations {
         }
         let current = self.current.as_deref();
         let starting = self.starting.iter().filter(|fpm| Some(fpm.unit.as_str()) != current);
-        views.extend(starting.map(|fpm| fpm.view(now, "is about to be started")));
+        views.extend(starting.map(|fpm| {
+            let view = fpm.view(now, "is about to be started");
+            // It serves when the symlink leads to it, and not before.
+            match fpm.step {
+                FpmStep::Done => {
+                    UnitView { state: TargetState::Verifying, why: "proven: the symlink is about to lead to it".to_owned(), ..view }
+                }
+                _ => view,
+            }
+        }));
         views.extend(self.ending.values().filter(|fpm| Some(fpm.unit.as_str()) != current).map(|fpm| self.ending_view(fpm, now)));
         views
     }

@@ -23,7 +23,7 @@ use crate::core::event::{Answer, Event};
 use crate::core::inplace::InPlace;
 use crate::core::intake::Pending;
 use crate::core::loans::Loans;
-use crate::core::memory::Memory;
+use crate::core::memory::{Memory, TargetMemory};
 use crate::core::policy::{Policy, TargetRules};
 use crate::core::pool::Pool;
 use crate::core::step::{Deadline, Step, Turn, earliest};
@@ -161,6 +161,7 @@ impl Machine {
             Event::Stamp(read) => self.stamp_read(now, &mut step, read),
             Event::Tick => {}
             Event::Outcome(id, outcome) => self.outcome(now, &mut step, id, &outcome),
+            Event::SocketsChanged => self.hint_generations(now),
             Event::JobRemoved { unit } => self.hint(now, Some(&unit)),
             Event::LookAgain => {
                 self.locks_due = true;
@@ -174,6 +175,7 @@ impl Machine {
                 self.survey.again();
                 self.configure(now, &mut step);
                 self.renew_new(now, &mut step);
+                self.hint_generations(now);
             }
             Event::ConfigProblem(problem) => self.config_problem = problem,
             Event::JournalProblem(problem) => {
@@ -209,7 +211,10 @@ impl Machine {
     /// Nothing is owed to the host.
     #[must_use]
     pub fn settled(&self) -> bool {
-        !self.debts.any(&self.memory) && self.memory.frozen.is_empty()
+        let over = |target: &TargetMemory| target.starting.is_none() && target.lingering.is_empty();
+        let generations = self.works.iter().filter(|(_, work)| matches!(work, Work::Generations(_)));
+        let mut generations = generations.filter_map(|(name, _)| self.memory.targets.get(name));
+        !self.debts.any(&self.memory) && self.memory.frozen.is_empty() && generations.all(over)
     }
 
     pub(super) fn settling(&self) -> bool {
@@ -229,6 +234,15 @@ impl Machine {
         let targets = self.policy.targets.values().map(of).max().unwrap_or_default();
         let pools = self.policy.pools.values().map(|rules| rules.timeout * 2 + rules.quiet).max().unwrap_or_default();
         self.policy.stamp.settle * 5 + self.policy.stamp.min_interval + targets + pools
+    }
+
+    /// Who serves is looked at again.
+    fn hint_generations(&mut self, now: Now) {
+        for work in self.works.values_mut() {
+            if let Work::Generations(work) = work {
+                work.look_again(now.mono);
+            }
+        }
     }
 
     fn hint(&mut self, now: Now, unit: Option<&str>) {
@@ -290,6 +304,7 @@ impl Machine {
             self.advance_targets(now, step);
             self.repool_unless_needed(now, step);
             self.conclude(now, step);
+            self.take_up_lapsed(now);
             self.look_at_rest(now, step);
             quiet = if (step.effects.len(), step.entries.len()) == before { quiet + 1 } else { 0 };
             if quiet > 1 {

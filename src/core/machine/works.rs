@@ -114,6 +114,26 @@ impl Machine {
         }
     }
 
+    /// What had been reached and is not any more is wanted again.
+    pub(super) fn take_up_lapsed(&mut self, now: Now) {
+        if self.policy.unusable.is_some() || self.settling {
+            return;
+        }
+        let idle = |name: &str| matches!(self.works.get(name), Some(Work::Generations(work)) if *work.progress() == Progress::Idle);
+        let unmet = self.memory.targets.iter().filter(|(name, _)| idle(name) && !self.held(name));
+        let lapsed: Vec<_> = unmet.filter_map(|(name, target)| Some((name.clone(), target.unmet()?.clone()))).collect();
+        if let Some(rollout) = &self.memory.rollout {
+            for (name, want) in lapsed.into_iter().filter(|(name, _)| rollout.targets.contains(name)) {
+                if let Some(Work::Generations(work)) = self.works.get_mut(&name) {
+                    work.renew(now.mono, want);
+                }
+            }
+        } else if !lapsed.is_empty() && self.retry.is_none() {
+            let why = "the generation that had been started for it is gone".to_owned();
+            self.retry = Some(Retry { at: now.mono, tries: 0, why, blocked: true });
+        }
+    }
+
     /// So that a script can hold its lock whenever a deploy lands.
     pub(super) fn make_locks(&mut self, now: Now, step: &mut Step) {
         if !std::mem::replace(&mut self.locks_due, false) || self.settling {
@@ -235,7 +255,7 @@ impl Machine {
                 }
                 (Work::Generations(work), Some(TargetRules::Generations(rules))) => {
                     let held = self.settling || turn.memory.holds(name);
-                    work.advance(&mut turn, rules, &mut self.loans, held);
+                    work.advance(&mut turn, rules, &mut self.loans, held, self.settling);
                     gathering |= work.gathering();
                     counting |= work.counting();
                 }

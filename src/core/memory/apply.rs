@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Begun, Cutting, Depooled, Fresh, Hold, Lingering, Memory, OwedRun, Reached, Rollout, Settles, StampMemory, StrayCut, TargetMemory,
-    Unask, Want,
+    Begun, Cutting, Depooled, Fresh, Hold, Interrupted, Lingering, Memory, OwedRun, Reached, Rollout, Settles, StampMemory, StrayCut,
+    TargetMemory, Unask, Want,
 };
 use crate::core::deploy::Deploy;
 use crate::core::effect::{Effect, EffectId, Fault, JobEnd, Outcome};
@@ -70,6 +70,11 @@ impl Memory {
                 self.rollout_started(at, id, deploy, targets, by.as_ref());
                 self.rollout.iter_mut().for_each(|rollout| rollout.over_hold = *over_hold);
             }
+            Entry::Lapsed { target, .. } => {
+                if let Some(target) = self.targets.get_mut(target) {
+                    target.reached = None;
+                }
+            }
             Entry::Reached { target, .. } => {
                 if let Some(target) = self.targets.get_mut(target) {
                     target.reached.clone_from(&target.want);
@@ -90,6 +95,7 @@ impl Memory {
                 self.next_generation += 1;
                 if let Some(target) = self.targets.get_mut(target) {
                     target.starting = Some((unit.clone(), *landed));
+                    target.started.insert(unit.clone());
                 }
             }
             Entry::Switched { target, unit } => {
@@ -97,6 +103,7 @@ impl Memory {
                     target.starting.take_if(|(starting, _)| starting == unit);
                     target.lingering.remove(unit);
                     target.current = Some(unit.clone());
+                    target.served.insert(unit.clone());
                 }
             }
             Entry::Lingers { target, unit, rollout } => {
@@ -110,6 +117,8 @@ impl Memory {
                     target.starting.take_if(|(starting, _)| starting == unit);
                     target.lingering.remove(unit);
                     target.fresh.remove(unit);
+                    target.started.remove(unit);
+                    target.served.remove(unit);
                 }
                 self.restarts.remove(unit);
             }
@@ -148,9 +157,9 @@ impl Memory {
                 self.strays.push(StrayCut { process, asked, grace, casualty, begun: false, answered: false, missed: false, killed: false });
             }
             Entry::StraySettled { process, .. } => self.strays.retain(|cut| cut.process != *process),
-            Entry::Interrupted { unit } => {
-                let count = self.interrupted.entry(unit.clone()).or_default();
-                *count = count.saturating_add(1);
+            Entry::Interrupted { unit, at } => {
+                let row = self.interrupted.entry(unit.clone()).or_default();
+                *row = Interrupted { times: row.times.saturating_add(1), last: *at };
                 if let Some(interrupted) = self.quiet.get_mut(unit) {
                     *interrupted = true;
                 }
@@ -215,6 +224,8 @@ impl Memory {
         self.starts_held = false;
         // What the boot starts is up again.
         self.taken_down.clear();
+        // Whatever has run since the boot was not interrupted by us.
+        self.interrupted.values_mut().for_each(|row| row.last = Mono::BOOT);
         // A command may have left its mark outside /run.
         self.asked.retain(|unit| self.unasks.contains_key(unit));
         self.frozen.clear();
@@ -225,6 +236,8 @@ impl Memory {
             target.starting = None;
             target.current = None;
             target.lingering.clear();
+            target.started.clear();
+            target.served.clear();
             for want in target.want.iter_mut().chain(target.reached.iter_mut()) {
                 want.landed = Mono::BOOT;
             }

@@ -35,7 +35,7 @@ impl Memory {
             Entry::UnitEnded(end) => {
                 self.starved.remove(&end.unit);
             }
-            Entry::Interrupted { unit } | Entry::RanThrough { unit } => {
+            Entry::Interrupted { unit, .. } | Entry::RanThrough { unit } => {
                 self.starved.remove(unit);
             }
             Entry::Dropped { target } => {
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(memory.starved.keys().collect::<Vec<_>>(), ["a.service"]);
         for over in [
             Entry::RanThrough { unit: "a.service".to_owned() },
-            Entry::Interrupted { unit: "a.service".to_owned() },
+            Entry::Interrupted { unit: "a.service".to_owned(), at: Mono(0) },
             left("a.service", false),
             Entry::Started { boot: "another".to_owned(), version: String::new() },
         ] {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::deploy::{Deploy, StampIdentity};
 use crate::core::effect::{Effect, WorkerRef};
-use crate::core::seen::Dependent;
+use crate::core::seen::{Dependent, UnitSeen};
 use crate::core::status::{Casualty, CasualtyKind, RolloutView, Totals};
 use crate::core::time::{Mono, Wall};
 
@@ -57,7 +57,7 @@ pub struct Memory {
     /// The commands that take that back, as configured when they were asked: a configuration that changes meanwhile must not leave them asked.
     pub unasks: BTreeMap<String, Unask>,
     /// How often in a row each script was interrupted by us.
-    pub interrupted: BTreeMap<String, u32>,
+    pub interrupted: BTreeMap<String, Interrupted>,
     /// Scripts that were let finish for that, with their target.
     pub starved: BTreeMap<String, String>,
     /// Workers that may be stopped by our SIGSTOP.
@@ -117,6 +117,9 @@ pub struct TargetMemory {
     pub current: Option<String>,
     /// Generations that get no new requests, and since when.
     pub lingering: BTreeMap<String, Lingering>,
+    /// Generations that we have begun to start, and those to which the symlink has led.
+    pub started: BTreeSet<String>,
+    pub served: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,6 +163,13 @@ pub struct Unask {
     pub argv: Vec<String>,
     /// The unit need not be asked any more.
     pub over: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Interrupted {
+    pub times: u32,
+    /// The last time, on the boot clock of [`Memory::boot`].
+    pub last: Mono,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -287,6 +297,12 @@ impl Memory {
     pub fn shares(&self, unit: &str) -> bool {
         let Some(own) = self.unasks.get(unit) else { return false };
         self.unasks.iter().any(|(other, unask)| other != unit && !unask.over && unask.argv == own.argv)
+    }
+
+    /// How often in a row this script was interrupted by us: a run that has ended since, and not by us, breaks the row.
+    #[must_use]
+    pub fn interruptions(&self, unit: &UnitSeen) -> u32 {
+        self.interrupted.get(&unit.unit).filter(|row| unit.last_end <= row.last).map_or(0, |row| row.times)
     }
 
     /// A script is owed a run now, and not only when what it left behind has settled.

@@ -16,10 +16,15 @@ impl Migration<'_> {
             self.name, self.fpm.root
         );
         let _ = writeln!(text, "\n[global]\ndaemonize = no");
+        if self.port().is_some() {
+            text.push_str(
+                "; After SIGQUIT its busy workers go on for so long: as long as the target's linger.\nprocess_control_timeout = 24h\n",
+            );
+        }
         for line in self.lines.iter().filter(|line| line.section == "global" && !line.key.is_empty()) {
             if line.key == "error_log" && line.value.starts_with("/dev/std") {
                 text.push_str("error_log = syslog\n");
-            } else if !NOT_GLOBAL.contains(&line.key) {
+            } else if !NOT_GLOBAL.contains(&line.key) && (self.port().is_none() || line.key != "process_control_timeout") {
                 let _ = writeln!(text, "{}", line.raw);
             }
         }
@@ -41,8 +46,7 @@ impl Migration<'_> {
     pub(super) fn target(&self) -> String {
         let name = self.target_name();
         let mut text = format!("[target.{name}]\nkind = \"php-fpm\"\nunit = \"{}\"\nstrategy = \"generations\"\n", self.template());
-        let socket = if self.port().is_some() { self.socket_unit() } else { self.current() };
-        let _ = writeln!(text, "socket = \"{socket}\"");
+        let _ = writeln!(text, "socket = \"{}\"", self.socket_key());
         text.push_str("linger = \"24h\"           # how long requests of an old generation may go on\nmax_generations = 8\n");
         if let Some(rules) = self.rules {
             if !rules.warm.is_empty() {

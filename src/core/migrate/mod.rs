@@ -12,14 +12,8 @@ use std::fmt;
 use super::doctor::fpm_rules;
 use super::doctor::lines::{Line, lines};
 use super::doctor::seen::{Files, FpmMute, FpmSeen, Settings};
-use super::policy::{FpmRules, Policy};
-
-/// Of `sun_path`, without its final NUL.
-const SUN_PATH: usize = 107;
-/// Of the name of a generation.
-const GENERATION: usize = 24;
-/// Where the configuration of generations is put by the steps of the README, beside that of the pool.
-const CONFIG_ENDING: &str = ".generations.conf";
+use super::generation_name::{BOOT, LONGEST, STATUS_SUFFIX, SUN_PATH, instance_of, unit_of};
+use super::policy::{FpmRules, Policy, TargetRules};
 
 /// Why a pool cannot be turned into generations.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +37,7 @@ impl fmt::Display for Refused {
 pub struct Migration<'s> {
     pub fpm: &'s FpmSeen,
     pub pool: &'s str,
-    /// `php-fpm-NAME@.service`, `/run/php/NAME/`.
+    /// `php-fpm-NAME`: of the units, of the configuration, and of the directory of the sockets in /run.
     pub name: String,
     settings: &'s Settings,
     lines: Vec<Line<'s>>,
@@ -63,7 +57,7 @@ impl<'s> Migration<'s> {
             Err(FpmMute::Unasked(why)) => return refuse(why.clone()),
         };
         let lines = lines(&fpm.files, &fpm.root);
-        if lines.iter().any(|line| line.key == "listen" && line.value.contains("${GENERATION}")) || unit.unit.contains("@boot.") {
+        if lines.iter().any(|line| line.key == "listen" && line.value.contains("${GENERATION}")) || is_one(policy, &unit.unit) {
             return Err(Refused::Already);
         }
         let [(pool, settings)] = said.pools.as_slice() else {
@@ -89,12 +83,17 @@ impl<'s> Migration<'s> {
         if !lines.iter().any(|line| line.section == pool && line.key == "listen") {
             return refuse(format!("no file says where [{pool}] listens: its configuration file is none that can be read ({})", fpm.root));
         }
+        // They go into the commands of the README.
+        if let Some(path) = [settings.get("listen").unwrap_or_default(), &fpm.root].into_iter().find(|path| !is_literal(path)) {
+            return refuse(format!("\"{path}\" has characters that a shell or a regular expression would read otherwise: rename it first"));
+        }
         let name = name.map_or_else(|| plain(pool), str::to_owned);
         if name.is_empty() || name != plain(&name) {
             return refuse("a name is made of a-z, 0-9 and -: say one with --name".to_owned());
         }
+        let name = format!("php-fpm-{name}");
         let migration = Migration { fpm, pool, name, settings, lines, rules: fpm_rules(policy, fpm.target.as_deref()), web };
-        let longest = migration.status_socket(&"x".repeat(GENERATION));
+        let longest = migration.status_socket(&"x".repeat(LONGEST));
         if longest.len() > SUN_PATH {
             return refuse(format!(
                 "the socket of a generation would have {} characters, and a path of a socket may have {SUN_PATH}: say a shorter name with --name",
@@ -125,11 +124,9 @@ impl<'s> Migration<'s> {
     #[must_use]
     pub fn changed_lines(&self) -> Vec<String> {
         let mut lines: Vec<String> = self.own_settings().into_iter().map(|(key, value)| format!("{key} = {value}")).collect();
-        lines.extend(["Environment=GENERATION=%i".to_owned(), "KillMode=mixed".to_owned(), "TimeoutStopSec=30s".to_owned()]);
-        lines.push("strategy = \"generations\"".to_owned());
-        if self.port().is_none() {
-            lines.push(format!("socket = \"{}\"", self.current()));
-        }
+        lines
+            .extend(["Environment=GENERATION=%i", "KillMode=mixed", "TimeoutStopSec=30s", "strategy = \"generations\""].map(str::to_owned));
+        lines.push(format!("socket = \"{}\"", self.socket_key()));
         lines
     }
 
@@ -157,15 +154,20 @@ impl<'s> Migration<'s> {
     }
 
     fn generation_socket(&self, generation: &str) -> String {
-        format!("/run/php/{}/{generation}.sock", self.name)
+        format!("/run/{}/{generation}.sock", self.name)
     }
 
     fn status_socket(&self, generation: &str) -> String {
-        format!("/run/php/{}/{generation}.status.sock", self.name)
+        format!("/run/{}/{generation}{STATUS_SUFFIX}", self.name)
     }
 
     fn current(&self) -> String {
         self.generation_socket("current")
+    }
+
+    /// What the target calls `socket`.
+    fn socket_key(&self) -> String {
+        if self.port().is_some() { self.socket_unit() } else { self.current() }
     }
 
     /// The string that php-fpm finds the inherited socket by: no file has that name (facts 4a).
@@ -174,29 +176,29 @@ impl<'s> Migration<'s> {
     }
 
     fn template(&self) -> String {
-        format!("php-fpm-{}@.service", self.name)
+        format!("{}@.service", self.name)
     }
 
     fn boot(&self) -> String {
-        format!("php-fpm-{}@boot.service", self.name)
+        unit_of(&self.template(), BOOT)
     }
 
     fn socket_unit(&self) -> String {
-        format!("php-fpm-{}.socket", self.name)
+        format!("{}.socket", self.name)
     }
 
     fn config_name(&self) -> String {
-        format!("{}{CONFIG_ENDING}", self.name)
+        format!("{}.conf", self.name)
     }
 
-    /// Where the steps of the README put the configuration: beside the pool's main file.
+    /// Where the steps of the README put the configuration: beside the file that the pool has now.
     fn config_path(&self) -> String {
         let directory = self.fpm.root.rsplit_once('/').map_or("/etc", |(directory, _)| directory);
         format!("{directory}/{}", self.config_name())
     }
 
     fn target_name(&self) -> &str {
-        self.fpm.target.as_deref().unwrap_or(&self.name)
+        self.fpm.target.as_deref().unwrap_or(self.name.trim_start_matches("php-fpm-"))
     }
 
     fn target_file(&self) -> String {
@@ -206,6 +208,16 @@ impl<'s> Migration<'s> {
     fn program(&self) -> &str {
         self.fpm.unit.exec_start.last().and_then(|argv| argv.first()).map_or("php-fpm", String::as_str)
     }
+}
+
+/// Whether nothing in it means something to a shell or to sed.
+fn is_literal(path: &str) -> bool {
+    path.chars().all(|c| c.is_alphanumeric() || "/._-@+:,[]".contains(c))
+}
+
+/// Whether it is a generation by the agent's rules.
+fn is_one(policy: &Policy, unit: &str) -> bool {
+    policy.targets.values().any(|rules| matches!(rules, TargetRules::Generations(rules) if instance_of(&rules.unit, unit).is_some()))
 }
 
 /// What a unit's, a directory's and a generation's name may be made of.

@@ -146,7 +146,7 @@ impl Migration<'_> {
             edits(text, &nginx, &apache, &to, from);
             let _ = write!(
                 text,
-                "while grep -Eq ' 0001 03 .* /run/php/{}/[a-z0-9-]+[.]sock$' /proc/net/unix; do sleep 1; done\n\
+                "while grep -Eq ' 0001 03 .* /run/{}/[a-z0-9-]+[.]sock$' /proc/net/unix; do sleep 1; done\n\
                  systemctl disable {1}\nsystemctl stop '{instances}'\n```\n\n",
                 self.name,
                 self.boot()
@@ -154,9 +154,10 @@ impl Migration<'_> {
         }
         let _ = write!(
             text,
-            "Then the files can go:\n\n```sh back\nrm {} /etc/systemd/system/{template}{}\nsystemctl daemon-reload\n```\n",
+            "Then the files can go:\n\n```sh back\nrm {} /etc/systemd/system/{template}{}\nrm -r /run/{}\nsystemctl daemon-reload\n```\n",
             self.config_path(),
-            if self.port().is_some() { format!(" /etc/systemd/system/{}", self.socket_unit()) } else { String::new() }
+            if self.port().is_some() { format!(" /etc/systemd/system/{}", self.socket_unit()) } else { String::new() },
+            self.name
         );
     }
 }
@@ -164,7 +165,8 @@ impl Migration<'_> {
 /// What puts one socket in the place of another.
 fn edits(text: &mut String, nginx: &std::collections::BTreeSet<&str>, apache: &std::collections::BTreeSet<&str>, from: &str, to: &str) {
     for file in nginx.iter().chain(apache) {
-        let _ = writeln!(text, "sed -i --follow-symlinks 's|{}|{to}|g' {file}", from.replace('.', "[.]"));
+        let quote = if super::is_literal(file) { "" } else { "'" };
+        let _ = writeln!(text, "sed -i --follow-symlinks 's|{}|{to}|g' {quote}{file}{quote}", from.replace('.', "[.]"));
     }
     if !nginx.is_empty() {
         text.push_str("nginx -t\nsystemctl reload nginx\n");

@@ -1,105 +1,95 @@
-//! The template unit that each generation is an instance of, and the socket that holds a port.
+//! The template unit that each generation is an instance of, and the socket that holds a port: the shipped ones, adapted.
 
 use std::fmt::Write;
 
 use super::Migration;
 use crate::core::doctor::lines::unit_lines;
 
-/// Of [Service]: what the template says itself. A generation is stopped by the agent, when nothing of it runs any more; it is never reloaded.
-const OWN: [&str; 16] = [
-    "Type",
+const TEMPLATE: &str = include_str!("../../../units/php-fpm-generation@.service");
+const TEMPLATE_OF_A_PORT: &str = include_str!("../../../units/php-fpm-generation-tcp@.service");
+const SOCKET: &str = include_str!("../../../units/php-fpm-generation-tcp.socket");
+/// What the shipped ones are called.
+const SHIPPED: &str = "php-fpm-generation";
+const SHIPPED_OF_A_PORT: &str = "php-fpm-generation-tcp";
+
+/// Of the old unit's [Service] beside what the template says itself: a generation is stopped by the agent when nothing of it runs any more, and
+/// is never reloaded.
+const NOT_KEPT: [&str; 10] = [
     "NotifyAccess",
     "PIDFile",
-    "ExecStart",
-    "ExecStartPost",
     "ExecReload",
     "ExecStop",
     "ExecStopPost",
-    "KillMode",
+    "ExecStartPost",
     "KillSignal",
     "SendSIGKILL",
     "FinalKillSignal",
     "TimeoutSec",
-    "TimeoutStopSec",
-    "RuntimeDirectoryPreserve",
-    "Sockets",
 ];
+/// Lists, to which the template adds.
+const ADDED: [&str; 2] = ["Environment", "RuntimeDirectory"];
 
 impl Migration<'_> {
     pub(super) fn unit(&self) -> String {
+        let (template, shipped) = if self.port().is_some() { (TEMPLATE_OF_A_PORT, SHIPPED_OF_A_PORT) } else { (TEMPLATE, SHIPPED) };
         let old = &self.fpm.unit;
-        let lines = unit_lines(old);
-        // An instance is not an instance of ours.
-        let instance = old.unit.split_once('@').and_then(|(_, rest)| rest.rsplit_once('.')).map_or("", |(instance, _)| instance);
-        let kept = |text: &mut String, section: &str, not: &dyn Fn(&str) -> bool| {
-            for line in lines.iter().filter(|line| line.section == section && !not(line.key)) {
-                let value = line.value.replace("%i", instance).replace("%I", instance);
-                let _ = writeln!(text, "{}={value}", line.key);
+        let mut text = format!("# One php-fpm for each deploy, by restart-agent's strategy \"generations\"; from {}.\n", old.unit);
+        let mut section = "";
+        for line in template.lines().skip_while(|line| !line.starts_with('[')) {
+            if line.starts_with('[') {
+                section = line.trim_matches(['[', ']']);
+                let _ = writeln!(text, "{line}");
+                self.kept(&mut text, section, template);
+            } else if section == "Service" && line.starts_with("ExecStart=") {
+                let _ = writeln!(text, "ExecStart={}", self.command());
+            } else if !line.starts_with("Documentation=") {
+                let _ = writeln!(text, "{}", line.replace(shipped, &self.name));
             }
-        };
-        let name = &self.name;
-        let mut text = format!(
-            "# One generation of php-fpm for each deploy, from {}. restart-agent starts and stops them; at boot the\n\
-             # instance \"boot\" comes up by itself.\n\n[Unit]\nDescription=php-fpm of pool {}, generation %i\n",
-            old.unit, self.pool
-        );
-        kept(&mut text, "Unit", &|key| key == "Description");
-        if self.port().is_some() {
-            let socket = self.socket_unit();
-            let _ = writeln!(text, "Requires={socket}\nAfter={socket}");
         }
-        text.push_str("\n[Service]\n");
-        kept(&mut text, "Service", &|key| OWN.contains(&key));
-        let _ = write!(
-            text,
-            "Type=notify\n\
-             Environment=GENERATION=%i\n\
-             # All generations have their sockets in there.\n\
-             RuntimeDirectory=php/{name}\n\
-             RuntimeDirectoryPreserve=yes\n"
-        );
-        if self.port().is_some() {
-            let _ = write!(
-                text,
-                "# The port is the socket unit's: every generation inherits it. No file has the name by which php-fpm finds it.\n\
-                 Sockets={}\n\
-                 Environment=FPM_SOCKETS={}=3\n",
-                self.socket_unit(),
-                self.inherited()
-            );
-        }
-        let _ = writeln!(text, "ExecStart={}", self.command());
-        if self.port().is_none() {
-            let current = self.current();
-            let _ = write!(
-                text,
-                "# At boot nobody else does it; whatever serves is left alone.\n\
-                 ExecStartPost=/bin/sh -c 'test %i != boot || test -e {current} || {{ ln -sfn boot.sock {current}.boot && mv -fT {current}.boot {current}; }}'\n"
-            );
-        }
-        let _ = write!(
-            text,
-            "KillMode=mixed\n\
-             # To finish requests is what the agent waits for before it stops a generation; a reboot waits no longer than this.\n\
-             TimeoutStopSec=30s\n\n\
-             [Install]\nWantedBy=multi-user.target\nDefaultInstance=boot\n"
-        );
         text
     }
 
-    pub(super) fn socket(&self, port: &str) -> String {
-        let mut text = format!(
-            "# Holds the port for every generation of {}: none of them binds it, so none of them drops what waits in it.\n\n\
-             [Unit]\nDescription=port of php-fpm, pool {}\n\n[Socket]\nListenStream={port}\n",
-            self.name, self.pool
-        );
-        let backlog = self.settings.get("listen.backlog").filter(|backlog| !backlog.starts_with('-')).unwrap_or("4096");
-        let _ = write!(text, "Backlog={backlog}\nService={}\n", self.boot());
-        if let Some(clients) = self.settings.get("listen.allowed_clients") {
-            let _ = writeln!(text, "IPAddressDeny=any\nIPAddressAllow={}", clients.replace(',', " "));
+    /// What the old unit and its drop-ins say, but for what the template says.
+    fn kept(&self, text: &mut String, section: &str, template: &str) {
+        if section == "Install" {
+            return;
         }
-        text.push_str("\n[Install]\nWantedBy=sockets.target\n");
+        let old = &self.fpm.unit;
+        // An instance is not an instance of ours.
+        let instance = old.unit.split_once('@').and_then(|(_, rest)| rest.rsplit_once('.')).map_or("", |(instance, _)| instance);
+        let says = |key: &str| template.lines().any(|line| line.split_once('=').is_some_and(|(found, _)| found == key));
+        for line in unit_lines(old).iter().filter(|line| line.section == section) {
+            let kept = if section == "Unit" {
+                !matches!(line.key, "Description" | "Documentation" | "StartLimitIntervalSec" | "StartLimitBurst")
+            } else {
+                ADDED.contains(&line.key) || (!NOT_KEPT.contains(&line.key) && !says(line.key))
+            };
+            if kept {
+                let _ = writeln!(text, "{}={}", line.key, line.value.replace("%i", instance).replace("%I", instance));
+            }
+        }
+    }
+
+    pub(super) fn socket(&self, port: &str) -> String {
+        let mut text = String::new();
+        for line in SOCKET.lines() {
+            let line = line.replace(SHIPPED_OF_A_PORT, &self.name);
+            if line.starts_with("ListenStream=") {
+                let _ = writeln!(text, "ListenStream={port}");
+            } else if let (true, Some(backlog)) = (line.starts_with("Backlog="), self.backlog()) {
+                let _ = writeln!(text, "Backlog={backlog}");
+            } else {
+                let _ = writeln!(text, "{line}");
+            }
+            if let (true, Some(clients)) = (line.starts_with("Service="), self.settings.get("listen.allowed_clients")) {
+                let _ = writeln!(text, "# listen.allowed_clients\nIPAddressDeny=any\nIPAddressAllow={}", clients.replace(',', " "));
+            }
+        }
         text
+    }
+
+    fn backlog(&self) -> Option<&str> {
+        self.settings.get("listen.backlog").filter(|backlog| !backlog.starts_with('-'))
     }
 
     /// The pool's own command line with the other configuration file.

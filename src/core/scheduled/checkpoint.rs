@@ -7,24 +7,34 @@ use crate::core::entry::Entry;
 use crate::core::loans::{Loan, Loans};
 use crate::core::look::Looker;
 use crate::core::policy::ScheduledRules;
-use crate::core::seen::UnitSeen;
+use crate::core::seen::{Active, UnitSeen};
 use crate::core::step::Turn;
 use crate::core::time::Mono;
 
 impl Script {
     /// It is kept quiet. As soon as it has what it is lent, and one more look has shown it to be stale still, comes the next rung.
     pub(super) fn go_down_when_lent(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, look: &Looker) {
-        self.borrow(loans, rules);
-        match loans.of(&self.unit) {
-            Loan::Here => {}
-            Loan::Coming => return,
-            Loan::Failed(why) => return self.give_up(turn, &why),
+        let now = turn.now.mono;
+        if self.seen.exec_starts <= 1 || self.stop_due {
+            self.borrow(loans, rules);
+            match loans.of(&self.unit) {
+                Loan::Here => {}
+                Loan::Coming => return,
+                Loan::Failed(why) => return self.give_up(turn, &why),
+            }
+            if self.stop_due && self.cut_short.is_none() {
+                // Its next command may have begun before that.
+                self.cut_short = Some(now);
+                self.enter(now, ScriptStep::Ready);
+            }
         }
         // With nothing old in it, it is about to end.
         if self.stale.is_empty() || !look.seen_since(self.since) || !self.pending.is_empty() || !self.asking.idle() {
             return;
         }
-        let now = turn.now.mono;
+        if self.cut_short.is_some() {
+            return self.stop(turn, rules);
+        }
         let forced = turn.memory.targets.get(&self.target).and_then(|memory| memory.want.as_ref()).is_some_and(|want| want.forced);
         match self.asking.next(turn, rules.asking(), &self.seen, forced) {
             Next::Asked { until } => self.enter(now, ScriptStep::Asked { until }),
@@ -32,6 +42,10 @@ impl Script {
                 self.spare(now, Ended::Spared("it was asked to stop, and its rules let it finish (overdue = \"finish\")".to_owned()))
             }
             Next::Holding { until } => self.enter(now, ScriptStep::Holding { until }),
+            Next::Signal if self.seen.exec_starts > 1 => {
+                self.stop_due = true;
+                self.enter(now, ScriptStep::Ready);
+            }
             Next::Signal => self.stop(turn, rules),
         }
     }
@@ -45,9 +59,9 @@ impl Script {
 
     pub(super) fn wait_for_lock(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, until: Mono) {
         let let_go = self.seen_at >= self.since && !self.seen.holds_lock && !self.stale.is_empty();
-        if let_go {
+        if let_go && self.seen.exec_starts <= 1 {
             self.stop(turn, rules);
-        } else if turn.now.mono >= until {
+        } else if let_go || turn.now.mono >= until {
             self.enter(turn.now.mono, ScriptStep::Ready);
         }
     }
@@ -56,15 +70,16 @@ impl Script {
     pub(super) fn ended_before_its_stop(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, seen: &UnitSeen) {
         let same = seen.invocation == self.seen.invocation;
         let run_again = same && self.asking.asked() && seen.is_to_run_again();
+        let cut_short = same && self.is_cut_short(seen);
         self.invocation.clone_from(&self.seen.invocation);
         self.seen.timers.clone_from(&seen.timers);
         self.seen.active = seen.active;
         self.seen.invocation.clone_from(&seen.invocation);
         self.seen.exit = seen.exit;
         self.seen.idle_since = seen.idle_since;
-        if run_again {
-            self.ended = Ended::AtCheckpoint;
-            turn.record(Entry::Interrupted { unit: self.unit.clone() });
+        if run_again || cut_short {
+            self.ended = if run_again { Ended::AtCheckpoint } else { Ended::Stopped };
+            turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
             // What is bound to it goes down with its end, and comes back with its next run.
             let dependents: Vec<_> = self.seen.dependents.iter().filter(|dependent| dependent.bound).cloned().collect();
             if !dependents.is_empty() {
@@ -76,6 +91,12 @@ impl Script {
         self.note_slots(turn.now);
         self.release(loans);
         self.enter(turn.now.mono, ScriptStep::Stopped);
+    }
+
+    /// It has ended well in what was its last command only since it was lent what it takes to be stopped: that is our doing.
+    pub(super) fn is_cut_short(&self, seen: &UnitSeen) -> bool {
+        let ended_since = |since| seen.exit.is_none_or(|exit| exit.at >= since);
+        seen.active == Active::Inactive && self.cut_short.is_some_and(ended_since)
     }
 
     /// It goes on with old code. What was done to it is taken back.

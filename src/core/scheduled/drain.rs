@@ -11,6 +11,9 @@ use crate::core::step::Turn;
 
 impl Script {
     pub(super) fn drain(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
+        if turn.memory.interrupted.contains_key(&self.unit) && turn.memory.interruptions(&self.seen) == 0 {
+            turn.record(Entry::RanThrough { unit: self.unit.clone() });
+        }
         if let Some(why) = untouchable(&self.seen, rules, turn.memory) {
             let starved = forbidden(&self.seen, rules).is_none();
             let (target, unit) = (self.target.clone(), self.unit.clone());
@@ -33,7 +36,7 @@ impl Script {
 #[must_use]
 pub fn untouchable(unit: &UnitSeen, rules: &ScheduledRules, memory: &Memory) -> Option<String> {
     forbidden(unit, rules).or_else(|| {
-        let times = memory.interrupted.get(&unit.unit).copied().unwrap_or_default();
+        let times = memory.interruptions(unit);
         (times >= rules.max_interruptions)
             .then(|| format!("it was interrupted {times} times in a row (max_interruptions): this time it is let finish, with old code"))
     })

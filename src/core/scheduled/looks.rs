@@ -134,6 +134,10 @@ impl Script {
             return self.ended_before_its_stop(turn, rules, loans, seen);
         }
         self.seen = seen.clone();
+        if self.cut_short.is_some() {
+            // A later command of it runs, and those after that would not.
+            return self.stop(turn, rules);
+        }
         self.release(loans);
         self.spare(turn.now.mono, Ended::Renewed);
     }

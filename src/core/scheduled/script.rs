@@ -44,6 +44,10 @@ pub(super) struct Script {
     pub tries: u32,
     /// Nothing of it is stale any more, and the run that was goes on.
     pub goes_on: bool,
+    /// Of one with several ExecStart=: its stop is due.
+    pub stop_due: bool,
+    /// Since when it has what it is lent for that, with which no later command of this run begins.
+    pub cut_short: Option<Mono>,
     pub asking: Asking,
     pub ended: Ended,
     /// What is known of its slots since it ended.
@@ -122,6 +126,8 @@ impl Script {
             seen_ending: false,
             tries: 0,
             goes_on: false,
+            stop_due: false,
+            cut_short: None,
             asking: Asking::default(),
             ended: Ended::ByItself,
             slots: None,

@@ -152,11 +152,13 @@ impl Script {
     fn gone(&mut self, turn: &mut Turn<'_>) {
         let killed = self.ladder.as_ref().is_some_and(Ladder::was_killed);
         if settle_script(turn, &self.seen, killed, self.seen_ending) {
-            turn.record(Entry::Interrupted { unit: self.unit.clone() });
+            turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
         } else if self.asking.asked() && self.seen.is_to_run_again() {
             // It had reached its checkpoint; what our stop ended was left over by it.
             self.ended = Ended::AtCheckpoint;
-            turn.record(Entry::Interrupted { unit: self.unit.clone() });
+            turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
+        } else if self.is_cut_short(&self.seen) {
+            turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
         } else {
             // It was done before it was asked.
             self.ended = Ended::ByItself;

@@ -1,7 +1,7 @@
 //! The rungs before RestartUnit that need the service's help: it is asked to stop at its next checkpoint, spared while it holds its lock, and let
 //! finish if its rules say so. One that ended when asked is started again.
 
-use super::unit::{Service, Step, WINDOW};
+use super::unit::{Service, Step};
 use crate::core::asking::{Came, Next};
 use crate::core::cooperation::RUN_AGAIN;
 use crate::core::effect::{Effect, EffectId, Outcome};
@@ -137,12 +137,10 @@ impl Service {
             return;
         }
         match then.clone() {
-            Then::Restart if *under_way < WINDOW => {
-                *under_way += 1;
-                self.settle(turn, "it is restarted");
-                self.restart(turn, rules, &name, want);
+            Then::Restart => {
+                self.enter(turn.now.mono, Step::Due);
+                self.restart_in_turn(turn, rules, loans, (target, &name), under_way, want);
             }
-            Then::Restart => {}
             Then::Start => {
                 self.restarted_for = Some(want.landed);
                 self.pending = Some(turn.ask(Effect::Start { unit: name }));
@@ -155,7 +153,7 @@ impl Service {
 
     /// Nothing more is begun with it: what was done to it is taken back.
     pub(super) fn spare(&mut self, now: Mono) {
-        if self.cooperating() || self.step == Step::TakingBack(Then::Restart) {
+        if self.cooperating() || matches!(self.step, Step::Due | Step::TakingBack(Then::Restart)) {
             self.enter(now, Step::TakingBack(Then::Leave("nothing is to be restarted now (a hold, or an abort)")));
         }
     }

@@ -61,7 +61,7 @@ impl Services {
             return;
         }
         for (name, unit) in &mut self.units {
-            if !present.contains(name) && matches!(unit.step, Step::Draining { .. } | Step::Left(_)) {
+            if !present.contains(name) && matches!(unit.step, Step::Draining { .. } | Step::Due | Step::Left(_)) {
                 unit.done(turn, &self.name, name, UnitEnd::Finished, "it ended by itself");
             }
         }
@@ -118,7 +118,7 @@ impl Service {
     pub(super) fn look(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale, look: &Looker, drain_until: Mono) {
         self.seen_at = look.began().unwrap_or(self.seen_at);
         match self.step {
-            Step::Draining { .. } | Step::Left(_) if stale.is_empty() => {
+            Step::Draining { .. } | Step::Due | Step::Left(_) if stale.is_empty() => {
                 let (end, why) = match seen.invocation == self.before {
                     true => (UnitEnd::Finished, RENEWED_ITSELF),
                     false => (UnitEnd::Renewed, "somebody else has restarted it"),

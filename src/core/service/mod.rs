@@ -138,6 +138,9 @@ impl Services {
         let mut failed = None;
         for (name, unit) in &mut self.units {
             unit.advance(turn, rules, loans, (&self.name, name), &mut under_way, &want);
+            if unit.at_rest() {
+                loans.release(name);
+            }
             if let Step::Done(UnitEnd::Failed, why) = &unit.step {
                 failed.get_or_insert(format!("{name}: {why}"));
             }

@@ -8,7 +8,7 @@ use crate::core::asking::Asking;
 use crate::core::effect::{Effect, EffectId, Fault};
 use crate::core::entry::Entry;
 use crate::core::ladder::{Ladder, Rung};
-use crate::core::loans::Loans;
+use crate::core::loans::{Loan, Loans, RESTART_DROP_IN};
 use crate::core::memory::Want;
 use crate::core::policy::ServiceRules;
 use crate::core::seen::{Active, Load, UnitSeen};
@@ -18,7 +18,7 @@ use crate::core::step::Turn;
 use crate::core::time::Mono;
 
 /// RestartUnit jobs under way at once: four in flight have all the gain of pipelining (docs/performance), more only delay the first unit.
-pub(super) const WINDOW: usize = 16;
+const WINDOW: usize = 16;
 /// How long a service may take to start: systemd's own default for TimeoutStartSec=, and a little.
 const START_TIMEOUT: Duration = Duration::from_secs(95);
 /// A service that does not come up is started again so often, with this pause.
@@ -63,6 +63,8 @@ pub(super) enum Step {
     },
     /// The request, and what it was lent, are taken back before anything else.
     TakingBack(Then),
+    /// Its restart is due: its turn is awaited, and what it is lent for that, if anything.
+    Due,
     Restarting,
     /// Its job has ended; a look shows how it fares.
     Verifying,
@@ -126,11 +128,12 @@ impl Service {
                 let drained = now >= until && self.seen_at >= until && turn.journal_good;
                 if drained && rules.cooperates() {
                     self.drained(turn, rules, target, name);
-                } else if drained && *under_way < WINDOW {
-                    *under_way += 1;
-                    self.restart(turn, rules, name, want);
+                } else if drained {
+                    self.enter(now, Step::Due);
+                    self.restart_in_turn(turn, rules, loans, (target, name), under_way, want);
                 }
             }
+            Step::Due => self.restart_in_turn(turn, rules, loans, (target, name), under_way, want),
             Step::Restarting => {
                 // Only on the word of a look that began after the grace: what was started anew is not to be killed for the old one.
                 if !self.old_lives() || self.grace_over(rules).is_none_or(|over| self.seen_at < over) {
@@ -161,7 +164,35 @@ impl Service {
         }
     }
 
-    pub(super) fn restart(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, name: &str, want: &Want) {
+    /// As soon as no process of its old run can outlive the restart: what runs then would be taken for new.
+    pub(super) fn restart_in_turn(
+        &mut self,
+        turn: &mut Turn<'_>,
+        rules: &ServiceRules,
+        loans: &mut Loans,
+        (target, name): (&str, &str),
+        under_way: &mut usize,
+        want: &Want,
+    ) {
+        if self.seen.leaves_processes {
+            loans.want(name, RESTART_DROP_IN);
+            match loans.of(name) {
+                Loan::Here => {}
+                Loan::Coming => return,
+                Loan::Failed(why) => {
+                    let why = format!("it is not restarted, since processes of it would stay (KillMode=, SendSIGKILL=): {why}");
+                    return self.done(turn, target, name, UnitEnd::Failed, &why);
+                }
+            }
+        }
+        if *under_way < WINDOW && turn.journal_good {
+            *under_way += 1;
+            self.settle(turn, "it is restarted");
+            self.restart(turn, rules, name, want);
+        }
+    }
+
+    fn restart(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, name: &str, want: &Want) {
         self.restarted_for = Some(want.landed);
         let within = rules.term_timeout + START_TIMEOUT;
         self.pending = Some(turn.ask(Effect::Restart { unit: name.to_owned(), cut: Vec::new(), within }));

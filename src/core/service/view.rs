@@ -26,7 +26,7 @@ impl Service {
             Step::Draining { until } if *until > now.mono => {
                 (TargetState::Draining, "runs old code; may end by itself".to_owned(), Some(*until))
             }
-            Step::Draining { .. } => (TargetState::Stale, "waits for its turn to be restarted".to_owned(), None),
+            Step::Draining { .. } | Step::Due => (TargetState::Stale, "waits for its turn to be restarted".to_owned(), None),
             Step::Ready => (TargetState::Stopping, "about to be asked to stop, or restarted".to_owned(), None),
             Step::Asked { until } => (TargetState::Asked, "was asked to stop at its next checkpoint".to_owned(), Some(*until)),
             Step::Holding { until } => (TargetState::Held, "holds its lock, so it is spared until then".to_owned(), Some(*until)),

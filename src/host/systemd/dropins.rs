@@ -85,6 +85,11 @@ impl Systemd {
         Ok(units)
     }
 
+    /// Whether the unit has this drop-in of the agent: then what systemd says of it is what it was lent.
+    pub(super) fn lends(&self, unit: &str, text: &str) -> bool {
+        self.directory(unit).and_then(|directory| fs::read_to_string(directory.join(DROP_IN))).is_ok_and(|there| there == text)
+    }
+
     fn directory(&self, unit: &str) -> io::Result<PathBuf> {
         if !is_unit(unit) {
             return Err(io::Error::new(ErrorKind::InvalidInput, "not the name of a unit"));

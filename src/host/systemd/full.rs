@@ -58,6 +58,7 @@ impl Systemd {
             (SERVICE, "ExecStop"),
             (SERVICE, "ExecReload"),
             (SERVICE, "Environment"),
+            (SERVICE, "KillSignal"),
         ];
         let wanted = if state.unit.ends_with(".service") { &wanted[..] } else { &wanted[..9] };
         let values = match self.properties(&row.0, wanted).await {
@@ -84,6 +85,7 @@ impl Systemd {
             exec_stop: values.commands(15),
             exec_reload: values.commands(16),
             environment: values.texts(17),
+            kill_signal: values.small(18),
             ..state
         }))
     }

@@ -13,9 +13,10 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::timeout;
 
 use super::names::{is_unit, pattern};
-use super::properties::{Bare, Remembered, Run, SCOPE, SERVICE, Settings, UNIT};
+use super::properties::{Bare, KILLING, Remembered, Run, SCOPE, SERVICE, Settings, UNIT};
 use super::proxies::UnitRow;
 use super::{AT_ONCE, READ, Systemd};
+use crate::core::RESTART_DROP_IN;
 use crate::core::effect::{Fault, Looked};
 use crate::core::seen::{Active, Exit, ExitSeen, Load, ProcessSeen, UnitSeen};
 use crate::core::time::{Mono, Now};
@@ -168,6 +169,7 @@ impl Systemd {
             apply(&mut seen, settings);
             seen.main_pid = run.main_pid;
             seen.main_start = run.main_start;
+            seen.last_end = run.last_end;
             seen.invocation.clone_from(&run.invocation);
             seen.cgroup.clone_from(&run.cgroup);
             seen.processes = processes;
@@ -187,12 +189,17 @@ impl Systemd {
             Some(bare) => bare,
             None => {
                 let group = if id.ends_with(".scope") { SCOPE } else { SERVICE };
-                let wanted = [(UNIT, "RefuseManualStart"), (UNIT, "RefuseManualStop"), (UNIT, "Transient"), (group, "ControlGroup")];
+                let mut wanted =
+                    vec![(UNIT, "RefuseManualStart"), (UNIT, "RefuseManualStop"), (UNIT, "Transient"), (group, "ControlGroup")];
+                if group == SERVICE {
+                    wanted.extend(KILLING);
+                }
                 let values = self.properties(id, &wanted).await?;
                 let bare = Bare {
                     refuse_manual_start: values.flag(0),
                     refuse_manual_stop: values.flag(1),
                     transient: values.flag(2),
+                    leaves_processes: values.leaves_processes(4) || self.lends(id, RESTART_DROP_IN),
                     cgroup: values.text(3).to_owned(),
                 };
                 if !bare.cgroup.is_empty() {
@@ -204,6 +211,7 @@ impl Systemd {
         seen.refuse_manual_start = bare.refuse_manual_start;
         seen.refuse_manual_stop = bare.refuse_manual_stop;
         seen.transient = bare.transient;
+        seen.leaves_processes = bare.leaves_processes;
         let exported = fs::read_link(self.places.invocations.join(format!("invocation:{id}")));
         seen.invocation = match exported.ok().and_then(|link| link.to_str().map(str::to_owned)) {
             Some(invocation) => invocation,
@@ -232,7 +240,7 @@ impl Systemd {
         };
         apply(seen, &settings);
         let is_service = id.ends_with(".service");
-        let mut wanted = vec![(UNIT, "InvocationID")];
+        let mut wanted = vec![(UNIT, "InvocationID"), (UNIT, "InactiveEnterTimestampMonotonic")];
         if is_service {
             wanted.extend([(SERVICE, "ControlGroup"), (SERVICE, "MainPID"), (SERVICE, "ExecMainStartTimestampMonotonic")]);
         } else if id.ends_with(".scope") {
@@ -245,24 +253,24 @@ impl Systemd {
                 (SERVICE, "ExecMainCode"),
                 (SERVICE, "ExecMainStatus"),
                 (SERVICE, "ExecMainExitTimestampMonotonic"),
-                (UNIT, "InactiveEnterTimestampMonotonic"),
                 (UNIT, "StateChangeTimestampMonotonic"),
             ]);
         }
         let values = self.properties(id, &wanted).await?;
         seen.invocation = values.hex(0);
-        values.text(1).clone_into(&mut seen.cgroup);
-        seen.main_pid = values.small(2);
-        seen.main_start = boot_clock(values.number(3), look.offset);
-        if wanted.len() > 4 {
-            values.text(4).clone_into(&mut seen.status_text);
-            values.text(5).clone_into(&mut seen.result);
-            let status = i32::try_from(values.small(7)).unwrap_or(i32::MAX);
-            if !seen.active.runs() {
-                seen.idle_since = boot_clock(values.number(9), look.offset);
-            }
+        seen.last_end = boot_clock(values.number(1), look.offset);
+        if !seen.active.runs() {
+            seen.idle_since = seen.last_end;
+        }
+        values.text(2).clone_into(&mut seen.cgroup);
+        seen.main_pid = values.small(3);
+        seen.main_start = boot_clock(values.number(4), look.offset);
+        if wanted.len() > 5 {
+            values.text(5).clone_into(&mut seen.status_text);
+            values.text(6).clone_into(&mut seen.result);
+            let status = i32::try_from(values.small(8)).unwrap_or(i32::MAX);
             seen.state_since = boot_clock(values.number(10), look.offset);
-            seen.exit = how(values.number(6), status).map(|how| ExitSeen { how, at: boot_clock(values.number(8), look.offset) });
+            seen.exit = how(values.number(7), status).map(|how| ExitSeen { how, at: boot_clock(values.number(9), look.offset) });
         }
         seen.processes = if seen.cgroup.is_empty() { Vec::new() } else { (look.read)(&seen.cgroup)? };
 
@@ -272,6 +280,7 @@ impl Systemd {
             cgroup: seen.cgroup.clone(),
             main_pid: seen.main_pid,
             main_start: seen.main_start,
+            last_end: seen.last_end,
             process_start: main.start,
         });
         if seen.active.runs() {
@@ -288,6 +297,7 @@ fn apply(seen: &mut UnitSeen, settings: &Settings) {
     seen.refuse_manual_start = settings.refuse_manual_start;
     seen.refuse_manual_stop = settings.refuse_manual_stop;
     seen.transient = settings.transient;
+    seen.leaves_processes = settings.leaves_processes;
     seen.on_success = settings.on_success;
     seen.on_failure = settings.on_failure;
     seen.start_limit_burst = settings.start_limit_burst;

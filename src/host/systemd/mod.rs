@@ -16,6 +16,7 @@ mod held;
 mod hints;
 mod hooks;
 mod jobs;
+mod later;
 mod link;
 mod look;
 mod names;

@@ -10,6 +10,7 @@ use super::link::{CallError, Live};
 use super::names::unit_path;
 use super::proxies::{MANAGER, MANAGER_PATH};
 use super::{READ, Systemd};
+use crate::core::RESTART_DROP_IN;
 use crate::core::effect::Fault;
 use crate::core::seen::Dependent;
 use crate::core::time::{Mono, Span};
@@ -18,6 +19,9 @@ pub(super) const UNIT: &str = "org.freedesktop.systemd1.Unit";
 pub(super) const SERVICE: &str = "org.freedesktop.systemd1.Service";
 pub(super) const SCOPE: &str = "org.freedesktop.systemd1.Scope";
 pub(super) const TIMER: &str = "org.freedesktop.systemd1.Timer";
+
+/// What says whether a stop may leave processes of a service behind.
+pub(super) const KILLING: [(&str, &str); 2] = [(SERVICE, "KillMode"), (SERVICE, "SendSIGKILL")];
 
 /// Units that are remembered at once; beyond it all are forgotten, which costs time and nothing else.
 const MOST_REMEMBERED: usize = 8192;
@@ -30,6 +34,7 @@ pub(super) struct Settings {
     pub refuse_manual_start: bool,
     pub refuse_manual_stop: bool,
     pub transient: bool,
+    pub leaves_processes: bool,
     pub on_success: bool,
     pub on_failure: bool,
     pub start_limit_burst: u32,
@@ -48,6 +53,8 @@ pub(super) struct Run {
     pub cgroup: String,
     pub main_pid: u32,
     pub main_start: Mono,
+    /// When the run before it ended.
+    pub last_end: Mono,
     /// The main process's own start time, which tells it from another that was given its number.
     pub process_start: Mono,
 }
@@ -66,6 +73,7 @@ pub(super) struct Bare {
     pub refuse_manual_start: bool,
     pub refuse_manual_stop: bool,
     pub transient: bool,
+    pub leaves_processes: bool,
     pub cgroup: String,
 }
 
@@ -183,6 +191,11 @@ impl Values {
         }
     }
 
+    /// What [`KILLING`] says, from `at` on.
+    pub(super) fn leaves_processes(&self, at: usize) -> bool {
+        matches!(self.text(at), "process" | "none") || matches!(self.get(at + 1), Some(Variant::Bool(false)))
+    }
+
     /// The command lines of an `Exec…=` property.
     pub(super) fn commands(&self, at: usize) -> Vec<Vec<String>> {
         match self.get(at) {
@@ -260,6 +273,7 @@ impl Systemd {
         ];
         if unit.ends_with(".service") {
             wanted.extend([(SERVICE, "Type"), (SERVICE, "ExecStart"), (SERVICE, "NotifyAccess")]);
+            wanted.extend(KILLING);
         }
         let values = self.properties(unit, &wanted).await?;
         let dependents = self.dependents(unit).await?;
@@ -268,6 +282,7 @@ impl Systemd {
             refuse_manual_start: values.flag(0),
             refuse_manual_stop: values.flag(1),
             transient: values.flag(2),
+            leaves_processes: values.leaves_processes(10) || self.lends(unit, RESTART_DROP_IN),
             on_success: values.length(3) > 0,
             on_failure: values.length(4) > 0,
             start_limit_burst: values.small(5),

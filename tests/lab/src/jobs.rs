@@ -33,6 +33,10 @@ pub enum Shape {
     UntilTold,
     /// Likewise, and exits 1.
     UntilToldFails,
+    /// Likewise, and exits 75, though nobody has asked it to.
+    UntilToldExits75,
+    /// Traps SIGINT and exits 130, as bash does by itself.
+    TrapsIntAndExits130,
     /// On SIGTERM, finishes what it is at (1 s), leaves a mark `finished`, exits 0.
     FinishesItsJob,
 }
@@ -152,7 +156,7 @@ impl Job {
     }
 }
 
-const ALL: [Shape; 9] = [
+const ALL: [Shape; 11] = [
     Shape::Plain,
     Shape::TrapsAndExits0,
     Shape::TrapsAndExits143,
@@ -161,6 +165,8 @@ const ALL: [Shape; 9] = [
     Shape::Quick,
     Shape::UntilTold,
     Shape::UntilToldFails,
+    Shape::UntilToldExits75,
+    Shape::TrapsIntAndExits130,
     Shape::FinishesItsJob,
 ];
 
@@ -174,6 +180,8 @@ impl Shape {
             Shape::ChildIgnores => "(trap '' TERM; while :; do sleep 0.1; done) &\nwait",
             Shape::Quick => "exit 0",
             Shape::UntilTold => "until [ -e \"$marks.finish\" ]; do sleep 0.05; done\nexit 0",
+            Shape::UntilToldExits75 => "until [ -e \"$marks.finish\" ]; do sleep 0.05; done\nexit 75",
+            Shape::TrapsIntAndExits130 => "trap 'exit 130' INT\nwhile :; do sleep 0.1; done",
             Shape::UntilToldFails => "until [ -e \"$marks.finish\" ]; do sleep 0.05; done\nexit 1",
             Shape::FinishesItsJob => {
                 "told=\ntrap 'told=1' TERM\nuntil [ \"$told\" ]; do sleep 0.05; done\nsleep 1\necho x >> \"$marks.finished\"\nexit 0"

@@ -95,6 +95,7 @@ pub struct Host {
     /// Points at which the agent could have died, so far.
     pub points: u64,
     pub crashes: u64,
+    died: Us,
     dead_now: bool,
     pub handled: u64,
     ticks: (Us, u32),
@@ -127,6 +128,7 @@ impl Host {
             crash: None,
             points: 0,
             crashes: 0,
+            died: 0,
             dead_now: false,
             handled: 0,
             ticks: (0, 0),
@@ -176,6 +178,7 @@ impl Host {
         }
         self.world.say(|| "== the agent starts".to_owned());
         self.world.epoch += 1;
+        self.world.agent_begins(self.died);
         self.world.end_hooks();
         self.dead_now = false;
         self.outstanding.clear();
@@ -205,6 +208,7 @@ impl Host {
         self.world.maybe_stopped.extend(runs);
         self.world.epoch += 1;
         self.world.agent_was_away = true;
+        self.died = self.world.now;
         self.outstanding.clear();
         self.queued.clear();
         self.with_queued = self.durable.clone();
@@ -489,7 +493,7 @@ impl Host {
 
     /// It was interrupted so often that its rules let it finish.
     fn spared_for_once(&self, unit: &str) -> bool {
-        let times = self.memory().interrupted.get(unit).copied().unwrap_or_default();
+        let times = self.memory().interrupted.get(unit).map_or(0, |row| row.times);
         self.world.scheduled_rules(unit).is_some_and(|(_, rules)| times >= rules.max_interruptions)
     }
 
@@ -510,7 +514,7 @@ impl Host {
             (!memory.reruns.is_empty(), "reruns"),
             (!memory.frozen.is_empty(), "frozen"),
             (waits, "wait"),
-            (!self.generations_quiet(), "generations"),
+            (usable && !self.generations_quiet(), "generations"),
         ];
         let pending: Vec<&str> = pending.iter().filter(|(owed, _)| *owed).map(|(_, what)| *what).collect();
         if !pending.is_empty() && self.outstanding.is_empty() && machine.next_deadline().is_none() && self.journal_told {
@@ -672,6 +676,7 @@ impl Host {
             && memory.cutting.is_empty()
             && self.stamp_told
             && self.generations_quiet()
+            && self.all_serve()
             && matches!(self.waited(None), Some(Waited::Converged { .. }))
     }
 

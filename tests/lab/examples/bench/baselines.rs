@@ -69,8 +69,8 @@ impl Way {
     }
 }
 
-/// Prints a line for each way as it has been measured.
-pub fn table(release: Release, agent: bool) -> Result<()> {
+/// Prints a line for each way as it has been measured: all, or those whose name has one of these words.
+pub fn table(release: Release, words: &[&str], agent: bool) -> Result<()> {
     println!(
         "{release}: {DEPLOYS} deploys, {} s apart; 300 requests/s, 95 % of 5 to 50 ms, 5 % of 1 to 4 s; {} of {} s with a child each",
         EVERY.as_secs(),
@@ -91,7 +91,7 @@ pub fn table(release: Release, agent: bool) -> Result<()> {
     if agent {
         ways.push(Way::Agent);
     }
-    for way in ways {
+    for way in ways.into_iter().filter(|way| words.is_empty() || words.iter().any(|word| way.name().contains(word))) {
         let report = measure(release, way).with_context(|| way.name())?;
         println!("{}", line(way, &report));
     }

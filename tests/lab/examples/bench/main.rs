@@ -30,10 +30,10 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let releases = arguments.iter().find_map(|word| word.strip_prefix("--releases=")).unwrap_or("12").to_owned();
     let wanted: Vec<&str> = arguments.iter().map(String::as_str).filter(|word| !word.starts_with("--")).collect();
-    if wanted.contains(&"baselines") {
+    if let Some(("baselines", ways)) = wanted.split_first().map(|(first, rest)| (*first, rest)) {
         let agent = arguments.iter().any(|word| word == "--agent");
         for release in Release::ALL.into_iter().filter(|release| releases.split(',').any(|number| number == release.number().to_string())) {
-            baselines::table(release, agent)?;
+            baselines::table(release, ways, agent)?;
         }
         return Ok(());
     }

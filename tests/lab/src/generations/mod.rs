@@ -82,10 +82,11 @@ impl<'h> Generations<'h> {
         app::install(host, FIRST_VERSION)?;
         let (name, web) = (server.name(), server.unit());
         let socket = if server == WebServer::NginxTcp { format!("{name}.socket") } else { String::new() };
-        // The distribution's own pool is not of this stack.
+        // The distribution's own pool is not of this stack. One reload: `systemctl enable` and `disable` of what also has an init script
+        // make several each.
         host.sh_ok(&format!(
-            "systemctl daemon-reload && systemctl --quiet disable --now {fpm} && \
-             systemctl --quiet enable {socket} {name}@.service {web} && \
+            "wants=/etc/systemd/system/multi-user.target.wants && rm -f $wants/{fpm} && ln -sf /lib/systemd/system/{web} $wants/ && \
+             systemctl --quiet --no-reload enable {socket} {name}@.service && systemctl daemon-reload && systemctl stop {fpm} && \
              systemctl start {socket} {name}@{BOOT}.service && systemctl restart {web} || \
              {{ systemctl status --no-pager {socket} {name}@{BOOT}.service {web}; exit 1; }}",
             fpm = release.fpm_unit(),

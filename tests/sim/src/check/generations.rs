@@ -4,7 +4,7 @@ use restart_agent::core::policy::{AtMax, GenerationRules, TargetRules};
 use restart_agent::core::seen::Active;
 
 use super::us;
-use crate::world::{MS, S, Template, Us, World};
+use crate::world::{MS, S, Template, Unit, Us, World};
 
 /// What has happened within this the agent could not know when it decided.
 const UNKNOWABLE: Us = 300 * MS;
@@ -19,6 +19,11 @@ impl World {
         }
     }
 
+    /// It serves nobody new; or a person has made it serve, and that is looked at once a minute.
+    pub(super) fn is_not_fresh_yet(&self, template: &Template, unit: &str) -> bool {
+        template.current().as_deref() != Some(unit) || self.now < template.touched + 70 * S
+    }
+
     fn hands_off(&self, template: &Template) -> bool {
         self.now > template.touched + SEEN_LATE
     }
@@ -28,9 +33,16 @@ impl World {
         let Some(template) = self.template_of(unit) else {
             return self.violates(format!("the agent stops {unit}, which is no generation"));
         };
-        let serves = template.current().as_deref() == Some(unit) && self.listens(unit);
-        if serves && self.hands_off(template) {
+        let current = template.current().filter(|current| !template.obstructed && self.listens(current));
+        let hands_off = self.hands_off(template);
+        if current.as_deref() == Some(unit) && hands_off {
             return self.violates(format!("the agent stops {unit}, which the symlink leads to"));
+        }
+        let serve = |other: &String| other != unit && self.listens(other) && self.units[other].active == Active::Active;
+        let others = self.running(&template.unit).iter().any(serve);
+        let well = self.listens(unit) && self.units[unit].as_fpm().is_some_and(|fpm| fpm.pings && !fpm.old_code);
+        if well && current.is_none() && !others && hands_off {
+            return self.violates(format!("the agent stops {unit}, the last one, and nothing serves"));
         }
         self.agent_may_cut_generation(unit, "StopUnit", None);
     }
@@ -89,24 +101,26 @@ impl World {
             }
             return;
         };
-        let known = |invocation: &String| template.proven.contains(invocation) || template.served.contains(invocation);
+        let known = |unit: &Unit| {
+            template.proven.contains(&unit.invocation) || template.served.contains(&unit.invocation) || template.served.contains(&unit.name)
+        };
         let others = self.running(&template.unit).into_iter().filter(|other| *other != unit);
         let better: Vec<String> = others
             .filter(|other| {
                 self.units.get(other).is_some_and(|unit| {
-                    unit.active == Active::Active && unit.stop.is_none() && known(&unit.invocation) && self.now > unit.main_start + S
+                    unit.active == Active::Active && unit.stop.is_none() && known(unit) && self.now > unit.main_start + S
                 })
             })
             .collect();
         let invocation = of.invocation.clone();
         let hands_off = self.hands_off(template);
-        if !known(&invocation) && hands_off && !better.is_empty() && !template.next_dies() {
+        if !known(of) && hands_off && !better.is_empty() && !template.next_dies() {
             return self.violates(format!("the agent makes the symlink lead to {unit}, which was not proven, and {better:?} run"));
         }
         if template.leads_to.as_deref() == Some(to) {
             return;
         }
-        if template.bad.contains(&invocation) && !better.is_empty() && hands_off {
+        if template.bad.contains(&invocation) && !better.is_empty() && hands_off && !template.next_dies() {
             return self.violates(format!("the agent makes the symlink lead to {unit} again, though it had proven bad"));
         }
         // Back to an older one: then the one that it led to had proven bad.

@@ -6,7 +6,7 @@ use restart_agent::core::generation_name;
 use restart_agent::core::policy::{After, FpmRules, Overdue, ScheduledRules, TargetRules};
 use restart_agent::core::seen::{Active, Exit, Load};
 
-use crate::world::{By, Cut, MS, OnTerm, Process, S, Template, Unit, Us, World};
+use crate::world::{By, Cut, MS, OnTerm, Process, S, Unit, Us, World};
 
 /// A start within this after the landing counts as before it (facts F4.6).
 const BLUR: Us = 50 * MS;
@@ -329,7 +329,9 @@ impl World {
                 TargetRules::Scheduled(rules) => Self::protected(unit, rules),
                 TargetRules::Service(rules) => unit.refuse_stop || rules.overdue == Some(Overdue::Finish),
                 // What serves nobody new finishes.
-                TargetRules::Generations(_) => self.template_of(&unit.name).and_then(Template::current).as_deref() != Some(&unit.name),
+                TargetRules::Generations(_) => {
+                    self.template_of(&unit.name).is_none_or(|template| self.is_not_fresh_yet(template, &unit.name))
+                }
                 TargetRules::PhpFpm(_) | TargetRules::Strays(_) => false,
             };
             if !allowed {

@@ -278,6 +278,7 @@ impl World {
                 }
                 self.answer(epoch, id, 0, Outcome::Frozen(frozen));
             }
+            Effect::EndLater { .. } => self.answer(epoch, id, 0, Outcome::Done),
             Effect::Retire { workers, spare } => {
                 for (worker, ends) in workers.iter().map(|worker| (worker, true)).chain(spare.iter().map(|worker| (worker, false))) {
                     let name = worker.cgroup.rsplit('/').next().unwrap_or_default().to_owned();
@@ -475,6 +476,7 @@ impl World {
             exit: unit.exit,
             state_since: unit.stop.as_ref().map_or(Mono::BOOT, |stop| Mono(stop.since)),
             idle_since: if unit.active.runs() { Mono::BOOT } else { Mono(unit.idle_since) },
+            last_end: Mono(unit.idle_since),
             invocation: unit.invocation.clone(),
             cgroup: if unit.active.runs() { unit.cgroup() } else { String::new() },
             processes: unit
@@ -501,6 +503,7 @@ impl World {
             refuse_manual_start: unit.refuse_start,
             refuse_manual_stop: unit.refuse_stop,
             transient: unit.transient,
+            leaves_processes: false,
             holds_lock: self.holds_lock(unit),
             on_success: unit.on_success,
             on_failure: unit.on_failure,

@@ -352,13 +352,20 @@ impl World {
     /// A worker has died: what it was at is cut.
     pub(crate) fn worker_gone(&mut self, name: &str, process: &Process) {
         let now = self.now;
+        // A configuration that cannot be read does not say where to ask.
+        let readable = self
+            .template_of(name)
+            .is_none_or(|template| template.next.config_good && (template.config_mended == 0 || now > template.config_mended + 60 * S));
         let unit = self.units.get_mut(name).unwrap();
         let stopping = unit.stop.is_some();
         let master = unit.main_pid;
         let fpm = unit.as_fpm_mut().unwrap();
         // Exact is what a status page of its own makes exact, whatever has come in since its last word apart.
-        let known =
-            fpm.status_listen && fpm.has_status && fpm.status == Answers::Well && (fpm.status_mended == 0 || now > fpm.status_mended + S);
+        let known = readable
+            && fpm.status_listen
+            && fpm.has_status
+            && fpm.status == Answers::Well
+            && (fpm.status_mended == 0 || now > fpm.status_mended + S);
         let strays = fpm.load.strays_every > 0;
         let at = fpm.requests.iter().find(|(_, request)| request.pid == process.pid).map(|(id, _)| *id);
         let request = at.and_then(|id| fpm.requests.remove(&id));

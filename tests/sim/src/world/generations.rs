@@ -23,6 +23,8 @@ pub struct Template {
     pub obstructed: bool,
     /// It cannot be switched.
     pub unwritable: bool,
+    /// When its configuration was mended.
+    pub config_mended: Us,
     pub available: u64,
     /// When that changed last.
     pub available_since: Us,
@@ -67,6 +69,7 @@ impl Template {
             leads_to: None,
             obstructed: false,
             unwritable: false,
+            config_mended: 0,
             available: 8 << 30,
             available_since: 0,
             next,
@@ -190,6 +193,7 @@ impl World {
             template.left.insert(before, now);
         }
         template.leads_to.clone_from(&to);
+        template.stopped_by_person = false;
         if let Some(current) = template.current() {
             template.left.remove(&current);
         }
@@ -206,6 +210,8 @@ impl World {
         let invocation = self.units.get(&current).filter(|unit| unit.active == Active::Active).map(|unit| unit.invocation.clone());
         if let (Some(invocation), Some(template)) = (invocation, self.template_of_mut(&current)) {
             template.served.insert(invocation);
+            // Also when somebody restarts it: it is no stranger.
+            template.served.insert(current);
         }
     }
 
@@ -294,6 +300,7 @@ impl World {
         let current = state.current().filter(|_| !state.obstructed).unwrap_or_default();
         let (percent, most) = state.children;
         if self.listens(&current) {
+            self.note_served(&current);
             let child = self.rng.chance(percent).then(|| self.rng.between(0, most));
             self.connect(&current, lasts, child);
             return true;
@@ -301,11 +308,10 @@ impl World {
         let state = self.templates.get_mut(template).unwrap();
         state.refused += 1;
         state.refused_at = now;
-        let (leads_to, touched) = (state.leads_to.clone(), state.touched);
+        let (leads_to, touched) = (state.leads_to.clone(), state.touched + 2 * S);
         self.say(|| format!("a request finds nobody at {leads_to:?}"));
         // Whose doing is it? What a person, fate or php-fpm does to itself is not the agent's.
-        let ended_by_agent = self.units.get(&current).is_some_and(|unit| unit.last_stop_by_agent.is_some());
-        if ended_by_agent && now > touched + 2 * S {
+        if self.units.get(&current).and_then(|unit| unit.last_stop_by_agent).is_some_and(|at| at > touched) {
             self.violates(format!("a request is refused: {current} serves, and the agent has stopped it"));
         }
         false
@@ -332,11 +338,10 @@ impl World {
     /// The agent's own request was answered by this unit.
     pub(crate) fn asked_itself(&mut self, unit: &str, request: &FpmRequest) {
         let Some((_, rules)) = self.generation_rules(unit) else { return };
-        let newest = self.wanted.last().map(|wanted| wanted.id.clone()).unwrap_or_default();
         let good = match (&rules.proof, request) {
             (None, _) => true,
             (Some(proof), FpmRequest::Script { script }) => {
-                *script == proof.script && (self.serves(unit) == newest || self.wanted.is_empty())
+                *script == proof.script && !self.units[unit].as_fpm().is_some_and(|fpm| fpm.old_code)
             }
             (Some(_), FpmRequest::Ping { .. }) => false,
         };
@@ -359,6 +364,14 @@ impl World {
         if let Some(template) = self.templates.values_mut().find(|of| of.unit == *template || of.has(template)) {
             template.touched = now;
             template.bad.clear();
+        }
+    }
+
+    /// What was done while there was no agent, this one could not know before now.
+    pub(crate) fn agent_begins(&mut self, away_since: Us) {
+        let now = self.now;
+        for template in self.templates.values_mut().filter(|template| template.touched >= away_since) {
+            template.touched = now;
         }
     }
 
@@ -425,10 +438,16 @@ impl World {
     }
 
     /// What is started from now on is well, and so is what runs.
-    pub(crate) fn heal_templates(&mut self) {
+    pub fn heal_templates(&mut self) {
         let now = self.now;
         for template in self.templates.values_mut() {
-            let load = Load { every: template.load.every.max(40 * MS), long_percent: 0, ..template.load };
+            if !template.next.config_good {
+                template.config_mended = now;
+            }
+            if template.obstructed {
+                template.touched = now;
+            }
+            let load = Load { every: template.load.every.max(400 * MS), long_percent: 0, ..template.load };
             template.load = if template.load.every > 0 { load } else { template.load };
             template.next =
                 Fpm { start: FpmStart::Well(60 * MS), config_good: true, pings: true, old_code: false, ..template.next.clone() };

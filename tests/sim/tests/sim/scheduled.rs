@@ -102,7 +102,7 @@ fn a_script_that_reaches_a_checkpoint_when_asked_is_run_again_and_was_not_cut() 
         assert!(host.casualties().is_empty());
         let runs: Vec<By> = host.world.units[SCRIPT].runs.iter().skip(1).map(|(_, by)| *by).collect();
         assert_eq!(runs, if after == After::UntilNext { vec![] } else { vec![By::Agent] }, "{after:?}");
-        assert_eq!(host.memory().interrupted.get(SCRIPT), Some(&1));
+        assert_eq!(host.memory().interrupted[SCRIPT].times, 1);
     }
 }
 
@@ -134,6 +134,24 @@ fn a_script_that_holds_its_lock_is_spared_until_it_lets_go_and_no_longer_than_it
         host.check_at_rest();
         host.must_be_right();
     }
+}
+
+/// What runs through between two deploys is not interrupted in a row, also if nobody was at work to see it.
+#[test]
+fn a_script_that_runs_through_between_deploys_is_never_let_finish() {
+    let next_runs = (1..20).map(|_| 10 * MINUTE).collect();
+    let mut host = script_host(After::Rerun, Script { next_runs, lasts: 10 * MINUTE, ..Script::default() }, 24 * HOUR);
+    for n in 2..8 {
+        host.world.touch(&format!("d{n}"));
+        host.run(S);
+        assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)));
+        assert_eq!(host.casualties().len(), n - 1, "{:?}", host.status().targets[0].units);
+        // Its rerun ends, and its next scheduled run has begun.
+        host.run(30 * MINUTE);
+        assert!(host.run_until(25 * HOUR, |host| host.world.units[SCRIPT].active.runs()));
+        host.run(MINUTE);
+    }
+    host.must_be_right();
 }
 
 /// Starvation: the fourth deploy lets it finish, and says so.

@@ -1,5 +1,7 @@
 //! Hosts, rules, deploys and faults drawn from a seed.
 
+mod generations;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use restart_agent::core::deploy::StampFault;
@@ -7,6 +9,8 @@ use restart_agent::core::event::Order;
 use restart_agent::core::policy::{
     After, FpmRules, Identity, Overdue, Policy, PoolRules, ProofRules, ScheduledRules, ServiceRules, StampRules, TargetRules,
 };
+
+use generations::Has;
 
 use crate::host::{Crash, Deed, Host, span};
 use crate::rng::Rng;
@@ -293,7 +297,7 @@ fn set(host: &mut Host, at: Us, what: &'static str, act: impl FnOnce(&mut World)
 fn faults(draw: &mut Draw, host: &mut Host) {
     let policy = host.policy.clone();
     let pools: Vec<String> = policy.pools.keys().cloned().collect();
-    let units: Vec<String> = host.world.units.keys().cloned().collect();
+    let units: Vec<String> = host.world.units.values().filter(|unit| !unit.instance).map(|unit| unit.name.clone()).collect();
     let fpms: Vec<String> = units.iter().filter(|name| host.world.units[*name].as_fpm().is_some()).cloned().collect();
     if draw.rng.chance(10) {
         host.world.faults.lost_hints = *draw.rng.pick(&[20, 100]);
@@ -447,8 +451,16 @@ pub fn host(seed: u64, told: bool) -> Host {
     let mut draw = Draw { rng: Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ 0xabcd) };
     let mut world = World::new(seed);
     world.story.told = told;
-    let policy = policy(&mut draw);
+    let has = Has::of(seed);
+    let mut policy = policy(&mut draw);
+    if has == Has::Only {
+        (policy.targets, policy.pools) = Default::default();
+    }
     populate(&mut draw, &mut world, &policy);
+    if has != Has::None {
+        generations::target(&mut draw, &mut policy);
+        generations::populate(&mut draw, &mut world);
+    }
     world.touch("first");
     world.wanted.clear();
     let mut host = Host::new(world, policy);
@@ -457,6 +469,9 @@ pub fn host(seed: u64, told: bool) -> Host {
     deploys(&mut draw, &mut host);
     if draw.rng.chance(75) {
         faults(&mut draw, &mut host);
+    }
+    if has != Has::None {
+        generations::deeds(&mut draw, &mut host, has == Has::Only);
     }
     changes(&mut draw, &mut host);
     if draw.rng.chance(60) {

@@ -1,0 +1,117 @@
+//! Crashes of the agent, and what people do: it ends in one serving generation.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use lab::generations::{ADDRESS, BOOT, FIRST_VERSION, Options, WebServer};
+use lab::{Host, Release, wait_for};
+
+use crate::agent::{MINUTE, Played};
+use crate::stage::more;
+
+fn some() -> Options {
+    Options { children: 20, ..Options::default() }
+}
+
+/// After the stamp was touched the agent is killed at one moment after the other, from the settling to the end of the old one.
+pub fn killed_at_any_moment(release: Release) -> Result<()> {
+    const STEP: Duration = Duration::from_millis(55);
+    let host = Host::boot(release, "crashes")?;
+    // As fast as can be: the moments are to be spread over the hand-over, not over the time until systemd starts the agent again.
+    host.write("/run/systemd/system/restart-agent.service.d/fast.conf", "[Service]\nRestartSec=100ms\n")?;
+    let mut played = Played::set(&host, WebServer::Nginx, &some(), "max_generations = 50")?;
+    let load = played.stage.load().rate(100.0).start()?;
+    let long = load.send(Duration::from_secs(30), ADDRESS)?;
+    load.wait_started(long)?;
+    for n in 1..=8_u32 {
+        let version = format!("v{n}");
+        played.stage.stack.deploy_code(&version)?;
+        played.agent.deploy(&version)?;
+        // No state tells these moments apart; each is one of many at which it may die, and any will do.
+        std::thread::sleep(STEP * n);
+        played.agent.kill()?;
+        played.agent.wait_active()?;
+        let waited = played.agent.wait(MINUTE)?;
+        ensure!(waited.status == 0, "{version}: {waited:?}\n{}", played.agent.status_text()?);
+        played.arrived(&version)?;
+    }
+    more(&load, 50)?;
+    let report = load.stop()?;
+    println!("{release}: {report}");
+    played.stage.ensure_lossless(&report)?;
+    ensure!(played.agent.casualties()?.is_empty(), "{:?}", played.agent.casualties()?);
+    played.ensure_settled("v8")
+}
+
+/// Restarts, stops, kills, takes the symlink away, reboots.
+pub fn by_hand(release: Release) -> Result<()> {
+    let host = Host::boot(release, "people")?;
+    let mut played = Played::set(&host, WebServer::Nginx, &some(), "")?;
+    played.deploy("v1")?;
+    let first = played.current()?;
+    let unit = played.stage.stack.unit(&first);
+
+    // Restarted: it is as fresh as a new one, and serves on.
+    host.ok(&["systemctl", "restart", &unit])?;
+    played.agent.wait_state("converged", MINUTE)?;
+    ensure!(played.stage.stack.served_version()? == "v1" && played.current()? == first, "{}", played.agent.status_text()?);
+
+    // A second one is started beside it: it gets nothing, and is ended.
+    host.ok(&["systemctl", "start", &played.stage.stack.unit("by-hand")])?;
+    played.ensure_settled("v1")?;
+
+    // The symlink is taken away, or led elsewhere: it leads to who serves again.
+    host.remove(&played.stage.stack.socket())?;
+    wait_for("the symlink to be back", MINUTE, || Ok((played.stage.stack.current()?.as_deref() == Some(first.as_str())).then_some(())))?;
+    ensure!(played.stage.stack.served_version()? == "v1", "nobody serves");
+
+    // Stopped: that is somebody's will until there is a deploy.
+    host.ok(&["systemctl", "stop", &unit])?;
+    played.agent.wait_status("status to tell", MINUTE, |status| {
+        status["targets"][0]["state"] == "failed"
+            && status["targets"][0]["why"].as_str().is_some_and(|why| why.contains("somebody has stopped it"))
+    })?;
+    ensure!(played.stage.stack.active()?.is_empty(), "{:?}", played.stage.stack.active()?);
+    played.deploy("v2")?;
+    played.ensure_settled("v2")?;
+
+    // Stopped while the agent is down: a start of the agent brings one up.
+    let unit = played.stage.stack.unit(&played.current()?);
+    host.ok(&["systemctl", "stop", "restart-agent.service", &unit])?;
+    host.ok(&["systemctl", "start", "restart-agent"])?;
+    wait_for("somebody to serve", MINUTE, || match played.stage.stack.served_version() {
+        Ok(version) if version == "v2" => Ok(Some(())),
+        other => bail!("{other:?}"),
+    })?;
+
+    // Switched off and on again: boot serves what is on the disk.
+    host.reboot()?;
+    played.agent.wait_active()?;
+    wait_for("boot to serve", MINUTE, || match played.stage.stack.served_version() {
+        Ok(version) if version == "v2" => Ok(Some(())),
+        other => bail!("{other:?}"),
+    })?;
+    played.agent.wait_state("converged", MINUTE)?;
+    played.stage.ensure_one_generation(BOOT, "v2")?;
+    played.deploy("v3")?;
+    played.ensure_settled("v3")
+}
+
+/// The package is removed while one lingers: what serves goes on to, and the other ends with its request, or when it has lingered.
+pub fn removal(release: Release) -> Result<()> {
+    let host = Host::boot(release, "removal")?;
+    let mut played = Played::set(&host, WebServer::Nginx, &some(), "linger = \"1m\"")?;
+    let load = played.stage.load().rate(50.0).start()?;
+    more(&load, 20)?;
+    let id = load.send(Duration::from_secs(15), ADDRESS)?;
+    load.wait_started(id)?;
+    played.deploy("v1")?;
+    ensure!(FIRST_VERSION != "v1" && played.stage.stack.active()?.len() == 2, "{:?}", played.stage.stack.active()?);
+    let serves = played.current()?;
+    host.command(["dpkg", "--remove", "restart-agent"]).timeout(MINUTE * 3).ok()?;
+    wait_for("boot to end with its request", MINUTE * 2, || Ok((played.stage.stack.active()? == [serves.as_str()]).then_some(())))?;
+    more(&load, 20)?;
+    let report = load.stop()?;
+    played.stage.ensure_lossless(&report)?;
+    played.stage.ensure_one_generation(&serves, "v1")
+}
