@@ -46,6 +46,7 @@ pub struct Parts<W: World> {
     pub store: Store,
     pub roots: Roots,
     pub status: PathBuf,
+    pub metrics: PathBuf,
     pub agent: AgentView,
     pub stimuli: mpsc::Receiver<Stimulus>,
     pub view: watch::Sender<Option<Arc<StatusView>>>,
@@ -104,7 +105,7 @@ impl<W: World> Engine<W> {
             arrived: VecDeque::new(),
             planning: FuturesUnordered::new(),
             waiters: Waiters::default(),
-            publisher: Publisher::new(parts.status, parts.view),
+            publisher: Publisher::new(parts.status, parts.metrics, parts.view),
             stamp_read: None,
             listening: false,
             journal_broken: false,
@@ -137,7 +138,7 @@ impl<W: World> Engine<W> {
                 }
                 Woken::Deadline => self.turn(Event::Tick).await,
                 Woken::SlowPoll => {
-                    notify::watchdog();
+                    self.publisher.alive();
                     self.read_stamp().await;
                     self.write_waiting().await;
                     self.try_journal().await;
@@ -374,6 +375,6 @@ impl<W: World> Engine<W> {
 
     fn publish(&mut self) {
         let view = self.view();
-        self.publisher.publish(view);
+        self.publisher.publish(view, &self.store);
     }
 }

@@ -21,6 +21,7 @@ impl Memory {
     /// Adds one line of the journal.
     pub fn apply(&mut self, written: &Written) {
         let at = written.at;
+        self.count(written);
         match &written.entry {
             Entry::Started { boot, .. } => {
                 self.boot_is(boot);
@@ -228,6 +229,7 @@ impl Memory {
         // A command may have left its mark outside /run.
         self.asked.retain(|unit| self.unasks.contains_key(unit));
         self.frozen.clear();
+        self.starved.clear();
         self.told.clear();
         for target in self.targets.values_mut() {
             target.fresh.clear();

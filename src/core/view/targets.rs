@@ -73,6 +73,9 @@ impl Machine {
         if !wanted.as_ref().is_some_and(|wanted| wanted.unmet) {
             self.add_settling(name, now, &mut units);
         }
+        for unit in units.iter_mut().filter(|unit| unit.state == TargetState::Left) {
+            unit.starved = self.memory.starved.get(&unit.unit).is_some_and(|of| of == name);
+        }
         let (state, why) = self.target_state(name, &memory, wanted.as_ref(), &units);
         let deadline = units.iter().filter_map(|unit| unit.deadline).max();
         let looked_at = rest.map(|rest| rest.at);
