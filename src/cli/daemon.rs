@@ -10,7 +10,7 @@ use super::exit::Exit;
 use super::output::Output;
 use crate::bus;
 use crate::engine::daemon::{self, Options};
-use crate::store::hold_alive;
+use crate::store::{METRICS, hold_alive};
 
 /// The removal of the package waits for this, no longer.
 const SETTLE_AT_MOST: Duration = Duration::from_secs(120);
@@ -27,6 +27,7 @@ pub fn run(args: &DaemonArgs, places: &Places, out: &Output) -> Exit {
         roots: crate::config::Roots::default(),
         state_dir: places.state_dir.clone(),
         run_dir: places.run_dir.clone(),
+        metrics: METRICS.into(),
         host,
         settle_debts: args.settle_debts.then_some(SETTLE_AT_MOST),
     };

@@ -241,7 +241,7 @@ pub const KEYS: &[Key] = &[
         "max_interruptions",
         Type::Count,
         Is("3"),
-        "A script that was interrupted this often in a row is let finish once; status says so.",
+        "A script that was interrupted this often in a row is let finish once; status and metrics say so.",
     ),
     key(
         Scheduled,

@@ -2,11 +2,13 @@
 
 mod plan;
 mod rollout;
+mod totals;
 
 use serde::{Deserialize, Serialize};
 
 pub use plan::{PlanNextRun, PlanProcess, PlanRequest, PlanUnit, PlanView};
 pub use rollout::{Casualty, CasualtyKind, CutCount, FlightView, PhaseView, RolloutResult, RolloutView, UnitEnd, UnitOutcome};
+pub use totals::{LastView, Totals};
 
 use super::stale::Stale;
 use super::time::{Mono, Now, Wall};
@@ -42,6 +44,8 @@ pub struct StatusView {
     pub last_rollout: Option<RolloutView>,
     /// What is wrong with the agent itself: a configuration that was not taken, a journal that cannot be written.
     pub problems: Vec<String>,
+    #[serde(default)]
+    pub totals: Totals,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,6 +82,23 @@ pub enum State {
     Blocked,
     /// Something could not be renewed; a person should look.
     Failed,
+}
+
+impl State {
+    pub const ALL: [State; 6] = [State::Idle, State::Converged, State::Converging, State::Held, State::Blocked, State::Failed];
+
+    /// The contract's word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            State::Idle => "idle",
+            State::Converged => "converged",
+            State::Converging => "converging",
+            State::Held => "held",
+            State::Blocked => "blocked",
+            State::Failed => "failed",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +142,20 @@ pub enum PoolState {
     Pooled,
     Depooled,
     Unknown,
+}
+
+impl PoolState {
+    pub const ALL: [PoolState; 3] = [PoolState::Pooled, PoolState::Depooled, PoolState::Unknown];
+
+    /// The contract's word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            PoolState::Pooled => "pooled",
+            PoolState::Depooled => "depooled",
+            PoolState::Unknown => "unknown",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,6 +207,22 @@ pub enum TargetState {
 }
 
 impl TargetState {
+    pub const ALL: [TargetState; 13] = [
+        TargetState::Fresh,
+        TargetState::Adopted,
+        TargetState::Left,
+        TargetState::Lingering,
+        TargetState::Verifying,
+        TargetState::Starting,
+        TargetState::Draining,
+        TargetState::Asked,
+        TargetState::Stopping,
+        TargetState::Killing,
+        TargetState::Stale,
+        TargetState::Held,
+        TargetState::Failed,
+    ];
+
     /// The contract's word.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -203,6 +254,9 @@ pub struct UnitView {
     pub in_flight: Option<u32>,
     pub why: String,
     pub deadline: Option<Wall>,
+    /// It is let finish once, since deploys interrupted it too often (`max_interruptions`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub starved: bool,
     /// Of a target of kind `strays`, whose every stray process has an entry of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<StrayView>,
@@ -265,6 +319,7 @@ impl UnitView {
             in_flight: None,
             why,
             deadline: None,
+            starved: false,
             process: None,
             opcache: None,
         }

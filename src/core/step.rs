@@ -80,7 +80,7 @@ impl Turn<'_> {
             why.push_str(note);
         }
         let (target, unit, notes) = (target.to_owned(), unit.to_owned(), notes.to_vec());
-        self.record(Entry::UnitEnded(UnitOutcome { target, unit, what, why, notes }));
+        self.record(Entry::UnitEnded(UnitOutcome { target, unit, what, why, notes, starved: false }));
     }
 
     pub fn phase_began(&mut self, target: &str, phase: &str) {

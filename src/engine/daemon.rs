@@ -27,6 +27,8 @@ pub struct Options {
     pub roots: Roots,
     pub state_dir: PathBuf,
     pub run_dir: PathBuf,
+    /// The file of the metrics, written if its directory exists.
+    pub metrics: PathBuf,
     pub host: host::Places,
     /// `Some`: begin nothing, pay what is owed to the host, end; at the latest after this.
     pub settle_debts: Option<Duration>,
@@ -74,6 +76,7 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(options: Options, besi
         store,
         roots: options.roots,
         status: options.run_dir.join("status.json"),
+        metrics: options.metrics,
         agent: AgentView { version: env!("CARGO_PKG_VERSION").to_owned(), running: true, pid: std::process::id(), since: now.wall },
         stimuli: stimuli_in,
         view,

@@ -7,47 +7,79 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::core::status::{State, StatusView};
+use crate::core::status::StatusView;
 use crate::core::time::Wall;
 use crate::host::notify;
-use crate::store::write_status;
+use crate::store::{Store, metrics, write_status};
 
 /// Between two writes: a rollout of hundreds of units changes the view thousands of times a second.
 const PACE: Duration = Duration::from_millis(100);
+/// Between two writes of the metrics, which are on a disk.
+const METRICS_PACE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Publisher {
     path: PathBuf,
+    metrics: PathBuf,
     view: watch::Sender<Option<Arc<StatusView>>>,
     said: String,
     dirty: bool,
     last: Option<Instant>,
     failed: bool,
+    metrics_last: Option<Instant>,
+    /// They do not say what there is to say.
+    metrics_old: bool,
 }
 
 impl Publisher {
-    pub fn new(path: PathBuf, view: watch::Sender<Option<Arc<StatusView>>>) -> Publisher {
-        Publisher { path, view, said: String::new(), dirty: true, last: None, failed: false }
+    pub fn new(path: PathBuf, metrics: PathBuf, view: watch::Sender<Option<Arc<StatusView>>>) -> Publisher {
+        Publisher {
+            path,
+            metrics,
+            view,
+            said: String::new(),
+            dirty: true,
+            last: None,
+            failed: false,
+            metrics_last: None,
+            metrics_old: true,
+        }
     }
 
     pub fn touch(&mut self) {
         self.dirty = true;
     }
 
+    /// The loop turns: systemd's watchdog is told at once, whoever reads the metrics with the next that is published.
+    pub fn alive(&mut self) {
+        notify::watchdog();
+        self.metrics_old = true;
+    }
+
     /// When the next write is due.
     pub fn due(&self) -> Option<Instant> {
         let earliest = self.last.map_or_else(Instant::now, |last| last + PACE);
-        self.dirty.then_some(earliest)
+        let metrics = self.metrics_last.filter(|_| self.metrics_old).map(|last| last + METRICS_PACE);
+        self.dirty.then_some(earliest).into_iter().chain(metrics).min()
     }
 
     /// Writes what differs from what was written.
-    pub fn publish(&mut self, view: StatusView) {
+    pub fn publish(&mut self, view: StatusView, store: &Store) {
+        let now = Instant::now();
         self.dirty = false;
-        self.last = Some(Instant::now());
+        self.last = Some(now);
         let same =
             self.view.borrow().as_ref().is_some_and(|old| {
                 StatusView { written_at: Wall(0), ..(**old).clone() } == StatusView { written_at: Wall(0), ..view.clone() }
             });
+        self.metrics_old |= !same;
+        if self.metrics_old && (!view.agent.running || self.metrics_last.is_none_or(|last| last + METRICS_PACE <= now)) {
+            self.metrics_old = false;
+            self.metrics_last = Some(now);
+            // At rest nothing is held up by a slow disk, and the store's thread is not woken to say that nothing is new.
+            let at_rest = same && view.last_rollout.as_ref().is_none_or(|rollout| rollout.finished_at.is_some());
+            store.write_metrics(&self.metrics, metrics(&view), at_rest);
+        }
         if same && !self.failed {
             return;
         }
@@ -72,14 +104,7 @@ impl Publisher {
 
 /// What systemctl status shows.
 fn one_line(view: &StatusView) -> String {
-    let state = match view.state {
-        State::Idle => "idle",
-        State::Converged => "converged",
-        State::Converging => "converging",
-        State::Held => "held",
-        State::Blocked => "blocked",
-        State::Failed => "failed",
-    };
+    let state = view.state.word();
     let deploy = view.stamp.id.as_deref().map(|id| format!(", deploy {id}")).unwrap_or_default();
     let waiting = view.waiting_for.as_deref().map(|what| format!("; waits for {what}")).unwrap_or_default();
     let next = view.next.as_deref().map(|next| format!("; next: {next}")).unwrap_or_default();

@@ -46,6 +46,7 @@ pub struct Parts<W: World> {
     pub store: Store,
     pub roots: Roots,
     pub status: PathBuf,
+    pub metrics: PathBuf,
     pub agent: AgentView,
     pub stimuli: mpsc::Receiver<Stimulus>,
     pub view: watch::Sender<Option<Arc<StatusView>>>,
@@ -104,7 +105,7 @@ impl<W: World> Engine<W> {
             arrived: VecDeque::new(),
             planning: FuturesUnordered::new(),
             waiters: Waiters::default(),
-            publisher: Publisher::new(parts.status, parts.view),
+            publisher: Publisher::new(parts.status, parts.metrics, parts.view),
             stamp_read: None,
             listening: false,
             journal_broken: false,
@@ -115,16 +116,10 @@ impl<W: World> Engine<W> {
         (engine, parts.first)
     }
 
-    /// The files whose changes are of interest by the present rules.
-    fn watch(&self) {
-        let policy = self.machine.policy();
-        self.world.watch_stamp(&policy.stamp.path);
-        self.world.watch_sockets(&policy.sockets());
-    }
-
     /// Runs until it is told to stop, or, with `settle_only`, until nothing is owed. Gives the machine's last status.
     pub async fn run(mut self, first: Step) -> StatusView {
-        self.watch();
+        self.world.watch_stamp(&self.machine.policy().stamp.path);
+        self.world.watch_sockets(&self.machine.policy().sockets());
         self.carry_out(first).await;
         self.read_stamp().await;
         notify::ready();
@@ -143,7 +138,7 @@ impl<W: World> Engine<W> {
                 }
                 Woken::Deadline => self.turn(Event::Tick).await,
                 Woken::SlowPoll => {
-                    notify::watchdog();
+                    self.publisher.alive();
                     self.read_stamp().await;
                     self.write_waiting().await;
                     self.try_journal().await;
@@ -318,10 +313,9 @@ impl<W: World> Engine<W> {
     }
 
     async fn journal_fails(&mut self, why: String) {
-        if self.journal_broken {
+        if std::mem::replace(&mut self.journal_broken, true) {
             return;
         }
-        self.journal_broken = true;
         tracing::error!("{why}");
         let step = self.machine.handle(self.world.now(), Event::JournalProblem(Some(why)));
         Box::pin(self.carry_out(step)).await;
@@ -341,9 +335,7 @@ impl<W: World> Engine<W> {
             return;
         }
         let read = self.world.read_stamp(&path);
-        if let Ok(seen) = &read {
-            self.stamp_read = Some(seen.ctime);
-        }
+        self.stamp_read = read.as_ref().ok().map(|seen| seen.ctime).or(self.stamp_read);
         self.turn(Event::Stamp(read)).await;
     }
 
@@ -353,12 +345,11 @@ impl<W: World> Engine<W> {
             Ok(loaded) => {
                 tracing::info!(files = loaded.files.len(), "the configuration was read again");
                 let changed = loaded.policy.stamp.path != self.machine.policy().stamp.path;
-                let sockets = loaded.policy.sockets();
                 self.turn(Event::Policy(Box::new(loaded.policy))).await;
                 if changed {
                     self.world.watch_stamp(&self.machine.policy().stamp.path);
                 }
-                self.world.watch_sockets(&sockets);
+                self.world.watch_sockets(&self.machine.policy().sockets());
                 self.read_stamp().await;
             }
             Err(errors) => {
@@ -384,6 +375,6 @@ impl<W: World> Engine<W> {
 
     fn publish(&mut self) {
         let view = self.view();
-        self.publisher.publish(view);
+        self.publisher.publish(view, &self.store);
     }
 }

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use crate::core::entry::{Entry, Written};
 use crate::core::memory::Memory;
-use crate::core::status::{RolloutResult, RolloutView};
+use crate::core::status::RolloutView;
 use crate::core::time::Wall;
 
 /// How long history is kept, in microseconds: 90 days.
@@ -83,7 +83,7 @@ impl History {
                     view.note(written);
                     // The row is missing if a damaged database was replaced meanwhile.
                     tx.prepare_cached("INSERT OR REPLACE INTO rollouts (n, id, deploy, started, finished, result, view) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
-                        .execute(params![n, view.id, view.deploy, view.started_at.0, written.at.0, word(*result), json(&view)?])?;
+                        .execute(params![n, view.id, view.deploy, view.started_at.0, written.at.0, result.word(), json(&view)?])?;
                     forget_flights(tx, n - KEPT_FLIGHTS)?;
                 }
             }
@@ -133,15 +133,6 @@ pub(super) fn forget_old(tx: &Transaction<'_>, now: Wall) -> rusqlite::Result<()
     tx.execute("DELETE FROM rollouts WHERE started < ?1 OR n <= (SELECT max(n) FROM rollouts) - ?2", params![oldest, KEPT_ROLLOUTS])?;
     tx.execute("DELETE FROM casualties WHERE at < ?1 OR rollout < (SELECT min(n) FROM rollouts)", params![oldest])?;
     Ok(())
-}
-
-fn word(result: RolloutResult) -> &'static str {
-    match result {
-        RolloutResult::Converged => "converged",
-        RolloutResult::Failed => "failed",
-        RolloutResult::Aborted => "aborted",
-        RolloutResult::Superseded => "superseded",
-    }
 }
 
 pub(super) fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::database::{self, Loaded, Unopened};
 use super::fault::{StoreFault, is_damage};
 use super::history::{self, History};
+use super::metrics::write_metrics;
 use crate::core::entry::Written;
 use crate::core::memory::Memory;
 
@@ -49,6 +50,12 @@ struct Shared {
 struct Queue {
     items: VecDeque<Item>,
     asks: Vec<oneshot::Sender<Result<(), StoreFault>>>,
+    /// Where the metrics go, and the newest of them.
+    metrics: Option<(PathBuf, String)>,
+    /// The thread is writing some.
+    metrics_busy: bool,
+    /// The last could not be written.
+    metrics_failed: bool,
     /// Somebody lost patience with the batch that the thread is at.
     stuck: bool,
     /// Something was queued that nobody waits for.
@@ -108,6 +115,22 @@ impl Store {
             error: format!("the memory cannot be written as JSON: {error}"),
         })?;
         self.ask(vec![Item::Snapshot(json)]).await
+    }
+
+    /// Replaces the metrics file by this when the disk has time for it, after what is asked of the journal. Nobody waits for it: of several
+    /// that wait only the newest is written. `at_once`: here and now, without waking the thread for it, unless that is at it already.
+    /// Nothing is done where the directory is missing.
+    pub fn write_metrics(&self, path: &Path, text: String, at_once: bool) {
+        if !path.parent().is_some_and(Path::is_dir) {
+            return;
+        }
+        let mut queue = self.shared.lock();
+        if at_once && queue.metrics.is_none() && !queue.metrics_busy {
+            queue.metrics_failed = !write_metrics(path, &text, queue.metrics_failed);
+        } else {
+            queue.metrics = Some((path.to_owned(), text));
+            self.shared.asked.notify_one();
+        }
     }
 
     async fn ask(&self, items: Vec<Item>) -> Result<(), StoreFault> {
@@ -180,15 +203,18 @@ impl Writer {
             shared.ended.notify_all();
         });
         loop {
-            let (items, asks, closed) = {
+            let (items, asks, metrics, closed) = {
                 let mut queue = shared.lock();
-                while queue.asks.is_empty() && !queue.nudged && !queue.closed {
+                while queue.asks.is_empty() && queue.metrics.is_none() && !queue.nudged && !queue.closed {
                     queue = shared.asked.wait(queue).unwrap_or_else(PoisonError::into_inner);
                 }
+                let nobody = queue.asks.is_empty() && !queue.nudged;
                 queue.nudged = false;
-                (std::mem::take(&mut queue.items), std::mem::take(&mut queue.asks), queue.closed)
+                let items = if nobody && !queue.closed { VecDeque::new() } else { std::mem::take(&mut queue.items) };
+                queue.metrics_busy = queue.metrics.is_some();
+                (items, std::mem::take(&mut queue.asks), queue.metrics.take(), queue.closed)
             };
-            let result = if closed && items.is_empty() { Ok(()) } else { self.write(&items) };
+            let result = if items.is_empty() && asks.is_empty() { Ok(()) } else { self.write(&items) };
             let mut queue = shared.lock();
             queue.stuck = false;
             if result.is_err() {
@@ -199,6 +225,12 @@ impl Writer {
             drop(queue);
             for ask in asks {
                 let _ = ask.send(result.clone());
+            }
+            if let Some((path, text)) = metrics {
+                let failed = shared.lock().metrics_failed;
+                let written = write_metrics(&path, &text, failed);
+                let mut queue = shared.lock();
+                (queue.metrics_busy, queue.metrics_failed) = (false, !written);
             }
             if closed {
                 self.conn = None;

@@ -1,5 +1,5 @@
 //! What is remembered: the journal with its snapshot and the history in one SQLite database, the last state in
-//! status.json, and the lock that says that the daemon lives.
+//! status.json, the metrics for node-exporter, and the lock that says that the daemon lives.
 //!
 //! [`Store`] is the daemon's half, [`Reader`] is for commands that look at history whether or not the daemon runs.
 
@@ -8,7 +8,9 @@ mod database;
 mod fault;
 mod history;
 mod journal;
+mod metrics;
 mod reader;
+mod replace;
 mod status_file;
 
 #[cfg(test)]
@@ -18,6 +20,7 @@ pub use alive::{Alive, AliveLock, LockFault, hold_alive, probe_alive};
 pub use database::Loaded;
 pub use fault::StoreFault;
 pub use journal::Store;
+pub use metrics::{METRICS, metrics};
 pub use reader::Reader;
 pub use status_file::{StatusFault, read_status, write_status};
 

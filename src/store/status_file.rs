@@ -1,12 +1,12 @@
 //! status.json: the last state, for everybody.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io;
 use std::path::Path;
 
 use serde::Deserialize;
 
+use super::replace::replace;
 use crate::core::status::StatusView;
 
 /// The schema that is written, and the newest that is understood.
@@ -25,8 +25,7 @@ pub enum StatusFault {
     Unreadable { path: String, error: String },
 }
 
-/// Replaces `path` at once by `view`: a reader sees the old state or the new one. Mode 0644; not synced, for it says nothing after
-/// a reboot. Request lines are left out (they may hold secrets).
+/// Replaces `path` at once by `view`, for everybody to read. Request lines are left out (they may hold secrets).
 ///
 /// # Errors
 /// Whatever the file system says; the old file is then still there.
@@ -43,19 +42,7 @@ pub fn write_status(path: &Path, view: &StatusView) -> io::Result<()> {
     }
     .map_err(io::Error::other)?;
     json.push(b'\n');
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let fresh = path.with_file_name(name);
-    let written = (|| {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&fresh)?;
-        file.set_permissions(fs::Permissions::from_mode(0o644))?;
-        file.write_all(&json)?;
-        fs::rename(&fresh, path)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&fresh);
-    }
-    written
+    replace(path, &json)
 }
 
 /// Reads what [`write_status`] wrote, also by a version that adds fields.

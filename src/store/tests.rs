@@ -70,6 +70,7 @@ fn rollout(id: &str, at: Wall) -> Vec<Written> {
         what: UnitEnd::Renewed,
         why: "restarted".to_owned(),
         notes: Vec::new(),
+        starved: false,
     };
     [
         Entry::RolloutStarted {

@@ -21,8 +21,11 @@ pub struct Row {
 
 /// As much as fits into every run of the tests.
 pub const SHORT: Row = Row { deploys: 5, long: Duration::from_secs(9), requests: 100 };
-/// What issue and manual promise, in full: tests/release.
-pub const LONG: Row = Row { deploys: 50, long: Duration::from_secs(60), requests: 900 };
+/// What the manual promises, in full: about 5 s from one deploy to the next.
+pub const LONG: Row = Row { deploys: 50, long: Duration::from_secs(60), requests: 750 };
+
+/// The short requests of the mixed load: what a person waits for.
+const SHORT_REQUEST: Duration = Duration::from_millis(50);
 
 /// No request is lost, none is served by an old generation after the switch, the long ones end where they began with their children's whole output, and
 /// at the end one generation runs.
@@ -30,6 +33,11 @@ pub fn in_a_row(release: Release, server: WebServer, row: Row) -> Result<()> {
     let host = Host::boot(release, &format!("deploys-{server}"))?;
     let options = Options::default();
     let mut played = Played::set(&host, server, &options, "max_generations = 100\nlinger = \"10m\"")?;
+    if row.deploys >= LONG.deploys {
+        let load = played.stage.load().mixed().long(4, row.long).start()?;
+        more(&load, 20_000)?;
+        print_short(&format!("{release} {server}, no deploys"), &load.stop()?);
+    }
     let load = played.stage.load().mixed().long(4, row.long).start()?;
     for id in load.long() {
         load.wait_started(*id)?;
@@ -48,6 +56,11 @@ pub fn in_a_row(release: Release, server: WebServer, row: Row) -> Result<()> {
     let long = load.long().to_vec();
     let report = load.stop()?;
     println!("{release} {server}: {} deploys, at most {most} generations at once: {report}", row.deploys);
+    print_short(&format!("{release} {server}, {} deploys", row.deploys), &report);
+    if row.deploys >= LONG.deploys {
+        let plot = host.ok(&["restart-agent", "history", "--plot", "-", "-n", "1"])?;
+        std::fs::write(std::env::temp_dir().join(format!("{release}-{server}.svg")), plot)?;
+    }
     if !WebServer::PLAIN.contains(&server) {
         ensure!(report.counts().lost() == 0, "{report}");
         ensure_few_old(&played, &report)?;
@@ -82,4 +95,14 @@ fn ensure_few_old(played: &Played<'_>, report: &Report) -> Result<()> {
     }
     ensure!(old.len() * 50 < report.records.len(), "{} of {}", old.len(), report.records.len());
     Ok(())
+}
+
+fn print_short(what: &str, report: &Report) {
+    let short = report.only(|record| record.wanted <= SHORT_REQUEST);
+    println!(
+        "{what}: short requests p50 {:?}, p99 {:?}, {} requests in all",
+        short.latency(50.0),
+        short.latency(99.0),
+        report.records.len()
+    );
 }

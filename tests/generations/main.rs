@@ -17,7 +17,7 @@ use lab::Release;
 use lab::generations::WebServer;
 
 fn main() -> ExitCode {
-    lab::suite()
+    let suite = lab::suite()
         .on_each("two_instances_that_start_at_once_never_break_the_socket", boot::two_at_once)
         .on_each("a_reboot_ends_with_boot_serving", boot::reboot)
         .on(Release::Trixie, "a_generation_that_crashes_in_a_loop_takes_no_port_away", boot::crash_loop)
@@ -35,8 +35,16 @@ fn main() -> ExitCode {
         .on_each("an_old_generation_lingers_for_a_child_as_well", lingers::for_a_child_as_well)
         .on_each("with_as_many_as_may_run_the_next_one_waits_or_the_oldest_ends", lingers::as_many_as_may)
         .on_each("with_too_little_memory_it_waits_and_an_emergency_does_not_linger", lingers::memory_and_force)
-        .on_each("killed_at_any_moment_of_a_hand_over_it_loses_nothing", people::killed_at_any_moment)
+        .on_each("killed_at_each_step_of_a_hand_over_it_loses_nothing", people::killed_at_each_step)
         .on_each("whatever_people_do_one_generation_serves", people::by_hand)
-        .on_each("after_the_removal_of_the_package_one_generation_serves", people::removal)
-        .run()
+        .on_each("after_the_removal_of_the_package_one_generation_serves", people::removal);
+    // tests/release: a quarter of an hour.
+    let suite = if std::env::var_os("RELEASE_TESTS").is_some() {
+        suite
+            .on_each("fifty_deploys_behind_nginx", |release| deploys::in_a_row(release, WebServer::Nginx, deploys::LONG))
+            .on_each("fifty_deploys_behind_apache", |release| deploys::in_a_row(release, WebServer::Apache, deploys::LONG))
+    } else {
+        suite
+    };
+    suite.run()
 }

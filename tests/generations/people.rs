@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lab::generations::{ADDRESS, BOOT, FIRST_VERSION, Options, WebServer};
 use lab::{Host, Release, wait_for};
 
@@ -13,34 +13,52 @@ fn some() -> Options {
     Options { children: 20, ..Options::default() }
 }
 
-/// After the stamp was touched the agent is killed at one moment after the other, from the settling to the end of the old one.
-pub fn killed_at_any_moment(release: Release) -> Result<()> {
-    const STEP: Duration = Duration::from_millis(55);
+/// What the agent tells its journal at the steps of a hand-over, `NEW` and `OLD` standing for the instances. It is killed as soon as it has said so.
+const STEPS: [&str; 9] = [
+    "waits for the stamp to settle",
+    "begins for job",
+    "NEW.service: a new generation, is about to be started",
+    "php-fpm -t php-fpm-generation@NEW.service",
+    "Starting php-fpm-generation@NEW.service",
+    "Started php-fpm-generation@NEW.service",
+    "NEW.service: gets the requests from now on",
+    "NEW.service: started beside",
+    "OLD.service: gets no new requests",
+];
+
+/// The agent dies at each step of a hand-over: no request is lost, and one generation serves at the end.
+pub fn killed_at_each_step(release: Release) -> Result<()> {
     let host = Host::boot(release, "crashes")?;
-    // As fast as can be: the moments are to be spread over the hand-over, not over the time until systemd starts the agent again.
+    // As fast as can be: it is to be back in the middle of things.
     host.write("/run/systemd/system/restart-agent.service.d/fast.conf", "[Service]\nRestartSec=100ms\n")?;
     let mut played = Played::set(&host, WebServer::Nginx, &some(), "max_generations = 50")?;
     let load = played.stage.load().rate(100.0).start()?;
-    let long = load.send(Duration::from_secs(30), ADDRESS)?;
+    let long = load.send(Duration::from_secs(25), ADDRESS)?;
     load.wait_started(long)?;
-    for n in 1..=8_u32 {
-        let version = format!("v{n}");
+    let mut counter = 0;
+    for (n, step) in STEPS.iter().enumerate() {
+        let version = format!("v{}", n + 1);
+        let old = if n == 0 { BOOT.to_owned() } else { played.current()? };
+        let said = step.replace("NEW", &format!("{version}-{counter}")).replace("OLD", &old);
+        let count = |journal: &str| journal.lines().filter(|line| line.contains(&said)).count();
+        let before = count(&host.ok(&["journalctl", "--boot", "--no-pager"])?);
         played.stage.stack.deploy_code(&version)?;
         played.agent.deploy(&version)?;
-        // No state tells these moments apart; each is one of many at which it may die, and any will do.
-        std::thread::sleep(STEP * n);
+        wait_for(&said, MINUTE, || Ok((count(&host.ok(&["journalctl", "--boot", "--no-pager"])?) > before).then_some(())))?;
         played.agent.kill()?;
         played.agent.wait_active()?;
         let waited = played.agent.wait(MINUTE)?;
-        ensure!(waited.status == 0, "{version}: {waited:?}\n{}", played.agent.status_text()?);
+        ensure!(waited.status == 0, "{version}, killed at \"{said}\": {waited:?}\n{}", played.agent.status_text()?);
         played.arrived(&version)?;
+        let number = played.current()?.rsplit_once('-').and_then(|(_, number)| number.parse::<u32>().ok());
+        counter = number.with_context(|| played.current().unwrap_or_default())? + 1;
     }
     more(&load, 50)?;
     let report = load.stop()?;
     println!("{release}: {report}");
     played.stage.ensure_lossless(&report)?;
     ensure!(played.agent.casualties()?.is_empty(), "{:?}", played.agent.casualties()?);
-    played.ensure_settled("v8")
+    played.ensure_settled(&format!("v{}", STEPS.len()))
 }
 
 /// Restarts, stops, kills, takes the symlink away, reboots.

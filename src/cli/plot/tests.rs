@@ -57,7 +57,7 @@ fn phases(target: &str, from: f64, lengths: &[(&str, f64)]) -> Vec<PhaseView> {
 }
 
 fn ended(target: &str, unit: &str, what: UnitEnd) -> UnitOutcome {
-    UnitOutcome { target: target.to_owned(), unit: unit.to_owned(), what, why: String::new(), notes: Vec::new() }
+    UnitOutcome { target: target.to_owned(), unit: unit.to_owned(), what, why: String::new(), notes: Vec::new(), starved: false }
 }
 
 /// So many values between two moments, by what they are at each part of the way.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::drain::FRESH;
+use super::proof::VERIFY_TIMEOUT;
 use super::{Fpm, FpmStep, Purpose};
 use crate::core::cut::settle_cut;
 use crate::core::effect::{Effect, WorkerRef};
@@ -16,6 +18,28 @@ use crate::core::time::{Mono, Now, Span};
 const COUNT_HOLDS: Duration = Duration::from_millis(10);
 
 impl Fpm {
+    /// Goes on to the restart: counts what is in flight, also after a drain that ended idle, since something may have come in since.
+    pub fn renew(&mut self, now: Mono) {
+        if self.unproven && self.seen.active.runs() {
+            return self.enter(now, FpmStep::Verifying { until: now.after(VERIFY_TIMEOUT) });
+        }
+        let asks = self.source.asks();
+        for pool in self.source.mute.iter().filter(|_| !self.mute_idle && !self.idle) {
+            let why = "has no status page, so nobody knows which of its requests were cut: set pm.status_path and pm.status_listen";
+            self.notes.push(format!("{} {why}", pool.called()));
+        }
+        // What was seen while it was found idle need not be asked again; of what is busy it is to be known who is who at this moment.
+        let seen = self.idle && now.since(self.seen_at) <= FRESH;
+        let step = match (self.seen.active.runs(), asks && seen) {
+            (false, _) => FpmStep::WaitingForLoan,
+            (true, true) => FpmStep::Counting,
+            (true, false) => FpmStep::Seeing,
+        };
+        // An answer that is on its way may be the count, if it is to be a full one.
+        self.pending = self.pending.take().filter(|_| step == FpmStep::Counting && self.asked_full);
+        self.enter(now, step);
+    }
+
     pub(super) fn counted(&mut self, turn: &mut Turn<'_>, answers: &PoolAnswers) {
         let answers = &*self.of_the_living(answers);
         let now = turn.now.mono;

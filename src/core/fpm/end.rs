@@ -8,6 +8,8 @@ use crate::core::cut::settle_cut;
 use crate::core::effect::{Effect, EffectId, Outcome};
 use crate::core::evidence::Source;
 use crate::core::ladder::Ladder;
+use crate::core::memory::Want;
+use crate::core::policy::FpmRules;
 use crate::core::seen::{Active, FpmLayout, ProcessSeen, UnitSeen};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
@@ -17,6 +19,26 @@ use crate::core::time::{Mono, Span};
 const STOP_TIMEOUT: Duration = Duration::from_secs(45);
 
 impl Fpm {
+    /// A new generation. One that runs already was started by an earlier agent, and only its proof is left.
+    #[must_use]
+    pub fn starting(target: &str, rules: &FpmRules, want: Want, seen: UnitSeen, now: Mono) -> Fpm {
+        let unproven = seen.active.runs();
+        Fpm { purpose: Purpose::Start, unproven, ..Fpm::new(target, rules, want, seen, now) }
+    }
+
+    /// An old generation, which runs.
+    #[must_use]
+    pub fn ending(target: &str, rules: &FpmRules, want: Want, seen: UnitSeen, now: Mono) -> Fpm {
+        Fpm { purpose: Purpose::End, step: FpmStep::Inspecting, ..Fpm::new(target, rules, want, seen, now) }
+    }
+
+    /// What its own php-fpm has said of it when it was started: what its configuration says now is for the next one.
+    pub fn laid_out(&mut self, layout: FpmLayout) {
+        self.source = Source::choose(&self.rules, Some(&layout));
+        self.layout = Some(layout);
+        self.step = FpmStep::Prepared;
+    }
+
     /// When its requests have had their time, before it begins to drain.
     pub fn linger_until(&mut self, until: Mono) {
         self.until = until;

@@ -7,7 +7,9 @@ use super::proof::VERIFY_TIMEOUT;
 use super::{Fpm, FpmStep, Purpose, STOPPED};
 use crate::core::effect::{Effect, Looked, Outcome};
 use crate::core::entry::Entry;
+use crate::core::memory::Want;
 use crate::core::seen::{Active, UnitSeen};
+use crate::core::stale::stale_fpm;
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 
@@ -119,4 +121,11 @@ impl Fpm {
         self.enter(turn.now.mono, FpmStep::Stopped);
         true
     }
+}
+
+/// Whether the unit needs the bracket: its master is older than the landing, or it was restarted and never proven.
+#[must_use]
+pub fn needs_renewal(turn: &Turn<'_>, target: &str, seen: &UnitSeen, want: &Want) -> bool {
+    let memory = turn.memory.targets.get(target).cloned().unwrap_or_default();
+    turn.memory.unproven.contains_key(&seen.unit) || !stale_fpm(seen, want, &memory).is_empty()
 }

@@ -1,6 +1,5 @@
-//! One php-fpm unit on its way through an in-place restart: preflight, drain, cut, restart, proof. The bracket around it, with the
-//! load balancer, is `inplace`. A generation goes parts of the same way: a new one from the preflight over its start to the proof, an old one
-//! from the drain over the cut to its end; what is around them is `generations`.
+//! One php-fpm unit on its way through an in-place restart: preflight, drain, cut, restart, proof. The bracket around it is `inplace`. A generation
+//! goes parts of the same way: a new one to its proof, an old one from the drain to its end; what is around them is `generations`.
 //!
 //! What comes after what is in this file; `drain`, `cut`, `restart`, `end` and `proof` are the parts of the way, `looks`
 //! is what it is asked, `step` where it is, `view` what status is told, `flights` what history is.
@@ -22,9 +21,9 @@ use std::time::Duration;
 pub use drain::FRESH;
 use drain::silent;
 use flights::Told;
-use proof::VERIFY_TIMEOUT;
+pub use looks::needs_renewal;
 use retire::Retiring;
-pub use step::FpmStep;
+pub use step::{FpmStep, Purpose};
 
 use crate::core::cut::settle_cut;
 use crate::core::effect::{Effect, EffectId, Outcome, WorkerRef};
@@ -34,12 +33,11 @@ use crate::core::loans::{Loans, fpm_drop_in};
 use crate::core::memory::Want;
 use crate::core::policy::FpmRules;
 use crate::core::seen::{FpmLayout, ProcessSeen, UnitSeen, WorkerSeen};
-use crate::core::stale::stale_fpm;
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::time::{Mono, Wall};
 
-/// For an answer over pm.status_listen, and for the second look of the cut (facts M8).
+/// For an answer over pm.status_listen (facts M8).
 const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
 /// A request whose answer is on the way gets this long (facts M8).
 const FINISHING: Duration = Duration::from_millis(100);
@@ -52,17 +50,6 @@ pub(super) const STOPPED: &str = "somebody has stopped it, so it is left stopped
 /// Until a configuration that could not be read is read again: without it nobody knows where an old generation says what it is at.
 const READ_AGAIN: Duration = Duration::from_secs(30);
 const RESTART_LOOK: Duration = Duration::from_millis(500);
-
-/// What it is on its way to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// It is restarted in place.
-    Renew,
-    /// A new generation: it is started beside those that run.
-    Start,
-    /// An old one: it is stopped when it has finished.
-    End,
-}
 
 #[derive(Debug)]
 pub struct Fpm {
@@ -211,48 +198,6 @@ impl Fpm {
         }
     }
 
-    /// A new generation. One that runs already was started by an earlier agent, and only its proof is left.
-    #[must_use]
-    pub fn starting(target: &str, rules: &FpmRules, want: Want, seen: UnitSeen, now: Mono) -> Fpm {
-        let unproven = seen.active.runs();
-        Fpm { purpose: Purpose::Start, unproven, ..Fpm::new(target, rules, want, seen, now) }
-    }
-
-    /// An old generation, which runs.
-    #[must_use]
-    pub fn ending(target: &str, rules: &FpmRules, want: Want, seen: UnitSeen, now: Mono) -> Fpm {
-        Fpm { purpose: Purpose::End, step: FpmStep::Inspecting, ..Fpm::new(target, rules, want, seen, now) }
-    }
-
-    /// What its own php-fpm has said of it when it was started: what its configuration says now is for the next one.
-    pub fn laid_out(&mut self, layout: FpmLayout) {
-        self.source = Source::choose(&self.rules, Some(&layout));
-        self.layout = Some(layout);
-        self.step = FpmStep::Prepared;
-    }
-
-    /// Goes on to the restart: counts what is in flight, also after a drain that ended idle, since something may have come in since.
-    pub fn renew(&mut self, now: Mono) {
-        if self.unproven && self.seen.active.runs() {
-            return self.enter(now, FpmStep::Verifying { until: now.after(VERIFY_TIMEOUT) });
-        }
-        let asks = self.source.asks();
-        for pool in self.source.mute.iter().filter(|_| !self.mute_idle && !self.idle) {
-            let why = "has no status page, so nobody knows which of its requests were cut: set pm.status_path and pm.status_listen";
-            self.notes.push(format!("{} {why}", pool.called()));
-        }
-        // What was seen while it was found idle need not be asked again; of what is busy it is to be known who is who at this moment.
-        let seen = self.idle && now.since(self.seen_at) <= FRESH;
-        let step = match (self.seen.active.runs(), asks && seen) {
-            (false, _) => FpmStep::WaitingForLoan,
-            (true, true) => FpmStep::Counting,
-            (true, false) => FpmStep::Seeing,
-        };
-        // An answer that is on its way may be the count, if it is to be a full one.
-        self.pending = self.pending.take().filter(|_| step == FpmStep::Counting && self.asked_full);
-        self.enter(now, step);
-    }
-
     /// It was restarted before, by us, and never proven: after the preflight only the proof is left, or its start.
     pub fn resume_unproven(&mut self) {
         self.unproven = true;
@@ -387,7 +332,10 @@ impl Fpm {
                         self.aside = Some(turn.ask(Effect::Thaw { workers }));
                     }
                     settle_cut(turn, &unit, false, false);
-                    self.enter(now, FpmStep::Seeing);
+                    match self.purpose {
+                        Purpose::End => self.drain_again(now),
+                        Purpose::Renew | Purpose::Start => self.enter(now, FpmStep::Seeing),
+                    }
                 }
             }
             FpmStep::Restarting => self.escalate(turn),
@@ -424,11 +372,4 @@ impl Fpm {
         turn.unit_ended(&self.target, &self.unit, UnitEnd::Failed, why.clone());
         self.enter(turn.now.mono, FpmStep::Broken(why));
     }
-}
-
-/// Whether the unit needs the bracket: its master is older than the landing, or it was restarted and never proven.
-#[must_use]
-pub fn needs_renewal(turn: &Turn<'_>, target: &str, seen: &UnitSeen, want: &Want) -> bool {
-    let memory = turn.memory.targets.get(target).cloned().unwrap_or_default();
-    turn.memory.unproven.contains_key(&seen.unit) || !stale_fpm(seen, want, &memory).is_empty()
 }

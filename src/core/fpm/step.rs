@@ -3,6 +3,17 @@
 use super::Fpm;
 use crate::core::time::Mono;
 
+/// What it is on its way to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// It is restarted in place.
+    Renew,
+    /// A new generation: it is started beside those that run.
+    Start,
+    /// An old one: it is stopped when it has finished.
+    End,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FpmStep {
     Testing,

@@ -86,6 +86,7 @@ impl Fpm {
             in_flight: self.waits_for().0.filter(|_| matches!(self.step, FpmStep::Draining { .. })),
             why,
             deadline: deadline.map(|at| now.wall_of(at)),
+            starved: false,
             process: None,
             opcache: None,
         }

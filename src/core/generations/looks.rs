@@ -18,6 +18,8 @@ use crate::core::time::Mono;
 const LOOK_WHILE_WATCHING: Duration = Duration::from_millis(500);
 const LOOK_WITHOUT_ROOM: Duration = Duration::from_secs(10);
 
+/// While the one that serves is starting, by somebody's hand or systemd's.
+const LOOK_UNTIL_UP: Duration = Duration::from_secs(1);
 /// For somebody's restart of the one that serves.
 const RESTART_PATIENCE: Duration = Duration::from_secs(10);
 /// What has served for so long is not in a loop of crashes.
@@ -53,6 +55,8 @@ impl Generations {
         self.look.want(now.after(match self.phase {
             Phase::Watching { .. } => LOOK_WHILE_WATCHING,
             Phase::Room => LOOK_WITHOUT_ROOM,
+            // Nothing tells when it is up.
+            _ if self.current.is_some() && !self.serves_well() => LOOK_UNTIL_UP,
             _ => super::LOOK_AT_REST,
         }));
         if self.phase == Phase::Rest {
@@ -205,6 +209,12 @@ impl Generations {
             (proven && !self.bad.contains(&unit.unit), landed, unit.main_start)
         };
         others.filter(ending).max_by_key(standing).map(|unit| unit.unit.clone())
+    }
+
+    /// The same of those that were proven, and have not proven bad since.
+    pub(super) fn youngest_proven(&self, apart: &str) -> Option<String> {
+        let proven = |unit: &String| self.standing.get(unit).is_some_and(|(proven, _)| *proven) && !self.bad.contains(unit);
+        self.youngest(Some(apart)).filter(proven)
     }
 
     /// As many as count for `max_generations`.

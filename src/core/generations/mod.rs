@@ -2,15 +2,21 @@
 //! server connects to. No request is lost, no pool is left. The old one lingers: it finishes what it has and is stopped.
 //!
 //! What is the case is read from systemd and from the symlink each time; the journal only says which generation is being started and since when
-//! others linger. `name` says what they are called, `looks` what a look at them means, `phases` what comes after what, `view` what status is told. The
+//! others linger. `name` says what they are called, `looks` what a look at them means, `phases` what comes after what, `back` the way
+//! back, `ending` what becomes of those that linger, `view` what status is told. The
 //! way of one php-fpm to its proof, and of another to its end, is [`Fpm`]'s.
 
 pub mod name;
 
+mod back;
+mod ending;
+mod leave;
 mod looks;
 mod phases;
 pub(super) mod plan;
+mod room;
 mod view;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -327,7 +333,7 @@ impl Generations {
         let settle = self
             .settling
             .filter(|_| !self.ending.is_empty())
-            .map(|since| Deadline::new(since.after(phases::SETTLE), format!("{}: leave what is at work to systemd", self.name)));
+            .map(|since| Deadline::new(since.after(leave::SETTLE), format!("{}: leave what is at work to systemd", self.name)));
         earliest(self.fpms().map(Fpm::deadline).chain([look, step, settle]))
     }
 

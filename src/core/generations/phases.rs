@@ -3,32 +3,20 @@
 use std::time::Duration;
 
 use super::looks::{runs, started_for};
-use super::{Generations, Phase, QUIET, name};
-use crate::core::effect::{Effect, FpmRequest, Outcome};
+use super::watch::WATCH;
+use super::{Generations, Phase, name};
+use crate::core::effect::Effect;
 use crate::core::entry::Entry;
 use crate::core::fpm::{Fpm, FpmStep};
 use crate::core::loans::Loans;
 use crate::core::memory::Want;
-use crate::core::policy::{AtMax, GenerationRules};
-use crate::core::seen::{Active, UnitSeen};
+use crate::core::policy::GenerationRules;
 use crate::core::stale::{LOOK_FROM, stale_fpm};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::target::Progress;
 use crate::core::time::Mono;
 
-/// Whoever is to be ended was seen to be needed by nobody no longer ago than this.
-const FRESH: Duration = Duration::from_secs(1);
-/// The old one stays untouched for so long after the switch, so that there is a way back.
-const WATCH: Duration = Duration::from_secs(2);
-/// At the removal of the package, for those that have just become old to be seen to be idle.
-pub(super) const SETTLE: Duration = Duration::from_secs(4);
-/// For others to take no new requests any more, where they share a socket with it.
-const CLOSE: Duration = Duration::from_secs(10);
-const PING_EVERY: Duration = Duration::from_millis(100);
-const PING_TIMEOUT: Duration = Duration::from_secs(1);
-/// So many pings in a row without an answer, and it does not serve.
-const MISSED: u32 = 5;
 /// Of a symlink that cannot be switched.
 const TRIES: u32 = 5;
 /// After a generation that nobody asked for, and that did not come up.
@@ -115,53 +103,6 @@ impl Generations {
         }
     }
 
-    /// Another one is started only where the rules have room for it.
-    fn make_room(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules) {
-        let now = turn.now.mono;
-        let Some(want) = self.goal().cloned() else { return self.enter(now, Phase::Rest) };
-        let running = self.running();
-        if running >= usize::try_from(rules.max_generations).unwrap_or(usize::MAX) {
-            let oldest = self.ending.values().filter(|fpm| !fpm.at_rest()).min_by_key(|fpm| fpm.started()).map(|fpm| fpm.unit.clone());
-            let waits_for = oldest.as_ref().and_then(|unit| self.ending.get(unit)).map(Fpm::waits_for_what).unwrap_or_default();
-            let oldest = oldest.unwrap_or_else(|| "none of them lingers".to_owned());
-            let what = if waits_for.is_empty() { oldest.clone() } else { format!("{oldest}: {waits_for}") };
-            self.waits = Some(format!("{running} generations run, as many as may (max_generations): waits for {what}"));
-            // One after the other, and not before it is seen whether that one made room.
-            let being_ended = self.ending.values().any(|fpm| fpm.lingers_until() <= now) || !self.has_looked_since(self.ended);
-            if rules.at_max == AtMax::EndOldest
-                && !being_ended
-                && let Some(fpm) = self.ending.get_mut(&oldest)
-            {
-                fpm.end_by(now);
-            }
-            return;
-        }
-        if let Some(least) = rules.min_available_memory.filter(|least| self.seen.available < *least) {
-            let (has, least) = (megabytes(self.seen.available), megabytes(least));
-            self.waits = Some(format!("{has} of memory are available, and a new generation needs {least} (min_available_memory)"));
-            return;
-        }
-        if !turn.journal_good {
-            return;
-        }
-        self.waits = None;
-        let instance = name::instance(&want.id, turn.memory.next_generation);
-        let unit = name::unit_of(&rules.unit, &instance);
-        turn.record(Entry::GenerationStarts { target: self.name.clone(), unit: unit.clone(), landed: want.landed });
-        turn.phase_began(&self.name, "preflight");
-        let shared = rules.shared();
-        let mut rules = rules.of(&unit);
-        if self.progress != Progress::Working && turn.memory.stamp.is_none() {
-            // There is no deploy whose id it could answer with.
-            rules.proof = None;
-        }
-        let seen = UnitSeen { unit: unit.clone(), ..UnitSeen::default() };
-        let mut fpm = Fpm::starting(&self.name, &rules, want, seen, now);
-        fpm.shared = shared;
-        self.starting = Some(fpm);
-        self.enter(now, Phase::Starting);
-    }
-
     fn start(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, loans: &mut Loans) {
         let now = turn.now.mono;
         let Some(fpm) = &mut self.starting else { return self.enter(now, Phase::Looking) };
@@ -187,7 +128,7 @@ impl Generations {
                 turn.phase_ended(&self.name, "start");
                 turn.phase_began(&self.name, "switch");
                 self.tries = 0;
-                self.before = self.current.clone().filter(|unit| *unit != fpm.unit).or_else(|| self.youngest(Some(&fpm.unit)));
+                self.before = self.current.clone().filter(|unit| *unit != fpm.unit).or_else(|| self.youngest_proven(&fpm.unit));
                 self.enter(now, Phase::Switching);
             }
             FpmStep::Refused(why) | FpmStep::Broken(why) => {
@@ -202,16 +143,6 @@ impl Generations {
         }
     }
 
-    /// The new one does not do. If it serves already, the one before takes its place again.
-    fn broke(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str) {
-        if self.current.as_deref() == Some(unit) && self.youngest(Some(unit)).is_some() {
-            self.tries = 0;
-            self.before = self.youngest(Some(unit));
-            return self.enter(turn.now.mono, Phase::Back { why: why.to_owned() });
-        }
-        self.failed(turn, unit, why, false);
-    }
-
     fn switch(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules) {
         let now = turn.now.mono;
         let Some(unit) = self.starting.as_ref().map(|fpm| fpm.unit.clone()) else { return self.enter(now, Phase::Looking) };
@@ -221,13 +152,16 @@ impl Generations {
             self.look.want(now);
             return self.enter(now, Phase::Watching { until: now.after(WATCH) });
         }
+        if self.has_looked_since(self.since) && !self.unit(&unit).is_some_and(runs) {
+            return self.go_back_for(turn, &unit, "it did not stay up until the switch");
+        }
         if self.switch_to(turn, rules, &unit) == Tried::TooOften {
             let why = self.trouble.clone().unwrap_or_else(|| format!("{} does not lead to it, though it was switched", rules.socket));
             self.fail(turn, &unit, &why, true);
         }
     }
 
-    fn switch_to(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, unit: &str) -> Tried {
+    pub(super) fn switch_to(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, unit: &str) -> Tried {
         let now = turn.now.mono;
         if self.switching.is_some() || now < self.next || !turn.journal_good {
             return Tried::Tries;
@@ -243,95 +177,7 @@ impl Generations {
         Tried::Tries
     }
 
-    /// The web server sends it its requests: it answers, and its master stays the same.
-    fn watch(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, until: Mono) {
-        let now = turn.now.mono;
-        let Some(fpm) = &self.starting else { return self.enter(now, Phase::Looking) };
-        let (unit, invocation) = (fpm.unit.clone(), fpm.invocation().to_owned());
-        let ping = fpm.ping();
-        if self.has_looked_since(self.since) {
-            let up = self.unit(&unit).is_some_and(|seen| runs(seen) && seen.invocation == invocation);
-            if !up {
-                return self.go_back_for(turn, &unit, "it did not stay up after the switch");
-            }
-            if self.current.as_ref() != Some(&unit) {
-                // Somebody, or another configuration, has taken the symlink elsewhere: looked at anew.
-                return self.enter(now, Phase::Looking);
-            }
-        }
-        if self.missed >= MISSED {
-            return self.go_back_for(turn, &unit, "it does not answer its ping through the symlink");
-        }
-        if now >= until && (self.answered || ping.is_none()) && self.missed == 0 && self.has_looked_since(until) {
-            if rules.shared() {
-                self.look.want(now);
-                return self.enter(now, Phase::Closing { until: now.after(CLOSE) });
-            }
-            return self.reached(turn, &unit);
-        }
-        if now >= until && !self.has_looked_since(until) {
-            self.look.want(now);
-        }
-        if let Some((own, path)) = ping.filter(|_| self.pinging.is_none() && now >= self.next) {
-            self.next = now.after(PING_EVERY);
-            let request = FpmRequest::Ping { path };
-            let socket = if rules.shared() { own } else { rules.socket.clone() };
-            self.pinging = Some(turn.ask(Effect::Request { socket, request, timeout: PING_TIMEOUT }));
-        } else if self.pinging.is_none() && now >= self.next {
-            self.next = now.after(PING_EVERY);
-        }
-    }
-
-    pub(super) fn pinged(&mut self, now: Mono, outcome: &Outcome) {
-        self.next = now.after(PING_EVERY);
-        if matches!(outcome, Outcome::Answered { status: 200, .. }) {
-            (self.missed, self.answered) = (0, true);
-        } else {
-            self.missed += 1;
-        }
-    }
-
-    /// Others listen on the same socket: the deploy has arrived when they take no new requests.
-    fn close(&mut self, turn: &mut Turn<'_>, until: Mono) {
-        let now = turn.now.mono;
-        let Some(unit) = self.starting.as_ref().map(|fpm| fpm.unit.clone()) else { return self.enter(now, Phase::Looking) };
-        let closed = self.has_looked_since(self.since) && self.ending.values().all(Fpm::is_closed);
-        if closed || now >= until {
-            self.reached(turn, &unit);
-        }
-    }
-
-    fn go_back_for(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str) {
-        turn.unit_ended(&self.name, unit, UnitEnd::Failed, why);
-        let untouched = |before: &String| self.ending.get(before).is_none_or(|fpm| !fpm.committed());
-        let before = self.before.take().filter(|before| self.unit(before).is_some_and(runs) && untouched(before));
-        self.before = before.or_else(|| self.youngest(Some(unit)));
-        if self.before.is_none() {
-            return self.failed(turn, unit, &format!("{why}, and no other generation runs that could take its place"), false);
-        }
-        self.tries = 0;
-        self.enter(turn.now.mono, Phase::Back { why: why.to_owned() });
-    }
-
-    fn go_back(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, why: &str) {
-        let now = turn.now.mono;
-        let unit = self.starting.as_ref().map(|fpm| fpm.unit.clone()).unwrap_or_default();
-        let Some(before) = self.before.clone() else { return self.failed(turn, &unit, why, false) };
-        if rules.shared() || (self.current.as_ref() == Some(&before) && self.has_looked_since(self.since)) {
-            turn.record(Entry::Switched { target: self.name.clone(), unit: before.clone() });
-            self.ending.remove(&before);
-            self.bad.insert(unit.clone());
-            let why = format!("{why}; {before}, which runs the old code, serves again");
-            return self.failed(turn, &unit, &why, false);
-        }
-        if self.switch_to(turn, rules, &before) == Tried::TooOften {
-            let why = format!("{why}, and the symlink could not be switched back");
-            self.failed(turn, &unit, &why, false);
-        }
-        self.look.want(now.after(super::AGAIN));
-    }
-
-    fn reached(&mut self, turn: &mut Turn<'_>, unit: &str) {
+    pub(super) fn reached(&mut self, turn: &mut Turn<'_>, unit: &str) {
         let now = turn.now.mono;
         turn.phase_ended(&self.name, "switch");
         let beside = self.before.take().map(|before| format!(" beside {before}")).unwrap_or_default();
@@ -371,13 +217,13 @@ impl Generations {
         self.look.want(now);
     }
 
-    fn fail(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str, blocked: bool) {
+    pub(super) fn fail(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str, blocked: bool) {
         turn.unit_ended(&self.name, unit, UnitEnd::Failed, why);
         self.failed(turn, unit, why, blocked);
     }
 
     /// Nothing comes of this try. What was started and does not serve is ended, by the next look.
-    fn failed(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str, blocked: bool) {
+    pub(super) fn failed(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str, blocked: bool) {
         let now = turn.now.mono;
         for phase in ["preflight", "start", "switch"] {
             turn.phase_ended(&self.name, phase);
@@ -410,98 +256,11 @@ impl Generations {
             self.look.want(self.rescue_at);
         }
     }
-
-    /// Before this agent is removed: what is still at work then has the rest of its time, and systemd ends it.
-    fn leave_to_systemd(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules) {
-        let now = turn.now.mono;
-        if self.settling.is_none_or(|since| now < since.after(SETTLE)) {
-            return;
-        }
-        let at_work = self.ending.iter().filter(|(unit, fpm)| !fpm.committed() && !self.leaving.contains_key(*unit));
-        let at_work: Vec<(String, Duration)> = at_work.map(|(unit, fpm)| (unit.clone(), fpm.lingers_until().since(now))).collect();
-        for (unit, after) in at_work {
-            let id = turn.ask(Effect::EndLater { unit: unit.clone(), after, quit: rules.shared() });
-            self.leaving.insert(unit, Some(id));
-        }
-    }
-
-    pub(super) fn left(&mut self, turn: &mut Turn<'_>, unit: &str, outcome: &Outcome) {
-        if *outcome == Outcome::Done {
-            self.leaving.insert(unit.to_owned(), None);
-            self.ending.remove(unit);
-            turn.unit_ended(
-                &self.name,
-                unit,
-                UnitEnd::Left,
-                "still at work when the agent was removed: systemd stops it when it has lingered",
-            );
-            turn.record(Entry::GenerationOver { target: self.name.clone(), unit: unit.to_owned() });
-        } else {
-            self.trouble = Some(format!("{unit} could not be left to systemd: {}", outcome.said()));
-            self.leaving.remove(unit);
-            self.settling = Some(turn.now.mono);
-        }
-    }
-
-    /// Those that may have to serve again in a moment: they finish what they have, and are not stopped yet.
-    fn way_back(&self) -> Vec<String> {
-        let proving = self.starting.as_ref().is_none_or(|fpm| Some(&fpm.unit) == self.current.as_ref());
-        match &self.phase {
-            Phase::Mending { to } => vec![to.clone()],
-            Phase::Switching | Phase::Watching { .. } | Phase::Back { .. } => self.before.iter().cloned().collect(),
-            Phase::Looking | Phase::Starting if proving => self.youngest(self.current.as_deref()).into_iter().collect(),
-            // Nobody serves: the last one that could is kept, whatever stands in the way of the symlink.
-            _ if !self.serves_well() => self.youngest(None).into_iter().collect(),
-            _ => Vec::new(),
-        }
-    }
-
-    /// The symlink leads to one that is up, not to one that starts again and again.
-    fn serves_well(&self) -> bool {
-        let current = self.current.as_ref().and_then(|unit| self.unit(unit));
-        current.is_some_and(|seen| matches!(seen.active, Active::Active | Active::Reloading))
-    }
-
-    /// Old ones finish what they have, and are stopped.
-    fn advance_ending(&mut self, turn: &mut Turn<'_>, loans: &mut Loans) {
-        let now = turn.now.mono;
-        let mut over = Vec::new();
-        let (current, way_back) = (self.current.clone(), self.way_back());
-        let fresh = self.look.began().is_some_and(|began| now.since(began) <= FRESH);
-        let mut stale = false;
-        for (unit, fpm) in &mut self.ending {
-            let needed = current.as_ref() == Some(unit) || way_back.contains(unit);
-            fpm.clear(fresh && !needed);
-            stale |= !fresh && !needed && fpm.wants_to_end(now) && (fpm.is_idle() || !self.held);
-            fpm.advance(turn, loans);
-            if fpm.step == FpmStep::Prepared {
-                let until = fpm.lingers_until();
-                fpm.drain(now, until, QUIET, false);
-                fpm.advance(turn, loans);
-            }
-            // A hold lets finish; it does not cut.
-            if !needed && fpm.drained(now) && (fpm.is_idle() || !self.held) && fpm.may_renew(turn, loans) {
-                fpm.renew(now);
-                fpm.advance(turn, loans);
-            }
-            if fpm.at_rest() {
-                over.push(unit.clone());
-            }
-        }
-        for unit in over {
-            self.ending.remove(&unit);
-            self.look.want(now);
-            self.ended = now;
-        }
-        if stale {
-            self.look.want(now);
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
-enum Tried {
+pub(super) enum Tried {
     Tries,
     TooOften,
 }
@@ -529,8 +288,4 @@ fn listens_as_it_should(fpm: &Fpm, rules: &GenerationRules) -> Result<(), String
         }
         more => format!("it has {} pools, and one symlink leads to one: give each pool a php-fpm, and a target, of its own", more.len()),
     })
-}
-
-pub(super) fn megabytes(bytes: u64) -> String {
-    format!("{} MiB", bytes / (1024 * 1024))
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::looks::{runs, serving};
-use super::phases::megabytes;
+use super::room::megabytes;
 use crate::core::evidence::Source;
 use crate::core::memory::TargetMemory;
 use crate::core::plan::{in_flight, millis, processes};

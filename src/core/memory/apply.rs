@@ -21,6 +21,7 @@ impl Memory {
     /// Adds one line of the journal.
     pub fn apply(&mut self, written: &Written) {
         let at = written.at;
+        self.count(written);
         match &written.entry {
             Entry::Started { boot, .. } => {
                 self.boot_is(boot);
@@ -198,11 +199,8 @@ impl Memory {
                 self.hold = Some(Hold { reason: reason.clone(), by: by.clone(), until: *until, targets: targets.clone(), abort: *abort });
             }
             Entry::HoldEnded { .. } => self.hold = None,
-            Entry::OpcacheCrossed { target, .. } => {
-                self.targets.entry(target.clone()).and_modify(|target| target.opcache.renewed = Some(at));
-            }
-            Entry::OpcacheSized { target, too_small } => {
-                self.targets.entry(target.clone()).and_modify(|target| target.opcache.too_small = *too_small);
+            Entry::OpcacheCrossed { target, .. } | Entry::OpcacheSized { target, .. } => {
+                self.targets.entry(target.clone()).and_modify(|target| target.opcache.apply(written));
             }
             Entry::Ordered { .. } => {}
         }
@@ -234,6 +232,7 @@ impl Memory {
         // A command may have left its mark outside /run.
         self.asked.retain(|unit| self.unasks.contains_key(unit));
         self.frozen.clear();
+        self.starved.clear();
         self.told.clear();
         for target in self.targets.values_mut() {
             target.fresh.clear();

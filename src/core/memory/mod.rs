@@ -1,6 +1,7 @@
 //! [`Memory`]: what the journal adds up to, the durable half of the machine.
 
 mod apply;
+mod count;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use crate::core::deploy::{Deploy, StampIdentity};
 use crate::core::effect::{Effect, WorkerRef};
 use crate::core::opcache::GuardMemory;
 use crate::core::seen::{Dependent, UnitSeen};
-use crate::core::status::{Casualty, CasualtyKind, RolloutView};
+use crate::core::status::{Casualty, CasualtyKind, RolloutView, Totals};
 use crate::core::time::{Mono, Wall};
 
 /// The durable half of the machine. It changes only by [`Memory::apply`], so the fold of the journal is it.
@@ -58,6 +59,8 @@ pub struct Memory {
     pub unasks: BTreeMap<String, Unask>,
     /// How often in a row each script was interrupted by us.
     pub interrupted: BTreeMap<String, Interrupted>,
+    /// Scripts that were let finish for that, with their target.
+    pub starved: BTreeMap<String, String>,
     /// Workers that may be stopped by our SIGSTOP.
     pub frozen: Vec<WorkerRef>,
     /// php-fpm units that we restarted and that have not been proven to serve since, with their target.
@@ -71,6 +74,7 @@ pub struct Memory {
     pub hold: Option<Hold>,
     /// When each unit was last restarted by us, newest last, at most eight each: for the rate limit.
     pub restarts: BTreeMap<String, Vec<Wall>>,
+    pub totals: Totals,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use guard::Opcaches;
 
+use super::entry::{Entry, Written};
 use super::policy::{FpmRules, GenerationRules, TargetRules};
 use super::seen::OpcacheSeen;
 use super::time::Wall;
@@ -97,6 +98,17 @@ impl TargetRules {
             self,
             TargetRules::PhpFpm(FpmRules { proof: Some(_), .. }) | TargetRules::Generations(GenerationRules { proof: Some(_), .. })
         )
+    }
+}
+
+impl GuardMemory {
+    /// Adds a line of the journal that is about this target.
+    pub fn apply(&mut self, written: &Written) {
+        match &written.entry {
+            Entry::OpcacheCrossed { .. } => self.renewed = Some(written.at),
+            Entry::OpcacheSized { too_small, .. } => self.too_small = *too_small,
+            _ => {}
+        }
     }
 }
 

@@ -55,6 +55,22 @@ pub enum RolloutResult {
     Superseded,
 }
 
+impl RolloutResult {
+    pub const ALL: [RolloutResult; 4] =
+        [RolloutResult::Converged, RolloutResult::Failed, RolloutResult::Aborted, RolloutResult::Superseded];
+
+    /// The contract's word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            RolloutResult::Converged => "converged",
+            RolloutResult::Failed => "failed",
+            RolloutResult::Aborted => "aborted",
+            RolloutResult::Superseded => "superseded",
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PhaseView {
@@ -86,6 +102,9 @@ pub struct UnitOutcome {
     /// What a person should mend though it went well; told in `why`, too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// It was let finish, since deploys interrupted it too often (`max_interruptions`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub starved: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -60,6 +60,7 @@ impl Machine {
             targets,
             last_rollout,
             problems: self.problems(),
+            totals: self.memory.totals.clone(),
         }
     }
 

@@ -8,6 +8,7 @@
 //! - [`generations`] builds nginx or Apache in front of php-fpm generations, and hands over by hand.
 //! - [`jobs`] makes scripts, workers and timers whose every start and end can be counted.
 //! - [`ledger`] tells of every run of a stand-in script how it began and ended.
+//! - [`program`] fetches a program of a package that is not to be installed here, such as promtool.
 //! - [`suite`] makes a `harness = false` test binary of closures that run on each [`Release`].
 //!
 //! ```no_run
@@ -56,6 +57,7 @@ pub mod ledger;
 pub mod load;
 mod permit;
 pub mod pool;
+pub mod program;
 mod release;
 pub mod requirements;
 pub mod schema;

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 const STATUS: &str = include_str!("../../../docs/reference/status.schema.json");
 /// What only people read.
-const NOTES: [&str; 5] = ["$schema", "$defs", "title", "description", "format"];
+const NOTES: [&str; 6] = ["$schema", "$defs", "title", "description", "format", "default"];
 
 /// Checks a status.json. Unlike the schema, it allows no key that the schema does not have: the documentation is to be whole.
 ///
@@ -42,6 +42,13 @@ fn check(root: &Value, schema: &Value, value: &Value, at: &str, wrong: &mut Vec<
                         Some(rule) => check(root, rule, inner, &format!("{at}.{key}"), wrong),
                         None => wrong.push(format!("{at}.{key} is not in it")),
                     }
+                }
+                true
+            }
+            // Of what has no keys of its own.
+            "additionalProperties" => {
+                for (key, inner) in value.as_object().into_iter().flatten() {
+                    check(root, rule, inner, &format!("{at}.{key}"), wrong);
                 }
                 true
             }

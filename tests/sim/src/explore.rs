@@ -10,18 +10,20 @@ pub struct Explored {
     pub runs: u64,
 }
 
-/// Runs a story without a crash, then once with each crash point for each time that the agent stays away. `build` makes the host with
+/// Runs a story without a crash, then once with each `step`th crash point for each time that the agent stays away. `build` makes the host with
 /// its deeds; `span` is how long the story takes.
 ///
 /// # Panics
 /// With the timeline, at the first run in which something happens that must not.
-pub fn every_crash(name: &str, span: Us, build: impl Fn(bool) -> Host) -> Explored {
+pub fn crashes(name: &str, span: Us, step: usize, build: impl Fn(bool) -> Host) -> Explored {
     let mut explored = Explored::default();
     let points = run(name, span, &build, None);
     explored.points = points;
     explored.runs = 1;
     for down in [50 * MS, 40 * S] {
-        for at in 0..points {
+        // Not the same ones for each time.
+        let first = if step == 1 { 0 } else { down / S % 7 };
+        for at in (first..points).step_by(step) {
             run(name, span, &build, Some(Crash { at, down }));
             explored.runs += 1;
         }

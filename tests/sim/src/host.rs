@@ -682,6 +682,7 @@ impl Host {
             && memory.cutting.is_empty()
             && self.stamp_told
             && self.generations_quiet()
+            && self.all_serve()
             && matches!(self.waited(None), Some(Waited::Converged { .. }))
     }
 

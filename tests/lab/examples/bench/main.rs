@@ -352,6 +352,8 @@ fn status(release: Release) -> Result<Vec<Figure>> {
 /// One minute of nothing to do, after a rollout.
 fn idle(release: Release) -> Result<Vec<Figure>> {
     let host = Host::boot(release, "bench-idle")?;
+    // With the metrics, as where node-exporter is.
+    host.ok(&["mkdir", "-p", "/var/lib/prometheus/node-exporter"])?;
     let all: Vec<Job> = (0..20).map(|n| worker(&format!("worker-{n:03}"), Shape::Plain)).collect();
     jobs::install(&host, &all)?;
     jobs::start(&host, &all)?;
@@ -361,6 +363,10 @@ fn idle(release: Release) -> Result<Vec<Figure>> {
     agent.deploy_and_wait("v1", MINUTE)?;
     // What a rollout leaves to be tidied up is over when its last view has been written.
     agent.wait_state("converged", MINUTE)?;
+    wait_for("the metrics to say so, too", MINUTE, || {
+        let text = host.read("/var/lib/prometheus/node-exporter/restart-agent.prom")?;
+        Ok(text.contains("restart_agent_state{state=\"converged\"} 1").then_some(()))
+    })?;
     jobs::settled(&host)?;
     let pid = host.pid_of("restart-agent.service")?;
     let proc = format!("/proc/{}/root/proc/{pid}", host.init_pid()?);

@@ -120,7 +120,7 @@ impl World {
         if template.leads_to.as_deref() == Some(to) {
             return;
         }
-        if template.bad.contains(&invocation) && !better.is_empty() && hands_off {
+        if template.bad.contains(&invocation) && !better.is_empty() && hands_off && !template.next_dies() {
             return self.violates(format!("the agent makes the symlink lead to {unit} again, though it had proven bad"));
         }
         // Back to an older one: then the one that it led to had proven bad.

@@ -7,6 +7,7 @@ use restart_agent::core::status::TargetState;
 
 use super::{Host, S, Us};
 use crate::check::us;
+use crate::world::Template;
 
 /// In a settled world whatever waits is looked at within this.
 pub(super) const LOOKED_AT: Us = 75 * S;
@@ -76,5 +77,11 @@ impl Host {
     /// Nothing lingers, and nothing is being started.
     pub(super) fn generations_quiet(&self) -> bool {
         self.memory().targets.values().all(|target| target.starting.is_none() && target.lingering.is_empty())
+    }
+
+    /// One of each template serves, unless a person has stopped it.
+    pub(super) fn all_serve(&self) -> bool {
+        let serves = |template: &Template| template.current().is_some_and(|unit| self.world.listens(&unit));
+        self.world.templates.values().all(|template| serves(template) || template.stopped_by_person)
     }
 }

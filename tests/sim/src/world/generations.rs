@@ -193,6 +193,7 @@ impl World {
             template.left.insert(before, now);
         }
         template.leads_to.clone_from(&to);
+        template.stopped_by_person = false;
         if let Some(current) = template.current() {
             template.left.remove(&current);
         }

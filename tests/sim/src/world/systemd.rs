@@ -530,7 +530,7 @@ impl World {
 
     pub(crate) fn comes_back(&mut self, name: &str) {
         let waits = |unit: &super::Unit| match unit.active {
-            Active::Failed => true,
+            Active::Failed => !unit.instance,
             Active::Activating => unit.processes.is_empty(),
             Active::Inactive => unit.instance && unit.invocation.is_empty(),
             _ => false,

@@ -15,6 +15,15 @@ fn live(seed: u64, told: bool) -> (Option<String>, Vec<String>, u64) {
     lived.unwrap_or_else(|_| (Some("panic".to_owned()), Vec::new(), 0))
 }
 
+/// Those beyond the first thousand in which generations went wrong once.
+#[test]
+fn seeds_that_have_found_something() {
+    let seeds = [1143, 1367, 1419, 1451, 2367, 2599, 2955, 3303, 4539, 6619, 8467, 9759, 9787, 13635];
+    for seed in seeds {
+        assert_eq!(live(seed, false).0, None, "seed {seed}");
+    }
+}
+
 #[test]
 fn whatever_happens_the_rules_hold() {
     if let Some(seed) = number("SEED") {

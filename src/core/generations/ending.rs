@@ -1,0 +1,69 @@
+//! Those that linger: they finish what they have, and are stopped when it is certain that nobody needs them.
+
+use std::time::Duration;
+
+use super::{Generations, Phase, QUIET};
+use crate::core::fpm::FpmStep;
+use crate::core::loans::Loans;
+use crate::core::seen::Active;
+use crate::core::step::Turn;
+
+/// Whoever is to be ended was seen to be needed by nobody no longer ago than this.
+const FRESH: Duration = Duration::from_secs(1);
+
+impl Generations {
+    /// Old ones finish what they have, and are stopped.
+    pub(super) fn advance_ending(&mut self, turn: &mut Turn<'_>, loans: &mut Loans) {
+        let now = turn.now.mono;
+        let mut over = Vec::new();
+        // Until it is known whether the new one stays up.
+        let undecided = matches!(self.phase, Phase::Switching | Phase::Watching { .. } | Phase::Back { .. } | Phase::Mending { .. });
+        let (current, way_back) = (self.current.clone(), self.way_back());
+        let fresh = self.look.began().is_some_and(|began| now.since(began) <= FRESH);
+        let mut stale = false;
+        for (unit, fpm) in &mut self.ending {
+            let needed = undecided || current.as_ref() == Some(unit) || way_back.contains(unit);
+            fpm.clear(fresh && !needed && (fpm.is_idle() || !self.held));
+            stale |= !fresh && !needed && fpm.wants_to_end(now) && (fpm.is_idle() || !self.held);
+            fpm.advance(turn, loans);
+            if fpm.step == FpmStep::Prepared {
+                let until = fpm.lingers_until();
+                fpm.drain(now, until, QUIET, false);
+                fpm.advance(turn, loans);
+            }
+            // A hold lets finish; it does not cut.
+            if !needed && fpm.drained(now) && (fpm.is_idle() || !self.held) && fpm.may_renew(turn, loans) {
+                fpm.renew(now);
+                fpm.advance(turn, loans);
+            }
+            if fpm.at_rest() {
+                over.push(unit.clone());
+            }
+        }
+        for unit in over {
+            self.ending.remove(&unit);
+            self.look.want(now);
+            self.ended = now;
+        }
+        if stale {
+            self.look.want(now);
+        }
+    }
+
+    /// Those that may have to serve again in a moment: they finish what they have, and are not stopped yet.
+    fn way_back(&self) -> Vec<String> {
+        let proving = self.starting.as_ref().is_none_or(|fpm| Some(&fpm.unit) == self.current.as_ref());
+        match &self.phase {
+            Phase::Looking | Phase::Starting if proving => self.youngest(self.current.as_deref()).into_iter().collect(),
+            // Nobody serves: the last one that could is kept, whatever stands in the way of the symlink.
+            _ if !self.serves_well() => self.youngest(None).into_iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The symlink leads to one that is up, not to one that starts again and again.
+    pub(super) fn serves_well(&self) -> bool {
+        let current = self.current.as_ref().and_then(|unit| self.unit(unit));
+        current.is_some_and(|seen| matches!(seen.active, Active::Active | Active::Reloading))
+    }
+}
