@@ -7,10 +7,10 @@ use insta::assert_snapshot;
 
 use super::doctor::page;
 use crate::core::doctor::examine;
-use crate::core::doctor::seen::{Files, FpmMute, FpmSeen, HostSeen, OpcacheSeen, UnitSettings};
+use crate::core::doctor::seen::{Files, FpmMute, FpmSeen, HostSeen, UnitSettings};
 use crate::core::migrate::Migration;
 use crate::core::policy::{FpmRules, Policy, ProofRules, ScheduledRules, TargetRules};
-use crate::core::seen::{Active, Load};
+use crate::core::seen::{Active, Load, OpcacheSeen};
 use crate::host::fpm::layout::settings;
 
 const DEBIAN: &str = include_str!("../../tests/fixtures/fpm/tt-8.2-debian.txt");
@@ -83,6 +83,7 @@ fn rules() -> FpmRules {
         status_path: None,
         warm: vec!["/srv/app/health.php".to_owned()],
         proof: Some(ProofRules { script: "/srv/app/version.php".to_owned() }),
+        opcache: None,
     }
 }
 
@@ -109,7 +110,7 @@ fn what_doctor_says_of_a_host_with_every_trap() {
     let mut web_pool = fpm();
     web_pool.target = Some("jobrunner".to_owned());
     web_pool.children = vec!["ffmpeg".to_owned(), "sh".to_owned()];
-    web_pool.opcache = Some(OpcacheSeen { full: false, free: 9 << 20, size: 128 << 20, keys: 100, max_keys: 16229 });
+    web_pool.opcache = Some(OpcacheSeen { used: 119 << 20, free: 9 << 20, keys: 100, max_keys: 16229, ..OpcacheSeen::default() });
     web_pool.unit.kill_mode = "process".to_owned();
     web_pool.unit.timeout_stop = None;
     web_pool.unit.start_limit_interval = Duration::from_secs(3600);

@@ -114,6 +114,27 @@ fn adopted() {
     ]}))));
 }
 
+#[test]
+fn guarded_opcaches() {
+    let fill = json!({"used": 84_000_000, "free": 49_717_728, "wasted": 500_000, "keys": 12_000, "max_keys": 16_229, "since": "2026-11-22T19:13:00Z"});
+    let with = |unit: &str, opcache: Value| {
+        let mut value = fresh(unit);
+        value["opcache"] = opcache;
+        value
+    };
+    let looked_at = "2026-11-22T22:14:59Z";
+    assert_snapshot!(page(&view(
+        json!({"problems": ["b.service: its opcache is too small for the code: …; raise opcache.memory_consumption"], "targets": [
+            {"name": "a", "kind": "php-fpm", "state": "fresh", "why": "fresh for 2026-11-22.3", "deadline": null, "looked_at": null,
+             "units": [with("a.service", json!({"looked_at": looked_at, "fill": fill, "note": null}))]},
+            {"name": "b", "kind": "php-fpm", "state": "fresh", "why": "fresh for 2026-11-22.3", "deadline": null, "looked_at": null,
+             "units": [with("b.service", json!({"looked_at": looked_at, "fill": fill, "note": "too small for the code"}))]},
+            {"name": "c", "kind": "php-fpm", "state": "fresh", "why": "fresh for 2026-11-22.3", "deadline": null, "looked_at": null,
+             "units": [with("c.service", json!({"looked_at": looked_at, "fill": null, "note": "opcache is off (opcache.enable = 0)"}))]},
+        ]})
+    )));
+}
+
 fn draining() -> Value {
     json!({
         "state": "converging", "reached": {"id": "2026-11-22.2", "at": "2026-11-22T18:01:44Z"},

@@ -1,135 +1,9 @@
 //! Every key there is: name, type, default and what it means. Validation and the reference page both come from this table.
 
+use super::section::{Fallback, Key, Section, Type};
+
 /// The kinds of targets that this version knows.
 pub(super) const KINDS: &[&str] = &["php-fpm", "scheduled", "service", "strays"];
-
-/// A table of the configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Section {
-    Stamp,
-    Pool,
-    PhpFpm,
-    Generations,
-    Scheduled,
-    Service,
-    Strays,
-    Proof,
-}
-
-impl Section {
-    pub const ALL: &[Section] = &[
-        Section::Stamp,
-        Section::Pool,
-        Section::PhpFpm,
-        Section::Generations,
-        Section::Scheduled,
-        Section::Service,
-        Section::Strays,
-        Section::Proof,
-    ];
-
-    /// The section of a target of this kind, whose strategy is the one that is the default.
-    pub fn of_kind(kind: &str) -> Option<Section> {
-        match kind {
-            "php-fpm" => Some(Section::PhpFpm),
-            "scheduled" => Some(Section::Scheduled),
-            "service" => Some(Section::Service),
-            "strays" => Some(Section::Strays),
-            _ => None,
-        }
-    }
-
-    /// The kind of the targets whose section this is.
-    pub fn kind(self) -> Option<&'static str> {
-        match self {
-            Section::PhpFpm | Section::Generations => Some("php-fpm"),
-            Section::Scheduled => Some("scheduled"),
-            Section::Service => Some("service"),
-            Section::Strays => Some("strays"),
-            Section::Stamp | Section::Pool | Section::Proof => None,
-        }
-    }
-
-    /// How a message names the table.
-    pub fn title(self) -> &'static str {
-        match self {
-            Section::Stamp => "[stamp]",
-            Section::Pool => "[pool]",
-            Section::PhpFpm => "a target of kind = \"php-fpm\"",
-            Section::Generations => "a target of strategy = \"generations\"",
-            Section::Scheduled => "a target of kind = \"scheduled\"",
-            Section::Service => "a target of kind = \"service\"",
-            Section::Strays => "a target of kind = \"strays\"",
-            Section::Proof => "proof",
-        }
-    }
-}
-
-/// What a key takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Type {
-    /// `500ms`, `5s`, `10m`, `24h`, `7d`.
-    Time,
-    /// The same, but not zero.
-    TimeAboveZero,
-    /// A whole number from 1 to 1000.
-    Count,
-    /// `200M`, `2G`: bytes, times 1024 for each step.
-    Size,
-    /// An absolute path.
-    Path,
-    /// The absolute path of a symlink beside which sockets are made: their paths have to fit into `sun_path`. Or the name of a .socket unit.
-    SocketLink,
-    /// An absolute path of a socket, or IP:PORT.
-    Address,
-    /// What a web server would ask for: begins with `/`.
-    Uri,
-    /// A list of [`Type::Uri`].
-    Uris,
-    /// A command with its arguments; the first word is an absolute path.
-    Argv,
-    /// The name of one service unit.
-    Unit,
-    /// The name of a template of services.
-    Template,
-    /// A list of names or globs of service units, at least one.
-    Units,
-    /// The same, and none is fine.
-    Excluded,
-    /// A list of names or globs of processes, at least one.
-    Names,
-    /// The same, and none of them a shell or what a session is made of.
-    Programs,
-    /// One of these words.
-    Word {
-        of: &'static [&'static str],
-        /// Words of the contract whose feature does not exist yet.
-        not_yet: &'static [&'static str],
-    },
-    /// A table of its own.
-    Table(Section),
-}
-
-/// What holds when a key is left out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fallback {
-    /// It must not be.
-    Required,
-    /// Nothing.
-    Absent,
-    /// This value, written as in the file but without quotes.
-    Is(&'static str),
-}
-
-/// One key.
-#[derive(Debug, Clone, Copy)]
-pub struct Key {
-    pub section: Section,
-    pub name: &'static str,
-    pub takes: Type,
-    pub default: Fallback,
-    pub says: &'static str,
-}
 
 const fn key(section: Section, name: &'static str, takes: Type, default: Fallback, says: &'static str) -> Key {
     Key { section, name, takes, default, says }
@@ -139,7 +13,7 @@ const STRATEGY: Type = Type::Word { of: &["restart", "generations"], not_yet: &[
 const KIND: Type = Type::Word { of: KINDS, not_yet: &[] };
 
 use Fallback::{Absent, Is, Required};
-use Section::{Generations, PhpFpm, Pool, Proof, Scheduled, Service, Stamp, Strays};
+use Section::{Generations, Opcache, PhpFpm, Pool, Proof, Scheduled, Service, Stamp, Strays};
 
 /// In the order of the reference page.
 pub const KEYS: &[Key] = &[
@@ -234,6 +108,7 @@ pub const KEYS: &[Key] = &[
         Absent,
         "What must be true of an answer before repool: `{ script = \"/srv/app/version.php\", expect = \"id\" }`.",
     ),
+    key(PhpFpm, "opcache", Type::Table(Opcache), Absent, OPCACHE),
     key(Generations, "kind", KIND, Required, "A php-fpm, of which a deploy starts a new one beside the old one."),
     key(
         Generations,
@@ -299,6 +174,7 @@ pub const KEYS: &[Key] = &[
         Absent,
         "What must be true of an answer of the new generation before the switch: `{ script = \"/srv/app/version.php\", expect = \"id\" }`.",
     ),
+    key(Generations, "opcache", Type::Table(Opcache), Absent, OPCACHE),
     key(Scheduled, "kind", KIND, Required, "Services that timers start. Only running ones are touched."),
     key(
         Scheduled,
@@ -416,7 +292,13 @@ pub const KEYS: &[Key] = &[
     key(Strays, "term_timeout", Type::TimeAboveZero, Is("20s"), "From SIGTERM; then SIGKILL. Both go to the process alone."),
     key(Proof, "script", Type::Path, Required, "The script's file, requested through php-fpm."),
     key(Proof, "expect", Type::Word { of: &["id"], not_yet: &[] }, Is("id"), "`id`: the answer must contain the deploy's id."),
+    key(Opcache, "min_free", Type::Size, Absent, "Crossed when less of its memory is free."),
+    key(Opcache, "min_free_keys", Type::Number, Absent, "Crossed when fewer of its keys are free. A script takes at least one."),
+    key(Opcache, "max_wasted", Type::Percent, Absent, "Crossed when more of its memory holds what is not used any more."),
+    key(Opcache, "every", Type::TimeAboveZero, Is("1m"), "Between two requests of the agent that ask for the figures."),
 ];
+
+const OPCACHE: &str = "The opcache guard: `{ min_free = \"200M\", min_free_keys = 5000, max_wasted = \"20%\", every = \"1m\" }`. When a bound is crossed, or PHP calls the opcache full, a rollout of this target begins. Left out: no guard.";
 
 const SERVICE_CHECKPOINT: &str = "After the drain a service is asked to stop, by a file (see `should-stop`), and has this long to reach a checkpoint. One that ends there with exit status 0 or 75 is started again. `0s`: it is not asked.";
 const SERVICE_HOLD: &str = "A service that holds its lock (see `protect`) when its restart is due is spared until it lets go of it, at most this long. `0s`: it is not spared.";
@@ -433,14 +315,8 @@ pub enum Level {
 }
 
 /// Keys and tables of the contract whose feature does not exist yet: refused with a message that says so.
-pub const NOT_YET: &[(Level, &str)] = &[
-    (Level::Top, "mode"),
-    (Level::Top, "slot"),
-    (Level::Pool, "haproxy"),
-    (Level::Pool, "servers"),
-    (Level::Pool, "file"),
-    (Level::Target, "opcache"),
-];
+pub const NOT_YET: &[(Level, &str)] =
+    &[(Level::Top, "mode"), (Level::Top, "slot"), (Level::Pool, "haproxy"), (Level::Pool, "servers"), (Level::Pool, "file")];
 
 /// The key of this name in this section.
 pub(super) fn find(section: Section, name: &str) -> Option<&'static Key> {

@@ -4,12 +4,14 @@
 //! Every error cites file, line and column, shows the line with a caret under the key or value, and says what to write
 //! instead; all problems are reported, not only the first.
 
+mod amount;
 mod guess;
 mod keys;
 mod problem;
 mod reader;
 pub mod reference;
 mod scan;
+mod section;
 mod source;
 mod targets;
 #[cfg(test)]

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::amount;
 use super::guess;
-use super::keys::{self, Fallback, Key, Level, Section, Type};
+use super::keys::{self, Level};
 use super::problem::{Report, quoted};
+use super::section::{Fallback, Key, Section, Type};
 use super::source::Place;
 use super::tree::{Data, Entry, Table, Value};
 use super::units;
@@ -26,8 +28,7 @@ pub(super) struct Fields {
 #[derive(Debug)]
 enum Good {
     Time(Duration),
-    Count(u32),
-    Size(u64),
+    Amount(u64),
     Text(Item),
     List(Vec<Item>),
     Table(Fields),
@@ -52,15 +53,15 @@ impl Fields {
     /// The number under this key, else its default.
     pub fn count(&self, name: &str) -> u32 {
         match self.values.get(name) {
-            Some(Good::Count(count)) => *count,
+            Some(Good::Amount(amount)) => u32::try_from(*amount).unwrap_or(u32::MAX),
             _ => self.default(name).and_then(|text| text.parse().ok()).unwrap_or_default(),
         }
     }
 
-    /// The bytes under this key, if it is there.
-    pub fn size(&self, name: &str) -> Option<u64> {
+    /// The number, percentage or bytes under this key, if it is there.
+    pub fn amount(&self, name: &str) -> Option<u64> {
         match self.values.get(name) {
-            Some(Good::Size(bytes)) => Some(*bytes),
+            Some(Good::Amount(amount)) => Some(*amount),
             _ => None,
         }
     }
@@ -171,6 +172,8 @@ pub(super) fn example(key: &Key) -> String {
             Fallback::Is(text) => format!("`{name} = {text}`"),
             Fallback::Required | Fallback::Absent => format!("`{name} = 3`"),
         },
+        (Type::Number, _) => format!("`{name} = 5000`"),
+        (Type::Percent, _) => format!("`{name} = \"20%\"`"),
         (Type::Size, _) => format!("`{name} = \"2G\"`"),
         (Type::SocketLink, _) => format!("`{name} = \"/run/php/job/current.sock\"`"),
         (Type::Template, _) => format!("`{name} = \"php-fpm-job@.service\"`"),
@@ -186,6 +189,7 @@ pub(super) fn example(key: &Key) -> String {
         (Type::Units | Type::Excluded, _) => format!("`{name} = [\"NAME.service\"]`"),
         (Type::Names | Type::Programs, _) => format!("`{name} = [\"php*\"]`"),
         (Type::Word { of, .. }, _) => format!("`{name} = \"{}\"`", of.join("\" or \"")),
+        (Type::Table(Section::Opcache), _) => format!("`{name} = {{ min_free = \"200M\" }}`"),
         (Type::Table(_), _) => format!("`{name} = {{ script = \"/srv/app/version.php\" }}`"),
     }
 }
@@ -199,10 +203,6 @@ fn value(key: &'static Key, entry: &Entry, whole: bool, report: &mut Report) -> 
             Duration::ZERO => wrong(found, format!("`{}` cannot be zero", key.name), format!("write {}", example(key)), report),
             time => Some(Good::Time(time)),
         },
-        (Type::Count, Data::Other("an integer")) => match found.place.text().parse::<u32>() {
-            Ok(count @ 1..=1000) => Some(Good::Count(count)),
-            _ => wrong(found, format!("`{}` is not between 1 and 1000", key.name), format!("write {}", example(key)), report),
-        },
         (Type::Word { of, not_yet }, Data::Text(text)) => {
             if of.contains(&text.as_str()) {
                 return Some(Good::Text(Item { text: text.clone(), place: found.place.clone() }));
@@ -215,13 +215,12 @@ fn value(key: &'static Key, entry: &Entry, whole: bool, report: &mut Report) -> 
                 .map_or_else(|| format!("write {}", example(key)), |near| format!("did you mean \"{near}\"?"));
             wrong(found, format!("{} is no `{}`", quoted(text), key.name), advice, report)
         }
-        (Type::Size, Data::Text(text)) => match size(text) {
-            Some(bytes) => Some(Good::Size(bytes)),
-            None => {
-                let advice = "write a whole number above zero with K, M, G or T, such as 200M or 2G";
-                wrong(found, format!("{} is no size", quoted(text)), advice, report)
+        (Type::Count | Type::Number, Data::Other("an integer")) | (Type::Size | Type::Percent, Data::Text(_)) => {
+            match amount::read(key, &found.data, found.place.text()) {
+                Ok(amount) => Some(Good::Amount(amount)),
+                Err((message, advice)) => wrong(found, message, advice, report),
             }
-        },
+        }
         (Type::Path | Type::SocketLink | Type::Address | Type::Uri | Type::Unit | Type::Template, Data::Text(text)) => {
             match check(key.takes, text) {
                 Ok(()) => Some(Good::Text(Item { text: text.clone(), place: found.place.clone() })),
@@ -332,19 +331,6 @@ fn socket_link(text: &str) -> Result<(), units::Wrong> {
         return Err(("the generation that a boot starts would have its socket in this very place".into(), "name it current.sock".into()));
     }
     Ok(())
-}
-
-fn size(text: &str) -> Option<u64> {
-    let digits = text.trim_end_matches(['K', 'M', 'G', 'T']);
-    let step = match &text[digits.len()..] {
-        "K" => 10,
-        "M" => 20,
-        "G" => 30,
-        "T" => 40,
-        _ => return None,
-    };
-    let number: u64 = digits.parse().ok().filter(|number| *number > 0 && digits.len() < 8)?;
-    Some(number << step)
 }
 
 fn no_nul(text: &str) -> Result<(), units::Wrong> {

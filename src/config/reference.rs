@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::keys::{self, Fallback, Key, Level, NOT_YET, Section, Type};
+use super::keys::{self, Level, NOT_YET};
+use super::section::{Fallback, Key, Section, Type};
 
 const HEAD: &str = "\
 # Configuration
@@ -42,7 +43,9 @@ pub fn render() -> String {
         [(Level::Top, "at the top"), (Level::Stamp, "in `[stamp]`"), (Level::Pool, "in `[pool]`"), (Level::Target, "in a target")]
     {
         let names: Vec<String> = NOT_YET.iter().filter(|(at, _)| *at == level).map(|(_, name)| format!("`{name}`")).collect();
-        let _ = writeln!(page, "- {title}: {}", names.join(", "));
+        if !names.is_empty() {
+            let _ = writeln!(page, "- {title}: {}", names.join(", "));
+        }
     }
     page
 }
@@ -52,6 +55,7 @@ fn heading(section: Section) -> String {
         Some(kind) if section == Section::Generations => format!("[target.NAME] with kind = \"{kind}\" and strategy = \"generations\""),
         Some(kind) => format!("[target.NAME] with kind = \"{kind}\""),
         None if section == Section::Proof => "proof of a php-fpm target".into(),
+        None if section == Section::Opcache => "opcache of a php-fpm target".into(),
         None => section.title().into(),
     }
 }
@@ -69,6 +73,7 @@ fn introduction(section: Section) -> &'static str {
         Section::Generations => "See [php-fpm in generations](../guide/generations.md).",
         Section::Service | Section::Strays => "",
         Section::Proof => "",
+        Section::Opcache => "See [the opcache guard](../guide/opcache.md).",
     }
 }
 
@@ -77,6 +82,8 @@ fn type_text(takes: Type) -> String {
         Type::Time => "time".into(),
         Type::TimeAboveZero => "time, not zero".into(),
         Type::Count => "number, 1 to 1000".into(),
+        Type::Number => "number, 1 to 1000000".into(),
+        Type::Percent => "percentage: `\"20%\"`".into(),
         Type::Size => "size: `200M`, `2G`".into(),
         Type::Path => "absolute path".into(),
         Type::SocketLink => "absolute path of a symlink, or name of a .socket unit".into(),

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::MAX_TARGETS;
-use super::keys::{self, KINDS, Level, Section};
+use super::keys::{self, KINDS, Level};
 use super::problem::{Report, quoted};
 use super::reader::{self, Fields, Item};
+use super::section::Section;
 use super::tree::{Data, Entry, Table};
 use super::units;
 use super::validate::{Extent, check_name};
+use crate::core::opcache::OpcacheRules;
 use crate::core::policy::{
     After, AtMax, FpmRules, GenerationRules, Overdue, ProofRules, ScheduledRules, ServiceRules, StrayAction, StrayRules, TargetRules,
 };
@@ -100,6 +102,7 @@ fn build(section: Section, fields: &Fields) -> TargetRules {
             status_path: fields.text("status_path"),
             warm: fields.texts("warm"),
             proof: proof(fields),
+            opcache: opcache(fields),
         }),
         Section::Generations => TargetRules::Generations(GenerationRules {
             unit: fields.text("unit").unwrap_or_default(),
@@ -107,10 +110,11 @@ fn build(section: Section, fields: &Fields) -> TargetRules {
             linger: fields.time("linger"),
             max_generations: fields.count("max_generations"),
             at_max: if fields.word("at_max") == "end-oldest" { AtMax::EndOldest } else { AtMax::Wait },
-            min_available_memory: fields.size("min_available_memory"),
+            min_available_memory: fields.amount("min_available_memory"),
             term_timeout: fields.time("term_timeout"),
             warm: fields.texts("warm"),
             proof: proof(fields),
+            opcache: opcache(fields),
         }),
         Section::Scheduled => TargetRules::Scheduled(ScheduledRules {
             units: fields.texts("units"),
@@ -142,7 +146,7 @@ fn build(section: Section, fields: &Fields) -> TargetRules {
             drain_timeout: fields.time("drain_timeout"),
             term_timeout: fields.time("term_timeout"),
         }),
-        Section::Service | Section::Stamp | Section::Pool | Section::Proof => TargetRules::Service(ServiceRules {
+        Section::Service | Section::Stamp | Section::Pool | Section::Proof | Section::Opcache => TargetRules::Service(ServiceRules {
             units: fields.texts("units"),
             exclude: fields.texts("exclude"),
             code: fields.texts("code"),
@@ -159,6 +163,15 @@ fn build(section: Section, fields: &Fields) -> TargetRules {
 
 fn proof(fields: &Fields) -> Option<ProofRules> {
     fields.table("proof").map(|proof| ProofRules { script: proof.text("script").unwrap_or_default() })
+}
+
+fn opcache(fields: &Fields) -> Option<OpcacheRules> {
+    fields.table("opcache").map(|opcache| OpcacheRules {
+        min_free: opcache.amount("min_free"),
+        min_free_keys: opcache.amount("min_free_keys"),
+        max_wasted: opcache.amount("max_wasted"),
+        every: opcache.time("every"),
+    })
 }
 
 fn overdue(fields: &Fields) -> Option<Overdue> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::core::opcache::OpcacheRules;
 use crate::core::policy::{After, Identity, Overdue, StampRules, StrayAction, TargetRules};
 
 /// A directory with configuration files, and their paths without it in what is shown.
@@ -121,6 +122,7 @@ fn every_key_is_read() {
         status_path = "/fpm-status"
         warm = ["/w/health-check.php", "/w/warm.php?x=1"]
         proof = { script = "/srv/app/version.php", expect = "id" }
+        opcache = { min_free = "200M", min_free_keys = 5_000, max_wasted = "20%", every = "30s" }
         [target.jobs]
         kind = "scheduled"
         units = ["a.service", "a.service", "mediawiki_job_cron-refreshlinks-s1@1.service"]
@@ -215,6 +217,39 @@ units = ["x.service"]
 hold_timeout = "5m"
 "#
     ));
+}
+
+#[test]
+fn an_opcache_guard_says_what_to_write() {
+    insta::assert_snapshot!(errors_of(&with_stamp(
+        r#"[target.a]
+kind = "php-fpm"
+unit = "a.service"
+[target.a.opcache]
+min_free = "200"
+min_free_keys = "5000"
+max_wasted = 20
+every = "0s"
+min_fre = "1M"
+[target.b]
+kind = "php-fpm"
+strategy = "generations"
+unit = "b@.service"
+socket = "/run/b/current.sock"
+opcache = { min_free_keys = 0, max_wasted = "+5%" }
+[target.c]
+kind = "php-fpm"
+unit = "c.service"
+opcache = "200M"
+[target.d]
+kind = "service"
+units = ["d.service"]
+opcache = { max_wasted = "100%" }
+"#
+    )));
+    let text = with_stamp("[target.a]\nkind = \"php-fpm\"\nunit = \"a.service\"\nopcache = {}\n");
+    let guard = OpcacheRules { min_free: None, min_free_keys: None, max_wasted: None, every: Duration::from_secs(60) };
+    assert_eq!(policy_of(&text).targets["a"].opcache(), Some(&guard));
 }
 
 #[test]
@@ -438,16 +473,16 @@ fn everything_is_bounded() {
 #[test]
 fn every_default_is_a_good_value() {
     for key in keys::KEYS {
-        let keys::Fallback::Is(text) = key.default else { continue };
+        let section::Fallback::Is(text) = key.default else { continue };
         match key.takes {
-            keys::Type::Time | keys::Type::TimeAboveZero => assert!(crate::core::time::Span::parse(text).is_ok(), "{}", key.name),
-            keys::Type::Word { of, .. } => assert!(of.contains(&text), "{}", key.name),
-            keys::Type::Count => assert!(text.parse::<u32>().is_ok_and(|count| (1..=1000).contains(&count)), "{}", key.name),
+            section::Type::Time | section::Type::TimeAboveZero => assert!(crate::core::time::Span::parse(text).is_ok(), "{}", key.name),
+            section::Type::Word { of, .. } => assert!(of.contains(&text), "{}", key.name),
+            section::Type::Count => assert!(text.parse::<u32>().is_ok_and(|count| (1..=1000).contains(&count)), "{}", key.name),
             other => panic!("{}: {other:?} has no default", key.name),
         }
     }
     for word in keys::KINDS {
-        assert!(keys::Section::of_kind(word).is_some());
+        assert!(section::Section::of_kind(word).is_some());
     }
 }
 

@@ -2,9 +2,10 @@
 
 use super::MAX_POOLS;
 use super::guess;
-use super::keys::{self, Level, Section};
+use super::keys::{self, Level};
 use super::problem::{Report, quoted};
 use super::reader::{self, Fields};
+use super::section::Section;
 use super::source::Place;
 use super::targets;
 use super::tree::{Data, Entry, Table};

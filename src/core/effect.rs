@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::seen::{FpmLayout, GenerationsSeen, PoolAnswers, StraySeen, UnitSeen};
+use super::seen::{FpmLayout, GenerationsSeen, OpcacheSeen, PoolAnswers, StraySeen, UnitSeen};
 use super::target::is_of;
 use super::time::Mono;
 
@@ -57,6 +57,9 @@ pub enum Effect {
     /// One FastCGI request. Owes [`Outcome::Answered`] within `timeout`.
     #[serde(skip_deserializing)]
     Request { socket: String, request: FpmRequest, timeout: Duration },
+    /// Ask a php-fpm, by the script that the package ships, how full its opcache is. Owes [`Outcome::Opcache`] within `timeout`.
+    #[serde(skip_deserializing)]
+    AskOpcache { socket: String, timeout: Duration },
     /// Run the pool's check command as a transient unit. Owes [`Outcome::Command`] within `timeout` + 5 s.
     #[serde(skip_deserializing)]
     CheckPool { pool: String, argv: Vec<String>, timeout: Duration },
@@ -149,6 +152,7 @@ impl Effect {
                 | Effect::AskPools { .. }
                 | Effect::Connections { .. }
                 | Effect::Request { .. }
+                | Effect::AskOpcache { .. }
                 | Effect::CheckPool { .. }
                 | Effect::MakeLocks { .. }
         )
@@ -268,6 +272,8 @@ pub enum Outcome {
         status: u16,
         body: String,
     },
+    #[serde(skip_deserializing)]
+    Opcache(OpcacheSeen),
     Command(CommandEnd),
     Job(JobEnd),
     Queued,
@@ -368,6 +374,7 @@ mod tests {
             Effect::AskPools { asks: Vec::new(), full: false, timeout: within },
             Effect::Connections { sockets: vec!["/run/s".to_owned()] },
             Effect::Request { socket: "/run/s".to_owned(), request: FpmRequest::Ping { path: "/ping".to_owned() }, timeout: within },
+            Effect::AskOpcache { socket: "/run/s".to_owned(), timeout: within },
             Effect::CheckPool { pool: "web".to_owned(), argv: Vec::new(), timeout: within },
             Effect::Depool { pool: "web".to_owned(), depool: Vec::new(), repool: Vec::new(), check: Vec::new(), timeout: within },
             Effect::Repool { pool: "web".to_owned(), argv: Vec::new(), timeout: within },

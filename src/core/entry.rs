@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::deploy::{Deploy, StampIdentity};
 use super::effect::{Effect, EffectId, Outcome, WorkerRef};
 use super::event::Order;
+use super::opcache::OpcacheSize;
 use super::seen::Dependent;
 use super::status::{Casualty, RolloutResult, UnitOutcome};
 use super::time::{Mono, Wall};
@@ -226,6 +227,16 @@ pub enum Entry {
     HoldEnded {
         by: String,
     },
+    /// The opcache of this target has crossed a bound of its guard, which begins a rollout.
+    OpcacheCrossed {
+        target: String,
+        why: String,
+    },
+    /// An opcache of this size is too small for what it is to hold; `None`: it is not any more.
+    OpcacheSized {
+        target: String,
+        too_small: Option<OpcacheSize>,
+    },
     /// An order that was accepted, for the record of who asked.
     Ordered {
         by: String,
@@ -305,6 +316,8 @@ mod tests {
         let mut entries = vec![
             Entry::Stamp { path: "/x".to_owned(), identity, deploy: deploy.clone(), adopted: false },
             Entry::RolloutStarted { id: "r0".to_owned(), deploy, targets: ["a".to_owned()].into(), by: None, over_hold: false },
+            Entry::OpcacheCrossed { target: "a".to_owned(), why: "full".to_owned() },
+            Entry::OpcacheSized { target: "a".to_owned(), too_small: Some(OpcacheSize { bytes: u64::MAX, keys: 1 }) },
             Entry::Ordered { by: "uid 0".to_owned(), order: Order::Abort { reason: None } },
         ];
         entries.extend(effects.map(|effect| Entry::Intent { id: EffectId(7), effect }));

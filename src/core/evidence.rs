@@ -317,6 +317,7 @@ mod tests {
             status_path: None,
             warm: Vec::new(),
             proof: None,
+            opcache: None,
         }
     }
 

@@ -150,7 +150,14 @@ impl Machine {
         }
     }
 
-    fn start_rollout(&mut self, now: Now, step: &mut Step, deploy: Deploy, by: Option<String>, over_hold: bool) {
+    /// A rollout without a change of the stamp: what is older than now is stale; the deploy's id stays.
+    pub(super) fn renewal(&self, now: Now, targets: Scope, force: bool, reason: Option<&str>) -> Deploy {
+        let id = self.memory.stamp.as_ref().map_or_else(|| now.wall.to_string(), |stamp| stamp.deploy.id.clone());
+        let forced = if force { targets.clone() } else { Scope::none() };
+        Deploy { id, landed_at: now.wall, landed: now.mono, targets, forced, reason: reason.map(|text| printable(text, 500)) }
+    }
+
+    pub(super) fn start_rollout(&mut self, now: Now, step: &mut Step, deploy: Deploy, by: Option<String>, over_hold: bool) {
         let mut targets: BTreeSet<String> = self.works.keys().filter(|name| deploy.targets.contains(name)).cloned().collect();
         // What an unfinished rollout had still to do, this one has.
         targets.extend(self.memory.targets.iter().filter(|(_, target)| target.unmet().is_some()).map(|(name, _)| name.clone()));
@@ -207,11 +214,7 @@ impl Machine {
                     turn!(self, now, step).record(entry);
                 }
                 turn!(self, now, step).record(ordered);
-                let id = self.memory.stamp.as_ref().map_or_else(|| now.wall.to_string(), |stamp| stamp.deploy.id.clone());
-                let targets: Scope = targets.into();
-                let forced = if force { targets.clone() } else { Scope::none() };
-                let deploy =
-                    Deploy { id, landed_at: now.wall, landed: now.mono, targets, forced, reason: reason.map(|text| printable(&text, 500)) };
+                let deploy = self.renewal(now, targets.into(), force, reason.as_deref());
                 self.retry = None;
                 let over_hold = self.memory.hold.is_some();
                 self.start_rollout(now, step, deploy, Some(by.to_owned()), over_hold);

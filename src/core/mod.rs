@@ -22,6 +22,7 @@ mod look;
 pub mod machine;
 pub mod memory;
 pub mod migrate;
+pub mod opcache;
 mod orphans;
 pub mod plan;
 pub mod policy;

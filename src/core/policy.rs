@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::opcache::OpcacheRules;
 use super::seen::UnitSeen;
 use super::target::is_of;
 use super::time::Wall;
@@ -142,6 +143,8 @@ pub struct FpmRules {
     /// Absolute paths of scripts, with a query string if wanted; requested once each, one after the other, before repool.
     pub warm: Vec<String>,
     pub proof: Option<ProofRules>,
+    #[serde(default)]
+    pub opcache: Option<OpcacheRules>,
 }
 
 /// `kind = "php-fpm"`, `strategy = "generations"`.
@@ -163,6 +166,8 @@ pub struct GenerationRules {
     pub term_timeout: Duration,
     pub warm: Vec<String>,
     pub proof: Option<ProofRules>,
+    #[serde(default)]
+    pub opcache: Option<OpcacheRules>,
 }
 
 impl GenerationRules {
@@ -183,6 +188,7 @@ impl GenerationRules {
             status_path: None,
             warm: self.warm.clone(),
             proof: self.proof.clone(),
+            opcache: None,
         }
     }
 }

@@ -240,6 +240,31 @@ pub struct FpmLayout {
     pub file_update_protection_ms: u64,
 }
 
+/// How full an opcache is, which all pools of a php-fpm share (facts 5c, 5d).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct OpcacheSeen {
+    /// Bytes, as `free` and `wasted` are.
+    pub used: u64,
+    pub free: u64,
+    pub wasted: u64,
+    pub keys: u64,
+    pub max_keys: u64,
+    /// It calls itself full, which with `opcache.validate_timestamps = 0` it stays (facts 5d).
+    pub full: bool,
+    /// It is emptying itself, or about to.
+    pub restarting: bool,
+    /// Since when it has what it has: the start of its php-fpm, or its own last restart. To the second.
+    pub since: Wall,
+}
+
+impl OpcacheSeen {
+    /// Bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.used.saturating_add(self.free).saturating_add(self.wasted)
+    }
+}
+
 /// The status page of one php-fpm pool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolStatus {

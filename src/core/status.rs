@@ -260,6 +260,34 @@ pub struct UnitView {
     /// Of a target of kind `strays`, whose every stray process has an entry of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<StrayView>,
+    /// Of a php-fpm whose opcache is guarded, once it was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opcache: Option<OpcacheView>,
+}
+
+/// How full the opcache of a php-fpm is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct OpcacheView {
+    /// When it was last asked.
+    pub looked_at: Wall,
+    /// `null`: it is not known, and `note` says why.
+    pub fill: Option<OpcacheFill>,
+    /// What there is to say beyond the figures.
+    pub note: Option<String>,
+}
+
+/// In bytes, and in keys: a script takes one or more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct OpcacheFill {
+    pub used: u64,
+    pub free: u64,
+    pub wasted: u64,
+    pub keys: u64,
+    pub max_keys: u64,
+    /// When it was last empty.
+    pub since: Wall,
 }
 
 /// A process that carries deployed code outside of the units of all targets. No arguments: they may hold secrets.
@@ -293,6 +321,7 @@ impl UnitView {
             deadline: None,
             starved: false,
             process: None,
+            opcache: None,
         }
     }
 

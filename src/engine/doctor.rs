@@ -10,13 +10,13 @@ use anyhow::{Result, anyhow, bail};
 use crate::config::{self, Roots};
 use crate::core;
 use crate::core::doctor::lines::includes;
-use crate::core::doctor::seen::{Files, FpmMute, FpmSaid, FpmSeen, HostSeen, OpcacheSeen, UnitSettings};
+use crate::core::doctor::seen::{Files, FpmMute, FpmSaid, FpmSeen, HostSeen, UnitSettings};
 use crate::core::doctor::{self, Report};
-use crate::core::effect::{Effect, FpmRequest, Looked, Outcome};
+use crate::core::effect::{Effect, Looked, Outcome};
 use crate::core::generation_name::{BOOT, unit_of};
 use crate::core::migrate::Migration;
 use crate::core::policy::{Policy, TargetRules};
-use crate::core::seen::Load;
+use crate::core::seen::{Load, OpcacheSeen};
 use crate::host::{self, Host, files};
 
 /// For systemd to be there at all.
@@ -24,8 +24,6 @@ const CONNECT: Duration = Duration::from_secs(5);
 const ASK: Duration = Duration::from_secs(2);
 /// php-fpm itself goes no deeper.
 const INCLUDE_DEPTH: u32 = 5;
-/// Ships with the package: prints what opcache_get_status(false) says, as JSON.
-const OPCACHE_SCRIPT: &str = "/usr/share/restart-agent/opcache.php";
 const WEB: [&str; 8] = [
     "/etc/nginx/nginx.conf",
     "/etc/nginx/conf.d/*.conf",
@@ -175,25 +173,14 @@ impl Looker {
         fpm
     }
 
-    /// How full the opcache is, which all pools of a master share; `None` if nobody says.
+    /// `None` if nobody says.
     async fn opcache(&self, said: &FpmSaid) -> Option<OpcacheSeen> {
         let (_, pool) = said.pools.first()?;
-        let request = FpmRequest::Script { script: OPCACHE_SCRIPT.to_owned() };
         let socket = pool.get("pm.status_listen").or_else(|| pool.get("listen"))?.to_owned();
-        let Outcome::Answered { status: 200, body } = self.host.perform(&Effect::Request { socket, request, timeout: ASK }).await else {
-            return None;
-        };
-        let status: serde_json::Value = serde_json::from_str(&body).ok()?;
-        let memory = &status["memory_usage"];
-        let bytes = |key: &str| memory[key].as_u64();
-        let keys = |key: &str| status["opcache_statistics"][key].as_u64().unwrap_or(0);
-        Some(OpcacheSeen {
-            full: status["cache_full"].as_bool()?,
-            free: bytes("free_memory")?,
-            size: bytes("free_memory")? + bytes("used_memory")? + bytes("wasted_memory")?,
-            keys: keys("num_cached_keys"),
-            max_keys: keys("max_cached_keys"),
-        })
+        match self.host.perform(&Effect::AskOpcache { socket, timeout: ASK }).await {
+            Outcome::Opcache(seen) => Some(seen),
+            _ => None,
+        }
     }
 }
 

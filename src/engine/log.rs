@@ -45,6 +45,11 @@ pub(super) fn tell(written: &Written) {
         Entry::HoldSet { reason, by, until, .. } => tracing::warn!("held by {by} until {until}: {reason}"),
         Entry::HoldEnded { by } => tracing::info!("the hold ends: {by}"),
         Entry::Ordered { by, order } => tracing::info!(by, "ordered by {by}: {}", order.word()),
+        Entry::OpcacheCrossed { target, why } => tracing::warn!(target_name = target, "{target}: {why}"),
+        Entry::OpcacheSized { target, too_small: Some(_) } => {
+            tracing::warn!(target_name = target, "{target}: its opcache is too small for the code; it is not renewed for this any more")
+        }
+        Entry::OpcacheSized { target, too_small: None } => tracing::info!(target_name = target, "{target}: its opcache is large enough"),
         Entry::PoolSettled { pool, why } => tracing::info!(pool, "pool {pool}: {why}"),
         Entry::RerunSettled { unit, why } => tracing::info!(unit, "{unit}: {why}"),
         Entry::RerunSettles { unit, until, .. } => {

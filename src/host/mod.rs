@@ -112,6 +112,10 @@ impl Host {
                 Ok((status, body)) => Outcome::Answered { status, body },
                 Err(why) => Outcome::Fault(Fault::Other(why)),
             },
+            Effect::AskOpcache { socket, timeout } => match fpm::ask_opcache(socket, *timeout).await {
+                Ok(seen) => Outcome::Opcache(seen),
+                Err(why) => Outcome::Fault(Fault::Other(why)),
+            },
             Effect::Inspect { unit } => self.inspect(unit).await.map_or_else(Outcome::Fault, Outcome::Layout),
             Effect::TestConfig { unit } => self.test_config(unit).await.unwrap_or_else(Outcome::Fault),
             Effect::CheckPool { pool, argv, timeout } => {

@@ -5,6 +5,7 @@ use super::lines::{place, setting};
 use super::seen::FpmSaid;
 use super::warm;
 use crate::core::policy::Policy;
+use crate::core::seen::OpcacheSeen;
 
 /// Of its size: less is left than one deploy may bring.
 const LEAST_FREE: u64 = 10;
@@ -47,11 +48,11 @@ pub fn findings(about: &About<'_>, said: &FpmSaid, policy: &Policy) -> Vec<Findi
             ));
         }
     }
-    if let Some(seen) = about.fpm.opcache
-        && let Some(what) = nearly_full(&seen)
+    if let Some(seen) = &about.fpm.opcache
+        && let Some(what) = nearly_full(seen)
     {
-        let value = if seen.full || seen.free < seen.size / LEAST_FREE {
-            ("opcache.memory_consumption", (seen.size / 524_288).max(128).to_string())
+        let value = if seen.full || seen.free < seen.size() / LEAST_FREE {
+            ("opcache.memory_consumption", (seen.size() / 524_288).max(128).to_string())
         } else {
             ("opcache.max_accelerated_files", (seen.max_keys.saturating_mul(2)).to_string())
         };
@@ -68,13 +69,13 @@ pub fn findings(about: &About<'_>, said: &FpmSaid, policy: &Policy) -> Vec<Findi
     found
 }
 
-fn nearly_full(seen: &super::seen::OpcacheSeen) -> Option<String> {
+fn nearly_full(seen: &OpcacheSeen) -> Option<String> {
     let mib = |bytes: u64| bytes >> 20;
     if seen.full {
-        return Some(format!("the opcache is full, at {} MiB", mib(seen.size)));
+        return Some(format!("the opcache is full, at {} MiB", mib(seen.size())));
     }
-    if seen.size > 0 && seen.free < seen.size / LEAST_FREE {
-        return Some(format!("{} MiB of the opcache's {} MiB are free", mib(seen.free), mib(seen.size)));
+    if seen.size() > 0 && seen.free < seen.size() / LEAST_FREE {
+        return Some(format!("{} MiB of the opcache's {} MiB are free", mib(seen.free), mib(seen.size())));
     }
     let nearly = seen.max_keys > 0 && seen.keys > seen.max_keys / LEAST_FREE * (LEAST_FREE - 1);
     nearly.then(|| format!("{} of the opcache's {} keys are taken", seen.keys, seen.max_keys))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::core::policy::Policy;
-use crate::core::seen::{Active, Load};
+use crate::core::seen::{Active, Load, OpcacheSeen};
 
 /// Path to text.
 pub type Files = BTreeMap<String, String>;
@@ -107,15 +107,4 @@ impl Settings {
     pub fn seconds(&self, key: &str) -> u64 {
         self.get(key).and_then(|value| value.strip_suffix('s').unwrap_or(value).parse().ok()).unwrap_or(0)
     }
-}
-
-/// How full an opcache is (facts 5d).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct OpcacheSeen {
-    pub full: bool,
-    /// Bytes.
-    pub free: u64,
-    pub size: u64,
-    pub keys: u64,
-    pub max_keys: u64,
 }

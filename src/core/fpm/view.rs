@@ -88,6 +88,7 @@ impl Fpm {
             deadline: deadline.map(|at| now.wall_of(at)),
             starved: false,
             process: None,
+            opcache: None,
         }
     }
 }

@@ -192,6 +192,12 @@ impl Generations {
         self.fpms().any(|fpm| fpm.unit == unit && !fpm.at_rest())
     }
 
+    /// The instance that gets the requests.
+    #[must_use]
+    pub fn serves(&self) -> Option<&str> {
+        self.current.as_deref()
+    }
+
     /// It has something to do that systemd's signals help with.
     #[must_use]
     pub fn busy(&self) -> bool {

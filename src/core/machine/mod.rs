@@ -1,9 +1,9 @@
 //! The machine: a reconciler. Wanted is the newest deploy; actual is the age of every process of every target; it works until they agree.
 //!
 //! A lost event, a crash, a reboot or a second deploy in the middle need no case of their own: look again, decide again. The parts:
-//! `intake` (stamps and orders become rollouts), `inplace`, `scheduled` and `service` (targets), `debts` (what is owed to the host
-//! whatever happens), `view` (what status says). In this folder: `works` (what each target is at), `conclude` (what has been reached, and
-//! whether to try again).
+//! `intake` (stamps and orders become rollouts), `opcache` (so do figures over their bounds), `inplace`, `scheduled` and `service` (targets), `debts`
+//! (what is owed to the host whatever happens), `view` (what status says). In this folder: `works` (what each target is at), `conclude` (what has been
+//! reached, and whether to try again).
 
 mod conclude;
 mod works;
@@ -24,6 +24,7 @@ use crate::core::inplace::InPlace;
 use crate::core::intake::Pending;
 use crate::core::loans::Loans;
 use crate::core::memory::{Memory, TargetMemory};
+use crate::core::opcache::Opcaches;
 use crate::core::policy::{Policy, TargetRules};
 use crate::core::pool::Pool;
 use crate::core::step::{Deadline, Step, Turn, earliest};
@@ -56,6 +57,7 @@ pub struct Machine {
     pub(super) pools: BTreeMap<String, Pool>,
     pub(super) debts: Debts,
     pub(super) survey: Survey,
+    pub(super) opcaches: Opcaches,
     pub(super) begin: Begin,
     pub(super) retry: Option<Retry>,
     /// The start of the last rollout, for `min_interval`.
@@ -110,6 +112,7 @@ impl Machine {
             pools: BTreeMap::new(),
             debts: Debts::default(),
             survey: Survey::default(),
+            opcaches: Opcaches::default(),
             begin: Begin::resumed(memory.beginning().map(|begun| begun.until), now),
             retry: None,
             last_start: None,
@@ -173,6 +176,7 @@ impl Machine {
                 self.policy = *policy;
                 self.config_problem = None;
                 self.survey.again();
+                self.opcaches.again();
                 self.configure(now, &mut step);
                 self.renew_new(now, &mut step);
                 self.hint_generations(now);
@@ -269,7 +273,11 @@ impl Machine {
         if self.memory.open.contains_key(&id.0) {
             turn!(self, now, step).record(Entry::Outcome { id, outcome: outcome.clone() });
         }
-        if self.survey.outcome(now, &self.policy.targets, id, outcome) || self.hold_starts_outcome(now, id, outcome) {
+        let targets = &self.policy.targets;
+        if self.survey.outcome(now, targets, id, outcome) || self.opcaches.outcome(now, targets, id, outcome) {
+            return;
+        }
+        if self.hold_starts_outcome(now, id, outcome) {
             return;
         }
         let mut turn = turn!(self, now, step);
@@ -306,6 +314,7 @@ impl Machine {
             self.conclude(now, step);
             self.take_up_lapsed(now);
             self.look_at_rest(now, step);
+            self.guard_opcaches(now, step);
             quiet = if (step.effects.len(), step.entries.len()) == before { quiet + 1 } else { 0 };
             if quiet > 1 {
                 break;
@@ -331,6 +340,7 @@ impl Machine {
             self.loans.deadline(&self.memory.lent),
             self.debts.deadline(&self.memory),
             self.look_at_rest_deadline(),
+            self.guard_deadline(),
             self.hold_starts_deadline(),
             hold,
         ];

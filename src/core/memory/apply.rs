@@ -199,6 +199,12 @@ impl Memory {
                 self.hold = Some(Hold { reason: reason.clone(), by: by.clone(), until: *until, targets: targets.clone(), abort: *abort });
             }
             Entry::HoldEnded { .. } => self.hold = None,
+            Entry::OpcacheCrossed { target, .. } => {
+                self.targets.entry(target.clone()).and_modify(|target| target.opcache.renewed = Some(at));
+            }
+            Entry::OpcacheSized { target, too_small } => {
+                self.targets.entry(target.clone()).and_modify(|target| target.opcache.too_small = *too_small);
+            }
             Entry::Ordered { .. } => {}
         }
     }

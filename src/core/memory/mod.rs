@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::deploy::{Deploy, StampIdentity};
 use crate::core::effect::{Effect, WorkerRef};
+use crate::core::opcache::GuardMemory;
 use crate::core::seen::{Dependent, UnitSeen};
 use crate::core::status::{Casualty, CasualtyKind, RolloutView, Totals};
 use crate::core::time::{Mono, Wall};
@@ -120,6 +121,7 @@ pub struct TargetMemory {
     /// Generations that we have begun to start, and those to which the symlink has led.
     pub started: BTreeSet<String>,
     pub served: BTreeSet<String>,
+    pub opcache: GuardMemory,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

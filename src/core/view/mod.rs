@@ -90,6 +90,7 @@ impl Machine {
         problems.extend(self.begin.trouble().map(str::to_owned));
         problems.extend(self.inplace.trouble().map(str::to_owned));
         problems.extend(self.survey.trouble().map(str::to_owned));
+        problems.extend(self.opcaches.problems());
         problems.extend(self.in_the_way());
         for work in self.works.values() {
             let trouble = match work {

@@ -9,6 +9,7 @@ mod exchange;
 mod fastcgi;
 pub mod invocation;
 pub mod layout;
+mod opcache;
 pub mod status;
 pub mod symlink;
 
@@ -18,7 +19,7 @@ use futures_util::future::join_all;
 
 use crate::core::deploy::printable;
 use crate::core::effect::{FpmRequest, StatusAsk};
-use crate::core::seen::{PoolAnswers, PoolStatus};
+use crate::core::seen::{OpcacheSeen, PoolAnswers, PoolStatus};
 
 use exchange::{Limits, exchange};
 use fastcgi::http_head;
@@ -72,6 +73,22 @@ pub async fn request(socket: &str, request: &FpmRequest, timeout: Duration) -> R
         body = &answer.stderr;
     }
     Ok((code, String::from_utf8_lossy(&body[..body.len().min(BODY_MAX)]).into_owned()))
+}
+
+/// Asks for the opcache by the package's script; `timeout` holds from connect to the last byte.
+///
+/// # Errors
+/// A sentence, when there is no answer or no opcache: then nothing is known of it.
+pub async fn ask_opcache(socket: &str, timeout: Duration) -> Result<OpcacheSeen, String> {
+    let mut params = params(opcache::SCRIPT, "");
+    params.push((opcache::MARK.0, opcache::MARK.1.to_owned()));
+    let answer = exchange(socket, &params, PING_LIMITS, timeout).await?;
+    let (code, body) = http_head(&answer.stdout).map_err(|error| format!("{socket}: {error}"))?;
+    match code {
+        200 => opcache::parse(body),
+        403 | 404 => Err(format!("{socket} answers {code}: its pool cannot run {} (chroot, open_basedir?)", opcache::SCRIPT)),
+        _ => Err(format!("{socket} answers {code} for {}", opcache::SCRIPT)),
+    }
 }
 
 /// php-fpm compares SCRIPT_NAME with `pm.status_path` and `ping.path`, and runs SCRIPT_FILENAME otherwise.

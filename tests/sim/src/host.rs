@@ -263,6 +263,12 @@ impl Host {
             {
                 self.world.reached.insert(target.clone(), want.landed.0);
             }
+            // The guard's own order: from now on what is older is stale.
+            if let Entry::OpcacheCrossed { target, .. } = &written.entry {
+                let id = self.memory().stamp.as_ref().map(|stamp| stamp.deploy.id.clone()).unwrap_or_default();
+                let (at, perhaps, targets) = (self.world.now, self.disk_full, Some(vec![target.clone()]));
+                self.world.wanted.push(crate::world::Wanted { at, perhaps, forced: false, targets, id });
+            }
         }
         let tried = !entries.is_empty();
         for written in entries {

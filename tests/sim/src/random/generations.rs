@@ -27,6 +27,7 @@ impl Has {
 }
 
 pub(super) fn target(draw: &mut Draw, policy: &mut Policy) {
+    let opcache = draw.guard();
     let rng = &mut draw.rng;
     let rules = GenerationRules {
         unit: TEMPLATE.to_owned(),
@@ -38,11 +39,13 @@ pub(super) fn target(draw: &mut Draw, policy: &mut Policy) {
         term_timeout: span(rng.between(500 * MS, 8 * S)),
         warm: if rng.chance(30) { vec!["/w/health-check.php".to_owned()] } else { Vec::new() },
         proof: rng.chance(40).then(|| ProofRules { script: "/srv/app/version.php".to_owned() }),
+        opcache,
     };
     policy.targets.insert("generations".to_owned(), TargetRules::Generations(rules));
 }
 
 pub(super) fn populate(draw: &mut Draw, world: &mut World) {
+    let opcache_fills = draw.opcache_fills();
     let rng = &mut draw.rng;
     let next = Fpm {
         workers: u32::try_from(rng.between(2, 8)).unwrap(),
@@ -56,6 +59,7 @@ pub(super) fn populate(draw: &mut Draw, world: &mut World) {
             _ => Answers::Well,
         },
         start: FpmStart::Well(rng.between(30 * MS, 2 * S)),
+        opcache_fills,
         ..Fpm::default()
     };
     let load = Load {

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use restart_agent::core::deploy::StampFault;
 use restart_agent::core::event::Order;
+use restart_agent::core::opcache::OpcacheRules;
 use restart_agent::core::policy::{
     After, FpmRules, Identity, Overdue, Policy, PoolRules, ProofRules, ScheduledRules, ServiceRules, StampRules, TargetRules,
 };
@@ -23,11 +24,26 @@ const BUSY: Us = 150 * S;
 
 struct Draw {
     rng: Rng,
+    /// For opcaches and their guards, so that a seed tells the same story beside them as without them.
+    opcaches: Rng,
 }
 
 impl Draw {
     fn time(&mut self) -> Us {
         self.rng.between(0, BUSY)
+    }
+
+    fn opcache_fills(&mut self) -> Us {
+        if self.opcaches.chance(50) { self.opcaches.between(MINUTE, HOUR) } else { 0 }
+    }
+
+    fn guard(&mut self) -> Option<OpcacheRules> {
+        self.opcaches.chance(20).then(|| OpcacheRules {
+            min_free: Some(self.opcaches.between(1, 100) << 20),
+            min_free_keys: None,
+            max_wasted: None,
+            every: span(self.opcaches.between(S, 2 * MINUTE)),
+        })
     }
 
     fn on_term(&mut self) -> OnTerm {
@@ -64,6 +80,7 @@ impl Draw {
             },
             stubborn_child: self.rng.chance(15),
             held: if self.rng.chance(10) { 1 } else { 0 },
+            opcache_fills: self.opcache_fills(),
             load,
             ..Fpm::default()
         }
@@ -137,6 +154,7 @@ fn policy(draw: &mut Draw) -> Policy {
             status_path: None,
             warm: if draw.rng.chance(30) { vec!["/w/health-check.php".to_owned()] } else { Vec::new() },
             proof: draw.rng.chance(15).then(|| ProofRules { script: "/srv/app/version.php".to_owned() }),
+            opcache: draw.guard(),
         };
         targets.insert(format!("fpm{n}"), TargetRules::PhpFpm(rules));
     }
@@ -448,7 +466,8 @@ fn deaths(draw: &mut Draw, host: &mut Host) {
 /// One host, with all that befalls it.
 #[must_use]
 pub fn host(seed: u64, told: bool) -> Host {
-    let mut draw = Draw { rng: Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ 0xabcd) };
+    let mut draw =
+        Draw { rng: Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ 0xabcd), opcaches: Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ 0xcace) };
     let mut world = World::new(seed);
     world.story.told = told;
     let has = Has::of(seed);

@@ -71,6 +71,7 @@ impl World {
             effect,
             Effect::AskPools { .. }
                 | Effect::Request { .. }
+                | Effect::AskOpcache { .. }
                 | Effect::FindStrays { .. }
                 | Effect::Signal { .. }
                 | Effect::Notify { .. }
@@ -152,6 +153,12 @@ impl World {
                 self.answer(epoch, id, 0, Outcome::Connections(counts));
             }
             Effect::Request { socket, request, timeout } => self.agent_request(epoch, id, &socket, &request, us(timeout)),
+            Effect::AskOpcache { socket, .. } => {
+                self.opcache_asked += 1;
+                let no = || Outcome::Fault(Fault::Other("no answer in time".to_owned()));
+                let outcome = self.opcache(&self.unit_at(&socket)).map_or_else(no, Outcome::Opcache);
+                self.answer(epoch, id, MS, outcome);
+            }
             Effect::CheckPool { pool, timeout, .. } => self.command(epoch, id, &pool, Command::Check, us(timeout)),
             Effect::Depool { pool, timeout, .. } => {
                 self.repooled_by_person_is_known(&pool);

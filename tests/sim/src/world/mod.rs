@@ -174,6 +174,8 @@ pub struct World {
     pub policy: Policy,
     pub policy_changed: Us,
     pub wanted: Vec<Wanted>,
+    /// How often the agent asked for an opcache.
+    pub opcache_asked: u64,
     pub cuts: Vec<Cut>,
     pub wrong: Vec<String>,
     pub story: Story,
@@ -235,6 +237,7 @@ impl World {
             policy: Policy::default(),
             policy_changed: 0,
             wanted: Vec::new(),
+            opcache_asked: 0,
             cuts: Vec::new(),
             wrong: Vec::new(),
             story: Story::default(),

@@ -12,7 +12,7 @@ use crate::given::{adopted, policy, with_target, world};
 const TEMPLATE: &str = "php-fpm-job@.service";
 const SOCKET: &str = "/run/php/job/current.sock";
 
-fn rules() -> GenerationRules {
+pub fn rules() -> GenerationRules {
     GenerationRules {
         unit: TEMPLATE.to_owned(),
         socket: SOCKET.to_owned(),
@@ -23,6 +23,7 @@ fn rules() -> GenerationRules {
         term_timeout: span(5 * S),
         warm: Vec::new(),
         proof: None,
+        opcache: None,
     }
 }
 
@@ -31,7 +32,7 @@ fn load() -> Load {
     Load { every: 40 * MS, strays_every: 0, short: (5 * MS, 30 * MS), long_percent: 0, long: (0, 0), until: u64::MAX }
 }
 
-fn host_with(rules: GenerationRules, change: impl FnOnce(&mut Template)) -> Host {
+pub fn host_with(rules: GenerationRules, change: impl FnOnce(&mut Template)) -> Host {
     let mut world = world();
     let mut template = Template::new(TEMPLATE, SOCKET, Fpm { workers: 6, ..Fpm::default() }, load());
     change(&mut template);

@@ -18,6 +18,7 @@ pub fn fpm_rules() -> FpmRules {
         status_path: None,
         warm: Vec::new(),
         proof: None,
+        opcache: None,
     }
 }
 

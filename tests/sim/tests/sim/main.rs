@@ -4,6 +4,7 @@ mod drain;
 mod fpm;
 mod generations;
 mod given;
+mod opcache;
 mod random;
 mod scheduled;
 mod status;
