@@ -40,7 +40,9 @@ impl World {
         }
         let serve = |other: &String| other != unit && self.listens(other) && self.units[other].active == Active::Active;
         let others = self.running(&template.unit).iter().any(serve);
-        let well = self.listens(unit) && self.units[unit].as_fpm().is_some_and(|fpm| fpm.pings && !fpm.old_code);
+        let known = |of: &Unit| template.proven.contains(&of.invocation) || template.served.contains(&of.name);
+        let well =
+            self.listens(unit) && known(&self.units[unit]) && self.units[unit].as_fpm().is_some_and(|fpm| fpm.pings && !fpm.old_code);
         if well && current.is_none() && !others && hands_off {
             return self.violates(format!("the agent stops {unit}, the last one, and nothing serves"));
         }
