@@ -11,6 +11,7 @@ use crate::core::fpm::{Fpm, FpmStep};
 use crate::core::loans::Loans;
 use crate::core::memory::Want;
 use crate::core::policy::GenerationRules;
+use crate::core::seen::UnitSeen;
 use crate::core::stale::{LOOK_FROM, stale_fpm};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
