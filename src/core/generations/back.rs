@@ -11,6 +11,7 @@ use crate::core::step::Turn;
 impl Generations {
     /// The new one does not do. If it serves already, the one before takes its place again.
     pub(super) fn broke(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str) {
+        self.bad.insert(unit.to_owned());
         let before = self.youngest_proven(unit);
         if self.current.as_deref() == Some(unit) && before.is_some() {
             self.tries = 0;

@@ -11,6 +11,7 @@ use crate::core::fpm::{Fpm, FpmStep};
 use crate::core::loans::Loans;
 use crate::core::memory::Want;
 use crate::core::policy::GenerationRules;
+use crate::core::seen::UnitSeen;
 use crate::core::stale::{LOOK_FROM, stale_fpm};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
@@ -88,8 +89,10 @@ impl Generations {
         }
         let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
         let current = self.current.as_ref().and_then(|unit| self.unit(unit)).cloned();
-        let fresh = current.filter(|unit| stale_fpm(unit, &want, &memory).is_empty() && unit.main_pid != 0);
-        let resumed = || self.seen.units.iter().find(|unit| runs(unit) && started_for(&memory, &unit.unit, &want)).cloned();
+        // What has proven bad for what is wanted is not proven again: another one may do.
+        let sound = |unit: &UnitSeen| !self.bad.contains(&unit.unit);
+        let fresh = current.filter(|unit| stale_fpm(unit, &want, &memory).is_empty() && unit.main_pid != 0 && sound(unit));
+        let resumed = || self.seen.units.iter().find(|unit| runs(unit) && sound(unit) && started_for(&memory, &unit.unit, &want)).cloned();
         // One that is there already, for what is wanted, has only to be proven.
         match fresh.or_else(resumed) {
             Some(unit) => {

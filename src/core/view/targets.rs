@@ -73,11 +73,11 @@ impl Machine {
         if !wanted.as_ref().is_some_and(|wanted| wanted.unmet) {
             self.add_settling(name, now, &mut units);
         }
-        if let Some((of, opcache)) = self.opcaches.view(name) {
-            units.iter_mut().filter(|unit| unit.unit == of).for_each(|unit| unit.opcache = Some(opcache.clone()));
-        }
         for unit in units.iter_mut().filter(|unit| unit.state == TargetState::Left) {
             unit.starved = self.memory.starved.get(&unit.unit).is_some_and(|of| of == name);
+        }
+        if let Some((of, opcache)) = self.opcaches.view(name) {
+            units.iter_mut().filter(|unit| unit.unit == of).for_each(|unit| unit.opcache = Some(opcache.clone()));
         }
         let (state, why) = self.target_state(name, &memory, wanted.as_ref(), &units);
         let deadline = units.iter().filter_map(|unit| unit.deadline).max();

@@ -261,7 +261,8 @@ impl Host {
             if let (Entry::Reached { target, .. }, Some(machine)) = (&written.entry, &self.machine)
                 && let Some(want) = machine.memory().targets.get(target).and_then(|target| target.reached.clone())
             {
-                self.world.reached.insert(target.clone(), want.landed.0);
+                let before = self.world.reached.insert(target.clone(), want.landed.0).unwrap_or(0);
+                self.world.reached_before.insert(target.clone(), before);
             }
             // The guard's own order: from now on what is older is stale.
             if let Entry::OpcacheCrossed { target, .. } = &written.entry {

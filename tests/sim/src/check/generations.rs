@@ -4,7 +4,7 @@ use restart_agent::core::policy::{AtMax, GenerationRules, TargetRules};
 use restart_agent::core::seen::Active;
 
 use super::us;
-use crate::world::{MS, S, Template, Unit, Us, World};
+use crate::world::{MS, S, Template, Unit, Us, Wanted, World};
 
 /// What has happened within this the agent could not know when it decided.
 const UNKNOWABLE: Us = 300 * MS;
@@ -40,7 +40,9 @@ impl World {
         }
         let serve = |other: &String| other != unit && self.listens(other) && self.units[other].active == Active::Active;
         let others = self.running(&template.unit).iter().any(serve);
-        let well = self.listens(unit) && self.units[unit].as_fpm().is_some_and(|fpm| fpm.pings && !fpm.old_code);
+        let known = |of: &Unit| template.proven.contains(&of.invocation) || template.served.contains(&of.name);
+        let well =
+            self.listens(unit) && known(&self.units[unit]) && self.units[unit].as_fpm().is_some_and(|fpm| fpm.pings && !fpm.old_code);
         if well && current.is_none() && !others && hands_off {
             return self.violates(format!("the agent stops {unit}, the last one, and nothing serves"));
         }
@@ -57,7 +59,11 @@ impl World {
         let at_it = only.is_none_or(|pid| of.as_fpm().is_some_and(|fpm| fpm.requests.values().any(|request| request.pid == pid)));
         let Some(work) = self.at_work(unit, unknowable).filter(|_| at_it) else { return };
         let left = template.left.get(unit).copied().unwrap_or(Us::MAX);
-        let forced = self.made_stale(&target, of.main_start).is_some_and(|(_, forced)| forced);
+        // What the emergency has made old is ended at once, also after the emergency, which is over when the new one serves.
+        let before = self.reached_before.get(&target).copied().unwrap_or(0);
+        let names = |wanted: &Wanted| wanted.targets.as_ref().is_none_or(|names| names.contains(&target));
+        let emergency = self.wanted.iter().any(|wanted| wanted.forced && names(wanted) && wanted.at > before);
+        let forced = emergency || self.made_stale(&target, of.main_start).is_some_and(|(_, forced)| forced);
         let end_oldest = rules.at_max == AtMax::EndOldest && self.running(&template.unit).len() >= rules.max_generations as usize;
         let over = now + UNKNOWABLE >= left.saturating_add(us(rules.linger));
         // What a person has made of it, nobody knows: a boot, a second start, a symlink that came and went.

@@ -192,6 +192,8 @@ pub struct World {
     pub maybe_stopped: std::collections::BTreeSet<String>,
     /// By target: the landing of the newest deploy that it has reached, as the agent says.
     pub reached: BTreeMap<String, Us>,
+    /// And what before that.
+    pub reached_before: BTreeMap<String, Us>,
     /// Pools that the agent may have taken the host out of.
     pub agent_owes: std::collections::BTreeSet<String>,
     /// The agent has died at least once: what systemd did meanwhile is not its doing.
@@ -248,6 +250,7 @@ impl World {
             kill_sent: BTreeMap::new(),
             maybe_stopped: std::collections::BTreeSet::new(),
             reached: BTreeMap::new(),
+            reached_before: BTreeMap::new(),
             agent_owes: std::collections::BTreeSet::new(),
             agent_was_away: false,
             asked: std::collections::BTreeSet::new(),

@@ -66,7 +66,7 @@ fn a_deploy_starts_a_generation_switches_to_it_and_ends_the_old_one() {
     done(host);
 }
 
-/// A host on which deploys and what else befalls it are still to come, and the same with the agent dying at every ninth point; at each with
+/// A host on which deploys and what else befalls it are still to come, and the same with the agent dying at every 23rd point; at each with
 /// `EXHAUSTIVE=1`.
 fn every_crash(name: &str, seconds: u64, build: impl Fn() -> Host) {
     let built = |told: bool| {
@@ -75,7 +75,7 @@ fn every_crash(name: &str, seconds: u64, build: impl Fn() -> Host) {
         host.world.story.lines.clear();
         host
     };
-    let step = if std::env::var_os("EXHAUSTIVE").is_some() { 1 } else { 9 };
+    let step = if std::env::var_os("EXHAUSTIVE").is_some() { 1 } else { 23 };
     let explored = explore::crashes(name, seconds * S, step, built);
     assert!(explored.points > 5, "{explored:?}");
 }

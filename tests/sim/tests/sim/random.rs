@@ -15,10 +15,10 @@ fn live(seed: u64, told: bool) -> (Option<String>, Vec<String>, u64) {
     lived.unwrap_or_else(|_| (Some("panic".to_owned()), Vec::new(), 0))
 }
 
-/// Those beyond the first thousand in which generations went wrong once.
+/// Those beyond the first of them in which generations went wrong once.
 #[test]
 fn seeds_that_have_found_something() {
-    let seeds = [1143, 1367, 1419, 1451, 2367, 2599, 2955, 3303, 4539, 6619, 8467, 9759, 9787, 13635];
+    let seeds = [1143, 1367, 1419, 1451, 2367, 2599, 2955, 3303, 4539, 6619, 8467, 9439, 9759, 9787, 13635];
     for seed in seeds {
         assert_eq!(live(seed, false).0, None, "seed {seed}");
     }
@@ -32,7 +32,7 @@ fn whatever_happens_the_rules_hold() {
         assert_eq!(wrong, None, "seed {seed}");
         return;
     }
-    let (from, seeds) = (number("FROM").unwrap_or(0), number("SEEDS").unwrap_or(1000));
+    let (from, seeds) = (number("FROM").unwrap_or(0), number("SEEDS").unwrap_or(800));
     let keep_going = std::env::var("KEEP_GOING").is_ok();
     let began = Instant::now();
     let mut turns = 0;
