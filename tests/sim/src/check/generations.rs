@@ -43,10 +43,19 @@ impl World {
         let known = |of: &Unit| template.proven.contains(&of.invocation) || template.served.contains(&of.name);
         let well =
             self.listens(unit) && known(&self.units[unit]) && self.units[unit].as_fpm().is_some_and(|fpm| fpm.pings && !fpm.old_code);
-        if well && current.is_none() && !others && hands_off {
+        // In an emergency it does not wait for certainty that the new one has not died since the last look, a second ago at most.
+        let emergency = self.generation_rules(unit).is_some_and(|(target, _)| self.emergency(&target));
+        if well && current.is_none() && !others && hands_off && !emergency {
             return self.violates(format!("the agent stops {unit}, the last one, and nothing serves"));
         }
         self.agent_may_cut_generation(unit, "StopUnit", None);
+    }
+
+    /// What an emergency has made old is ended at once, also after the emergency, which is over when the new one serves.
+    fn emergency(&self, target: &str) -> bool {
+        let before = self.reached_before.get(target).copied().unwrap_or(0);
+        let names = |wanted: &Wanted| wanted.targets.as_ref().is_none_or(|names| names.iter().any(|name| name == target));
+        self.wanted.iter().any(|wanted| wanted.forced && names(wanted) && wanted.at > before)
     }
 
     /// Whatever would end, or hold up, what is in flight.
@@ -59,11 +68,7 @@ impl World {
         let at_it = only.is_none_or(|pid| of.as_fpm().is_some_and(|fpm| fpm.requests.values().any(|request| request.pid == pid)));
         let Some(work) = self.at_work(unit, unknowable).filter(|_| at_it) else { return };
         let left = template.left.get(unit).copied().unwrap_or(Us::MAX);
-        // What the emergency has made old is ended at once, also after the emergency, which is over when the new one serves.
-        let before = self.reached_before.get(&target).copied().unwrap_or(0);
-        let names = |wanted: &Wanted| wanted.targets.as_ref().is_none_or(|names| names.contains(&target));
-        let emergency = self.wanted.iter().any(|wanted| wanted.forced && names(wanted) && wanted.at > before);
-        let forced = emergency || self.made_stale(&target, of.main_start).is_some_and(|(_, forced)| forced);
+        let forced = self.emergency(&target) || self.made_stale(&target, of.main_start).is_some_and(|(_, forced)| forced);
         let end_oldest = rules.at_max == AtMax::EndOldest && self.running(&template.unit).len() >= rules.max_generations as usize;
         let over = now + UNKNOWABLE >= left.saturating_add(us(rules.linger));
         // What a person has made of it, nobody knows: a boot, a second start, a symlink that came and went.
