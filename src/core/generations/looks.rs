@@ -41,7 +41,7 @@ impl Generations {
         self.serves_again(turn, &memory);
         self.bad.retain(|unit| seen.units.iter().any(|seen| seen.unit == *unit));
         let fresh = |unit: &String| memory.fresh.get(unit);
-        let proven = |unit: &String| memory.served.contains(unit) || !memory.started.contains(unit);
+        let proven = |unit: &String| memory.served.contains(unit);
         let standing = |unit: &String| (proven(unit), fresh(unit).map_or(Mono::BOOT, |fresh| fresh.landed));
         self.standing = seen.units.iter().map(|seen| (seen.unit.clone(), standing(&seen.unit))).collect();
         for unit in &seen.units {
@@ -71,9 +71,9 @@ impl Generations {
         if let Some(fpm) = self.ending.get_mut(&current) {
             fpm.serves_again();
         }
-        let proving = self.starting.as_ref().is_some_and(|fpm| fpm.unit == current);
-        let started = !proving && memory.started.contains(&current) && !memory.served.contains(&current);
-        if started || memory.lingering.contains_key(&current) {
+        // What we switch to is told when it was.
+        let told = self.phase == Phase::Switching && self.starting.as_ref().is_some_and(|fpm| fpm.unit == current);
+        if (!told && !memory.served.contains(&current)) || memory.lingering.contains_key(&current) {
             turn.record(Entry::Switched { target: self.name.clone(), unit: current });
         }
     }

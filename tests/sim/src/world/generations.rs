@@ -444,7 +444,7 @@ impl World {
             if !template.next.config_good {
                 template.config_mended = now;
             }
-            if template.obstructed {
+            if template.obstructed || template.next_dies() {
                 template.touched = now;
             }
             let load = Load { every: template.load.every.max(400 * MS), long_percent: 0, ..template.load };
