@@ -40,7 +40,8 @@ fn config(rules: &str) -> String {
 }
 
 /// Where a php is started, and how it is called.
-const PLACES: [(&str, &str); 6] = [
+const PLACES: [(&str, &str); 7] = [
+    ("left", "job-left.service"),
     ("session", "session-77.scope"),
     ("cron", "cron.service"),
     ("transient", "run-import.service"),
@@ -60,6 +61,12 @@ fn begin(host: &Host) -> Result<()> {
         "systemctl daemon-reload && systemctl restart cron website job-excluded job-mine
          systemd-run --quiet --unit=run-import --uid=www-data sh -c 'php /srv/stray.php transient; sleep 600'",
     )?;
+    // A script that has ended, and left a child behind.
+    host.write(
+        "/etc/systemd/system/job-left.service",
+        "[Service]\nType=oneshot\nKillMode=process\nExecStart=/bin/sh -c 'php /srv/stray.php left >/dev/null 2>&1 & until [ -e /var/tmp/left.pid ]; do sleep 0.05; done'\n",
+    )?;
+    host.sh_ok("systemctl daemon-reload && systemctl start job-left")?;
     session(host, 77, "php /srv/stray.php session; sleep 600")?;
     for (name, unit) in PLACES {
         let pid = pid_of(host, name)?;

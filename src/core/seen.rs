@@ -183,6 +183,9 @@ pub struct StraySeen {
     pub transient: bool,
     /// It runs in a PID namespace of its own: a container.
     pub contained: bool,
+    /// Its unit is over, and has left it behind (facts F3.2): no work on that unit sees it any more.
+    #[serde(default)]
+    pub left_behind: bool,
 }
 
 /// The generations of one php-fpm.

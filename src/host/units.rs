@@ -11,7 +11,8 @@ use super::processes::{Processes, Signal};
 use super::systemd::{Hints, Killed, Places, Systemd};
 use crate::core::cooperation::{cut_name, quiet_name, request_name};
 use crate::core::effect::{CommandEnd, Effect, Fault, JobEnd, Looked, Outcome, UnitsOf, WorkerRef};
-use crate::core::seen::{ProcessSeen, UnitSeen};
+use crate::core::seen::{ProcessSeen, StraySeen, UnitSeen};
+use crate::core::unit_of;
 
 /// For a pass over /proc.
 const FIND: Duration = Duration::from_secs(10);
@@ -41,7 +42,8 @@ impl Units {
                 self.look(units, *looked, cgroups, *names).await.map_or_else(Outcome::Fault, Outcome::Units)
             }
             Effect::FindStrays { code } => match timeout(FIND, self.processes.find(code)).await {
-                Ok(found) => found.map_or_else(|error| Outcome::Fault(cannot("look for strays", &error)), Outcome::Strays),
+                Ok(Ok(found)) => self.with_those_left_behind(found).await.map_or_else(Outcome::Fault, Outcome::Strays),
+                Ok(Err(error)) => Outcome::Fault(cannot("look for strays", &error)),
                 Err(_) => Outcome::Fault(Fault::Other("cannot look for strays: it takes too long".to_owned())),
             },
             Effect::Signal { process, kill } => {
@@ -90,6 +92,22 @@ impl Units {
     pub fn leftovers(&self) -> std::io::Result<Vec<String>> {
         let units: BTreeSet<String> = self.systemd.sweep()?.into_iter().chain(self.cooperation.kept_quiet()?).collect();
         Ok(units.into_iter().collect())
+    }
+
+    /// Tells which of them have outlived their unit: it is inactive, or not even loaded.
+    async fn with_those_left_behind(&self, mut strays: Vec<StraySeen>) -> Result<Vec<StraySeen>, Fault> {
+        let units: BTreeSet<&str> = strays.iter().map(|stray| unit_of(&stray.cgroup)).filter(|unit| unit.ends_with(".service")).collect();
+        let units: Vec<String> = units.into_iter().map(str::to_owned).collect();
+        if units.is_empty() {
+            return Ok(strays);
+        }
+        let read = |_: &str| -> Result<Vec<ProcessSeen>, Fault> { Ok(Vec::new()) };
+        let seen = self.systemd.look(&units, Looked::Bare, clock::now(), clock::suspended(), &read).await?;
+        let over: BTreeSet<&str> = seen.iter().filter(|unit| !unit.active.runs()).map(|unit| unit.unit.as_str()).collect();
+        for stray in &mut strays {
+            stray.left_behind = over.contains(unit_of(&stray.cgroup));
+        }
+        Ok(strays)
     }
 
     async fn ask(&self, unit: &str, argv: &[String]) -> Result<(), Fault> {

@@ -45,11 +45,11 @@ fn is_below(slice: &str, cgroup: &str) -> bool {
 /// run things in; every other unit is somebody's, who has not put it into a target, or has taken it out.
 pub fn reach(policy: &Policy, stray: &StraySeen) -> Reach {
     let unit = unit_of(&stray.cgroup);
-    if unit == OWN || HOOKS.iter().any(|hooks| unit.starts_with(hooks)) || of_a_target(policy, unit) {
+    if unit == OWN || HOOKS.iter().any(|hooks| unit.starts_with(hooks)) || (of_a_target(policy, unit) && !stray.left_behind) {
         return Reach::Elsewhere;
     }
-    // A container has its own deploys.
-    if stray.contained || unit.is_empty() || excluded(policy, unit) {
+    // A container has its own deploys. What a unit of a target has left behind is its own doing, and told.
+    if stray.contained || stray.left_behind || unit.is_empty() || excluded(policy, unit) {
         return Reach::Report;
     }
     if is_below("user.slice", &stray.cgroup) || STARTERS.contains(&unit) || (stray.transient && is_below("system.slice", &stray.cgroup)) {

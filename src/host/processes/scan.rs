@@ -78,7 +78,7 @@ impl Processes {
         let user = users.entry(uid).or_insert_with(|| user_of(uid)).clone();
         let unit = unit_of(cgroup);
         let transient = !unit.is_empty() && self.transient.join(unit).exists();
-        Ok(Some((StraySeen { process, user, cgroup: cgroup.to_owned(), tty, transient, contained }, line)))
+        Ok(Some((StraySeen { process, user, cgroup: cgroup.to_owned(), tty, transient, contained, left_behind: false }, line)))
     }
 
     fn read(&self, pid: u32, file: &str) -> io::Result<Option<Vec<u8>>> {

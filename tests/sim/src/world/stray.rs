@@ -20,7 +20,7 @@ impl World {
     pub fn add_stray(&mut self, pid: u32, cgroup: &str, transient: bool, on_term: OnTerm) {
         let process = ProcessSeen { pid, ppid: 1, start: Mono(self.now), comm: "php".to_owned(), ..ProcessSeen::default() };
         let (user, cgroup, tty) = ("www-data".to_owned(), cgroup.to_owned(), Some(format!("pts/{pid}")));
-        let seen = StraySeen { process, user, cgroup, tty, transient, contained: false };
+        let seen = StraySeen { process, user, cgroup, tty, transient, contained: false, left_behind: false };
         self.strays.push(Stray { seen, on_term, ends: None, terms: 0, kills: 0 });
     }
 
