@@ -35,7 +35,9 @@ pub fn in_a_row(release: Release, server: WebServer, row: Row) -> Result<()> {
     let mut played = Played::set(&host, server, &options, "max_generations = 100\nlinger = \"10m\"")?;
     if row.deploys >= LONG.deploys {
         let load = played.stage.load().mixed().long(4, row.long).start()?;
-        more(&load, 20_000)?;
+        for _ in 0..4 {
+            more(&load, 4_000)?;
+        }
         print_short(&format!("{release} {server}, no deploys"), &load.stop()?);
     }
     let load = played.stage.load().mixed().long(4, row.long).start()?;
