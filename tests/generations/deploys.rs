@@ -71,7 +71,7 @@ pub fn in_a_row(release: Release, server: WebServer, row: Row) -> Result<()> {
     }
     ensure_intact(&report, &long)?;
     ensure!(played.agent.casualties()?.is_empty(), "{:?}", played.agent.casualties()?);
-    let history = played.agent.history()?;
+    let history: Vec<serde_json::Value> = serde_json::from_str(&played.agent.ok(&["history", "--json", "-n", "1000"])?)?;
     ensure!(history.len() == row.deploys && history.iter().all(|rollout| rollout["result"] == "converged"), "{history:?}");
     played.ensure_settled(&format!("v{}", row.deploys))
 }
