@@ -14,8 +14,7 @@ fn some() -> Options {
 }
 
 /// What the agent tells its journal at the steps of a hand-over, `NEW` and `OLD` standing for the instances. It is killed as soon as it has said so.
-const STEPS: [&str; 9] = [
-    "waits for the stamp to settle",
+const STEPS: [&str; 8] = [
     "begins for job",
     "NEW.service: a new generation, is about to be started",
     "php-fpm -t php-fpm-generation@NEW.service",
