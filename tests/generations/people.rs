@@ -70,8 +70,12 @@ pub fn by_hand(release: Release) -> Result<()> {
 
     // Restarted: it is as fresh as a new one, and serves on.
     host.ok(&["systemctl", "restart", &unit])?;
+    wait_for("the restarted one to serve as before", MINUTE, || {
+        let (served, current) = (played.stage.stack.served_version()?, played.current()?);
+        ensure!(served == "v1" && current == first, "{served} by {current}: {}", played.agent.status_text()?);
+        Ok(Some(()))
+    })?;
     played.agent.wait_state("converged", MINUTE)?;
-    ensure!(played.stage.stack.served_version()? == "v1" && played.current()? == first, "{}", played.agent.status_text()?);
 
     // A second one is started beside it: it gets nothing, and is ended.
     host.ok(&["systemctl", "start", &played.stage.stack.unit("by-hand")])?;
