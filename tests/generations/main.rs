@@ -27,7 +27,9 @@ fn main() -> ExitCode {
         .on(Release::Trixie, "by_hand_over_tcp", |release| by_hand::lossless(release, WebServer::NginxTcp))
         .on_each("deploys_in_a_row_behind_nginx_lose_nothing", |release| deploys::in_a_row(release, WebServer::Nginx, deploys::SHORT))
         .on_each("deploys_in_a_row_behind_apache_lose_nothing", |release| deploys::in_a_row(release, WebServer::Apache, deploys::SHORT))
-        .on_each("deploys_in_a_row_behind_apache_with_reuse", |release| deploys::in_a_row(release, WebServer::ApacheReuse, deploys::SHORT))
+        .on(Release::Bookworm, "deploys_in_a_row_behind_apache_with_reuse", |release| {
+            deploys::in_a_row(release, WebServer::ApacheReuse, deploys::SHORT)
+        })
         .on_each("deploys_in_a_row_over_tcp_lose_nothing", |release| deploys::in_a_row(release, WebServer::NginxTcp, deploys::SHORT))
         .on_each("a_generation_that_fails_before_the_switch_never_serves", failures::before_the_switch)
         .on_each("a_generation_that_fails_after_the_switch_is_switched_back", failures::after_the_switch)
