@@ -1,5 +1,6 @@
 //! What a look shows: who serves, who lingers, who is gone.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Generations, Phase, name};
@@ -122,7 +123,7 @@ impl Generations {
             let there = self.unit(unit).is_some_and(|seen| seen.active.runs() || !seen.processes.is_empty());
             !there && !self.unborn.contains_key(*unit) && !self.fpms().any(|fpm| fpm.unit == **unit)
         };
-        let gone: std::collections::BTreeSet<String> = known.filter(gone).cloned().collect();
+        let gone: BTreeSet<String> = known.filter(gone).cloned().collect();
         self.layouts.retain(|unit, _| !gone.contains(unit));
         for unit in gone {
             turn.record(Entry::GenerationOver { target: self.name.clone(), unit });
@@ -158,10 +159,7 @@ impl Generations {
             return self.enter(now, Phase::Mending { to });
         }
         // systemd forgets one that was stopped, not one that has failed.
-        let led_to = self.served_last.clone().filter(|unit| {
-            let instance = name::instance_of(&rules.unit, unit).unwrap_or_default();
-            self.seen.leads_to.as_deref() == Some(name::socket_of(&rules.socket, instance).as_str())
-        });
+        let led_to = self.served_last.clone().filter(|unit| leads_to(rules, &self.seen, unit));
         let inactive = |unit: &String| self.unit(unit).is_none_or(|seen| seen.active == Active::Inactive);
         let stopped = led_to.as_ref().is_some_and(inactive) && self.looked && self.rescue.is_none();
         if stopped {
@@ -178,10 +176,7 @@ impl Generations {
     /// Somebody is at the one that the symlink leads to: it comes back in a moment, or is down then.
     fn is_being_restarted(&mut self, turn: &Turn<'_>, rules: &GenerationRules) -> bool {
         let now = turn.now.mono;
-        let its = |unit: &UnitSeen| {
-            let instance = name::instance_of(&rules.unit, &unit.unit);
-            instance.is_some_and(|instance| self.seen.leads_to.as_deref() == Some(name::socket_of(&rules.socket, instance).as_str()))
-        };
+        let its = |unit: &UnitSeen| leads_to(rules, &self.seen, &unit.unit);
         let restarts = self.seen.units.iter().any(|unit| its(unit) && (unit.job || unit.active == Active::Deactivating));
         self.down_since = self.down_since.filter(|_| restarts).or(restarts.then_some(now));
         let waits = self.down_since.is_some_and(|since| now < since.after(RESTART_PATIENCE));
@@ -239,12 +234,14 @@ pub fn serving<'s>(rules: &GenerationRules, seen: &'s GenerationsSeen, memory: &
         let other = || up().filter(|unit| !unproven(unit)).max_by_key(|unit| unit.main_start);
         return given.or_else(other).map(|unit| unit.unit.as_str());
     }
-    let at = seen.leads_to.as_ref()?;
-    let serves = |unit: &&UnitSeen| {
-        let instance = name::instance_of(&rules.unit, &unit.unit);
-        runs(unit) && instance.is_some_and(|instance| name::socket_of(&rules.socket, instance) == *at)
-    };
+    let serves = |unit: &&UnitSeen| runs(unit) && leads_to(rules, seen, &unit.unit);
     seen.units.iter().find(serves).map(|unit| unit.unit.as_str())
+}
+
+/// Whether the symlink leads to the socket of this instance.
+fn leads_to(rules: &GenerationRules, seen: &GenerationsSeen, unit: &str) -> bool {
+    let socket = name::instance_of(&rules.unit, unit).map(|instance| name::socket_of(&rules.socket, instance));
+    socket.is_some() && socket == seen.leads_to
 }
 
 /// An earlier agent, or an earlier try, has begun to start it for this.
