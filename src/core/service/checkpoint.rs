@@ -2,7 +2,7 @@
 //! finish if its rules say so. One that ended when asked is started again.
 
 use super::unit::{Service, Step};
-use crate::core::asking::{Came, Next};
+use crate::core::asking::{Asking, Came, Next};
 use crate::core::cooperation::RUN_AGAIN;
 use crate::core::effect::{Effect, EffectId, Outcome};
 use crate::core::entry::Entry;
@@ -16,6 +16,7 @@ use crate::core::step::Turn;
 use crate::core::time::Mono;
 
 const MAY_FINISH: &str = "its rules let it finish (overdue = \"finish\")";
+const PAUSED: &str = "nothing is to be restarted now (a hold, or an abort)";
 
 /// What comes after everything that was done to it has been taken back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub(super) enum Then {
     Verify,
     Finish(&'static str),
     Leave(&'static str),
+    /// Nothing is to be restarted now. After that it begins again.
+    Pause,
 }
 
 impl Service {
@@ -148,13 +151,18 @@ impl Service {
             Then::Verify => self.enter(turn.now.mono, Step::Verifying),
             Then::Finish(why) => self.done(turn, target, &name, UnitEnd::Finished, why),
             Then::Leave(why) => self.leave(turn, target, &name, why),
+            Then::Pause => {
+                self.leave(turn, target, &name, PAUSED);
+                self.asking = Asking::default();
+                self.enter(turn.now.mono, Step::Draining { until: turn.now.mono });
+            }
         }
     }
 
     /// Nothing more is begun with it: what was done to it is taken back.
     pub(super) fn spare(&mut self, now: Mono) {
         if self.cooperating() || matches!(self.step, Step::Due | Step::TakingBack(Then::Restart)) {
-            self.enter(now, Step::TakingBack(Then::Leave("nothing is to be restarted now (a hold, or an abort)")));
+            self.enter(now, Step::TakingBack(Then::Pause));
         }
     }
 

@@ -47,7 +47,7 @@ impl Services {
                         let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
                         let stale = stale::stale(seen, &rules.code, &want, &memory);
                         if !stale.is_empty() {
-                            *unit = Service::new(seen.clone(), stale, turn.now.mono, drain_until);
+                            unit.begin_again(turn.now.mono, seen, stale, drain_until);
                         }
                     }
                 }
@@ -136,12 +136,18 @@ impl Service {
             }
             // Restarted for an earlier deploy, while this one landed.
             Step::Done(end, _) if !stale.is_empty() && end != UnitEnd::Failed && self.seen_at >= self.since => {
-                *self = Service::new(seen.clone(), stale, turn.now.mono, drain_until);
+                self.begin_again(turn.now.mono, seen, stale, drain_until);
             }
             _ => {
                 self.stale = stale;
                 self.seen.update(seen);
             }
         }
+    }
+
+    /// What a look at a restart shows of it is less than the next rung needs to know: whether it holds its lock.
+    fn begin_again(&mut self, now: Mono, seen: &UnitSeen, stale: Stale, drain_until: Mono) {
+        let seen_at = self.seen_at;
+        *self = Service { seen_at, ..Service::new(seen.clone(), stale, now, drain_until) };
     }
 }

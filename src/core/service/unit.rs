@@ -244,6 +244,10 @@ impl Service {
             self.step = Step::Restarting;
             return;
         }
+        if seen.job && !seen.active.runs() && turn.now.mono < self.since.after(START_TIMEOUT) {
+            // systemd has taken its start, and not come to it yet.
+            return;
+        }
         self.tries += 1;
         if self.tries >= START_TRIES {
             let why = format!("it does not come up after its restart: {:?}, Result={}", seen.active, seen.result);

@@ -7,5 +7,6 @@ mod given;
 mod opcache;
 mod random;
 mod scheduled;
+mod services;
 mod status;
 mod strays;

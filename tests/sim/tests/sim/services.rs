@@ -1,0 +1,79 @@
+//! Long-running services.
+
+use restart_agent::core::event::Order;
+use restart_agent::core::policy::{ServiceRules, TargetRules};
+use restart_agent::core::status::State;
+use sim::host::{Deed, Host, span};
+use sim::world::{Body, By, Daemon, HOUR, MINUTE, MS, OnTerm, S, Starts, Unit, Us};
+
+use crate::given::{adopted, policy, with_target, world};
+
+const WORKER: &str = "queue-worker.service";
+
+fn rules() -> ServiceRules {
+    ServiceRules {
+        code: Vec::new(),
+        units: vec!["queue-*.service".to_owned()],
+        exclude: Vec::new(),
+        drain_timeout: span(0),
+        checkpoint_timeout: span(0),
+        hold_timeout: span(0),
+        overdue: None,
+        ask: Vec::new(),
+        unask: Vec::new(),
+        term_timeout: span(5 * S),
+    }
+}
+
+/// `holds`: its lock, for so long from its start, which is an hour ago.
+fn service_host(rules: ServiceRules, checkpoint: Option<Us>, holds: Us) -> Host {
+    let mut world = world();
+    let daemon = Daemon { on_term: OnTerm::Dies, starts: Starts::Well(20 * MS), unkillable_for: 0, checkpoint, holds };
+    world.add(Unit::new(WORKER, Body::Daemon(daemon)), HOUR);
+    adopted(world, with_target(policy(), "workers", TargetRules::Service(rules)))
+}
+
+fn starts(host: &Host) -> Vec<By> {
+    host.world.units[WORKER].runs.iter().map(|(_, by)| *by).collect()
+}
+
+/// The request is taken back for the abort; the release comes while that is under way, and the deploy goes on.
+#[test]
+fn what_was_spared_for_an_abort_is_not_called_renewed_after_the_release() {
+    let command = |name: &str| vec![format!("/usr/local/bin/{name}-{{unit}}")];
+    let rules = ServiceRules { checkpoint_timeout: span(MINUTE), ask: command("ask"), unask: command("unask"), ..rules() };
+    let mut host = service_host(rules, None, 0);
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.asked.contains(WORKER)));
+    host.later(S, Deed::Order(Order::Abort { reason: None }));
+    host.later(S + 100 * MS, Deed::Order(Order::Release));
+    host.run(2 * S);
+    host.must_be_right();
+    assert_ne!(host.state(), Some(State::Converged));
+    assert!(host.run_until(3 * MINUTE, |host| host.state() == Some(State::Converged)));
+    host.run(S);
+    host.check_at_rest();
+    host.must_be_right();
+    assert_eq!(starts(&host), [By::Systemd, By::Agent]);
+}
+
+/// What is looked at while it is restarted does not say whether it holds its lock.
+#[test]
+fn a_service_that_the_next_deploy_makes_stale_in_its_start_is_spared_for_its_lock_all_the_same() {
+    let rules = ServiceRules { drain_timeout: span(S), hold_timeout: span(20 * S), ..rules() };
+    let mut host = service_host(rules, None, 30 * S);
+    let daemon = Daemon { on_term: OnTerm::Dies, starts: Starts::Well(10 * S), unkillable_for: 0, checkpoint: None, holds: 30 * S };
+    host.world.units.get_mut(WORKER).unwrap().body = Body::Daemon(daemon);
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| starts(host).len() == 2));
+    let started = host.world.now;
+    host.later(S, Deed::Touch("d3".to_owned()));
+    let again = host.run_until(2 * MINUTE, |host| starts(host).len() == 3);
+    host.must_be_right();
+    assert!(again);
+    host.must_be_right();
+    let spared = host.world.now - started;
+    assert!((20 * S..24 * S).contains(&spared), "restarted {spared} us after its start");
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+    host.must_be_right();
+}
