@@ -27,6 +27,8 @@ const STOP_LOOK: Duration = Duration::from_millis(500);
 pub(super) const BATCH: Duration = Duration::from_millis(15);
 /// While a timer is about to fire for a slot that has passed.
 const SLOT_LOOK: Duration = Duration::from_millis(250);
+/// While systemd has not come to a start that it has taken.
+const QUEUED_LOOK: Duration = Duration::from_millis(20);
 /// While nothing is to be done but some are left running.
 const LEFT_LOOK: Duration = Duration::from_secs(30);
 
@@ -76,6 +78,8 @@ impl Scheduled {
         let look = &mut self.pursuit.look;
         if any(|step| matches!(step, ScriptStep::Stopping)) {
             look.want(now.after(STOP_LOOK));
+        } else if self.scripts.values().any(|script| script.begins(now)) {
+            look.want(now.after(QUEUED_LOOK));
         } else if any(|step| matches!(step, ScriptStep::Asked { .. } | ScriptStep::Holding { .. })) {
             look.want(now.after(ASKED_LOOK));
         } else if self.scripts.values().any(|script| script.awaits_look(turn, rules)) {
@@ -117,7 +121,7 @@ impl Script {
                 self.answered.is_some() || self.ladder.as_ref().is_some_and(|ladder| !matches!(ladder.rung(now), Rung::Grace { .. }))
             }
             ScriptStep::Quieting | ScriptStep::Ready | ScriptStep::Asked { .. } | ScriptStep::Holding { .. } | ScriptStep::Deciding => true,
-            _ => false,
+            _ => self.begins(now),
         }
     }
 
@@ -157,6 +161,10 @@ impl Script {
             // What was seen before it was done says nothing of what was done.
             ScriptStep::Done(..) if self.seen_at < self.since => {}
             ScriptStep::Draining | ScriptStep::Left(_) if stale.is_empty() => self.ended_by_itself(turn),
+            // Another run, which only a newer deploy has made stale: its own drain counts.
+            ScriptStep::Draining | ScriptStep::Left(_) if seen.invocation != self.seen.invocation => {
+                *self = Script::new(&self.target, seen.clone(), stale, turn.now.mono, drain_until);
+            }
             // How it ended is known when systemd is done with it.
             ScriptStep::Quieting | ScriptStep::Ready | ScriptStep::Asked { .. } | ScriptStep::Holding { .. }
                 if ending && !turn.memory.cutting.contains_key(&self.unit) =>
@@ -185,10 +193,19 @@ impl Script {
                 self.seen.update(seen);
             }
             ScriptStep::Done(UnitEnd::Renewed, _) if self.started_for.is_some() => {
-                let Some(landed) = self.started_for.take() else { return };
-                if !seen.invocation.is_empty() && seen.invocation != self.seen.invocation {
+                let anew = !seen.invocation.is_empty() && seen.invocation != self.seen.invocation;
+                if !anew && turn.now.mono < self.begins_by {
+                    return;
+                }
+                let landed = self.started_for.take().unwrap_or(Mono::BOOT);
+                // Whoever looks for what may have slipped through looks after this.
+                self.since = turn.now.mono;
+                // A timer may have been quicker: that run is as old as it is.
+                if anew && seen.main_start >= self.start_asked {
                     let (target, unit, invocation) = (self.target.clone(), self.unit.clone(), seen.invocation.clone());
                     turn.record(Entry::Fresh { target, unit, invocation, landed });
+                } else if !stale.is_empty() {
+                    *self = Script::new(&self.target, seen.clone(), stale, turn.now.mono, drain_until);
                 }
             }
             ScriptStep::Done(end, _) if !stale.is_empty() && end != UnitEnd::Failed => {

@@ -171,7 +171,8 @@ impl Scheduled {
             self.release(loans);
         }
         self.look_when_due(turn, rules);
-        if busy || !self.pursuit.works() {
+        let now = turn.now.mono;
+        if busy || self.scripts.values().any(|script| script.begins(now)) || !self.pursuit.works() {
             return;
         }
         let failed = self.scripts.values().find_map(Script::failure);

@@ -102,7 +102,8 @@ impl Script {
     pub(super) fn owe_missed_slot(&self, turn: &mut Turn<'_>) -> bool {
         let Some(Slots::From(from)) = self.slots else { return false };
         let ran_since = !self.seen.invocation.is_empty() && self.seen.invocation != self.invocation;
-        let missed = self.seen.last_trigger() > from && !ran_since && !self.seen.active.runs();
+        // One whose start is queued is about to run.
+        let missed = self.seen.last_trigger() > from && !ran_since && !self.seen.active.runs() && !self.seen.job;
         if missed && !self.seen.refuse_manual_start {
             turn.record(Entry::RerunOwed { unit: self.unit.clone(), target: self.target.clone(), scheduled: true });
         }

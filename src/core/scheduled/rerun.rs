@@ -1,6 +1,8 @@
 //! After the stop: what was lent is given back, then it runs again now, or stays quiet until its next scheduled run.
 
 use super::script::{Ask, Ended, Script, ScriptStep};
+use std::time::Duration;
+
 use crate::core::asking::Asking;
 use crate::core::effect::{Effect, Outcome};
 use crate::core::entry::Entry;
@@ -10,6 +12,9 @@ use crate::core::seen::{Active, UnitSeen};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::time::Mono;
+
+/// A start that systemd has taken begins within milliseconds, unless something holds it up: then nobody waits for it here.
+const BEGINS: Duration = Duration::from_secs(1);
 
 /// Writes down until when the rerun of this unit, which has ended, waits. Says so for people.
 pub fn settle(turn: &mut Turn<'_>, seen: &UnitSeen, rules: &ScheduledRules) -> String {
@@ -115,6 +120,8 @@ impl Script {
     fn start(&mut self, turn: &mut Turn<'_>) {
         let want = turn.memory.targets.get(&self.target).and_then(|memory| memory.want.as_ref());
         self.started_for = Some(want.map_or(turn.now.mono, |want| want.landed));
+        self.start_asked = turn.now.mono;
+        self.begins_by = turn.now.mono.after(BEGINS);
         let id = turn.ask(Effect::Start { unit: self.unit.clone() });
         self.pending.insert(id, Ask::StartScript);
         self.enter(turn.now.mono, ScriptStep::Starting);

@@ -32,6 +32,9 @@ pub(super) struct Script {
     pub pending: BTreeMap<EffectId, Ask>,
     /// It was started again: when what it is fresh for landed. A newer deploy may have come since.
     pub started_for: Option<Mono>,
+    /// When that was asked for, and until when its begin is waited for.
+    pub start_asked: Mono,
+    pub begins_by: Mono,
     /// The run that is being stopped.
     pub invocation: String,
     /// When the look had begun that it was last seen in; [`Mono::BOOT`] if it was taken up and not seen since.
@@ -120,6 +123,8 @@ impl Script {
             ladder: None,
             pending: BTreeMap::new(),
             started_for: None,
+            start_asked: Mono::BOOT,
+            begins_by: Mono::BOOT,
             invocation: String::new(),
             seen_at: now,
             answered: None,
@@ -152,6 +157,11 @@ impl Script {
 
     pub fn at_rest(&self) -> bool {
         matches!(self.step, ScriptStep::Done(..) | ScriptStep::Left(_))
+    }
+
+    /// It was started again, and systemd has taken that, but perhaps not come to it yet.
+    pub fn begins(&self, now: Mono) -> bool {
+        matches!(self.step, ScriptStep::Done(UnitEnd::Renewed, _)) && self.started_for.is_some() && now < self.begins_by
     }
 
     /// Why the target has failed, if that is by this script.

@@ -40,6 +40,7 @@ impl Script {
             ScriptStep::Stopped | ScriptStep::Lifting | ScriptStep::Deciding | ScriptStep::Starting => {
                 (TargetState::Starting, "stopped; it is started again if its rules say so".to_owned(), None)
             }
+            ScriptStep::Done(..) if self.begins(now.mono) => (TargetState::Starting, "stopped; is being started again".to_owned(), None),
             ScriptStep::Done(UnitEnd::Failed, why) => (TargetState::Failed, why.clone(), None),
             ScriptStep::Done(_, why) => (TargetState::Fresh, why.clone(), None),
             ScriptStep::Left(why) => (TargetState::Left, why.clone(), None),

@@ -38,6 +38,7 @@ fn a_script_that_is_being_stopped_goes_down_the_ladder_though_its_target_has_lef
     assert!((20 * S..21 * S).contains(&took), "ended {took} us after it was asked to");
     assert_eq!(host.world.units[SCRIPT].result, "success");
     assert!(host.run_until(MINUTE, Host::quiet));
+    host.run(S);
     host.check_at_rest();
     host.must_be_right();
     assert_eq!(host.world.units[SCRIPT].runs.len(), 2, "what was owed to it is paid all the same");
@@ -173,5 +174,30 @@ fn a_script_that_was_interrupted_too_often_is_let_finish_once() {
     assert_eq!(host.casualties().len(), 3);
     host.run(10 * MINUTE);
     assert_eq!(host.memory().interrupted.get(SCRIPT), None, "it has ended by itself");
+    host.must_be_right();
+}
+
+/// It began after one deploy and before the next, and nobody told of the end of the run before it: its drain is counted from the next.
+#[test]
+fn a_run_between_two_deploys_has_a_drain_of_its_own() {
+    let script = Script { next_runs: [85 * S].into(), ..Script::default() };
+    let mut host = script_host(After::Rerun, script, MINUTE);
+    host.world.faults.lost_hints = 100;
+    host.deed(Deed::SpoilStamp(restart_agent::core::deploy::StampFault::Missing { path: String::new() }));
+    host.deed(Deed::Touch("d2".to_owned()));
+    let read = host.world.stamp.clone();
+    host.feed(restart_agent::core::event::Event::Stamp(read));
+    let second = |host: &Host| host.world.units[SCRIPT].runs.len() == 2;
+    host.world.faults.systemd_away_until = host.world.now + 29 * S;
+    assert!(host.run_until(28 * S, second));
+    host.run(S);
+    host.deed(Deed::Touch("d3".to_owned()));
+    let landed = host.world.now;
+    let read = host.world.stamp.clone();
+    host.feed(restart_agent::core::event::Event::Stamp(read));
+    host.world.faults.lost_hints = 0;
+    assert!(host.run_until(2 * MINUTE, |host| host.world.sent.contains_key(SCRIPT)));
+    assert!(host.world.now - landed >= 30 * S, "stopped {} us after the deploy", host.world.now - landed);
+    assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)));
     host.must_be_right();
 }
