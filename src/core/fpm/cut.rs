@@ -16,6 +16,8 @@ use crate::core::time::{Mono, Now, Span};
 
 /// As long as that a count takes: within it asking again would not say more.
 const COUNT_HOLDS: Duration = Duration::from_millis(10);
+/// So old the word of the pools may be when it is restarted.
+const CHECKED_FOR: Duration = Duration::from_secs(2);
 
 impl Fpm {
     /// Goes on to the restart: counts what is in flight, also after a drain that ended idle, since something may have come in since.
@@ -31,6 +33,8 @@ impl Fpm {
         // What was seen while it was found idle need not be asked again; of what is busy it is to be known who is who at this moment.
         let seen = self.idle && now.since(self.seen_at) <= FRESH;
         let step = match (self.seen.active.runs(), asks && seen) {
+            // What had failed may have come up again meanwhile, by itself (Restart=): that is not to be restarted, nor cut without a count.
+            (false, _) if self.purpose == Purpose::Renew => FpmStep::Seeing,
             (false, _) => FpmStep::WaitingForLoan,
             (true, true) => FpmStep::Counting,
             (true, false) => FpmStep::Seeing,
@@ -38,6 +42,19 @@ impl Fpm {
         // An answer that is on its way may be the count, if it is to be a full one.
         self.pending = self.pending.take().filter(|_| step == FpmStep::Counting && self.asked_full);
         self.enter(now, step);
+    }
+
+    /// It has drained, and something else keeps it from being counted and restarted.
+    #[must_use]
+    pub fn waits_before_its_count(&self, now: Mono) -> bool {
+        self.step == FpmStep::Seeing && self.held_up && now >= self.since.after(CHECKED_FOR)
+    }
+
+    /// Its time is over; what else its restart needs is to be seen to again.
+    pub fn begin_drain_again(&mut self, now: Mono) {
+        self.held_up = false;
+        self.until = now;
+        self.drain_again(now);
     }
 
     pub(super) fn counted(&mut self, turn: &mut Turn<'_>, answers: &PoolAnswers) {

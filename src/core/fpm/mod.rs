@@ -33,7 +33,6 @@ use crate::core::loans::{Loans, fpm_drop_in};
 use crate::core::memory::Want;
 use crate::core::policy::FpmRules;
 use crate::core::seen::{FpmLayout, ProcessSeen, UnitSeen, WorkerSeen};
-use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::time::{Mono, Wall};
 
@@ -127,6 +126,8 @@ pub struct Fpm {
     needed: bool,
     /// It is known that nobody needs it any more.
     cleared: bool,
+    /// Its restart has had to wait for the journal, its loan, or our own rate.
+    held_up: bool,
     /// Not looked at for ever: the job has this long.
     within: Mono,
     notes: Vec<String>,
@@ -190,6 +191,7 @@ impl Fpm {
             read_at: now,
             needed: false,
             cleared: false,
+            held_up: false,
             within: Mono::BOOT,
             notes: Vec::new(),
             shared: false,
@@ -282,10 +284,17 @@ impl Fpm {
     }
 
     pub fn advance(&mut self, turn: &mut Turn<'_>, loans: &mut Loans) {
-        let now = turn.now.mono;
-        if self.pending.is_some() && !matches!(self.step, FpmStep::Restarting | FpmStep::Draining { .. }) {
-            return;
+        if self.pending.is_none() || matches!(self.step, FpmStep::Restarting | FpmStep::Draining { .. }) {
+            self.go_on(turn, loans);
         }
+        // Also while an answer is out that nobody waits for any more.
+        if self.at_rest() {
+            loans.release(&self.unit);
+        }
+    }
+
+    fn go_on(&mut self, turn: &mut Turn<'_>, loans: &mut Loans) {
+        let now = turn.now.mono;
         let unit = self.unit.clone();
         match self.step.clone() {
             FpmStep::Testing if now >= self.next => {
@@ -302,7 +311,8 @@ impl Fpm {
                 }
                 self.drain_on(turn, until);
             }
-            FpmStep::Seeing if self.looking.is_none() && now >= self.next && self.may_renew(turn, loans) => {
+            FpmStep::Seeing if !self.may_renew(turn, loans) => self.held_up = true,
+            FpmStep::Seeing if self.looking.is_none() && now >= self.next => {
                 self.next = now.after(RESTART_LOOK);
                 self.look(turn);
             }
@@ -352,24 +362,5 @@ impl Fpm {
             FpmStep::Proving { until } if now >= self.next => self.prove(turn, until),
             _ => {}
         }
-        if self.at_rest() {
-            loans.release(&self.unit);
-        }
-    }
-
-    fn enter(&mut self, now: Mono, step: FpmStep) {
-        self.step = step;
-        self.since = now;
-        self.next = now;
-    }
-
-    fn refuse(&mut self, turn: &mut Turn<'_>, why: String) {
-        turn.unit_ended(&self.target, &self.unit, UnitEnd::Failed, why.clone());
-        self.enter(turn.now.mono, FpmStep::Refused(why));
-    }
-
-    fn break_down(&mut self, turn: &mut Turn<'_>, why: String) {
-        turn.unit_ended(&self.target, &self.unit, UnitEnd::Failed, why.clone());
-        self.enter(turn.now.mono, FpmStep::Broken(why));
     }
 }

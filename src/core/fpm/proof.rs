@@ -126,7 +126,7 @@ impl Fpm {
 
     pub(super) fn proved(&mut self, turn: &mut Turn<'_>, until: Mono, outcome: &Outcome) {
         match outcome {
-            Outcome::Answered { status: 200, body } if body.contains(&self.want.id) => self.done(turn),
+            Outcome::Answered { status: 200, body } if self.shows_its_code(turn, body) => self.done(turn),
             Outcome::Answered { status, .. } if turn.now.mono >= until => {
                 let script = self.rules.proof.as_ref().map(|proof| proof.script.clone()).unwrap_or_default();
                 self.break_down(
@@ -137,6 +137,13 @@ impl Fpm {
             other if turn.now.mono >= until => self.break_down(turn, format!("proof: no answer: {}", other.said())),
             _ => self.next = turn.now.mono.after(PROOF_EVERY),
         }
+    }
+
+    /// What it was started for, or newer: a stamp that names other targets replaces the code of all, and so does a deploy that has begun.
+    fn shows_its_code(&self, turn: &Turn<'_>, body: &str) -> bool {
+        let known = turn.memory.known.iter().rev().take_while(|id| **id != self.want.id);
+        let begun = turn.memory.begun.iter().map(|begun| &begun.id);
+        known.chain(begun).chain([&self.want.id]).any(|id| body.contains(id.as_str()))
     }
 
     fn done(&mut self, turn: &mut Turn<'_>) {

@@ -1,6 +1,8 @@
 //! The steps of the way, and what each means for the bracket.
 
 use super::Fpm;
+use crate::core::status::UnitEnd;
+use crate::core::step::Turn;
 use crate::core::time::Mono;
 
 /// What it is on its way to.
@@ -102,5 +104,21 @@ impl Fpm {
             _ if self.at_rest() => true,
             _ => self.committed() && !self.counting() && self.step != FpmStep::Seeing,
         }
+    }
+
+    pub(super) fn enter(&mut self, now: Mono, step: FpmStep) {
+        self.step = step;
+        self.since = now;
+        self.next = now;
+    }
+
+    pub(super) fn refuse(&mut self, turn: &mut Turn<'_>, why: String) {
+        turn.unit_ended(&self.target, &self.unit, UnitEnd::Failed, why.clone());
+        self.enter(turn.now.mono, FpmStep::Refused(why));
+    }
+
+    pub(super) fn break_down(&mut self, turn: &mut Turn<'_>, why: String) {
+        turn.unit_ended(&self.target, &self.unit, UnitEnd::Failed, why.clone());
+        self.enter(turn.now.mono, FpmStep::Broken(why));
     }
 }

@@ -42,6 +42,14 @@ impl InPlace {
                 }
             }
             Phase::Rechecking => self.rechecked(turn, loans, pools),
+            Phase::Renewing
+                if !self.forced && !turn.policy.pools.is_empty() && self.live().any(|unit| unit.waits_before_its_count(now)) =>
+            {
+                // Its restart has been waiting since, for the journal, say: whether the host is out is asked anew (trap T30).
+                self.units.values_mut().filter(|unit| unit.waits_before_its_count(now)).for_each(|unit| unit.begin_drain_again(now));
+                self.phase = Phase::Rechecking;
+                self.rechecked(turn, loans, pools);
+            }
             Phase::Renewing => {
                 self.renew_drained(turn, loans);
                 // Written with the restart itself: each writing by itself costs a disk's latency.

@@ -2,11 +2,24 @@
 
 use restart_agent::core::Waited;
 use restart_agent::core::event::Order;
-use restart_agent::core::status::State;
-use sim::host::{Deed, span};
-use sim::world::{By, Fpm, Load, MINUTE, MS, S};
+use restart_agent::core::policy::{FpmRules, ProofRules, TargetRules};
+use restart_agent::core::status::{State, TargetState};
+use sim::host::{Deed, Host, span};
+use sim::world::{By, Fpm, FpmStart, HOUR, Load, MINUTE, MS, S, Unit};
 
-use crate::given::{FPM, fpm_host};
+use crate::given::{FPM, adopted, fpm_host, fpm_rules, policy, with_pool, with_target, world};
+
+const OTHER: &str = "php8.2-fpm-other.service";
+
+/// Two php-fpm behind one pool.
+fn two(one: Fpm, other: Fpm, rules: FpmRules) -> Host {
+    let mut world = world();
+    world.add(Unit::fpm(FPM, one), HOUR);
+    world.add(Unit::fpm(OTHER, other), HOUR);
+    let policy = with_target(policy(), "jobrunner", TargetRules::PhpFpm(rules.clone()));
+    let policy = with_target(policy, "other", TargetRules::PhpFpm(FpmRules { unit: OTHER.to_owned(), ..rules }));
+    adopted(world, with_pool(policy, "default"))
+}
 
 #[test]
 fn a_touched_stamp_renews_php_fpm_and_the_host_is_back_in_the_pool() {
@@ -108,6 +121,117 @@ fn a_trigger_over_a_hold_leaves_the_hold_for_the_next_deploy() {
     host.order(Order::Release);
     host.run(MINUTE);
     assert_eq!(over, host.world.units[FPM].invocation, "restarted twice for one deploy");
+    host.check_at_rest();
+    host.must_be_right();
+}
+
+/// A question to its status page is under way when it is seen to be down, and its answer is of no interest any more.
+#[test]
+fn what_a_person_stops_in_the_drain_gives_back_what_it_was_lent() {
+    let load =
+        Load { every: 200 * MS, strays_every: 0, short: (5 * MS, 30 * MS), long_percent: 100, long: (20 * S, 30 * S), until: u64::MAX };
+    let mut host = fpm_host(false, Fpm { load, ..Fpm::default() });
+    host.world.faults.slowness = 50;
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.memory().lent.contains(FPM)));
+    host.later(S, Deed::World("a person stops it", Box::new(|world| drop(world.person("stop", FPM, By::Person)))));
+    assert!(host.run_until(MINUTE, |host| host.memory().rollout.is_none() && host.memory().lent.is_empty()));
+    host.must_be_right();
+    assert_eq!(host.state(), Some(State::Converged));
+}
+
+/// The restart is under way when its target leaves the configuration, and the agent dies before it has proven what came of it: nobody
+/// will prove it any more.
+#[test]
+fn a_php_fpm_that_leaves_the_configuration_in_its_restart_does_not_keep_the_host_out() {
+    let mut host = fpm_host(true, Fpm { start: FpmStart::Well(3 * S), ..Fpm::default() });
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.memory().unproven.contains_key(FPM)));
+    host.deed(Deed::Policy(Box::new(with_pool(policy(), "default"))));
+    host.deed(Deed::KillAgent(S));
+    assert!(host.run_until(MINUTE, |host| host.machine().is_some()));
+    assert_eq!(host.state(), Some(State::Converging), "the pool is still to have this host back");
+    assert!(host.run_until(MINUTE, |host| host.memory().depooled.is_empty()));
+    host.run(5 * S);
+    host.must_be_right();
+    assert!(!host.world.balancers["default"].out);
+}
+
+/// One stamp for some targets replaces the code of all: the old id is nowhere any more.
+#[test]
+fn the_proof_takes_the_id_of_a_newer_stamp_that_names_other_targets() {
+    let rules = FpmRules { proof: Some(ProofRules { script: "/srv/app/version.php".to_owned() }), ..fpm_rules() };
+    let mut host = two(Fpm::default(), Fpm::default(), rules);
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.balancers["default"].out));
+    host.world.touch("id = \"d3\"\ntargets = [\"other\"]\n");
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+    host.run(S);
+    host.check_at_rest();
+    host.must_be_right();
+    let reached = &host.memory().targets["jobrunner"].reached;
+    assert_eq!(reached.as_ref().map(|want| want.id.as_str()), Some("d2"));
+}
+
+#[test]
+fn the_proof_takes_no_older_id() {
+    let rules = FpmRules { proof: Some(ProofRules { script: "/srv/app/version.php".to_owned() }), ..fpm_rules() };
+    let mut host = two(Fpm { old_code: true, ..Fpm::default() }, Fpm::default(), rules);
+    host.world.touch("d2");
+    assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Failed)));
+    let status = host.status();
+    let jobrunner = status.targets.iter().find(|target| target.name == "jobrunner").unwrap();
+    assert_eq!(jobrunner.state, TargetState::Failed);
+    assert!(jobrunner.why.contains("without the id d2"), "{}", jobrunner.why);
+    assert!(host.world.balancers["default"].out, "it is not proven to serve the new code");
+}
+
+/// Its start has failed when the deploy lands, and systemd brings it up (Restart=) while the other one drains.
+#[test]
+fn what_has_come_up_again_by_itself_in_the_drain_is_not_restarted() {
+    let load =
+        Load { every: 200 * MS, strays_every: 0, short: (5 * MS, 30 * MS), long_percent: 100, long: (20 * S, 30 * S), until: u64::MAX };
+    let mut host = two(Fpm::default(), Fpm { load, ..Fpm::default() }, fpm_rules());
+    let unit = host.world.units.get_mut(FPM).unwrap();
+    unit.as_fpm_mut().unwrap().start = FpmStart::Fails;
+    drop(host.world.person("restart", FPM, By::Person));
+    host.run(S);
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.balancers["default"].out));
+    let mended = |world: &mut sim::world::World| {
+        world.units.get_mut(FPM).unwrap().as_fpm_mut().unwrap().start = FpmStart::Well(60 * MS);
+        drop(world.person("start", FPM, By::Systemd));
+    };
+    host.later(S, Deed::World("systemd starts it again", Box::new(mended)));
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+    host.run(S);
+    host.check_at_rest();
+    host.must_be_right();
+    assert_eq!(host.world.units[FPM].runs.last().map(|(_, by)| *by), Some(By::Systemd));
+}
+
+/// The disk is full between the check of the pools and the restart, and somebody puts the host back meanwhile (trap T30).
+#[test]
+fn what_waits_for_the_journal_asks_the_pools_again_before_it_is_restarted() {
+    let load =
+        Load { every: 200 * MS, strays_every: 0, short: (5 * MS, 30 * MS), long_percent: 20, long: (20 * S, 30 * S), until: u64::MAX };
+    let mut host = two(Fpm { workers: 40, load, ..Fpm::default() }, Fpm { workers: 40, load, ..Fpm::default() }, fpm_rules());
+    let before = host.world.units[FPM].invocation.clone();
+    host.world.touch("d2");
+    let about_to =
+        |host: &Host| host.status().targets.iter().flat_map(|target| &target.units).any(|unit| unit.state == TargetState::Stopping);
+    assert!(host.run_until(MINUTE, |host| host.world.balancers["default"].out));
+    assert!(host.run_until(MINUTE, about_to));
+    host.deed(Deed::DiskFull);
+    host.run(10 * S);
+    host.world.person_turns("default", false);
+    host.run(10 * S);
+    assert_eq!(before, host.world.units[FPM].invocation);
+    host.deed(Deed::DiskGood);
+    host.run(5 * S);
+    host.must_be_right();
+    assert!(host.run_until(3 * MINUTE, |host| host.state() == Some(State::Converged)));
+    host.run(S);
     host.check_at_rest();
     host.must_be_right();
 }
