@@ -69,6 +69,18 @@ impl Machine {
         self.retry = Some(Retry { at: now.mono.after(pause), tries, why, blocked });
     }
 
+    /// Nobody proves a php-fpm any more whose target has left the configuration: it does not keep this host out for ever.
+    fn forget_unproven(&mut self, now: Now, step: &mut Step) {
+        if self.policy.unusable.is_some() {
+            return;
+        }
+        let nobodys = |(unit, target): &(&String, &String)| !self.works.contains_key(*target) && !self.inplace.owns(unit);
+        let gone: Vec<String> = self.memory.unproven.iter().filter(nobodys).map(|(_, target)| target.clone()).collect();
+        for target in gone {
+            turn!(self, now, step).record(Entry::Dropped { target });
+        }
+    }
+
     fn all_paused(&self) -> bool {
         self.inplace.idle() && self.works.keys().all(|name| !matches!(self.progress(name), Progress::Working))
     }
@@ -76,6 +88,7 @@ impl Machine {
     /// What we took out goes back as soon as nothing needs it out (traps T31, T6), unless php-fpm is not proven to serve; a person who
     /// aborts takes that on.
     pub(super) fn repool_unless_needed(&mut self, now: Now, step: &mut Step) {
+        self.forget_unproven(now, step);
         let aborted = self.settling || self.memory.hold.as_ref().is_some_and(|hold| hold.abort);
         let keep_out = self.inplace.may_need_out() || (!self.memory.unproven.is_empty() && !aborted);
         if keep_out {

@@ -273,9 +273,11 @@ impl Machine {
         self.inplace.advance(&mut turn, &mut self.loans, &mut self.pools);
         let owned = owned(&self.works, &self.inplace);
         kept.extend(self.debts.kept(turn.memory, &owned));
+        let asked = turn.memory.asked.clone();
         self.loans.advance(&mut turn, gathering, stopping, &|unit| {
             // Their timers may be lent something, too.
-            kept.contains(unit) || (!kept.is_empty() && unit.ends_with(".timer"))
+            // And what may still end because it was asked to, ends well only with what it was lent.
+            kept.contains(unit) || asked.contains(unit) || (!kept.is_empty() && unit.ends_with(".timer"))
         });
         self.debts.advance(&mut turn, gathering, counting || self.inplace.counting(), &owned);
     }

@@ -139,6 +139,8 @@ impl Machine {
             (Some(retry), true) if retry.tries > 0 && !retry.blocked => State::Failed,
             (Some(retry), true) if retry.tries > 0 => State::Blocked,
             (_, true) => State::Converging,
+            // Nothing is left to renew here, but the pool is to have this host back.
+            (_, false) if stranded => State::Converging,
             (_, false) if self.works.is_empty() || self.memory.targets.values().all(|target| target.want.is_none()) => State::Idle,
             (_, false) => State::Converged,
         }

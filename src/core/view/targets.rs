@@ -70,7 +70,8 @@ impl Machine {
                 }
             }
         }
-        if !wanted.as_ref().is_some_and(|wanted| wanted.unmet) {
+        // Before it was looked at nobody knows whether a timer has started it meanwhile.
+        if rest.is_some() && !wanted.as_ref().is_some_and(|wanted| wanted.unmet) {
             self.add_settling(name, now, &mut units);
         }
         for unit in units.iter_mut().filter(|unit| unit.state == TargetState::Left) {
