@@ -104,6 +104,11 @@ pub enum Entry {
         target: String,
         unit: String,
     },
+    /// This generation does not do, whatever it was proven before: it is not gone back to.
+    ProvenBad {
+        target: String,
+        unit: String,
+    },
     /// This generation gets no new requests, and finishes those that it has.
     Lingers {
         target: String,

@@ -67,6 +67,7 @@ pub(super) fn tell(written: &Written) {
         | Entry::Reached { .. }
         | Entry::Fresh { .. }
         | Entry::GenerationOver { .. }
+        | Entry::ProvenBad { .. }
         | Entry::Unproven { .. }
         | Entry::Proven { .. }
         | Entry::Cutting { .. }

@@ -11,7 +11,7 @@ use crate::core::step::Turn;
 impl Generations {
     /// The new one does not do. If it serves already, the one before takes its place again.
     pub(super) fn broke(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str) {
-        self.bad.insert(unit.to_owned());
+        self.has_proven_bad(turn, unit);
         let before = self.youngest_proven(unit);
         if self.current.as_deref() == Some(unit) && before.is_some() {
             self.tries = 0;
@@ -19,6 +19,13 @@ impl Generations {
             return self.enter(turn.now.mono, Phase::Back { why: why.to_owned() });
         }
         self.failed(turn, unit, why, false);
+    }
+
+    /// Also for an agent that comes after this one.
+    fn has_proven_bad(&mut self, turn: &mut Turn<'_>, unit: &str) {
+        if self.bad.insert(unit.to_owned()) {
+            turn.record(Entry::ProvenBad { target: self.name.clone(), unit: unit.to_owned() });
+        }
     }
 
     pub(super) fn go_back_for(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str) {
@@ -40,7 +47,7 @@ impl Generations {
         if rules.shared() || (self.current.as_ref() == Some(&before) && self.has_looked_since(self.since)) {
             turn.record(Entry::Switched { target: self.name.clone(), unit: before.clone() });
             self.ending.remove(&before);
-            self.bad.insert(unit.clone());
+            self.has_proven_bad(turn, &unit);
             let why = format!("{why}; {before}, which runs the old code, serves again");
             return self.failed(turn, &unit, &why, false);
         }

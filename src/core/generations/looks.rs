@@ -40,6 +40,9 @@ impl Generations {
         self.served_last = self.current.clone().or(self.served_last.take());
         let switching = matches!(self.phase, Phase::Switching | Phase::Watching { .. } | Phase::Back { .. } | Phase::Mending { .. });
         self.serves_again(turn, &memory);
+        if !self.looked {
+            self.bad.extend(memory.bad.iter().cloned());
+        }
         self.bad.retain(|unit| seen.units.iter().any(|seen| seen.unit == *unit));
         let fresh = |unit: &String| memory.fresh.get(unit);
         let proven = |unit: &String| memory.served.contains(unit);

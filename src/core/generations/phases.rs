@@ -158,6 +158,12 @@ impl Generations {
         if self.has_looked_since(self.since) && !self.unit(&unit).is_some_and(runs) {
             return self.go_back_for(turn, &unit, "it did not stay up until the switch");
         }
+        // The switch may wait for the journal; what somebody has restarted meanwhile is proven anew.
+        let proven = |seen: &UnitSeen| self.starting.as_ref().is_some_and(|fpm| fpm.invocation() == seen.invocation);
+        if self.has_looked_since(self.since) && !self.unit(&unit).is_some_and(proven) {
+            turn.phase_ended(&self.name, "switch");
+            return self.enter(now, Phase::Looking);
+        }
         if self.switch_to(turn, rules, &unit) == Tried::TooOften {
             let why = self.trouble.clone().unwrap_or_else(|| format!("{} does not lead to it, though it was switched", rules.socket));
             self.fail(turn, &unit, &why, true);

@@ -1,6 +1,7 @@
 //! [`Memory`]: what the journal adds up to, the durable half of the machine.
 
 mod apply;
+mod boot;
 mod count;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -121,6 +122,8 @@ pub struct TargetMemory {
     /// Generations that we have begun to start, and those to which the symlink has led.
     pub started: BTreeSet<String>,
     pub served: BTreeSet<String>,
+    /// And those that have proven bad.
+    pub bad: BTreeSet<String>,
     pub opcache: GuardMemory,
 }
 

@@ -104,6 +104,24 @@ fn long_requests_and_their_children_linger_whatever_happens_to_the_agent() {
     });
 }
 
+/// The switch waits for the disk, and somebody restarts meanwhile what is about to serve: that run is proven before it does.
+#[test]
+fn what_is_restarted_between_its_proof_and_the_switch_is_proven_again() {
+    let mut host = host_with(rules(), |_| {});
+    let new = "php-fpm-job@d2-0.service";
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.memory().targets["jobrunner"].fresh.contains_key(new)));
+    host.deed(Deed::DiskFull);
+    host.run(5 * S);
+    assert_ne!(template(&host).current().as_deref(), Some(new));
+    host.world.person_at("restart", new);
+    host.run(10 * S);
+    host.deed(Deed::DiskGood);
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+    assert_eq!(template(&host).current().as_deref(), Some(new));
+    done(host);
+}
+
 #[test]
 fn three_deploys_on_the_heels_of_one_another() {
     every_crash("heels", 90, || {

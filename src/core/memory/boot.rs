@@ -1,0 +1,44 @@
+//! What another boot of the host leaves of the memory.
+
+use super::Memory;
+use crate::core::time::Mono;
+
+impl Memory {
+    /// On another boot nothing of /run is left, and every process is younger than every landing.
+    pub(super) fn boot_is(&mut self, boot: &str) {
+        if self.boot == boot {
+            return;
+        }
+        boot.clone_into(&mut self.boot);
+        self.lent.clear();
+        self.quiet.clear();
+        self.starts_held = false;
+        // What the boot starts is up again.
+        self.taken_down.clear();
+        // Whatever has run since the boot was not interrupted by us.
+        self.interrupted.values_mut().for_each(|row| row.last = Mono::BOOT);
+        // A command may have left its mark outside /run.
+        self.asked.retain(|unit| self.unasks.contains_key(unit));
+        self.frozen.clear();
+        self.starved.clear();
+        self.told.clear();
+        for target in self.targets.values_mut() {
+            target.fresh.clear();
+            target.starting = None;
+            target.current = None;
+            target.lingering.clear();
+            target.started.clear();
+            target.served.clear();
+            target.bad.clear();
+            for want in target.want.iter_mut().chain(target.reached.iter_mut()) {
+                want.landed = Mono::BOOT;
+            }
+        }
+        let deploys =
+            self.rollout.iter_mut().map(|rollout| &mut rollout.deploy).chain(self.stamp.iter_mut().map(|stamp| &mut stamp.deploy));
+        let deploys = deploys.chain(self.last_deploy.iter_mut());
+        for deploy in deploys {
+            deploy.landed = Mono::BOOT;
+        }
+    }
+}
