@@ -99,9 +99,13 @@ pub struct Host {
     dead_now: bool,
     pub handled: u64,
     ticks: (Us, u32),
+    /// After how many turns it was asked, and when the next tick is due.
+    due: Option<(u64, Option<Us>)>,
     pub answers: Vec<Answer>,
     /// When each target was first in the configuration.
     since: BTreeMap<String, Us>,
+    /// So many deploys were taken in, or superseded by one that was.
+    taken_in: usize,
     stamp_told: bool,
     pub effects: u64,
 }
@@ -132,8 +136,10 @@ impl Host {
             dead_now: false,
             handled: 0,
             ticks: (0, 0),
+            due: None,
             answers: Vec::new(),
             since,
+            taken_in: 0,
             stamp_told: false,
             effects: 0,
         }
@@ -190,6 +196,7 @@ impl Host {
         };
         let (machine, step) = Machine::resume(self.durable.clone(), policy, &self.boot, "sim", self.world.clock());
         self.machine = Some(machine);
+        self.due = None;
         self.take(step);
         let read = self.world.stamp.clone();
         self.feed(Event::Stamp(read));
@@ -334,15 +341,14 @@ impl Host {
         match deed {
             Deed::Touch(content) => {
                 self.stamp_told = false;
-                // Nobody can know of a stamp that is overwritten while there is no agent, or by one that is no deploy, or
-                // not one of all targets, before it was read.
-                let taken_in = self.durable.stamp.as_ref().map(|stamp| &stamp.identity);
-                let begins = content.contains("begin") || content.contains("targets");
-                if (self.machine.is_none() || begins)
-                    && self.world.stamp.as_ref().is_ok_and(|stamp| Some(&stamp.identity) != taken_in)
-                    && let Some(overwritten) = self.world.wanted.last_mut()
-                {
-                    overwritten.perhaps = true;
+                if self.has_taken_in_the_stamp() {
+                    self.taken_in = self.world.code.len();
+                }
+                // Nobody can know of a stamp that is overwritten while there is no agent, or none that knows where the stamp is, or
+                // by one that is no deploy, or not one of all targets, before it was read.
+                let nobody = self.machine.as_ref().is_none_or(|machine| machine.policy().unusable.is_some());
+                if nobody || content.contains("begin") || content.contains("targets") {
+                    self.world.stamps_are_lost(self.taken_in);
                 }
                 self.world.touch(&content);
             }
@@ -358,8 +364,9 @@ impl Host {
                 for name in policy.targets.keys() {
                     self.since.entry(name.clone()).or_insert(now);
                 }
+                self.world.forget_templates_but(&policy);
                 self.policy = (*policy).clone();
-                self.world.policy = (*policy).clone();
+                self.world.former = std::mem::replace(&mut self.world.policy, (*policy).clone());
                 self.world.policy_changed = now;
                 self.feed(Event::Policy(policy));
             }
@@ -402,6 +409,11 @@ impl Host {
         }
     }
 
+    fn has_taken_in_the_stamp(&self) -> bool {
+        let taken_in = self.durable.stamp.as_ref().map(|stamp| &stamp.identity);
+        self.world.stamp.as_ref().is_ok_and(|stamp| Some(&stamp.identity) == taken_in)
+    }
+
     /// An order through the bus, at once.
     pub fn order(&mut self, order: Order) {
         if let Order::Trigger { targets, force, .. } = &order {
@@ -442,7 +454,7 @@ impl Host {
     fn run_while(&mut self, until: Us, goes_on: impl Fn(&Host) -> bool) {
         while goes_on(self) && self.world.wrong.is_empty() {
             self.dead_now = false;
-            let tick = self.machine.as_ref().and_then(Machine::next_deadline).map(|deadline| deadline.at.0);
+            let tick = self.next_tick();
             let happening = self.world.next();
             match (happening, tick) {
                 (Some(at), tick) if at <= until && tick.is_none_or(|tick| at <= tick) => {
@@ -461,6 +473,15 @@ impl Host {
         if goes_on(self) && self.world.wrong.is_empty() {
             self.world.now = self.world.now.max(until);
         }
+    }
+
+    /// When the machine wants to be asked again; only a turn changes that.
+    fn next_tick(&mut self) -> Option<Us> {
+        if self.due.is_none_or(|(turn, _)| turn != self.handled) {
+            let deadline = self.machine.as_ref().and_then(Machine::next_deadline);
+            self.due = Some((self.handled, deadline.map(|deadline| deadline.at.0)));
+        }
+        self.due.and_then(|(_, at)| at).filter(|_| self.machine.is_some())
     }
 
     fn happen(&mut self, what: Happening) {
@@ -654,6 +675,11 @@ impl Host {
             self.start_agent();
         }
         self.order(Order::Release);
+        // Of a stamp that nobody read the agent cannot know that its code is on the disk: whoever deploys sees from a proof that fails
+        // that another id is expected, and touches the stamp again.
+        if std::mem::take(&mut self.world.lost) {
+            self.deed(Deed::Touch("after all".to_owned()));
+        }
     }
 
     /// Mends everything, waits longer than any retry, and checks what must then hold.

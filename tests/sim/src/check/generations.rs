@@ -45,7 +45,11 @@ impl World {
             self.listens(unit) && known(&self.units[unit]) && self.units[unit].as_fpm().is_some_and(|fpm| fpm.pings && !fpm.old_code);
         // In an emergency it does not wait for certainty that the new one has not died since the last look, a second ago at most.
         let emergency = self.generation_rules(unit).is_some_and(|(target, _)| self.emergency(&target));
-        if well && current.is_none() && !others && hands_off && !emergency {
+        // Neither can it know of the end of the one that served, a moment before this arrives.
+        let unknowable = UNKNOWABLE * (1 + self.faults.slowness / 10);
+        let died = |unit: &String| self.units.get(unit).is_some_and(|unit| self.now < unit.idle_since + unknowable);
+        let just_died = template.current().is_some_and(|current| died(&current));
+        if well && current.is_none() && !others && hands_off && !emergency && !just_died {
             return self.violates(format!("the agent stops {unit}, the last one, and nothing serves"));
         }
         self.agent_may_cut_generation(unit, "StopUnit", None);
@@ -69,7 +73,11 @@ impl World {
         let Some(work) = self.at_work(unit, unknowable).filter(|_| at_it) else { return };
         let left = template.left.get(unit).copied().unwrap_or(Us::MAX);
         let forced = self.emergency(&target) || self.made_stale(&target, of.main_start).is_some_and(|(_, forced)| forced);
-        let end_oldest = rules.at_max == AtMax::EndOldest && self.running(&template.unit).len() >= rules.max_generations as usize;
+        // Another one may have ended by itself a moment ago.
+        let ended = |unit: &&Unit| unit.instance && !unit.active.runs() && now < unit.idle_since + unknowable;
+        let just_ended = self.units.values().filter(ended).count();
+        let running = self.running(&template.unit).len() + just_ended;
+        let end_oldest = rules.at_max == AtMax::EndOldest && running >= rules.max_generations as usize;
         let over = now + UNKNOWABLE >= left.saturating_add(us(rules.linger));
         // What a person has made of it, nobody knows: a boot, a second start, a symlink that came and went.
         let person = !self.hands_off(template) || left == Us::MAX && template.touched > of.main_start;

@@ -6,7 +6,7 @@ use restart_agent::core::generation_name;
 use restart_agent::core::policy::{After, FpmRules, Overdue, ScheduledRules, TargetRules};
 use restart_agent::core::seen::{Active, Exit, Load};
 
-use crate::world::{By, Cut, MS, OnTerm, Process, S, Unit, Us, World};
+use crate::world::{By, Cut, JobKind, MS, OnTerm, Process, S, Unit, Us, World};
 
 /// A start within this after the landing counts as before it (facts F4.6).
 const BLUR: Us = 50 * MS;
@@ -117,7 +117,7 @@ impl World {
         }
         let Some((_, rules)) = self.scheduled_rules(name) else { return };
         let Some(unit) = self.units.get(name) else { return };
-        if unit.active.runs() {
+        if unit.active.runs() || unit.job.is_some_and(|job| job.kind == JobKind::Start) {
             return;
         }
         let stopped = unit.interrupted();
@@ -128,11 +128,13 @@ impl World {
             return;
         }
         let stopped_by_us = unit.last_stop_by_agent.is_some() || self.maybe_stopped.contains(&unit.invocation);
+        // With settle_after it was decided at its end that it is to run again.
+        let decided = if rules.settle_after.is_zero() { now } else { unit.idle_since };
         let soon = self
             .timers
             .values()
             .filter(|timer| timer.unit == name && timer.active)
-            .any(|timer| timer.slot_after(now) - now <= us(rules.quiet_within));
+            .any(|timer| timer.slot_after(decided) - decided <= us(rules.quiet_within));
         if !stopped_by_us {
             self.violates(format!("the agent starts {name}, which it did not stop"));
         } else if rules.after == After::UntilNext || (rules.after == After::Auto && soon) {
@@ -148,8 +150,13 @@ impl World {
         if forced {
             return Some(0);
         }
+        // A drain that is under way when the rules change goes on by those with which it began.
+        let before = match self.former.targets.get(&target) {
+            Some(TargetRules::PhpFpm(before)) if landed < self.policy_changed => before.drain_timeout,
+            _ => rules.drain_timeout,
+        };
         let from = if self.policy.pools.is_empty() { Some(landed) } else { self.out_since() };
-        Some(from.map_or(Us::MAX, |from| from + us(rules.drain_timeout)))
+        Some(from.map_or(Us::MAX, |from| from + us(rules.drain_timeout.min(before))))
     }
 
     fn may_be_cut(&mut self, name: &str, what: &str, only: Option<u32>) {

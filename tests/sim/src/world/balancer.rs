@@ -35,6 +35,8 @@ pub struct Balancer {
     pub check: Hook,
     /// Between the end of a command and the time at which the balancer does it.
     pub delay: Us,
+    /// When it does the last of what it was told.
+    pub told: Us,
     /// Depools and repools of the agent that took place.
     pub by_agent: (u32, u32),
 }
@@ -53,6 +55,7 @@ impl Balancer {
             repool: Hook::Works(80 * MS),
             check: Hook::Works(30 * MS),
             delay: 0,
+            told: 0,
             by_agent: (0, 0),
         }
     }
@@ -84,7 +87,7 @@ impl World {
             Command::Depool => balancer.depool,
             Command::Repool => balancer.repool,
         };
-        let delay = balancer.delay;
+        let (delay, balancer_told) = (balancer.delay, balancer.told);
         let exited = |status: i32| CommandEnd::Exited { status, said: String::new() };
         let (end, takes, changes) = match hook {
             Hook::Works(takes) if takes + jitter >= timeout => (CommandEnd::TimedOut, timeout, false),
@@ -108,7 +111,10 @@ impl World {
             Command::Depool | Command::Repool => {
                 if changes {
                     let ends = self.now + takes;
-                    self.after(takes + delay, Happening::PoolTurns { pool, out: command == Command::Depool, ends });
+                    // What was told first is done first.
+                    let at = (ends + delay).max(balancer_told + 1);
+                    self.balancers.get_mut(&pool).unwrap().told = at;
+                    self.at(at, Happening::PoolTurns { pool, out: command == Command::Depool, ends });
                 }
                 (end, takes)
             }

@@ -503,7 +503,7 @@ impl World {
             return "other code".to_owned();
         }
         let started = fpm.map_or(0, |fpm| fpm.started);
-        self.wanted.iter().rev().find(|wanted| wanted.at <= started).map(|wanted| wanted.id.clone()).unwrap_or_default()
+        self.code.iter().rev().find(|(landed, _)| *landed <= started).map(|(_, id)| id.clone()).unwrap_or_default()
     }
 }
 

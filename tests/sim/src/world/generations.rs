@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use restart_agent::core::effect::FpmRequest;
 use restart_agent::core::generation_name as name;
+use restart_agent::core::policy::{Policy, TargetRules};
 use restart_agent::core::seen::{Active, Exit, GenerationsSeen, UnitSeen};
 
 use super::fpm::{Fpm, FpmStart, Load};
@@ -199,6 +200,18 @@ impl World {
         }
         self.say(|| format!("{unit}: the symlink leads to {}", to.as_deref().unwrap_or("nothing")));
         self.note_served(unit);
+    }
+
+    /// With a target that leaves the configuration the agent forgets what it knew of its generations.
+    pub(crate) fn forget_templates_but(&mut self, policy: &Policy) {
+        let kept = |template: &Template| {
+            policy.targets.values().any(|rules| matches!(rules, TargetRules::Generations(rules) if rules.unit == template.unit))
+        };
+        for template in self.templates.values_mut().filter(|template| !kept(template)) {
+            template.proven.clear();
+            template.served.clear();
+            template.bad.clear();
+        }
     }
 
     fn note_served(&mut self, unit: &str) {

@@ -75,6 +75,12 @@ pub(crate) enum Happening {
         unit: String,
         generation: u64,
     },
+    /// systemd comes to a start that was queued.
+    StartBegins {
+        unit: String,
+        job: u64,
+        by: By,
+    },
     Started {
         unit: String,
         invocation: String,
@@ -161,6 +167,8 @@ pub struct World {
     pub now: Us,
     pub wall_offset: i64,
     pub rng: Rng,
+    /// How long queued starts wait.
+    delays: Rng,
     queue: BTreeMap<(Us, u64), Happening>,
     seq: u64,
     pub units: BTreeMap<String, Unit>,
@@ -173,7 +181,13 @@ pub struct World {
     /// The rules, for what is checked while things happen.
     pub policy: Policy,
     pub policy_changed: Us,
+    /// What they were before that.
+    pub former: Policy,
     pub wanted: Vec<Wanted>,
+    /// The code on the disk: when each deploy's landed, and its id. A trigger brings none.
+    pub code: Vec<(Us, String)>,
+    /// One was overwritten before anybody read it.
+    pub lost: bool,
     /// How often the agent asked for an opcache.
     pub opcache_asked: u64,
     pub cuts: Vec<Cut>,
@@ -228,6 +242,7 @@ impl World {
             now: START,
             wall_offset: BOOTED_AT,
             rng: Rng::new(seed),
+            delays: Rng::new(seed ^ 0x57a7),
             queue: BTreeMap::new(),
             seq: 0,
             units: BTreeMap::new(),
@@ -238,7 +253,10 @@ impl World {
             faults: Faults::default(),
             policy: Policy::default(),
             policy_changed: 0,
+            former: Policy::default(),
             wanted: Vec::new(),
+            code: Vec::new(),
+            lost: false,
             opcache_asked: 0,
             cuts: Vec::new(),
             wrong: Vec::new(),
@@ -329,6 +347,7 @@ impl World {
             Happening::ProcessEnds { unit, pid, how } => self.process_ended(&unit, pid, how),
             Happening::Checkpoint { unit, pid } => self.reaches_checkpoint(&unit, pid),
             Happening::StopTimeout { unit, generation } => self.stop_timeout(&unit, generation),
+            Happening::StartBegins { unit, job, by } => self.start_begins(&unit, job, by),
             Happening::Started { unit, invocation, well } => self.started(&unit, &invocation, well),
             Happening::ComesBack { unit } => self.comes_back(&unit),
             Happening::TimerElapses { timer } => self.timer_elapses(&timer),
@@ -370,11 +389,21 @@ impl World {
                 restart_agent::core::deploy::Scope::Only(names) => Some(names.iter().cloned().collect::<Vec<_>>()),
             };
             let forced = of(&deploy.forced).is_none_or(|names| !names.is_empty());
+            self.code.push((self.now, deploy.id.clone()));
             self.wanted.push(Wanted { at: self.now, perhaps: false, forced, targets: of(&deploy.targets), id: deploy.id });
         }
         self.stamp = Ok(seen);
         let told = Event::Stamp(self.stamp.clone());
         self.hint(told);
+    }
+
+    /// What landed after the first so many deploys was overwritten before anybody read it.
+    pub(crate) fn stamps_are_lost(&mut self, after: usize) {
+        let lost = |wanted: &&mut Wanted| self.code[after..].iter().any(|(landed, _)| *landed == wanted.at);
+        for wanted in self.wanted.iter_mut().filter(lost) {
+            wanted.perhaps = true;
+            self.lost = true;
+        }
     }
 
     /// The newest moment that a target is to be fresh for.

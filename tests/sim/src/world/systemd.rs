@@ -69,11 +69,32 @@ impl World {
                     self.say(|| format!("{name}: its start waits"));
                     self.units.get_mut(name).unwrap().job.as_mut().unwrap().starting = false;
                 } else {
-                    self.begin_start(name, by);
+                    self.begin_start_soon(name, id, by);
                 }
                 Ok(id)
             }
         }
+    }
+
+    /// StartUnit answers when the job is queued; until systemd comes to it the unit is as it was, with a job.
+    fn begin_start_soon(&mut self, name: &str, job: u64, by: By) {
+        let after = if by == By::Systemd { 0 } else { self.delays.between(0, 30 * MS) };
+        if after == 0 {
+            return self.begin_start(name, by);
+        }
+        self.units.get_mut(name).unwrap().job.as_mut().unwrap().starting = false;
+        self.after(after, Happening::StartBegins { unit: name.to_owned(), job, by });
+    }
+
+    pub(crate) fn start_begins(&mut self, name: &str, job: u64, by: By) {
+        let waits = self.units.get(name).and_then(|unit| unit.job).is_some_and(|now| now.id == job && !now.starting);
+        if !waits {
+            return;
+        }
+        if self.held.as_ref().is_some_and(|(_, units)| units.contains(name)) {
+            return self.say(|| format!("{name}: its start waits"));
+        }
+        self.begin_start(name, by);
     }
 
     /// A unit is started that these are ordered after, and that does not become ready before it ends.
@@ -135,8 +156,13 @@ impl World {
         {
             return Ok(job.id);
         }
+        let idle = unit.processes.is_empty() && !unit.active.runs();
         let id = self.new_job(name, JobKind::Restart);
-        self.begin_stop(name, by);
+        if idle {
+            self.begin_start_soon(name, id, by);
+        } else {
+            self.begin_stop(name, by);
+        }
         Ok(id)
     }
 

@@ -5,7 +5,7 @@ use restart_agent::core::policy::After;
 use restart_agent::core::seen::TimerSeen;
 use restart_agent::core::time::Mono;
 
-use super::unit::{By, Unit};
+use super::unit::{By, JobKind, Unit};
 use super::{Happening, MS, S, Us, World};
 
 #[derive(Debug, Clone)]
@@ -67,6 +67,13 @@ impl World {
             return;
         }
         let slot = timer.slot_after(now);
+        // What is queued already it takes for its own start.
+        let queued = |unit: &Unit| !unit.active.runs() && unit.job.is_some_and(|job| job.kind == JobKind::Start && !job.starting);
+        let held = self.held.as_ref().is_some_and(|(_, units)| units.contains(&timer.unit));
+        if !held && self.units.get(&timer.unit).is_some_and(queued) {
+            timer.last_trigger = now;
+            return self.at(slot, Happening::TimerElapses { timer: name.to_owned() });
+        }
         let busy = self.units.get(&timer.unit).is_some_and(|unit| unit.active.runs() || unit.job.is_some());
         if busy {
             timer.due.get_or_insert(now);
