@@ -174,10 +174,10 @@ impl Debts {
             } else if cutting.of_script() {
                 if settle_script(turn, seen, self.orphans.was_killed(&seen.unit), false) {
                     turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
-                }
-                if seen.active == Active::Failed {
-                    // Nobody waits for it: its outcome is not needed.
-                    turn.ask(Effect::ResetFailed { unit: seen.unit.clone() });
+                    if seen.active == Active::Failed {
+                        // Nobody waits for it: its outcome is not needed.
+                        turn.ask(Effect::ResetFailed { unit: seen.unit.clone() });
+                    }
                 }
             } else {
                 settle_cut(turn, &seen.unit, true, false);
