@@ -111,6 +111,14 @@ fn held(release: Release) -> Result<()> {
     ensure!(Marks::read(&host)?.starts("job-runs-on") == 1, "what was held back was stopped when it was let go, or is lost");
     ensure!(host.property(&held_back, "ActiveState")? == "activating", "{}", agent.status_text()?);
     ensure!(agent.casualties()?.len() == 1, "only job-long ran old code: {:?}", agent.casualties()?);
+    // The next one begins as soon as this one is done.
+    begin(&host, "v2")?;
+    wait_until_all_wait(&host, &quicks)?;
+    agent.deploy("v2")?;
+    agent.wait_status("v2 to be done", MINUTE, |status| status["begun"].is_null())?;
+    begin(&host, "v3")?;
+    wait_until_all_wait(&host, &quicks)?;
+    agent.deploy_and_wait("v3", MINUTE)?;
     let failed = host.ok(&["systemctl", "list-units", "--failed", "--plain", "--no-legend"])?;
     ensure!(failed.trim().is_empty(), "failed: {failed}");
     agent.ensure_nothing_left()

@@ -15,8 +15,8 @@ use super::stale::LOOK_FROM;
 use super::step::{Deadline, Step, Turn, earliest};
 use super::time::{Mono, Now, Wall};
 
-/// After an effect that failed.
-const RETRY: Duration = Duration::from_secs(5);
+/// After an effect that failed: scripts start on half of the code meanwhile.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What this run of the agent knows of it.
 #[derive(Debug, Default)]

@@ -174,10 +174,10 @@ impl Debts {
             } else if cutting.of_script() {
                 if settle_script(turn, seen, self.orphans.was_killed(&seen.unit), false) {
                     turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
-                }
-                if seen.active == Active::Failed {
-                    // Nobody waits for it: its outcome is not needed.
-                    turn.ask(Effect::ResetFailed { unit: seen.unit.clone() });
+                    if seen.active == Active::Failed {
+                        // Nobody waits for it: its outcome is not needed.
+                        turn.ask(Effect::ResetFailed { unit: seen.unit.clone() });
+                    }
                 }
             } else {
                 settle_cut(turn, &seen.unit, true, false);
@@ -297,8 +297,12 @@ impl Debts {
         if !comes_back(turn.memory, unit) {
             return;
         }
+        // Its start has been taken by systemd, and not begun.
+        let starts = seen.job && !seen.active.runs();
         for Dependent { unit: dependent, bound } in turn.memory.taken_down.get(unit).cloned().unwrap_or_default() {
-            if !bound || seen.active.runs() {
+            if bound && starts {
+                self.soon(turn);
+            } else if !bound || seen.active.runs() {
                 let id = turn.ask(Effect::StartAlone { unit: dependent.clone() });
                 self.pending.insert(id, Debt::BringBack(unit.clone(), dependent));
             } else if !turn.memory.reruns.contains_key(unit) {
@@ -368,3 +372,6 @@ fn comes_back(memory: &Memory, unit: &str) -> bool {
     let down = memory.taken_down.get(unit).is_some_and(|down| !memory.reruns.contains_key(unit) || down.iter().any(|down| !down.bound));
     down && !rerun && !memory.cutting.contains_key(unit) && !memory.quiet.contains_key(unit) && !memory.lent.contains(unit)
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,7 +75,7 @@ pub enum Effect {
     /// [`Outcome::Done`] within 60 s.
     Unlend { units: Vec<String> },
     /// Make `cut/UNIT`, then StopUnit (replace). Owes [`Outcome::Job`] when the job is removed, or after `within` with [`JobEnd::Running`].
-    /// A script whose start job was done by then was not stopped: [`JobEnd::Finished`] (facts F1.7).
+    /// A script whose start job had ended by then, well or not, was not stopped: [`JobEnd::Finished`] (facts F1.7).
     Stop { unit: String, within: Duration },
     /// ResetFailedUnit and StartUnit (replace). Owes [`Outcome::Queued`] when systemd has taken the job: a oneshot's start job lasts
     /// as long as its script (facts F1.8).

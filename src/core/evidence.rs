@@ -72,6 +72,12 @@ impl Source {
         source
     }
 
+    /// How to ask a pool that does not answer whether all its workers are at work; `None` if its status has no socket of its own.
+    #[must_use]
+    pub fn beside(&self, pool: &str) -> Option<StatusAsk> {
+        self.asks.iter().zip(&self.own).find(|(ask, own)| ask.pool == pool && !**own).map(|(ask, _)| ask.clone())
+    }
+
     /// Some pool has a status page.
     #[must_use]
     pub fn asks(&self) -> bool {
@@ -301,6 +307,13 @@ impl Proof {
     pub fn holds(&self, now: Mono, quiet: Duration) -> bool {
         self.idle_looks >= 2 && self.idle_since.is_some_and(|since| now.since(since) >= quiet)
     }
+}
+
+/// Every worker of this pool is at work, so that what is asked over its own socket waits its turn: that it does not answer there says nothing
+/// against it. Only a pool whose status has a socket of its own can say so.
+#[must_use]
+pub fn all_at_work(answers: &PoolAnswers, pool: &str) -> bool {
+    answers.get(pool).is_some_and(|answer| answer.as_ref().is_ok_and(|status| status.idle == 0 && status.active > 0))
 }
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
 //! A new generation that does not do: the old one goes on, nothing is lost, and a later deploy tries again.
 
+use std::time::{Duration, SystemTime};
+
 use anyhow::{Result, ensure};
-use lab::generations::{Options, WebServer};
-use lab::{Host, Release};
+use lab::generations::{ADDRESS, Options, WebServer};
+use lab::load::Switch;
+use lab::{Host, Release, wait_for};
 
 use crate::agent::{MINUTE, Played};
 use crate::stage::more;
@@ -72,4 +75,28 @@ pub fn after_the_switch(release: Release) -> Result<()> {
     host.sh_ok("systemctl reset-failed")?;
     played.deploy("v3")?;
     played.ensure_settled("v3")
+}
+
+/// Right after the switch more long requests come in than there are workers: no ping is answered for 14 s, and that is no failure.
+pub fn all_at_work(release: Release) -> Result<()> {
+    let host = Host::boot(release, "all-at-work")?;
+    let mut played = Played::set(&host, WebServer::Nginx, &Options { children: 4, ..Options::default() }, "")?;
+    let load = played.stage.load().start()?;
+    played.stage.stack.deploy_code("v1")?;
+    played.agent.deploy("v1")?;
+    wait_for("the switch", MINUTE, || {
+        let current = played.stage.stack.current()?;
+        Ok(current.filter(|current| current.starts_with("v1-")))
+    })?;
+    let long: Vec<u64> = (0..8).map(|_| load.send(Duration::from_secs(7), ADDRESS)).collect::<Result<_>>()?;
+    let waited = played.agent.wait(MINUTE)?;
+    ensure!(waited.status == 0, "{waited:?}\n{}", played.agent.status_text()?);
+    ensure!(load.answered() == (0, 0), "they were all answered by then, which shows nothing");
+    played.stage.switches.push(Switch { at: SystemTime::now(), instance: played.current()?, version: "v1".to_owned() });
+    wait_for("all to be answered", MINUTE, || Ok((load.answered().0 == long.len()).then_some(())))?;
+    let report = load.stop()?;
+    played.stage.ensure_lossless(&report)?;
+    ensure!(report.served().keys().all(|served| served.version == "v1"), "{report}");
+    ensure!(played.agent.history()?.len() == 1, "{:?}", played.agent.history()?);
+    played.ensure_settled("v1")
 }

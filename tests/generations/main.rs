@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         .on_each("deploys_in_a_row_over_tcp_lose_nothing", |release| deploys::in_a_row(release, WebServer::NginxTcp, deploys::SHORT))
         .on_each("a_generation_that_fails_before_the_switch_never_serves", failures::before_the_switch)
         .on_each("a_generation_that_fails_after_the_switch_is_switched_back", failures::after_the_switch)
+        .on(Release::Trixie, "with_all_workers_at_work_after_the_switch_it_serves", failures::all_at_work)
         .on_each("an_old_generation_lingers_no_longer_than_it_may", lingers::no_longer_than_linger)
         .on_each("an_old_generation_lingers_for_a_child_as_well", lingers::for_a_child_as_well)
         .on_each("with_as_many_as_may_run_the_next_one_waits_or_the_oldest_ends", lingers::as_many_as_may)

@@ -112,6 +112,8 @@ pub struct Fpm {
     /// Workers whose answer was on its way have had their moment.
     thawed: bool,
     ladder: Option<Ladder>,
+    /// Its last ping was not answered.
+    missed_ping: bool,
     warmed: usize,
     /// How often its configuration was tested.
     tests: u32,
@@ -183,6 +185,7 @@ impl Fpm {
             frozen_at: Mono::BOOT,
             thawed: false,
             ladder: None,
+            missed_ping: false,
             warmed: 0,
             tests: 0,
             unproven: false,

@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::{Fpm, FpmStep, Purpose};
 use crate::core::effect::{Effect, FpmRequest, Outcome};
 use crate::core::entry::Entry;
+use crate::core::evidence::all_at_work;
+use crate::core::seen::PoolAnswers;
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::time::{Mono, Now};
@@ -12,6 +14,8 @@ use crate::core::time::{Mono, Now};
 pub(super) const VERIFY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Of that, for a status page that has never answered.
 const NEVER_ANSWERED: Duration = Duration::from_secs(2);
+/// For a ping, and for what a missed one makes worth asking.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
 const VERIFY_EVERY: Duration = Duration::from_millis(100);
 const WARM_TIMEOUT: Duration = Duration::from_secs(60);
 const PROOF_TIMEOUT: Duration = Duration::from_secs(30);
@@ -20,11 +24,15 @@ const PROOF_EVERY: Duration = Duration::from_millis(500);
 impl Fpm {
     /// Ping over the main socket where there is a ping path, else the status page there, else READY=1 has to do.
     pub(super) fn verify(&mut self, turn: &mut Turn<'_>, until: Mono) {
+        if let Some(ask) = self.ask_whether_at_work(PING_TIMEOUT).filter(|_| std::mem::take(&mut self.missed_ping)) {
+            self.pending = Some(turn.ask(ask));
+            return;
+        }
         let pool = self.layout.as_ref().and_then(|layout| layout.pools.first());
         let path = pool.and_then(|pool| pool.ping_path.clone().or_else(|| pool.status_path.clone()));
         match (pool, path) {
             (Some(pool), Some(path)) => {
-                let timeout = Duration::from_secs(2).min(until.since(turn.now.mono)).max(Duration::from_millis(100));
+                let timeout = PING_TIMEOUT.min(until.since(turn.now.mono)).max(Duration::from_millis(100));
                 let request = FpmRequest::Ping { path };
                 let socket = self.own_socket().unwrap_or_else(|| pool.listen.clone());
                 self.pending = Some(turn.ask(Effect::Request { socket, request, timeout }));
@@ -42,11 +50,30 @@ impl Fpm {
     pub(super) fn pinged(&mut self, turn: &mut Turn<'_>, until: Mono, outcome: &Outcome) {
         match outcome {
             Outcome::Answered { status: 200, .. } => self.enter(turn.now.mono, FpmStep::Dating { until }),
+            Outcome::Pools(answers) if self.is_at_work(answers) => self.enter(turn.now.mono, FpmStep::Dating { until }),
+            // The ping before it went wrong, and that is what there is to tell.
+            Outcome::Pools(_) => self.next = turn.now.mono,
             other if turn.now.mono >= until => {
                 self.break_down(turn, format!("it runs, but does not answer its ping: {}", other.said()));
             }
-            _ => self.next = turn.now.mono.after(VERIFY_EVERY),
+            _ => {
+                self.missed_ping = true;
+                self.next = turn.now.mono.after(VERIFY_EVERY);
+            }
         }
+    }
+
+    /// Asks whether what does not answer its ping has all its workers at work. `None`: its status has no socket of its own.
+    #[must_use]
+    pub fn ask_whether_at_work(&self, timeout: Duration) -> Option<Effect> {
+        let pool = self.layout.as_ref()?.pools.first()?;
+        Some(Effect::AskPools { asks: vec![self.source.beside(&pool.name)?], full: false, timeout })
+    }
+
+    /// What came of that.
+    #[must_use]
+    pub fn is_at_work(&self, answers: &PoolAnswers) -> bool {
+        self.layout.iter().flat_map(|layout| layout.pools.first()).any(|pool| all_at_work(answers, &pool.name))
     }
 
     /// `start time` has a resolution of one second (facts 1f).

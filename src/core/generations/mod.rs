@@ -69,6 +69,8 @@ pub struct Generations {
     next: Mono,
     /// Pings in a row that were not answered.
     missed: u32,
+    /// The last ping was not answered: its status may tell why.
+    unsure: bool,
     /// The new one has answered through the symlink.
     answered: bool,
     /// Served before the last switch.
@@ -149,6 +151,7 @@ impl Generations {
             pinging: None,
             next: Mono::BOOT,
             missed: 0,
+            unsure: false,
             answered: false,
             before: None,
             note: None,

@@ -151,7 +151,7 @@ impl Generations {
         let Some(unit) = self.starting.as_ref().map(|fpm| fpm.unit.clone()) else { return self.enter(now, Phase::Looking) };
         if rules.shared() || (self.current.as_ref() == Some(&unit) && self.has_looked_since(self.since)) {
             turn.record(Entry::Switched { target: self.name.clone(), unit });
-            (self.missed, self.answered) = (0, false);
+            (self.missed, self.unsure, self.answered) = (0, false, false);
             self.look.want(now);
             return self.enter(now, Phase::Watching { until: now.after(WATCH) });
         }

@@ -49,7 +49,10 @@ impl Generations {
         if now >= until && !self.has_looked_since(until) {
             self.look.want(now);
         }
-        if let Some((own, path)) = ping.filter(|_| self.pinging.is_none() && now >= self.next) {
+        let at_work = fpm.ask_whether_at_work(PING_TIMEOUT);
+        if let Some(ask) = at_work.filter(|_| self.pinging.is_none() && now >= self.next && std::mem::take(&mut self.unsure)) {
+            self.pinging = Some(turn.ask(ask));
+        } else if let Some((own, path)) = ping.filter(|_| self.pinging.is_none() && now >= self.next) {
             self.next = now.after(PING_EVERY);
             let request = FpmRequest::Ping { path };
             let socket = if rules.shared() { own } else { rules.socket.clone() };
@@ -59,12 +62,19 @@ impl Generations {
         }
     }
 
+    /// One that has no worker left for a ping serves: with long requests that is soon so, and lasts.
     pub(super) fn pinged(&mut self, now: Mono, outcome: &Outcome) {
         self.next = now.after(PING_EVERY);
-        if matches!(outcome, Outcome::Answered { status: 200, .. }) {
-            (self.missed, self.answered) = (0, true);
-        } else {
-            self.missed += 1;
+        match outcome {
+            Outcome::Answered { status: 200, .. } => (self.missed, self.answered) = (0, true),
+            Outcome::Pools(answers) if self.starting.as_ref().is_some_and(|fpm| fpm.is_at_work(answers)) => {
+                (self.missed, self.answered) = (0, true);
+            }
+            Outcome::Pools(_) => {}
+            _ => {
+                self.missed += 1;
+                self.unsure = true;
+            }
         }
     }
 

@@ -166,7 +166,10 @@ impl Script {
                 turn.record(Entry::RerunSettled { unit: self.unit.clone(), why: "it had ended by itself".to_owned() });
             }
         }
-        self.reset_failed(turn);
+        // What failed by itself has failed, and is to be seen to.
+        if self.ended != Ended::ByItself {
+            self.reset_failed(turn);
+        }
         self.note_slots(turn.now);
         self.enter(turn.now.mono, ScriptStep::Stopped);
     }

@@ -49,7 +49,9 @@ impl Systemd {
         let job = stopped?;
         let end = self.end(job.as_str(), deadline).await?;
         let run = job_id(job.as_str()).and_then(|id| self.link.ledger.end_before(id, unit, since));
-        Ok(if end == JobEnd::Done && run == Some(JobEnd::Done) { JobEnd::Finished } else { end })
+        // A stop that is in time cancels the start job; one that comes too late finds it ended, well or not (facts F1.7).
+        let over = matches!(run, Some(JobEnd::Done | JobEnd::Failed | JobEnd::Timeout));
+        Ok(if end == JobEnd::Done && over { JobEnd::Finished } else { end })
     }
 
     /// How the unit ends can be read afterwards, though nothing else keeps it loaded (facts F1.14), until [`Systemd::unsubscribe`].

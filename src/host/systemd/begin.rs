@@ -11,6 +11,7 @@ use super::faults::is_named;
 use super::hooks::micros;
 use super::link::CallError;
 use super::names::pattern;
+use super::proxies::UnitRow;
 use super::{ACT, Systemd};
 use crate::core::effect::{Fault, Looked, UnitsOf};
 use crate::core::is_of;
@@ -23,10 +24,10 @@ const SIGTERM: i32 = 15;
 impl Systemd {
     /// Starts a unit that is ordered before all loaded services that match, and that has not started as long as it lives: a oneshot has a start
     /// job for all its life (facts, section 1), so their start jobs wait behind it, whoever queues them. It ends by itself. One that is there
-    /// already stays.
+    /// already stays, unless it is about to end.
     ///
     /// # Errors
-    /// The fault of listing them, or of starting it.
+    /// The fault of listing them, or of starting it; [`Fault::Unreachable`] while the one before is not gone.
     pub async fn hold_starts(&self, waits: &[UnitsOf], lasts: Duration) -> Result<(), Fault> {
         let globs: Vec<String> =
             waits.iter().flat_map(|waits| &waits.units).map(|unit| pattern(unit).unwrap_or_else(|| unit.clone())).collect();
@@ -55,9 +56,19 @@ impl Systemd {
             .await;
         match asked {
             Ok(_) => Ok(()),
-            Err(CallError::Answer(error)) if is_named(&error, "UnitExists") => Ok(()),
+            Err(CallError::Answer(error)) if is_named(&error, "UnitExists") => self.holds(what).await,
             Err(error) => Err(error.into_fault(what)),
         }
+    }
+
+    /// The one that is there holds nothing back any more if it has ended: systemd is about to forget it.
+    async fn holds(&self, what: &str) -> Result<(), Fault> {
+        let rows = self.named(&[UNIT]).await?;
+        let ends = |row: &UnitRow| matches!(row.3.as_str(), "inactive" | "failed" | "deactivating");
+        if rows.iter().any(|(_, row)| ends(row)) {
+            return Err(Fault::Unreachable(format!("{what}: the {UNIT} of the deploy before is still there")));
+        }
+        Ok(())
     }
 
     /// Ends it: whatever waits may start.

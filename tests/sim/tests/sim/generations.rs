@@ -5,7 +5,7 @@ use restart_agent::core::policy::{AtMax, GenerationRules, ProofRules, TargetRule
 use restart_agent::core::status::State;
 use sim::explore;
 use sim::host::{Deed, Host, span};
-use sim::world::{Fpm, FpmStart, Load, MINUTE, MS, S, Template, World};
+use sim::world::{Fpm, FpmStart, Load, MINUTE, MS, S, START, Template, World};
 
 use crate::given::{adopted, policy, with_target, world};
 
@@ -63,6 +63,20 @@ fn a_deploy_starts_a_generation_switches_to_it_and_ends_the_old_one() {
     assert_eq!((template(&host).refused, template(&host).dropped), (0, 0));
     assert!(host.casualties().is_empty());
     assert!(template(&host).came > 400);
+    done(host);
+}
+
+/// More long requests than there are workers: no ping is answered over the socket that all share, and status says why.
+#[test]
+fn with_all_workers_at_work_after_the_switch_it_serves() {
+    let long = Load { every: 100 * MS, long_percent: 100, long: (15 * S, 15 * S), until: 60 * S + START, ..load() };
+    let mut host = host_with(rules(), |template| template.load = long);
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)), "{:?}", host.state());
+    assert_eq!(template(&host).current().unwrap(), "php-fpm-job@d2-0.service");
+    host.run(30 * S);
+    assert_eq!(template(&host).current().unwrap(), "php-fpm-job@d2-0.service", "it was switched back");
+    assert_eq!(template(&host).dropped, 0);
     done(host);
 }
 
