@@ -23,7 +23,7 @@ pub fn settle_cut(turn: &mut Turn<'_>, unit: &str, happened: bool, killed: bool)
 
 /// The script has ended. Says whether that was our doing: it ended after it was asked to, whatever its exit status. That is not certain if
 /// somebody else was stopping it already, or if it exited with 0, or 75, unless it was seen at work (`sure`) after systemd had begun to stop it: it
-/// may have been done.
+/// may have been done; nor if it exited with anything else and nobody knows that the stop was sent, since the agent has died.
 pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool, sure: bool) -> bool {
     let Some(Cutting { invocation, asked, casualties, answered, in_vain, .. }) = turn.memory.cutting.get(&seen.unit).cloned() else {
         return false;
@@ -39,7 +39,11 @@ pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool, sure: b
             if let Some(exit) = exit.filter(|_| seen.main_start != Mono::BOOT) {
                 casualty.ran = Span(exit.at.since(seen.main_start)).to_string();
             }
-            let by_itself = |exit: ExitSeen| matches!(exit.how, Exit::Exited(0 | RUN_AGAIN)) && !(answered && sure);
+            let by_itself = |exit: ExitSeen| match exit.how {
+                Exit::Exited(0 | RUN_AGAIN) => !(answered && sure),
+                Exit::Exited(_) => !answered,
+                Exit::Killed(_) => false,
+            };
             casualty.certain = (killed || casualty.certain) && exit.is_some_and(|exit| !by_itself(exit));
             casualty.at = turn.now.wall;
             turn.record(Entry::Casualty(casualty));
