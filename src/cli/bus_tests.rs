@@ -236,7 +236,7 @@ fn wait_says_why_not() {
 }
 
 #[test]
-fn wait_outlives_a_restart_of_the_agent() {
+fn wait_outlives_a_restart_of_the_agent_t36() {
     let bus = Bus::new();
     bus.put_status("d1");
     let first = Serving::new(&bus, vec![json!({"result": "timeout", "why": "draining", "id": "d1"})]);

@@ -9,3 +9,4 @@ mod random;
 mod scheduled;
 mod status;
 mod strays;
+mod traps;
