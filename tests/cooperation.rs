@@ -122,6 +122,9 @@ fn lock(release: Release) -> Result<()> {
     ensure!(host.read("/var/tmp/whole")?.trim() == "whole", "the protected command was cut");
     let casualties = agent.casualties()?;
     ensure!(casualties.len() == 2, "a lock that is never let go of delays no longer than hold_timeout: {casualties:#?}");
+    let journal = agent.journal()?;
+    let capped: Vec<&str> = journal.lines().filter(|line| line.contains("still held its lock after hold_timeout, 15s")).collect();
+    ensure!(matches!(capped[..], [line] if line.contains("dump-never.service")), "{journal}");
     agent.ensure_nothing_left()
 }
 

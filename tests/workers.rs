@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         .on_each("a_worker_that_does_not_come_up_is_named_and_not_tried_for_ever_t22", does_not_come_up)
         .on_each("many_deploys_in_a_row_trip_no_start_limit_t22", start_limit)
         .on_each("a_hundred_workers_are_renewed_and_only_what_is_old", a_hundred)
-        .on_each("a_deploy_in_the_middle_of_a_restart_is_not_forgotten", deploy_in_the_middle)
+        .on_each("a_deploy_in_the_middle_of_a_restart_is_not_forgotten_t01", deploy_in_the_middle)
         .on_each("a_worker_is_asked_first_and_comes_back_however_it_says_that_it_has_ended", asked)
         .on_each("a_worker_is_spared_for_its_lock_and_left_if_its_rules_let_it_finish", held_and_left)
         .run()

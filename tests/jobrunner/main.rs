@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         .on_each("abort_and_hold_during_a_drain_give_the_host_back_t34", orders::abort_and_hold)
         .on_each("status_says_what_runs_and_which_deploy_waits", status::what_runs)
         .on_each("who_may_look_and_who_may_order", orders::permissions)
-        .on_each("killed_anywhere_between_depool_and_repool_it_comes_back_and_finishes_t06", crashes::killed)
+        .on_each("killed_anywhere_between_depool_and_repool_it_comes_back_and_finishes_t06_t36", crashes::killed)
         .on_each("a_power_failure_in_the_drain_leaves_no_host_out_t05_t06", crashes::power_failure)
         .run()
 }

@@ -38,7 +38,7 @@ pub fn every_kind(release: Release) -> Result<()> {
     )?;
     host.write("/srv/app/starts.php", STARTS)?;
     let stage =
-        Stage::set(&host, &web::Options::default(), &FilePool::config("5s", "100ms"), "drain_timeout = \"9s\"\nterm_timeout = \"3s\"")?;
+        Stage::set(&host, &web::Options::default(), &FilePool::config("5s", "100ms"), "drain_timeout = \"7s\"\nterm_timeout = \"3s\"")?;
     let unit = release.fpm_unit();
     let said = host.run(&[release.fpm_binary(), "-tt"])?;
     ensure!(said.stderr.contains("process_control_timeout = 0s"), "nothing is to depend on a grace of php-fpm's own: {said:?}");
@@ -67,7 +67,7 @@ pub fn every_kind(release: Release) -> Result<()> {
     }
     ensure!(stage.agent.casualties()?.is_empty(), "{:?}", stage.agent.casualties()?);
     let (began, ended) = phase(&stage.agent, "drain")?;
-    ensure!((1.5..8.5).contains(&(ended - began)), "drained for {:.3} s", ended - began);
+    ensure!((1.5..6.5).contains(&(ended - began)), "drained for {:.3} s", ended - began);
     stage.ensure_done("v2")?;
 
     // Cut: a child that dies of SIGTERM, one that ignores it; and a stranger of the same name.

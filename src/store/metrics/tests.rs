@@ -89,7 +89,7 @@ fn neither_units_nor_deploys_nor_people_are_named_t40() {
 
 /// What a hostile name would break: the lines, the labels, or another metric.
 #[test]
-fn every_line_is_one_sample_or_one_comment() {
+fn every_line_is_one_sample_or_one_comment_t39() {
     let text = metrics(&view());
     assert!(text.ends_with('\n'));
     let mut seen = BTreeSet::new();

@@ -105,7 +105,7 @@ fn long_requests_and_their_children_linger_whatever_happens_to_the_agent() {
 }
 
 #[test]
-fn three_deploys_on_the_heels_of_one_another() {
+fn three_deploys_on_the_heels_of_one_another_t01() {
     every_crash("heels", 90, || {
         let mut host = host_with(rules(), busy);
         for (n, at) in [(2, 0), (3, 1200 * MS), (4, 7 * S)] {

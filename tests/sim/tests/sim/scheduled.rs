@@ -131,6 +131,8 @@ fn a_script_that_holds_its_lock_is_spared_until_it_lets_go_and_no_longer_than_it
         let took = host.world.now - begun;
         assert!((30 * S + spared..33 * S + spared).contains(&took), "stopped after {took} us, for {holds}");
         assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+        let why = host.memory().last_rollout.clone().unwrap().units.remove(0).why;
+        assert_eq!(why.contains("still held its lock after hold_timeout, 5m"), spared == 300 * S, "{why}");
         host.check_at_rest();
         host.must_be_right();
     }
