@@ -209,7 +209,7 @@ fn wait_names_the_stamp_that_is_there_now() {
 }
 
 #[test]
-fn wait_says_why_not() {
+fn wait_says_why_not_t36() {
     let bus = Bus::new();
     let serving = Serving::new(&bus, vec![json!({"result": "failed", "why": "php-fpm -t refuses its configuration", "id": "d1"})]);
     assert_eq!(

@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         .on_each("wait_never_returns_for_old_php", waits::php)
         .on_each("a_persons_depool_is_left_alone_t07", pools::a_persons_depool)
         .on_each("an_unknown_pool_state_blocks_until_it_is_known_t08", pools::unknown)
-        .on_each("a_depool_that_fails_is_taken_back_t08_t31", pools::failed_depool)
+        .on_each("a_depool_that_fails_is_taken_back_t08_t31_t42", pools::failed_depool)
         .on_each("a_host_put_back_during_the_drain_is_taken_out_again_t30_t32", pools::put_back_during_the_drain)
         .on_each("a_repool_that_fails_is_tried_until_it_succeeds_t08", pools::failed_repool)
         .on_each("an_idle_host_is_not_drained_to_the_deadline_t33", drains::ends_early)

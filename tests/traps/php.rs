@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::load::Load;
-use lab::pool::{Command, FilePool};
+use lab::pool::{Command, FilePool, Moment};
 use lab::web;
 use lab::{Host, Release, wait_for};
 
@@ -99,14 +99,24 @@ pub fn every_kind(release: Release) -> Result<()> {
     ensure!(host.property(unit, "Result")? == "success", "the restart was a failure to systemd");
     ensure!(load.stop()?.counts().cut == 1);
     stubborn.wait(SOON)?;
-    stage.ensure_done("v3")
+    stage.ensure_done("v3")?;
+
+    // What runs after its stop hangs: it costs the grace, and no more.
+    let drop_in = format!("/etc/systemd/system/{unit}.d/hangs.conf");
+    host.write(&drop_in, "[Service]\nExecStopPost=/bin/sleep 8888\nTimeoutStopSec=10min\n")?;
+    host.ok(&["systemctl", "daemon-reload"])?;
+    stage.converge("v4")?;
+    let (began, ended) = phase(&stage.agent, "restart")?;
+    ensure!((2.5..8.0).contains(&(ended - began)), "restarted in {:.3} s, with term_timeout = 3s", ended - began);
+    ensure!(host.run(&["pgrep", "-fx", "/bin/sleep 8888"])?.status == 1, "it is left behind");
+    Ok(())
 }
 
 fn socket(pool: &str) -> String {
     format!("/run/php/{pool}")
 }
 
-/// In the drain of a deploy logrotate, an administrator and apt do what they do; after it something sits on the socket.
+/// In the drain of a deploy logrotate, an administrator and apt do what they do; after it something sits on the socket, or php-fpm dies of itself.
 pub fn others(release: Release) -> Result<()> {
     let host = Host::boot(release, "others")?;
     let stage = Stage::set(&host, &web::Options::default(), &FilePool::config("5s", "100ms"), "drain_timeout = \"10m\"")?;
@@ -165,7 +175,28 @@ pub fn others(release: Release) -> Result<()> {
     ensure!(repools == 5, "{repools} repools");
     host.remove(&drop_in)?;
     host.sh_ok("systemctl daemon-reload && systemctl stop squatter.service")?;
-    stage.converge("v7")
+    stage.converge("v7")?;
+
+    // It has proven that it serves, and is dead by the time that the host is back: out again, and said.
+    host.write(&drop_in, "[Service]\nRestart=no\n")?;
+    host.ok(&["systemctl", "daemon-reload"])?;
+    stage.pool.block(Command::Repool, Moment::Before)?;
+    stage.deploy("v8")?;
+    stage.pool.wait_blocked(Command::Repool, Moment::Before)?;
+    host.ok(&["systemctl", "kill", "--kill-whom=main", "--signal=KILL", unit])?;
+    wait_for("php-fpm to have failed", SOON, || Ok((host.property(unit, "ActiveState")? == "failed").then_some(())))?;
+    stage.pool.let_go(Command::Repool, Moment::Before)?;
+    let status = stage.agent.wait_state("failed", SOON)?;
+    ensure!(stage.pool.state()? == "depooled" && status["pools"][0]["depooled_by"] == "agent", "{status}");
+    let waited = stage.agent.wait(SOON)?;
+    ensure!(waited.status == 1 && waited.stderr.contains("did not stay: Result=signal"), "{waited:?}");
+    ensure!(host.property(unit, "ActiveState")? == "failed", "it was started before the next try");
+    host.remove(&drop_in)?;
+    host.ok(&["systemctl", "daemon-reload"])?;
+    stage.agent.ok(&["trigger", "--reason", "mended"])?;
+    let waited = stage.agent.wait(SOON)?;
+    ensure!(waited.status == 0, "{waited:?}");
+    stage.ensure_done("v8")
 }
 
 /// Asks a pool for a script, and prints what it answers.
