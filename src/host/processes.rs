@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_with_another_start_or_cgroup_is_not_signalled() {
+    fn a_worker_with_another_start_or_cgroup_is_not_signalled_t11() {
         let processes = Processes::default();
         let pid = std::process::id();
         let own = processes.stat(pid).unwrap().unwrap();

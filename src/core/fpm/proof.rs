@@ -181,4 +181,10 @@ impl Fpm {
         }
         self.enter(turn.now.mono, FpmStep::Done);
     }
+    /// It has failed since its proof. Until it has come up and is proven again the host is not to be in a pool.
+    pub fn fallen(&mut self, turn: &mut Turn<'_>) {
+        turn.record(Entry::Unproven { target: self.target.clone(), unit: self.unit.clone() });
+        let why = format!("it came up with the new code and did not stay: Result={}; see journalctl -u {}", self.seen.result, self.unit);
+        self.break_down(turn, why);
+    }
 }
