@@ -3,6 +3,9 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "a test")]
 
+#[path = "architecture/traps.rs"]
+mod traps;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -17,8 +17,8 @@ const GUIDE: &str = include_str!("../docs/guide/cooperation.md");
 fn main() -> ExitCode {
     lab::suite()
         .on_each("resumable_scripts_lose_no_chunk_over_many_deploys", resumable)
-        .on_each("a_lock_delays_the_signal_and_is_its_owners_alone", lock)
-        .on_each("asked_in_vain_a_script_is_stopped_or_left_by_its_rules", in_vain)
+        .on_each("a_lock_delays_the_signal_and_is_its_owners_alone_t26", lock)
+        .on_each("asked_in_vain_a_script_is_stopped_or_left_by_its_rules_t27", in_vain)
         .on_each("scripts_that_cannot_be_changed_are_asked_by_commands_and_never_left_asked", commands)
         .on_each("a_request_outlives_neither_a_crash_nor_its_target_nor_a_command_that_fails", commands_that_fail)
         .on_each("a_rerun_waits_until_what_the_last_run_left_behind_is_stale", settles)
@@ -122,6 +122,9 @@ fn lock(release: Release) -> Result<()> {
     ensure!(host.read("/var/tmp/whole")?.trim() == "whole", "the protected command was cut");
     let casualties = agent.casualties()?;
     ensure!(casualties.len() == 2, "a lock that is never let go of delays no longer than hold_timeout: {casualties:#?}");
+    let journal = agent.journal()?;
+    let capped: Vec<&str> = journal.lines().filter(|line| line.contains("still held its lock after hold_timeout, 15s")).collect();
+    ensure!(!capped.is_empty() && capped.iter().all(|line| line.contains("dump-never.service")), "{journal}");
     agent.ensure_nothing_left()
 }
 

@@ -17,12 +17,12 @@ const FAR: &str = "OnCalendar=*-01-01 03:00";
 
 fn main() -> ExitCode {
     lab::suite()
-        .on_each("however_a_script_takes_sigterm_it_is_no_failure_and_runs_by_its_rule", shapes)
-        .on_each("a_stopped_script_runs_again_on_schedule_only", timers)
+        .on_each("however_a_script_takes_sigterm_it_is_no_failure_and_runs_by_its_rule_t24", shapes)
+        .on_each("a_stopped_script_runs_again_on_schedule_only_t25", timers)
         .on_each("what_may_go_on_is_left_and_what_ends_by_itself_is_no_casualty", left_alone)
-        .on_each("killed_in_the_middle_of_a_stop_the_agent_pays_what_it_owes", crash)
-        .on_each("a_deploy_on_the_heels_of_another_leaves_nothing_old", two_deploys)
-        .on_each("what_runs_through_between_deploys_is_not_interrupted_in_a_row", in_a_row)
+        .on_each("killed_in_the_middle_of_a_stop_the_agent_pays_what_it_owes_t06", crash)
+        .on_each("a_deploy_on_the_heels_of_another_leaves_nothing_old_t01", two_deploys)
+        .on_each("what_runs_through_between_deploys_is_not_interrupted_in_a_row_t28", in_a_row)
         .on_each("a_script_that_is_named_by_an_alias_or_with_escapes_is_kept_quiet_and_given_no_success", names)
         .on_each("a_hundred_scripts_take_two_reloads", a_hundred)
         .run()

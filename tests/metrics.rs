@@ -26,9 +26,9 @@ const STARVED_TOTAL: &str = "starved_total{target=\"jobs\"}";
 
 fn main() -> ExitCode {
     lab::suite()
-        .on_each("metrics_tell_of_a_rollout_a_casualty_and_a_starved_script", rollout)
+        .on_each("metrics_tell_of_a_rollout_a_casualty_and_a_starved_script_t28_t39", rollout)
         .on_each("without_the_directory_nothing_is_written_and_nothing_is_wrong", nowhere)
-        .on(Release::Bookworm, "the_alerts_are_rules_that_fire_when_they_should", alerts)
+        .on(Release::Bookworm, "the_alerts_are_rules_that_fire_when_they_should_t39", alerts)
         .run()
 }
 

@@ -26,12 +26,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     lab::suite()
-        .on_each("installing_starts_an_agent_that_does_nothing", installing)
-        .on_each("everybody_may_look_and_only_root_may_change", who_may_what)
-        .on_each("state_of_a_newer_version_is_refused_and_kept", newer_state)
-        .on_each("an_upgrade_in_the_middle_of_a_rollout_goes_on", upgrade)
-        .on_each("removal_in_the_middle_of_a_rollout_gives_everything_back", removal)
-        .on(Release::Bookworm, "removal_says_what_it_could_not_put_back", removal_that_cannot)
+        .on_each("installing_starts_an_agent_that_does_nothing_t41", installing)
+        .on_each("everybody_may_look_and_only_root_may_change_t40", who_may_what)
+        .on_each("state_of_a_newer_version_is_refused_and_kept_t41", newer_state)
+        .on_each("an_upgrade_in_the_middle_of_a_rollout_goes_on_t37", upgrade)
+        .on_each("removal_in_the_middle_of_a_rollout_gives_everything_back_t37", removal)
+        .on(Release::Bookworm, "removal_says_what_it_could_not_put_back_t37", removal_that_cannot)
         .run()
 }
 

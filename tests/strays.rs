@@ -26,8 +26,8 @@ fn main() -> ExitCode {
     lab::suite()
         .on_each("strays_are_reported_with_who_and_where_and_how_old", report)
         .on_each("a_terminal_is_told_once_for_each_deploy", notify)
-        .on_each("only_the_stray_process_is_stopped_and_recorded_once", stop)
-        .on_each("killed_between_sigterm_and_sigkill_the_agent_goes_on", crash)
+        .on_each("only_the_stray_process_is_stopped_and_recorded_once_t10", stop)
+        .on_each("killed_between_sigterm_and_sigkill_the_agent_goes_on_t06", crash)
         .run()
 }
 

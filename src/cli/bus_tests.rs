@@ -209,7 +209,7 @@ fn wait_names_the_stamp_that_is_there_now() {
 }
 
 #[test]
-fn wait_says_why_not() {
+fn wait_says_why_not_t36() {
     let bus = Bus::new();
     let serving = Serving::new(&bus, vec![json!({"result": "failed", "why": "php-fpm -t refuses its configuration", "id": "d1"})]);
     assert_eq!(
@@ -236,7 +236,7 @@ fn wait_says_why_not() {
 }
 
 #[test]
-fn wait_outlives_a_restart_of_the_agent() {
+fn wait_outlives_a_restart_of_the_agent_t36() {
     let bus = Bus::new();
     bus.put_status("d1");
     let first = Serving::new(&bus, vec![json!({"result": "timeout", "why": "draining", "id": "d1"})]);

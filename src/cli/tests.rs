@@ -322,7 +322,7 @@ fn put(dir: &Path, view: &StatusView) {
 }
 
 #[test]
-fn status_says_by_its_exit_status_whether_the_agent_runs() {
+fn status_says_by_its_exit_status_whether_the_agent_runs_t41() {
     let dir = tempfile::tempdir().unwrap();
     let run_dir = dir.path().to_str().unwrap();
     let (exit, text) = typed(&["--run-dir", run_dir, "status"]);
@@ -343,7 +343,7 @@ fn status_says_by_its_exit_status_whether_the_agent_runs() {
 }
 
 #[test]
-fn nothing_from_outside_steers_the_terminal() {
+fn nothing_from_outside_steers_the_terminal_t40() {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), &view(json!({"state": "converging", "waiting_for": "\u{1b}]0;owned\u{7}\r"})));
     let (_, text) = typed(&["status", "--run-dir", dir.path().to_str().unwrap()]);
@@ -372,7 +372,7 @@ async fn history_and_casualties_read_the_database() {
 }
 
 #[test]
-fn a_bad_configuration_is_78() {
+fn a_bad_configuration_is_78_t23() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("x.toml");
     std::fs::write(&file, "nonsense = 1\n").unwrap();

@@ -449,7 +449,7 @@ fn a_long_line_is_cut_around_the_caret() {
 }
 
 #[test]
-fn words_of_a_command_stay_out_of_the_message() {
+fn words_of_a_command_stay_out_of_the_message_t40() {
     let tree = Tree::new(&[("etc/config.toml", "[pool]\ndepool = [\"curl -u me:secret\"]\nrepool = [\"/r\"]\ncheck = [\"/c\"]\n")]);
     let errors = tree.load().unwrap_err();
     assert!(!errors.first_line().contains("secret"), "{}", errors.first_line());

@@ -7,7 +7,7 @@ use super::entry::Entry;
 use super::policy::{AskRules, Overdue};
 use super::seen::UnitSeen;
 use super::step::Turn;
-use super::time::Mono;
+use super::time::{Mono, Span};
 
 /// A request that cannot be taken back is given up after so many tries; what is owed is paid by `debts` then.
 const UNASK_TRIES: u32 = 3;
@@ -75,6 +75,9 @@ impl Asking {
         let until = self.due.get_or_insert(now).after(rules.hold_timeout);
         if unit.holds_lock && now < until && !forced {
             return Next::Holding { until };
+        }
+        if unit.holds_lock && !forced && !rules.hold_timeout.is_zero() {
+            self.trouble.get_or_insert_with(|| format!("it still held its lock after hold_timeout, {}", Span(rules.hold_timeout)));
         }
         Next::Signal
     }

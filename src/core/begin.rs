@@ -58,7 +58,7 @@ impl Machine {
         let lasts = self.policy.stamp.begin_timeout;
         // What holds the starts back ends when it was said to, whatever begins meanwhile.
         let held = self.memory.beginning().filter(|_| self.memory.starts_held).map(|begun| begun.until);
-        let until = seen.ctime.after(lasts);
+        let until = now.wall.after(self.landed(now, seen.ctime).after(lasts).since(now.mono));
         let until = held.map_or(until, |held| until.min(held));
         self.begin.until = Some(now.mono.after(until.since(now.wall).min(lasts)));
         self.begin.again();

@@ -10,9 +10,10 @@ use super::event::{Answer, Order};
 use super::machine::{Machine, turn};
 use super::policy::Identity;
 use super::pool::Goal;
+use super::stale::START_BLUR;
 use super::status::RolloutResult;
 use super::step::{Deadline, Step, Turn, earliest};
-use super::time::{Mono, Now, Span};
+use super::time::{Mono, Now, Span, Wall};
 
 /// The settle time is measured from the last change, but not longer than this many of it from the first.
 const SETTLES: u32 = 5;
@@ -28,6 +29,15 @@ pub(super) struct Pending {
     pub last: Mono,
     pub identity: StampIdentity,
     pub deploy: Deploy,
+}
+
+/// When what failed is tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Retry {
+    pub at: Mono,
+    pub tries: u32,
+    pub why: String,
+    pub blocked: bool,
 }
 
 /// What `wait` is told.
@@ -64,6 +74,7 @@ impl Machine {
                 && let Ok(Stamped::Deploy(deploy)) = Deploy::read(seen, now)
             {
                 self.stamp_fault = None;
+                self.stamp_old_at = Some(now.mono);
                 let identity = seen.identity.clone();
                 return turn!(self, now, step).record(Entry::Stamp { path, identity, deploy, adopted: true });
             }
@@ -82,6 +93,7 @@ impl Machine {
             // It says again what it has said before: no new content has come, whatever there was in between.
             self.pending = None;
             self.stamp_fault = None;
+            self.stamp_old_at = Some(now.mono);
             return;
         }
         let known = self.pending.as_ref().map(|pending| &pending.identity).or(self.memory.stamp.as_ref().map(|stamp| &stamp.identity));
@@ -95,6 +107,7 @@ impl Machine {
             Stamped::Begins { id } => self.deploy_begins(now, step, seen, id),
             Stamped::Deploy(_) if same => self.deploy_begins_no_more(now, step, "the stamp says so no more"),
             Stamped::Deploy(deploy) => {
+                let deploy = Deploy { landed: self.landed(now, seen.ctime), ..deploy };
                 self.deploy_begins_no_more(now, step, "done");
                 let first = self.pending.as_ref().map_or(now.mono, |pending| pending.first);
                 let deploy = match &self.pending {
@@ -104,6 +117,15 @@ impl Machine {
                 self.pending = Some(Pending { first, last: now.mono, identity: seen.identity, deploy });
             }
         }
+        self.stamp_old_at = Some(now.mono);
+    }
+
+    /// When a stamp that is new landed: at its ctime. One from before another was read in its place is by a clock that has been set meanwhile, or that
+    /// of a file which had been there before a link was turned to it (trap T4): then it landed just now, or what runs old code would be
+    /// taken for new.
+    pub(super) fn landed(&self, now: Now, ctime: Wall) -> Mono {
+        let landed = now.mono_of(ctime).min(now.mono);
+        if self.stamp_old_at.is_some_and(|old| landed.after(START_BLUR) < old) { now.mono } else { landed }
     }
 
     /// When the pending change has settled and the last rollout is long enough ago.
@@ -268,7 +290,7 @@ impl Machine {
             self.renew_unmet(now, step);
         } else if unmet {
             let why = self.memory.last_rollout.as_ref().and_then(|view| view.why.clone()).unwrap_or_else(|| "the hold".to_owned());
-            self.retry = Some(super::machine::Retry { at: now.mono, tries: 0, why, blocked: true });
+            self.retry = Some(Retry { at: now.mono, tries: 0, why, blocked: true });
         }
     }
 
@@ -284,6 +306,12 @@ impl Machine {
     #[must_use]
     pub fn unusable_stamp(&self) -> Option<String> {
         self.stamp_fault.as_ref().filter(|fault| !matches!(fault, StampFault::Missing { .. })).map(|fault| format!("the stamp: {fault}"))
+    }
+
+    /// It is there and could not be read. Nothing hints at it when it can be, so it is read again and again.
+    #[must_use]
+    pub fn stamp_is_unreadable(&self) -> bool {
+        matches!(self.stamp_fault, Some(StampFault::Unreadable { .. }))
     }
 
     /// How it stands for somebody who waits for deploy `id`, or for the newest; right as of the last stamp that was read.

@@ -31,8 +31,8 @@ const SLOW_POLL: Duration = Duration::from_secs(60);
 const MOST_OUTCOMES: usize = 64;
 /// Entries that wait for company at most.
 const MOST_WAITING: usize = 256;
-/// While the journal cannot be written: between two tries.
-const JOURNAL_RETRY: Duration = Duration::from_secs(5);
+/// While the journal cannot be written, or the stamp not be read: between two tries.
+const RETRY: Duration = Duration::from_secs(5);
 /// Entries after which a finished rollout is followed by a snapshot, so that a start stays quick.
 const SNAPSHOT_AFTER: usize = 500;
 
@@ -142,14 +142,14 @@ impl<W: World> Engine<W> {
                     self.read_stamp().await;
                     self.write_waiting().await;
                     self.try_journal().await;
-                    slow = Instant::now() + if self.journal_broken { JOURNAL_RETRY } else { SLOW_POLL };
+                    slow = Instant::now() + if self.journal_broken || self.machine.stamp_is_unreadable() { RETRY } else { SLOW_POLL };
                 }
                 Woken::Publish => self.publish(),
                 Woken::Stimulus(None | Some(Stimulus::Stop)) => break,
                 Woken::Stimulus(Some(stimulus)) => self.stimulated(stimulus).await,
             }
-            if self.journal_broken {
-                slow = slow.min(Instant::now() + JOURNAL_RETRY);
+            if self.journal_broken || self.machine.stamp_is_unreadable() {
+                slow = slow.min(Instant::now() + RETRY);
             }
         }
         notify::stopping();

@@ -4,6 +4,7 @@ mod memory;
 mod scan;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::OwnedFd;
@@ -69,35 +70,43 @@ impl Processes {
                 seen.push(self.seen(pid, stat, None));
             }
         }
-        self.read_command_lines(&mut seen, names);
+        self.read_command_lines(&mut seen, names)?;
         Ok(seen)
     }
 
     /// A parent outside of the cgroup is systemd, or whoever moved the process there: it carries no code of this unit.
-    fn read_command_lines(&self, seen: &mut [ProcessSeen], names: bool) {
+    fn read_command_lines(&self, seen: &mut [ProcessSeen], names: bool) -> io::Result<()> {
         let members: Vec<u32> = seen.iter().map(|process| process.pid).collect();
         let mut lines: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
         for process in seen {
-            if names {
-                process.argv0 = argv0(lines.entry(process.pid).or_insert_with(|| self.command_line(process.pid)));
-            }
-            if members.binary_search(&process.ppid).is_ok() {
-                for pid in [process.pid, process.ppid] {
-                    lines.entry(pid).or_insert_with(|| self.command_line(pid));
+            let is_child = members.binary_search(&process.ppid).is_ok();
+            for pid in [Some(process.pid).filter(|_| names || is_child), Some(process.ppid).filter(|_| is_child)].into_iter().flatten() {
+                if let Entry::Vacant(missing) = lines.entry(pid) {
+                    missing.insert(self.command_line(pid)?);
                 }
-                let (own, parents) = (lines.get(&process.pid), lines.get(&process.ppid));
-                process.same_command_as_parent = own == parents && own.is_some_and(|line| !line.is_empty());
+            }
+            let own = lines.get(&process.pid);
+            if names {
+                process.argv0 = own.and_then(|line| argv0(line));
+            }
+            if is_child {
+                process.same_command_as_parent = own == lines.get(&process.ppid) && own.is_some_and(|line| !line.is_empty());
                 process.pool = own.and_then(|line| fpm_pool(line));
             }
         }
+        Ok(())
     }
 
-    fn command_line(&self, pid: u32) -> Vec<u8> {
+    /// Empty for a process that has ended.
+    fn command_line(&self, pid: u32) -> io::Result<Vec<u8>> {
         let mut line = Vec::new();
-        if let Ok(file) = File::open(self.proc.join(pid.to_string()).join("cmdline")) {
-            let _ = file.take(COMMAND_LINE).read_to_end(&mut line);
+        match File::open(self.proc.join(pid.to_string()).join("cmdline")) {
+            // What cannot be read of a process that is there is one that is about to end.
+            Ok(file) => drop(file.take(COMMAND_LINE).read_to_end(&mut line)),
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
         }
-        line
+        Ok(line)
     }
 
     /// Sorted, each once.
@@ -392,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_with_another_start_or_cgroup_is_not_signalled() {
+    fn a_worker_with_another_start_or_cgroup_is_not_signalled_t11() {
         let processes = Processes::default();
         let pid = std::process::id();
         let own = processes.stat(pid).unwrap().unwrap();

@@ -311,7 +311,7 @@ impl Drop for Disk {
 }
 
 #[tokio::test]
-async fn a_full_disk_loses_nothing_and_needs_no_help_afterwards() {
+async fn a_full_disk_loses_nothing_and_needs_no_help_afterwards_t38() {
     let Some(disk) = Disk::new() else { return };
     let state = disk.0.path().join("state");
     let (store, _) = open(&state);
@@ -355,7 +355,7 @@ async fn a_full_disk_at_start_is_a_problem_and_no_error() {
 }
 
 #[tokio::test]
-async fn a_disk_that_turns_read_only_keeps_its_memory() {
+async fn a_disk_that_turns_read_only_keeps_its_memory_t38() {
     let Some(disk) = Disk::new() else { return };
     let state = disk.0.path().join("state");
     let (store, _) = open(&state);
@@ -597,7 +597,7 @@ mod status_json {
     }
 
     #[test]
-    fn it_is_replaced_at_once_and_open_to_all() {
+    fn it_is_replaced_at_once_and_open_to_all_t41() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("status.json");
         assert!(matches!(read_status(&path), Err(StatusFault::Missing(_))));
@@ -613,7 +613,7 @@ mod status_json {
     }
 
     #[test]
-    fn request_lines_stay_out_of_it() {
+    fn request_lines_stay_out_of_it_t40() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("status.json");
         let rollout = crate::core::status::RolloutView {
@@ -635,7 +635,7 @@ mod status_json {
     }
 
     #[test]
-    fn newer_ones_and_torn_ones_are_told_apart() {
+    fn newer_ones_and_torn_ones_are_told_apart_t41() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("status.json");
         let json = serde_json::to_string(&view()).unwrap();

@@ -17,16 +17,16 @@ use lab::Host;
 
 fn main() -> ExitCode {
     lab::suite()
-        .on_each("a_stamp_that_cannot_be_used_leaves_the_old_deploy", stamps::hostile)
-        .on_each("a_bad_configuration_is_told_and_not_taken", configuration::unknown_key)
-        .on_each("half_a_stamp_is_no_deploy", stamps::half)
-        .on_each("a_configuration_that_breaks_in_a_rollout_forgets_no_deploy", configuration::broken_in_a_rollout)
+        .on_each("a_stamp_that_cannot_be_used_leaves_the_old_deploy_t40", stamps::hostile)
+        .on_each("a_bad_configuration_is_told_and_not_taken_t23", configuration::unknown_key)
+        .on_each("half_a_stamp_is_no_deploy_t03", stamps::half)
+        .on_each("a_configuration_that_breaks_in_a_rollout_forgets_no_deploy_t23", configuration::broken_in_a_rollout)
         .on_each("units_that_cannot_be_restarted_are_told", configuration::impossible_units)
-        .on_each("a_full_disk_begins_nothing_and_forgets_nothing", configuration::full_disk)
-        .on_each("installed_on_a_running_host_it_restarts_nothing", adoption::nothing_is_restarted)
-        .on_each("php_fpm_with_a_broken_configuration_keeps_serving", php::broken_configuration)
-        .on_each("php_fpm_that_does_not_come_up_stays_out_of_the_pool", php::does_not_come_up)
-        .on_each("a_status_that_says_nothing_is_taken_as_busy", php::unusable_status)
+        .on_each("a_full_disk_begins_nothing_and_forgets_nothing_t38", configuration::full_disk)
+        .on_each("installed_on_a_running_host_it_restarts_nothing_t05", adoption::nothing_is_restarted)
+        .on_each("php_fpm_with_a_broken_configuration_keeps_serving_t23", php::broken_configuration)
+        .on_each("php_fpm_that_does_not_come_up_stays_out_of_the_pool_t22", php::does_not_come_up)
+        .on_each("a_status_that_says_nothing_is_taken_as_busy_t15", php::unusable_status)
         .run()
 }
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Ten deploys, and neither it nor its child is ever sent a signal. status names it with its age until it ends, and by then only.
-pub fn an_uncooperative_dump_is_never_signalled(release: Release) -> Result<()> {
+pub fn an_uncooperative_dump_is_never_signalled_t35(release: Release) -> Result<()> {
     let host = Host::boot(release, "uncooperative")?;
     // One is asked first, which it does not hear.
     let names = ["dump-deaf", "asked-deaf"];

@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     lab::suite()
         .plain("the_judge_sees_what_is_wrong", judged::the_judge_sees_what_is_wrong)
         .on_each("all_208_units_over_ten_deploys", whole::all_208_units_over_ten_deploys)
-        .on_each("an_uncooperative_dump_is_never_signalled", dump::an_uncooperative_dump_is_never_signalled)
+        .on_each("an_uncooperative_dump_is_never_signalled_t35", dump::an_uncooperative_dump_is_never_signalled_t35)
         .on_each("matrix", matrix::matrix)
         .run()
 }

@@ -8,6 +8,7 @@ mod by_hand;
 mod deploys;
 mod failures;
 mod lingers;
+mod others;
 mod people;
 mod stage;
 
@@ -31,15 +32,16 @@ fn main() -> ExitCode {
             deploys::in_a_row(release, WebServer::ApacheReuse, deploys::SHORT)
         })
         .on_each("deploys_in_a_row_over_tcp_lose_nothing", |release| deploys::in_a_row(release, WebServer::NginxTcp, deploys::SHORT))
-        .on_each("a_generation_that_fails_before_the_switch_never_serves", failures::before_the_switch)
-        .on_each("a_generation_that_fails_after_the_switch_is_switched_back", failures::after_the_switch)
+        .on_each("a_generation_that_fails_before_the_switch_never_serves_t42", failures::before_the_switch)
+        .on_each("a_generation_that_fails_after_the_switch_is_switched_back_t20", failures::after_the_switch)
         .on(Release::Trixie, "with_all_workers_at_work_after_the_switch_it_serves", failures::all_at_work)
-        .on_each("an_old_generation_lingers_no_longer_than_it_may", lingers::no_longer_than_linger)
+        .on_each("an_old_generation_lingers_no_longer_than_it_may_t10", lingers::no_longer_than_linger)
         .on_each("an_old_generation_lingers_for_a_child_as_well", lingers::for_a_child_as_well)
         .on_each("with_as_many_as_may_run_the_next_one_waits_or_the_oldest_ends", lingers::as_many_as_may)
         .on_each("with_too_little_memory_it_waits_and_an_emergency_does_not_linger", lingers::memory_and_force)
-        .on_each("killed_at_each_step_of_a_hand_over_it_loses_nothing", people::killed_at_each_step)
-        .on_each("whatever_people_do_one_generation_serves", people::by_hand)
+        .on_each("killed_at_each_step_of_a_hand_over_it_loses_nothing_t06", people::killed_at_each_step)
+        .on_each("whatever_people_do_one_generation_serves_t19", people::by_hand)
+        .on_each("whoever_else_is_at_php_fpm_costs_no_request_of_a_hand_over_t14_t19", others::at_it)
         .on_each("after_the_removal_of_the_package_one_generation_serves", people::removal);
     // tests/release: a quarter of an hour.
     let suite = if std::env::var_os("RELEASE_TESTS").is_some() {

@@ -41,7 +41,9 @@ pub fn killed(release: Release) -> Result<()> {
             stage.deploy(&version)?;
             reach()?;
             if what == "restarted by systemctl" {
+                let begun = std::time::Instant::now();
                 host.ok(&["systemctl", "restart", "restart-agent"])?;
+                ensure!(begun.elapsed() < SOON / 3, "a stop in the drain took {:?} of TimeoutStopSec=30s", begun.elapsed());
             } else {
                 stage.agent.kill()?;
             }
@@ -118,5 +120,21 @@ pub fn power_failure(release: Release) -> Result<()> {
     stage.agent.wait_active()?;
     ensure!(stage.agent.wait(Duration::from_secs(60))?.status == 0);
     ensure!(stage.agent.history()?.len() == 1, "a boot began a rollout: {:#?}", stage.agent.history()?);
-    stage.converge("v2")
+    stage.converge("v2")?;
+
+    // And one that landed then.
+    let lands = format!(
+        "[Unit]\nDefaultDependencies=no\nAfter=local-fs.target\nBefore=sysinit.target\n[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo v3 > {0}.new && mv {0}.new {0}'\n[Install]\nWantedBy=sysinit.target\n",
+        lab::agent::STAMP
+    );
+    host.write("/etc/systemd/system/lands.service", lands)?;
+    host.sh_ok("systemctl daemon-reload && systemctl --quiet enable lands.service")?;
+    stage.web.deploy_code("v3")?;
+    host.power_off()?;
+    host.boot_again()?;
+    stage.agent.wait_active()?;
+    let waited = stage.agent.wait(Duration::from_secs(60))?;
+    ensure!(waited.status == 0, "{waited:?}");
+    ensure!(stage.agent.history()?.len() == 3, "{:#?}", stage.agent.history()?);
+    stage.ensure_done("v3")
 }

@@ -6,6 +6,7 @@ use super::drain::FRESH;
 use super::proof::VERIFY_TIMEOUT;
 use super::{Fpm, FpmStep, Purpose};
 use crate::core::cut::settle_cut;
+use crate::core::deploy::printable;
 use crate::core::effect::{Effect, WorkerRef};
 use crate::core::entry::Entry;
 use crate::core::evidence::{Counted, MutePool, finishing};
@@ -18,6 +19,8 @@ use crate::core::time::{Mono, Now, Span};
 const COUNT_HOLDS: Duration = Duration::from_millis(10);
 /// So old the word of the pools may be when it is restarted.
 const CHECKED_FOR: Duration = Duration::from_secs(2);
+/// Characters of a request's name. Longer ones are cut.
+const LONGEST_NAME: usize = 300;
 
 impl Fpm {
     /// Goes on to the restart: counts what is in flight, also after a drain that ended idle, since something may have come in since.
@@ -181,7 +184,7 @@ impl Fpm {
         let ran = Duration::from_millis(worker.duration_us / 1000) + now.mono.since(at);
         Casualty {
             pid: worker.pid,
-            name: without_query(name),
+            name: public_name(name),
             ran: Span(ran).to_string(),
             certain,
             request: Some(format!("{} {}", worker.method, worker.uri)),
@@ -211,6 +214,20 @@ fn main_workers(answers: &PoolAnswers) -> Vec<u32> {
     answers.values().flatten().flat_map(|status| status.workers.iter().flatten().map(|worker| worker.pid)).collect()
 }
 
-fn without_query(uri: &str) -> String {
-    uri.split('?').next().unwrap_or(uri).to_owned()
+/// For everybody, and for a line of a log: the path, whatever the client had put there, and no query string.
+fn public_name(uri: &str) -> String {
+    printable(uri.split('?').next().unwrap_or(uri), LONGEST_NAME)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_named_without_its_secrets_and_in_one_line_t40() {
+        assert_eq!(public_name("/w/api.php?token=s3cret"), "/w/api.php");
+        let hostile = public_name("/w/x\n\u{1b}[2Jcut: nothing.php?a=b\nc");
+        assert_eq!(hostile, "/w/x\u{fffd}\u{fffd}[2Jcut: nothing.php");
+        assert_eq!(public_name(&"x".repeat(100_000)).chars().count(), LONGEST_NAME + 1);
+    }
 }

@@ -81,6 +81,10 @@ impl Fpm {
                 let asks = self.source.asks() && seen.active.runs();
                 self.enter(now, if asks { FpmStep::Counting } else { FpmStep::WaitingForLoan });
             }
+            FpmStep::Proving { .. } => {
+                self.saw(seen);
+                self.next = if seen.active == Active::Active { now } else { self.next };
+            }
             FpmStep::Restarting if self.pending.is_none() => {
                 self.looked_at = self.look_began;
                 self.settle(turn, seen, &before);
@@ -91,6 +95,7 @@ impl Fpm {
                     self.seen = seen.clone();
                 } else {
                     self.old_gone = true;
+                    self.still_there(seen);
                     self.tell_gone(turn);
                 }
             }

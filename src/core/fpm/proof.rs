@@ -6,7 +6,7 @@ use super::{Fpm, FpmStep, Purpose};
 use crate::core::effect::{Effect, FpmRequest, Outcome};
 use crate::core::entry::Entry;
 use crate::core::evidence::all_at_work;
-use crate::core::seen::PoolAnswers;
+use crate::core::seen::{Active, PoolAnswers};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::time::{Mono, Now};
@@ -20,6 +20,8 @@ const VERIFY_EVERY: Duration = Duration::from_millis(100);
 const WARM_TIMEOUT: Duration = Duration::from_secs(60);
 const PROOF_TIMEOUT: Duration = Duration::from_secs(30);
 const PROOF_EVERY: Duration = Duration::from_millis(500);
+/// After the warm-up, for systemd to start one that has died meanwhile (Restart=).
+const STILL_RUNS: Duration = Duration::from_secs(5);
 
 impl Fpm {
     /// Ping over the main socket where there is a ping path, else the status page there, else READY=1 has to do.
@@ -135,7 +137,8 @@ impl Fpm {
     }
 
     fn warm_done(&mut self, now: Mono) {
-        self.enter(now, FpmStep::Proving { until: now.after(PROOF_TIMEOUT) });
+        let within = if self.rules.proof.is_some() { PROOF_TIMEOUT } else { STILL_RUNS };
+        self.enter(now, FpmStep::Proving { until: now.after(within) });
     }
 
     pub(super) fn prove(&mut self, turn: &mut Turn<'_>, until: Mono) {
@@ -147,7 +150,27 @@ impl Fpm {
                 self.pending = Some(turn.ask(Effect::Request { socket, request, timeout }));
             }
             (Some(_), None) => self.break_down(turn, "its socket is not known, so proof could not be asked for".to_owned()),
+            (None, _) if self.warmed > 0 => self.still_runs(turn, until),
             (None, _) => self.done(turn),
+        }
+    }
+
+    /// The warm-up may have taken long, and have been too much for it (trap T20): on the word of a look that began after it. A worker may answer a ping
+    /// for a moment after the death of its master.
+    fn still_runs(&mut self, turn: &mut Turn<'_>, until: Mono) {
+        let now = turn.now.mono;
+        let looked = self.seen_at >= self.since;
+        if looked && self.seen.active == Active::Active && self.seen.main_pid != 0 {
+            return self.done(turn);
+        }
+        if looked && now >= until {
+            let (active, result) = (self.seen.active, &self.seen.result);
+            return self
+                .break_down(turn, format!("it served, and has died since: {active:?}, Result={result}; see journalctl -u {}", self.unit));
+        }
+        self.next = now.after(VERIFY_EVERY);
+        if self.looking.is_none() {
+            self.look(turn);
         }
     }
 
@@ -180,5 +203,11 @@ impl Fpm {
             turn.unit_ended_noting(&self.target, &self.unit, UnitEnd::Renewed, "restarted, and it serves", &self.notes);
         }
         self.enter(turn.now.mono, FpmStep::Done);
+    }
+    /// It has failed since its proof. Until it has come up and is proven again the host is not to be in a pool.
+    pub fn fallen(&mut self, turn: &mut Turn<'_>) {
+        turn.record(Entry::Unproven { target: self.target.clone(), unit: self.unit.clone() });
+        let why = format!("it came up with the new code and did not stay: Result={}; see journalctl -u {}", self.seen.result, self.unit);
+        self.break_down(turn, why);
     }
 }

@@ -9,7 +9,7 @@ use crate::core::effect::{Effect, Fault, Outcome};
 use crate::core::entry::Entry;
 use crate::core::ladder::{Ladder, Rung};
 use crate::core::loans::{Loan, Loans, fpm_drop_in};
-use crate::core::seen::{Active, UnitSeen};
+use crate::core::seen::{Active, ProcessSeen, UnitSeen};
 use crate::core::step::Turn;
 use crate::core::time::Mono;
 
@@ -82,12 +82,24 @@ impl Fpm {
             Rung::Unkillable
                 if old_lives && !self.seen.processes.is_empty() && now >= ladder.sent().after(self.rules.term_timeout + START_TIMEOUT) =>
             {
-                let pids: Vec<String> = self.seen.processes.iter().map(|process| process.pid.to_string()).collect();
+                let why = self.stuck();
                 self.pending = None;
-                self.break_down(turn, format!("process {} does not end, not even by SIGKILL: it is stuck in the kernel", pids.join(", ")));
+                self.break_down(turn, why);
             }
             _ => {}
         }
+    }
+
+    /// Of the old processes those are kept that are there still.
+    pub(super) fn still_there(&mut self, seen: &UnitSeen) {
+        let is_there = |old: &ProcessSeen| seen.processes.iter().any(|now| (now.pid, now.start) == (old.pid, old.start));
+        self.seen.processes.retain(is_there);
+    }
+
+    /// Trap T13.
+    pub(super) fn stuck(&self) -> String {
+        let pids: Vec<String> = self.seen.processes.iter().map(|process| process.pid.to_string()).collect();
+        format!("process {} does not end, not even by SIGKILL: it is stuck in the kernel", pids.join(", "))
     }
 
     /// What the job says of itself is little (facts F1.7): a look tells.
@@ -123,13 +135,16 @@ impl Fpm {
         self.tell_gone(turn);
         settle_cut(turn, &self.unit, true, self.ladder.as_ref().is_some_and(Ladder::was_killed));
         if !seen.active.runs() || seen.main_pid == 0 || seen.invocation == before {
-            return self.break_down(
-                turn,
-                format!(
-                    "it does not come up with the new code: {:?}, Result={}; see journalctl -u {}",
-                    seen.active, seen.result, self.unit
-                ),
+            let mut why = format!(
+                "it does not come up with the new code: {:?}, Result={}; see journalctl -u {}",
+                seen.active, seen.result, self.unit
             );
+            // What SIGKILL did not end holds its socket.
+            self.still_there(seen);
+            if !self.seen.processes.is_empty() {
+                why = format!("{}; {why}", self.stuck());
+            }
+            return self.break_down(turn, why);
         }
         self.seen = seen.clone();
         let fresh = Entry::Fresh {

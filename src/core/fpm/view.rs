@@ -4,7 +4,7 @@ use super::{FINISHING, Fpm, FpmStep, Purpose, RESTART_LOOK, STOPPED};
 use crate::core::ladder::Rung;
 use crate::core::status::{TargetState, UnitView};
 use crate::core::step::Deadline;
-use crate::core::time::Now;
+use crate::core::time::{Mono, Now};
 
 impl Fpm {
     #[must_use]
@@ -32,6 +32,21 @@ impl Fpm {
                 Some(Deadline::new(self.next, format!("{unit}: ask it")))
             }
             _ => None,
+        }
+    }
+
+    /// What its restart is at when SIGKILL is due or sent, and until when.
+    fn past_its_grace(&self, now: Mono) -> (TargetState, String, Option<Mono>) {
+        match self.ladder.as_ref().map(|ladder| ladder.rung(now)) {
+            _ if self.old_gone && self.seen.processes.is_empty() => {
+                (TargetState::Starting, "is being started".to_owned(), Some(self.within))
+            }
+            _ if self.old_gone => (TargetState::Starting, format!("{}; is being started", self.stuck()), Some(self.within)),
+            Some(Rung::Unkillable) if !self.seen.processes.is_empty() => (TargetState::Killing, self.stuck(), Some(self.within)),
+            Some(Rung::Dying { until }) => {
+                (TargetState::Killing, "SIGKILL to what was left; it is being restarted".to_owned(), Some(until))
+            }
+            _ => (TargetState::Killing, "SIGKILL to what was left; it is being restarted".to_owned(), Some(self.within)),
         }
     }
 
@@ -65,7 +80,7 @@ impl Fpm {
                 soon(TargetState::Stopping, "the threshold has passed: what is in flight is being counted")
             }
             FpmStep::WaitingForLoan => soon(TargetState::Stopping, "about to be restarted"),
-            FpmStep::Restarting if grace.is_none() => soon(TargetState::Killing, "SIGKILL to what was left; it is being restarted"),
+            FpmStep::Restarting if grace.is_none() => self.past_its_grace(now.mono),
             FpmStep::Restarting => (TargetState::Stopping, "is being restarted".to_owned(), grace),
             FpmStep::Verifying { until } | FpmStep::Dating { until } => {
                 (TargetState::Verifying, "restarted; is to answer its ping".to_owned(), Some(*until))

@@ -7,6 +7,7 @@ use super::{InPlace, Phase};
 use crate::core::cut::settle_cut;
 use crate::core::effect::{Effect, Looked};
 use crate::core::fpm::{Fpm, needs_renewal};
+use crate::core::memory::Want;
 use crate::core::policy::{FpmRules, TargetRules};
 use crate::core::seen::{Active, Load, UnitSeen};
 use crate::core::stale::{LOOK_FROM, stale_fpm};
@@ -43,7 +44,7 @@ impl InPlace {
             return;
         }
         let wants = self.wants.clone();
-        let mut renewals = Vec::new();
+        let (mut renewals, mut fallen) = (Vec::new(), Vec::new());
         for (target, (want, _)) in &wants {
             if self.progress.get(target) != Some(&Progress::Working) {
                 continue;
@@ -57,6 +58,7 @@ impl InPlace {
             match untouchable(&seen) {
                 Some(why) => self.fail(turn, target, &rules.unit, why),
                 None if needs_renewal(turn, target, &seen, want) => renewals.push((target.clone(), rules.clone(), want.clone(), seen)),
+                None if has_fallen(turn, target, &seen, want) => fallen.push((target.clone(), rules.clone(), want.clone(), seen)),
                 None if self.look_began < want.landed.after(LOOK_FROM) => {
                     self.next = want.landed.after(LOOK_FROM);
                 }
@@ -75,7 +77,7 @@ impl InPlace {
                 self.units.insert(unit.unit.clone(), unit);
             }
         }
-        if self.units.is_empty() {
+        if self.units.is_empty() && fallen.is_empty() {
             self.phase =
                 if self.progress.values().any(|progress| *progress == Progress::Working) { Phase::Looking } else { Phase::Returning };
             return;
@@ -89,8 +91,14 @@ impl InPlace {
             }
             turn.phase_began(&fpm.target.clone(), "preflight");
         }
-        self.phase = Phase::Preparing;
+        // Nobody serves: the host is taken out, and nothing is restarted before the next try (traps T20, T22).
+        self.phase = if self.units.is_empty() { Phase::LeavingPool } else { Phase::Preparing };
         self.rounds = 0;
+        for (target, rules, want, seen) in fallen {
+            let mut unit = Fpm::new(&target, &rules, want, seen, now);
+            unit.fallen(turn);
+            self.units.insert(unit.unit.clone(), unit);
+        }
     }
 
     pub(super) fn rules<'p>(turn: &Turn<'p>, target: &str) -> Option<&'p FpmRules> {
@@ -118,6 +126,12 @@ impl InPlace {
         self.progress.insert(target.to_owned(), Progress::Failed { why: format!("{unit}: {why}"), blocked: false });
         self.notes.insert(target.to_owned(), (TargetState::Failed, why.to_owned()));
     }
+}
+
+/// It was proven for this, and has failed since.
+fn has_fallen(turn: &Turn<'_>, target: &str, seen: &UnitSeen, want: &Want) -> bool {
+    let fresh = turn.memory.targets.get(target).and_then(|memory| memory.fresh.get(&seen.unit));
+    seen.active == Active::Failed && fresh.is_some_and(|fresh| fresh.invocation == seen.invocation && fresh.landed == want.landed)
 }
 
 /// One that is still being stopped serves nobody any more either.

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Machine, Retry, turn};
+use super::{Machine, turn};
 use crate::core::entry::Entry;
+use crate::core::intake::Retry;
 use crate::core::pool::{Goal, Pool, Verdict};
 use crate::core::status::RolloutResult;
 use crate::core::step::{Step, Turn};

@@ -21,7 +21,7 @@ use crate::core::effect::{EffectId, Outcome};
 use crate::core::entry::Entry;
 use crate::core::event::{Answer, Event};
 use crate::core::inplace::InPlace;
-use crate::core::intake::Pending;
+use crate::core::intake::{Pending, Retry};
 use crate::core::loans::Loans;
 use crate::core::memory::{Memory, TargetMemory};
 use crate::core::opcache::Opcaches;
@@ -51,6 +51,8 @@ pub struct Machine {
     breath: Duration,
     pub(super) pending: Option<Pending>,
     pub(super) stamp_fault: Option<StampFault>,
+    /// When the stamp was last read and was nothing new: what is new after that has landed after that.
+    pub(super) stamp_old_at: Option<Mono>,
     pub(super) works: BTreeMap<String, Work>,
     pub(super) inplace: InPlace,
     pub(super) loans: Loans,
@@ -70,15 +72,6 @@ pub struct Machine {
     pub(super) locks_due: bool,
     /// The package is being removed: nothing is begun, what is owed is paid.
     settling: bool,
-}
-
-/// When what failed is tried again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Retry {
-    pub at: Mono,
-    pub tries: u32,
-    pub why: String,
-    pub blocked: bool,
 }
 
 /// Lends the machine's fields out as a [`Turn`]; a macro, since a method would borrow all of the machine.
@@ -106,6 +99,7 @@ impl Machine {
             breath: BREATH,
             pending: None,
             stamp_fault: None,
+            stamp_old_at: None,
             works: BTreeMap::new(),
             inplace: InPlace::default(),
             loans: Loans::default(),

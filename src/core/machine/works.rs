@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Machine, Retry, turn};
+use super::{Machine, turn};
 use crate::core::effect::{Effect, UnitsOf};
 use crate::core::entry::Entry;
 use crate::core::generations::Generations;
 use crate::core::inplace::InPlace;
+use crate::core::intake::Retry;
 use crate::core::loans::Loans;
 use crate::core::memory::{Cutting, TargetMemory};
 use crate::core::policy::TargetRules;

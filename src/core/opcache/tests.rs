@@ -105,7 +105,7 @@ fn one_that_fills_slowly_is_renewed_each_time_but_not_more_often_than_the_pause(
 }
 
 #[test]
-fn a_clock_that_was_wrong_does_not_stop_the_guard() {
+fn a_clock_that_was_wrong_does_not_stop_the_guard_t04() {
     let memory = GuardMemory { renewed: Some(START.after(100_000 * MINUTE)), too_small: None };
     let seen = OpcacheSeen { since: START.after(200_000 * MINUTE), ..used(120) };
     assert!(matches!(judge(&rules(), &seen, &memory, START), Verdict::Renew { .. }));

@@ -34,6 +34,7 @@ impl Service {
             Step::TakingBack(_) => (TargetState::Stopping, "what it was asked and lent is taken back".to_owned(), None),
             Step::Restarting => match self.ladder.as_ref().map(|ladder| ladder.rung(now.mono)) {
                 Some(Rung::Grace { until }) => (TargetState::Stopping, "is being restarted".to_owned(), Some(until)),
+                Some(Rung::Dying { until }) => (TargetState::Killing, "was sent SIGKILL".to_owned(), Some(until)),
                 _ => (TargetState::Killing, "was sent SIGKILL".to_owned(), None),
             },
             Step::Verifying => (TargetState::Verifying, "restarted; to be seen running".to_owned(), None),

@@ -63,7 +63,7 @@ impl Processes {
     /// The process with its command line, if it has one of these names.
     fn carrier(&self, pid: u32, code: &[String], users: &mut BTreeMap<u32, String>) -> io::Result<Option<(StraySeen, Vec<u8>)>> {
         let Some(stat) = self.stat(pid)?.filter(|stat| !stat.is_dead && stat.flags & KERNEL_THREAD == 0) else { return Ok(None) };
-        let line = self.command_line(pid);
+        let line = self.command_line(pid)?;
         let tty = terminal(stat.tty);
         let process = self.seen(pid, stat, argv0(&line));
         if !carries(code, &process) {

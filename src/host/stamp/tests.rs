@@ -56,7 +56,7 @@ async fn settle(watch: &mut Watch) {
 }
 
 #[tokio::test]
-async fn writing_touching_truncating_and_chmod_are_noticed() {
+async fn writing_touching_truncating_and_chmod_are_noticed_t03() {
     let place = Place::new();
     let path = place.stamp();
     noticed(&path, 8, |turn| match turn % 4 {
@@ -70,7 +70,7 @@ async fn writing_touching_truncating_and_chmod_are_noticed() {
 
 /// A deploy hook that writes in place is not told of before it has closed the file (trap T3).
 #[tokio::test]
-async fn what_is_written_in_place_is_told_when_it_is_closed() {
+async fn what_is_written_in_place_is_told_when_it_is_closed_t03() {
     let place = Place::new();
     let path = place.stamp();
     let mut watch = Watch::new(&path);
@@ -107,7 +107,7 @@ async fn a_writer_that_never_ends_does_not_hide_a_stamp() {
 }
 
 #[tokio::test]
-async fn a_rename_over_it_is_noticed_and_so_is_what_is_written_then() {
+async fn a_rename_over_it_is_noticed_and_so_is_what_is_written_then_t03() {
     let place = Place::new();
     let path = place.stamp();
     noticed(&path, 6, |turn| {
@@ -123,14 +123,14 @@ async fn a_rename_over_it_is_noticed_and_so_is_what_is_written_then() {
 }
 
 #[tokio::test]
-async fn deleting_and_making_it_again_is_noticed() {
+async fn deleting_and_making_it_again_is_noticed_t03() {
     let place = Place::new();
     let path = place.stamp();
     noticed(&path, 6, |turn| if turn % 2 == 0 { fs::remove_file(&path).unwrap() } else { fs::write(&path, "two").unwrap() }).await;
 }
 
 #[tokio::test]
-async fn a_swapped_symbolic_link_is_noticed_and_so_are_writes_through_it() {
+async fn a_swapped_symbolic_link_is_noticed_and_so_are_writes_through_it_t03() {
     let place = Place::new();
     for name in ["a", "b"] {
         fs::write(place.at(name), name).unwrap();
@@ -153,7 +153,7 @@ async fn a_swapped_symbolic_link_is_noticed_and_so_are_writes_through_it() {
 }
 
 #[tokio::test]
-async fn a_swapped_link_in_the_middle_of_the_path_is_noticed() {
+async fn a_swapped_link_in_the_middle_of_the_path_is_noticed_t03() {
     let place = Place::new();
     for release in ["releases/1/deep", "releases/2/deep"] {
         fs::create_dir_all(place.at(release)).unwrap();
@@ -174,7 +174,7 @@ async fn a_swapped_link_in_the_middle_of_the_path_is_noticed() {
 }
 
 #[tokio::test]
-async fn a_replaced_parent_is_noticed() {
+async fn a_replaced_parent_is_noticed_t03() {
     let place = Place::new();
     let path = place.stamp();
     noticed(&path, 4, |turn| match turn {
@@ -231,7 +231,7 @@ async fn a_link_in_a_circle_that_is_mended_is_noticed() {
 }
 
 #[tokio::test]
-async fn an_overflow_is_noticed() {
+async fn an_overflow_is_noticed_t03() {
     let place = Place::new();
     let mut watch = Watch::new(&place.stamp());
     let most: usize = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap().trim().parse().unwrap();
@@ -282,7 +282,7 @@ async fn the_number_of_watches_is_bounded() {
 
 /// In a mount namespace of its own, so in a thread of its own.
 #[test]
-fn a_bind_mount_is_noticed() {
+fn a_bind_mount_is_noticed_t03() {
     use nix::mount::{MntFlags, MsFlags, mount, umount2};
     let place = Place::new();
     fs::create_dir(place.at("over")).unwrap();
@@ -322,8 +322,28 @@ fn a_stamp_has_content_times_and_a_digest() {
     assert!(seen.ctime.0.unsigned_abs().abs_diff(u64::try_from(mtime.as_micros()).unwrap()) < 1_000_000);
 }
 
+/// Written twice within one tick of the file system's clock, with as many bytes.
+#[tokio::test]
+async fn two_of_one_time_and_one_size_are_noticed_and_told_apart_t02() {
+    let place = Place::new();
+    let path = place.stamp();
+    let time = fs::metadata(&path).unwrap().modified().unwrap();
+    let write = |text: &str| {
+        fs::write(&path, text).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+        read(&path).unwrap()
+    };
+    let first = write("two\n");
+    noticed(&path, 3, |turn| {
+        let second = write(["six\n", "ten\n", "one\n"][turn]);
+        assert_eq!((second.identity.mtime, second.content.len()), (first.identity.mtime, first.content.len()));
+        assert_ne!(second.identity, first.identity);
+    })
+    .await;
+}
+
 #[test]
-fn the_limit_is_64_kib_of_text() {
+fn the_limit_is_64_kib_of_text_t40() {
     let place = Place::new();
     fs::write(place.stamp(), "x".repeat(CONTENT_MAX)).unwrap();
     assert_eq!(content(&place.stamp()).map(|text| text.len()), Some(CONTENT_MAX));
@@ -336,7 +356,7 @@ fn the_limit_is_64_kib_of_text() {
 }
 
 #[test]
-fn what_is_no_file_is_named_and_never_opened() {
+fn what_is_no_file_is_named_and_never_opened_t40() {
     let place = Place::new();
     mkfifo(&place.at("fifo"), Mode::from_bits_truncate(0o644)).unwrap();
     let _listener = UnixListener::bind(place.at("socket")).unwrap();
@@ -370,7 +390,7 @@ fn dot_dot_and_links_lead_where_the_kernel_says() {
 }
 
 #[test]
-fn somebodys_link_does_not_lead_to_what_only_root_may_read() {
+fn somebodys_link_does_not_lead_to_what_only_root_may_read_t40() {
     let place = Place::new();
     let secret = place.at("secret");
     fs::write(&secret, "s3cret").unwrap();
@@ -389,7 +409,7 @@ fn somebodys_link_does_not_lead_to_what_only_root_may_read() {
 }
 
 #[test]
-fn a_file_of_secrets_is_refused_without_a_word_of_it() {
+fn a_file_of_secrets_is_refused_without_a_word_of_it_t40() {
     let place = Place::new();
     let secrets =
         "root:$y$j9T$F5Jx5fExrKuPp53xLKQ..1$X3DX6M94c7o.9agCG9G317fhZg9SqC.5i5rd.RhAtQ7:19000:0:99999:7:::\ndaemon:*:19000:0:99999:7:::\n";
@@ -401,7 +421,7 @@ fn a_file_of_secrets_is_refused_without_a_word_of_it() {
 }
 
 #[test]
-fn a_file_that_is_written_meanwhile_is_never_read_half() {
+fn a_file_that_is_written_meanwhile_is_never_read_half_t03() {
     let place = Place::new();
     let path = place.stamp();
     let texts = ["a".repeat(60_000), "b".repeat(50_000)];

@@ -79,7 +79,7 @@ fn a_host_with_nothing_has_no_more_than_it_knows() {
 }
 
 #[test]
-fn neither_units_nor_deploys_nor_people_are_named() {
+fn neither_units_nor_deploys_nor_people_are_named_t40() {
     let text = metrics(&view());
     for name in ["a.service", "secret-id", "why", "who", "line 3"] {
         let told = text.lines().filter(|line| !line.starts_with('#')).find(|line| line.contains(name));
@@ -89,7 +89,7 @@ fn neither_units_nor_deploys_nor_people_are_named() {
 
 /// What a hostile name would break: the lines, the labels, or another metric.
 #[test]
-fn every_line_is_one_sample_or_one_comment() {
+fn every_line_is_one_sample_or_one_comment_t39() {
     let text = metrics(&view());
     assert!(text.ends_with('\n'));
     let mut seen = BTreeSet::new();
@@ -134,7 +134,7 @@ fn after_labels(labels: &str) -> &str {
 }
 
 #[test]
-fn the_file_is_replaced_and_nothing_is_followed() {
+fn the_file_is_replaced_and_nothing_is_followed_t39() {
     let dir = tempfile::tempdir().unwrap();
     let (prey, path) = (dir.path().join("journal"), dir.path().join("restart-agent.prom"));
     fs::write(&prey, "precious").unwrap();

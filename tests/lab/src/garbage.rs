@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::cache;
 use crate::cgroup::Cgroup;
+use crate::host::disk;
 
 /// The traces of one host: `hosts/ID.owner` says whose it is, `hosts/ID/` has its overlay.
 #[derive(Debug)]
@@ -38,6 +39,7 @@ impl Traces {
     /// Ends every process of the host and removes everything. Its overlay is mounted in a mount namespace of
     /// its own, so it goes with the last process.
     pub(crate) fn remove(&self) -> Result<()> {
+        disk::release(&self.directory)?;
         self.cgroup.kill()?;
         self.cgroup.wait_until_empty()?;
         self.cgroup.remove()?;

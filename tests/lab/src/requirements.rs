@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use crate::{cache, cgroup};
 
 /// The commands that the lab executes on the machine, each with the Debian package that has it.
-pub const COMMANDS: [(&str, &str); 8] = [
+pub const COMMANDS: [(&str, &str); 9] = [
     ("systemd-nspawn", "systemd-container"),
     ("mmdebstrap", "mmdebstrap"),
     ("apt-get", "apt"),
@@ -17,6 +17,7 @@ pub const COMMANDS: [(&str, &str); 8] = [
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),
     ("mount", "mount"),
+    ("mkfs.ext4", "e2fsprogs"),
 ];
 
 /// Says whether this machine can boot hosts; looked at once per process.

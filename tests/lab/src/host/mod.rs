@@ -3,6 +3,7 @@
 mod boot;
 mod child;
 mod command;
+pub(crate) mod disk;
 mod files;
 mod systemd;
 
@@ -21,7 +22,10 @@ use crate::{Image, Release, cgroup, collect_garbage, requirements, wait_for};
 use boot::{BOOT_DEADLINE, Machine, Running};
 pub use child::{HostChild, Output};
 pub use command::Command;
+use disk::Disk;
 
+/// Everything that the boot wants is there, and no job waits for another.
+const BOOTED: &str = "systemctl --quiet is-active multi-user.target && ! systemctl list-jobs --no-legend | grep -q waiting";
 const POWEROFF_DEADLINE: Duration = Duration::from_secs(120);
 
 /// A running Debian with its own systemd, network (loopback only), process ids and cgroups. Dropping it
@@ -33,6 +37,7 @@ pub struct Host {
     release: Release,
     traces: Traces,
     machine: Machine,
+    disk: Option<Disk>,
     running: Mutex<Option<Running>>,
     next_command: AtomicU32,
     _permit: Permit,
@@ -44,9 +49,17 @@ pub struct Builder {
     release: Release,
     name: String,
     binds: Vec<(PathBuf, String)>,
+    disk: Option<String>,
 }
 
 impl Builder {
+    /// Gives it a file system of its own at `inside`, which [`Host::freeze`] can freeze.
+    #[must_use]
+    pub fn disk(mut self, inside: &str) -> Builder {
+        self.disk = Some(inside.to_owned());
+        self
+    }
+
     /// Shows `outside`, a path on the machine, at `inside` in the host, writable.
     #[must_use]
     pub fn bind(mut self, outside: impl Into<PathBuf>, inside: &str) -> Builder {
@@ -72,17 +85,27 @@ impl Builder {
         }
         let id = unique_id(&self.name);
         let traces = Traces::create(&id)?;
+        let mut binds = self.binds;
+        let disk = self.disk.map(|inside| Disk::make(&traces.directory).map(|disk| (disk, inside))).transpose()?;
+        binds.extend(disk.iter().map(|(disk, inside)| (disk.mounted_at().to_owned(), inside.clone())));
         let machine = Machine {
             id,
             hostname: self.name,
             image: image.root().to_owned(),
             directory: traces.directory.clone(),
             cgroup: traces.cgroup.clone(),
-            binds: self.binds,
+            binds,
         };
         // From here on its drop cleans up.
-        let host =
-            Host { release: self.release, traces, machine, running: Mutex::new(None), next_command: AtomicU32::new(0), _permit: permit };
+        let host = Host {
+            release: self.release,
+            traces,
+            machine,
+            disk: disk.map(|(disk, _)| disk),
+            running: Mutex::new(None),
+            next_command: AtomicU32::new(0),
+            _permit: permit,
+        };
         host.machine.prepare()?;
         host.boot_again()?;
         Ok(host)
@@ -103,7 +126,7 @@ impl Host {
 
     /// For a host with more than a name.
     pub fn builder(release: Release, name: &str) -> Builder {
-        Builder { release, name: name.to_owned(), binds: Vec::new() }
+        Builder { release, name: name.to_owned(), binds: Vec::new(), disk: None }
     }
 
     /// Boots several hosts, taking all their permits at once. They do not see each other's networks.
@@ -154,6 +177,22 @@ impl Host {
         Ok(format!("unix:path=/proc/{}/root/run/dbus/system_bus_socket", self.init_pid()?))
     }
 
+    /// From now on whoever writes to the file system of [`Builder::disk`] sleeps in the kernel, where not even SIGKILL reaches it.
+    ///
+    /// # Errors
+    /// There is no such file system, or it cannot be frozen.
+    pub fn freeze(&self) -> Result<()> {
+        self.disk.as_ref().context("this host has no disk of its own")?.freeze()
+    }
+
+    /// They go on, or die.
+    ///
+    /// # Errors
+    /// As [`Host::freeze`].
+    pub fn thaw(&self) -> Result<()> {
+        self.disk.as_ref().context("this host has no disk of its own")?.thaw()
+    }
+
     /// The network namespace of the host, to be entered by a thread that speaks to its ports.
     ///
     /// # Errors
@@ -182,6 +221,10 @@ impl Host {
     /// # Errors
     /// When a process does not die.
     pub fn power_off_hard(&self) -> Result<()> {
+        if let Some(disk) = &self.disk {
+            // What sleeps there would outlive everything.
+            let _ = disk.thaw();
+        }
         let mut running = self.lock();
         if let Some(running) = running.as_mut() {
             // nspawn goes by itself when its init is dead, and has then reaped it.
@@ -210,6 +253,8 @@ impl Host {
             let state = self.command(["systemctl", "is-system-running"]).timeout(Duration::from_secs(10)).run()?;
             match state.stdout.trim() {
                 "running" | "degraded" => Ok(Some(())),
+                // A long oneshot that was started meanwhile keeps systemd "starting" for as long as it runs.
+                "starting" if self.sh(BOOTED)?.success() => Ok(Some(())),
                 other => bail!("{other} {}", state.stderr.trim()),
             }
         })

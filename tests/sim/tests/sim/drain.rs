@@ -8,7 +8,7 @@ use crate::given::{FPM, fpm_host};
 
 /// What a deploy waits for after the last request: two polls at most, though the pool and systemd are asked once more.
 #[test]
-fn the_end_of_the_last_request_is_the_beginning_of_the_restart() {
+fn the_end_of_the_last_request_is_the_beginning_of_the_restart_t33() {
     for n in 0..25 {
         let mut host = fpm_host(true, Fpm::default());
         set_quiet(&mut host, 0);

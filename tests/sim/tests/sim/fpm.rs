@@ -35,6 +35,23 @@ fn a_touched_stamp_renews_php_fpm_and_the_host_is_back_in_the_pool() {
     assert!(host.casualties().is_empty());
 }
 
+/// Trap T4: a clock that was set while the deploy was on its way, or a link that was turned to a file made yesterday. What runs is older than now.
+#[test]
+fn a_new_stamp_with_a_ctime_of_yesterday_has_landed_now() {
+    let mut host = fpm_host(true, Fpm::default());
+    let before = host.world.units[FPM].invocation.clone();
+    let day = i64::try_from(24 * HOUR).unwrap();
+    host.world.wall_offset -= day;
+    host.world.touch("d2");
+    host.world.wall_offset += day;
+    let renewed = |host: &Host| matches!(host.waited(None), Some(Waited::Converged { id }) if id == "d2");
+    assert!(host.run_until(MINUTE, renewed));
+    host.run(S);
+    host.check_at_rest();
+    host.must_be_right();
+    assert_ne!(before, host.world.units[FPM].invocation);
+}
+
 /// A person aborts and thinks better of it: the host is put back, then taken out again, and the check says "out" until the balancer has heard
 /// of either.
 #[test]

@@ -95,7 +95,7 @@ fn every_crash(name: &str, seconds: u64, build: impl Fn() -> Host) {
 }
 
 #[test]
-fn the_agent_may_die_at_any_point_of_a_deploy() {
+fn the_agent_may_die_at_any_point_of_a_deploy_t06() {
     every_crash("plain", 30, || {
         let mut host = host_with(rules(), |_| {});
         host.later(0, Deed::Touch("d2".to_owned()));
@@ -137,7 +137,7 @@ fn what_is_restarted_between_its_proof_and_the_switch_is_proven_again() {
 }
 
 #[test]
-fn three_deploys_on_the_heels_of_one_another() {
+fn three_deploys_on_the_heels_of_one_another_t01() {
     every_crash("heels", 90, || {
         let mut host = host_with(rules(), busy);
         for (n, at) in [(2, 0), (3, 1200 * MS), (4, 7 * S)] {
@@ -179,7 +179,7 @@ fn what_is_not_well_after_its_start_never_serves() {
 }
 
 #[test]
-fn a_crash_loop_after_the_switch_brings_the_old_one_back() {
+fn a_crash_loop_after_the_switch_brings_the_old_one_back_t20() {
     for after in [300 * MS, 800 * MS, 1500 * MS, 5 * S] {
         every_crash("crash loop", 40, || {
             let mut host = host_with(rules(), |_| {});
@@ -191,7 +191,7 @@ fn a_crash_loop_after_the_switch_brings_the_old_one_back() {
 }
 
 #[test]
-fn what_people_do_to_the_current_one_and_to_the_symlink() {
+fn what_people_do_to_the_current_one_and_to_the_symlink_t19() {
     for verb in ["stop", "restart", "reload", "kill"] {
         for at in [2 * S, 5 * S + 700 * MS, 6 * S + 500 * MS, 12 * S] {
             every_crash(verb, 40, || {
@@ -273,7 +273,7 @@ fn no_memory_no_generation() {
 }
 
 #[test]
-fn a_hold_and_an_abort_in_the_middle() {
+fn a_hold_and_an_abort_in_the_middle_t34() {
     for (abort, at) in [(false, 300 * MS), (false, 2500 * MS), (true, 700 * MS), (true, 1500 * MS)] {
         every_crash("hold", 60, || {
             let mut host = host_with(GenerationRules { linger: span(4 * S), ..rules() }, busy);

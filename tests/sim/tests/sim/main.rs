@@ -10,3 +10,4 @@ mod scheduled;
 mod services;
 mod status;
 mod strays;
+mod traps;

@@ -108,7 +108,7 @@ fn a_script_that_reaches_a_checkpoint_when_asked_is_run_again_and_was_not_cut() 
 }
 
 #[test]
-fn a_script_that_does_not_listen_is_stopped_after_it_was_asked() {
+fn a_script_that_does_not_listen_is_stopped_after_it_was_asked_t27() {
     let mut host = asking(After::Rerun, Script::default());
     host.world.touch("d2");
     let begun = host.world.now;
@@ -122,7 +122,7 @@ fn a_script_that_does_not_listen_is_stopped_after_it_was_asked() {
 }
 
 #[test]
-fn a_script_that_holds_its_lock_is_spared_until_it_lets_go_and_no_longer_than_its_cap() {
+fn a_script_that_holds_its_lock_is_spared_until_it_lets_go_and_no_longer_than_its_cap_t26_t27() {
     for (holds, spared) in [(60 * S + 100 * S, 60 * S), (60 * S + 1000 * S, 300 * S)] {
         let mut host = script_host(After::Rerun, Script { holds, ..Script::default() }, HOUR);
         host.world.touch("d2");
@@ -132,6 +132,8 @@ fn a_script_that_holds_its_lock_is_spared_until_it_lets_go_and_no_longer_than_it
         let took = host.world.now - begun;
         assert!((30 * S + spared..33 * S + spared).contains(&took), "stopped after {took} us, for {holds}");
         assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+        let why = host.memory().last_rollout.clone().unwrap().units.remove(0).why;
+        assert_eq!(why.contains("still held its lock after hold_timeout, 5m"), spared == 300 * S, "{why}");
         host.check_at_rest();
         host.must_be_right();
     }
@@ -157,7 +159,7 @@ fn a_script_that_runs_through_between_deploys_is_never_let_finish() {
 
 /// Starvation: the fourth deploy lets it finish, and says so.
 #[test]
-fn a_script_that_was_interrupted_too_often_is_let_finish_once() {
+fn a_script_that_was_interrupted_too_often_is_let_finish_once_t28() {
     let mut host =
         script_host(After::Rerun, Script { next_runs: [HOUR, HOUR, HOUR, 5 * MINUTE].into(), lasts: HOUR, ..Script::default() }, 24 * HOUR);
     for n in 2..5 {

@@ -64,7 +64,7 @@ fn ensure_stopped_once(host: &Host, crash: Option<Crash>) {
 }
 
 #[test]
-fn those_in_reach_are_stopped_and_recorded_once_wherever_the_agent_dies() {
+fn those_in_reach_are_stopped_and_recorded_once_wherever_the_agent_dies_t06() {
     let (host, points) = deploy(StrayAction::Stop, None);
     ensure_stopped_once(&host, None);
     assert_eq!((stray(&host, STUBBORN).terms, stray(&host, STUBBORN).kills), (1, 1));
