@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     lab::suite()
-        .on_each("struck_at_any_entry_of_a_rollout_in_place_it_comes_to_its_end", inplace::struck)
-        .on_each("struck_at_any_entry_of_a_hand_over_it_loses_nothing", generations::struck)
+        .on_each("struck_at_any_entry_of_a_rollout_in_place_it_comes_to_its_end_t06", inplace::struck)
+        .on_each("struck_at_any_entry_of_a_hand_over_it_loses_nothing_t06", generations::struck)
         .run()
 }
