@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::core::status::StatusView;
 use crate::core::time::Wall;
 use crate::host::notify;
-use crate::store::{Store, metrics, write_status};
+use crate::store::{Reserve, Store, metrics};
 
 /// Between two writes: a rollout of hundreds of units changes the view thousands of times a second.
 const PACE: Duration = Duration::from_millis(100);
@@ -20,6 +20,7 @@ const METRICS_PACE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Publisher {
     path: PathBuf,
+    reserve: Reserve,
     metrics: PathBuf,
     view: watch::Sender<Option<Arc<StatusView>>>,
     said: String,
@@ -35,6 +36,7 @@ impl Publisher {
     pub fn new(path: PathBuf, metrics: PathBuf, view: watch::Sender<Option<Arc<StatusView>>>) -> Publisher {
         Publisher {
             path,
+            reserve: Reserve::default(),
             metrics,
             view,
             said: String::new(),
@@ -89,7 +91,7 @@ impl Publisher {
             notify::status(&text);
             self.said = text;
         }
-        match write_status(&self.path, &view) {
+        match self.reserve.write_status(&self.path, &view) {
             Ok(()) => self.failed = false,
             Err(error) => {
                 if !self.failed {

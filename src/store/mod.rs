@@ -22,7 +22,7 @@ pub use fault::StoreFault;
 pub use journal::Store;
 pub use metrics::{METRICS, metrics};
 pub use reader::Reader;
-pub use status_file::{StatusFault, read_status, write_status};
+pub use status_file::{Reserve, StatusFault, read_status, write_status};
 
 /// The directory of the journal and the history.
 pub const STATE_DIR: &str = "/var/lib/restart-agent";

@@ -25,6 +25,23 @@ pub enum StatusFault {
     Unreadable { path: String, error: String },
 }
 
+/// A descriptor that is kept for status.json: when there is no other left, the file would go on telling what was true before.
+#[derive(Debug, Default)]
+pub struct Reserve(Option<fs::File>);
+
+impl Reserve {
+    /// [`write_status`], with this descriptor free for it.
+    ///
+    /// # Errors
+    /// As [`write_status`].
+    pub fn write_status(&mut self, path: &Path, view: &StatusView) -> io::Result<()> {
+        self.0 = None;
+        let written = write_status(path, view);
+        self.0 = fs::File::open("/dev/null").ok();
+        written
+    }
+}
+
 /// Replaces `path` at once by `view`, for everybody to read. Request lines are left out (they may hold secrets).
 ///
 /// # Errors

@@ -104,7 +104,7 @@ impl<'h> Struck<'h> {
         let version = self.deploy()?;
         self.converged(&version)?;
         let length = journal.count()?;
-        self.ensure_right(None, &before, &load.stop()?)?;
+        self.ensure_right(None, &before, &BTreeSet::new(), &load.stop()?)?;
         Ok(length)
     }
 
@@ -113,6 +113,7 @@ impl<'h> Struck<'h> {
         let before = self.before()?;
         let begun = Instant::now();
         let load = self.load()?;
+        let journal = Journal::from_now(self.host)?;
         let (host, mut version) = (self.host, String::new());
         let agent = lab::agent::Agent::on(host);
         let struck = strike(host, &agent, way, n, points, || {
@@ -121,7 +122,7 @@ impl<'h> Struck<'h> {
         })?;
         self.converged(&version)?;
         let report = load.stop()?;
-        self.ensure_right(struck.then_some(way), &before, &report)?;
+        self.ensure_right(struck.then_some(way), &before, &journal.settled_since_the_start()?, &report)?;
         self.stage.ensure_done(&version)?;
         eprintln!("{}: {way:?} at {n}: {:.1} s", host.release(), begun.elapsed().as_secs_f64());
         Ok(())
@@ -170,7 +171,8 @@ impl<'h> Struck<'h> {
         Ok(Before { marks: Marks::read(self.host)?, php: self.php_starts()?, casualties: self.stage.agent.casualties()?.len() })
     }
 
-    fn ensure_right(&self, way: Option<Way>, before: &Before, report: &lab::load::Report) -> Result<()> {
+    /// `settled`: the scripts that the agent owed a run when it was last started.
+    fn ensure_right(&self, way: Option<Way>, before: &Before, settled: &BTreeSet<String>, report: &lab::load::Report) -> Result<()> {
         let off = way == Some(Way::PoweredOff);
         let all = self.stage.agent.casualties()?;
         let casualties = &all[before.casualties..];
@@ -185,7 +187,9 @@ impl<'h> Struck<'h> {
                 ("quiet", false) => starts == 0 && cut == 1,
                 ("quiet", true) => starts == 0 && cut <= 1,
                 ("rerun", false) => starts == 1 && cut == 1,
-                ("rerun", true) => cut <= starts && starts <= 1,
+                ("rerun", true) if settled.contains(&job.service_name()) => starts == 1 && cut <= 1,
+                // Its new run may have ended with the host before it left a mark.
+                ("rerun", true) => starts <= 1 && cut <= 1,
                 (_, false) => starts == 1,
                 (_, true) => starts == 1 || starts == 2,
             };

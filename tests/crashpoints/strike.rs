@@ -1,6 +1,6 @@
 //! The points, and what happens at them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -57,6 +57,21 @@ impl<'h> Journal<'h> {
         Ok(name(&text))
     }
 
+    /// The scripts whose owed run was settled after the newest start of the agent.
+    pub fn settled_since_the_start(&self) -> Result<BTreeSet<String>> {
+        let from = self.from;
+        let all: Vec<String> = within(self.host, || {
+            let connection = open()?;
+            let mut entries = connection.prepare("SELECT entry FROM journal WHERE seq > ?1 ORDER BY seq")?;
+            let entries = entries.query_map([from], |row| row.get(0))?.collect::<Result<_, _>>()?;
+            Ok(entries)
+        })?;
+        let parsed = all.iter().map(|text| serde_json::from_str(text)).collect::<Result<Vec<serde_json::Value>, _>>()?;
+        let start = parsed.iter().rposition(|entry| name_of(entry) == "started").unwrap_or_default();
+        let units = parsed[start..].iter().filter_map(|entry| Some(entry.get("rerun-settled")?.get("unit")?.as_str()?.to_owned()));
+        Ok(units.collect())
+    }
+
     /// Returns as soon as the n-th entry is on the disk; false if none was written for a while.
     pub fn wait(&self, n: usize) -> Result<bool> {
         let wanted = self.from + i64::try_from(n)?;
@@ -104,19 +119,20 @@ fn newest(connection: &Connection) -> Result<i64> {
     Ok(connection.prepare_cached("SELECT coalesce(max(seq), 0) FROM journal")?.query_row([], |row| row.get(0))?)
 }
 
-/// Of an enum as serde writes it; of an intent the effect's name with it.
+/// An entry's name; of an intent or an outcome with what it is about.
 fn name(entry: &str) -> String {
     let parsed: serde_json::Value = serde_json::from_str(entry).unwrap_or_default();
-    let first = |value: &serde_json::Value| match value {
-        serde_json::Value::String(name) => name.clone(),
-        serde_json::Value::Object(map) => map.keys().next().cloned().unwrap_or_default(),
-        _ => String::new(),
-    };
-    let outer = first(&parsed);
+    let outer = name_of(&parsed);
     match parsed[&outer].get("effect").or_else(|| parsed[&outer].get("outcome")) {
-        Some(inner) => format!("{outer} {}", first(inner)),
+        Some(inner) => format!("{outer} {}", name_of(inner)),
         None => outer,
     }
+}
+
+/// Of an enum as serde writes it.
+fn name_of(value: &serde_json::Value) -> String {
+    let key = value.as_object().and_then(|map| map.keys().next().cloned());
+    key.or_else(|| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 /// Strikes at the n-th entry that the journal gets from now on, with what `act` does, such as a deploy; false if there are not so many. The agent runs

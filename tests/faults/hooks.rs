@@ -8,6 +8,7 @@ use lab::pool::{Command, FilePool};
 use lab::web;
 use lab::{Host, Release, wait_for};
 
+use crate::in_release;
 use crate::stage::{Stage, phase};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -37,7 +38,11 @@ pub fn hostile(release: Release) -> Result<()> {
     let before = stage.web.generation()?;
 
     // Each in the way of a deploy, for the time that it may take; then mended, and the same deploy goes on by itself.
-    for (name, command) in [("depool", Command::Depool), ("repool", Command::Repool)] {
+    for (name, command) in [("repool", Command::Repool), ("depool", Command::Depool)] {
+        // The next try after a depool comes a quarter of a minute later.
+        if name == "depool" && !in_release() {
+            continue;
+        }
         (|| {
             let version = format!("hangs-{name}");
             let calls = stage.pool.calls(command)?;
@@ -80,9 +85,9 @@ pub fn hostile(release: Release) -> Result<()> {
 }
 
 /// The command that asks a script leaves children behind that do not listen; with RELEASE_TESTS it and the one that takes that back hang as well,
-/// 30 s each time. The script has its time all the same.
+/// 30 s each time. The script has its time all the same, and a request that cannot be taken back is told until it can be.
 fn asks(host: &Host, stage: &Stage<'_>, config: &str) -> Result<()> {
-    let then = if std::env::var_os("RELEASE_TESTS").is_some() { HANGS } else { "exit 0" };
+    let then = if in_release() { HANGS } else { "exit 0" };
     for (name, text) in
         [("ask", format!("echo asked >> {ASKED}; {LEAVES_CHILDREN}; {then}")), ("unask", format!("echo unasked >> {ASKED}; {then}"))]
     {
@@ -96,7 +101,17 @@ fn asks(host: &Host, stage: &Stage<'_>, config: &str) -> Result<()> {
     let starts = || -> Result<usize> { Ok(host.read("/var/log/app/job")?.lines().count()) };
     let before = starts()?;
     stage.web.deploy_code("asked")?;
-    stage.agent.deploy_and_wait("asked", MINUTE * 4)?;
+    if in_release() {
+        stage.agent.deploy("asked")?;
+        let waited = stage.agent.wait(MINUTE * 4)?;
+        ensure!(waited.status == 1 && waited.stderr.contains("could not be taken back"), "{waited:?}");
+        let status = stage.agent.wait_state("failed", MINUTE)?;
+        ensure!(status["next"] == "another try" && !status["deadline"].is_null(), "{status}");
+        host.write_mode("/usr/local/bin/unask", "#!/bin/sh\nexit 0\n", 0o755)?;
+        stage.agent.wait_state("converged", MINUTE * 3)?;
+    } else {
+        stage.agent.deploy_and_wait("asked", MINUTE)?;
+    }
     ensure!(host.read(ASKED)?.contains("asked"), "nobody was asked");
     wait_for("the rerun", MINUTE, || Ok((starts()? == before + 1).then_some(())))?;
     let cut = stage.agent.casualties()?;

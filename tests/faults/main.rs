@@ -12,13 +12,26 @@ mod stuck;
 
 use std::process::ExitCode;
 
+use anyhow::Result;
+use lab::{Release, Suite};
+
 fn main() -> ExitCode {
-    lab::suite()
-        .on_each("what_sigkill_does_not_end_is_told_and_not_waited_for_t13", stuck::in_the_kernel)
-        .on_each("php_fpm_that_does_not_stay_is_out_of_the_pool_t20", php::does_not_stay)
-        .on_each("commands_that_hang_fork_or_rave_are_ended_t08", hooks::hostile)
-        .on_each("a_clock_that_is_a_day_off_forgets_no_deploy_t04", ground::clock)
-        .on_each("a_state_directory_that_cannot_be_used_is_told_t38", ground::state_directory)
-        .on_each("without_file_descriptors_nothing_is_forgotten", ground::descriptors)
-        .run()
+    let suite = lab::suite();
+    let suite = on(suite, Release::Bookworm, "what_sigkill_does_not_end_is_told_and_not_waited_for_t13", stuck::in_the_kernel);
+    let suite = on(suite, Release::Trixie, "php_fpm_that_does_not_stay_is_out_of_the_pool_t20", php::does_not_stay);
+    let suite = on(suite, Release::Bookworm, "commands_that_hang_fork_or_rave_are_ended_t08", hooks::hostile);
+    let suite = on(suite, Release::Trixie, "a_clock_that_is_a_day_off_forgets_no_deploy_t04", ground::clock);
+    let suite = on(suite, Release::Bookworm, "a_state_directory_that_cannot_be_used_is_told_t38", ground::state_directory);
+    let suite = on(suite, Release::Trixie, "without_file_descriptors_nothing_is_forgotten", ground::descriptors);
+    suite.run()
+}
+
+/// For tests/release on each release; in tests/run, which has to be quick, on one.
+fn on(suite: Suite, release: Release, name: &str, test: fn(Release) -> Result<()>) -> Suite {
+    if in_release() { suite.on_each(name, test) } else { suite.on(release, name, test) }
+}
+
+/// Whether there is time for what takes long.
+fn in_release() -> bool {
+    std::env::var_os("RELEASE_TESTS").is_some()
 }

@@ -8,6 +8,7 @@ use lab::pool::{Command, FilePool};
 use lab::web;
 use lab::{Host, Release, wait_for};
 
+use crate::in_release;
 use crate::stage::Stage;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -18,7 +19,7 @@ const REQUEST: &str = "exec 3<>/dev/tcp/127.0.0.1/8081; printf 'GET /stuck.php H
 
 /// A request and a worker write to a disk that does not answer, until it does.
 pub fn in_the_kernel(release: Release) -> Result<()> {
-    let long = std::env::var_os("RELEASE_TESTS").is_some();
+    let long = in_release();
     let host = Host::builder(release, "stuck").disk(DISK).boot()?;
     host.sh_ok(&format!("chmod 777 {DISK}"))?;
     let worker = format!("[Service]\nExecStart=/bin/sh -c 'while :; do echo x > {DISK}/worker; sleep 0.05; done'\nTimeoutStopSec=3s\n");
