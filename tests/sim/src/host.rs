@@ -92,6 +92,8 @@ pub struct Host {
     outstanding: BTreeMap<EffectId, Effect>,
     boot: String,
     pub crash: Option<Crash>,
+    /// It dies so long after that point.
+    pub crash_late: Us,
     /// Points at which the agent could have died, so far.
     pub points: u64,
     pub crashes: u64,
@@ -104,6 +106,8 @@ pub struct Host {
     since: BTreeMap<String, Us>,
     stamp_told: bool,
     pub effects: u64,
+    /// Of these, those that act, and when.
+    pub done: Vec<(Us, Effect)>,
 }
 
 impl Host {
@@ -126,6 +130,7 @@ impl Host {
             outstanding: BTreeMap::new(),
             boot: "boot-1".to_owned(),
             crash: None,
+            crash_late: 0,
             points: 0,
             crashes: 0,
             died: 0,
@@ -136,6 +141,7 @@ impl Host {
             since,
             stamp_told: false,
             effects: 0,
+            done: Vec::new(),
         }
     }
 
@@ -224,6 +230,10 @@ impl Host {
         }
         let Some(crash) = self.crash.filter(|crash| crash.at == here) else { return false };
         self.crash = None;
+        if self.crash_late > 0 {
+            self.later(self.crash_late, Deed::KillAgent(crash.down));
+            return false;
+        }
         self.dead_now = true;
         self.kill_agent();
         self.later(crash.down, Deed::StartAgent);
@@ -299,6 +309,9 @@ impl Host {
         for (id, effect) in effects {
             self.effects += 1;
             self.check_held(&effect);
+            if effect.acts() {
+                self.done.push((self.world.now, effect.clone()));
+            }
             self.outstanding.insert(id, effect.clone());
             if failed && effect.acts() && !effect.pays_back() {
                 let fault = Outcome::Fault(Fault::Journal("no space left on device".to_owned()));

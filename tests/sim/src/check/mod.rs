@@ -1,6 +1,7 @@
 //! What must never happen, checked while things happen: the rules as the contract has them, against what is true in the world.
 
 mod generations;
+mod strays;
 
 use restart_agent::core::generation_name;
 use restart_agent::core::policy::{After, FpmRules, Overdue, ScheduledRules, TargetRules};

@@ -44,6 +44,9 @@ impl World {
                 self.graces.insert(unit.clone(), grace);
             }
         }
+        if let Effect::Signal { process, kill: false } = &effect {
+            self.stray_is_asked(process);
+        }
         if let Effect::Kill { unit, .. } = &effect {
             self.kill_sent.insert(unit.clone(), self.now);
         }
@@ -411,7 +414,7 @@ impl World {
         self.template_of(unit).map(|template| &template.next).or_else(|| self.units.get(unit)?.as_fpm())
     }
 
-    fn look(&self, names: &[String], looked: Looked) -> Vec<UnitSeen> {
+    pub(crate) fn look(&self, names: &[String], looked: Looked) -> Vec<UnitSeen> {
         let mut seen = Vec::new();
         let matches = |pattern: &String, name: &str| {
             pattern == name || pattern.split_once('*').is_some_and(|(head, tail)| name.starts_with(head) && name.ends_with(tail))

@@ -1,6 +1,7 @@
 //! A simulated host: everything on it but the agent.
 
 mod balancer;
+mod boot;
 mod effects;
 mod fpm;
 mod generations;
@@ -330,7 +331,11 @@ impl World {
             Happening::Checkpoint { unit, pid } => self.reaches_checkpoint(&unit, pid),
             Happening::StopTimeout { unit, generation } => self.stop_timeout(&unit, generation),
             Happening::Started { unit, invocation, well } => self.started(&unit, &invocation, well),
-            Happening::ComesBack { unit } => self.comes_back(&unit),
+            Happening::ComesBack { unit } => {
+                if !self.starts_at_boot(&unit) {
+                    self.comes_back(&unit);
+                }
+            }
             Happening::TimerElapses { timer } => self.timer_elapses(&timer),
             Happening::StartsReleased { until } => {
                 if self.held.as_ref().is_some_and(|(held, _)| *held == until) {
