@@ -133,25 +133,27 @@ pub struct Explored {
     pub bad: Vec<Bad>,
 }
 
-/// Each story without a crash, then with the agent dying at about `sample` of its points, or at all of them.
+/// Each story without a crash, then with the agent dying at about `sample` of its points, or at all of them. `keep_going`: also after a run in which
+/// something was wrong.
 #[must_use]
-pub fn explore(stories: &[Story], sample: Option<u64>) -> Explored {
+pub fn explore(stories: &[Story], sample: Option<u64>, keep_going: bool) -> Explored {
     let first: Vec<(usize, Option<Death>)> = (0..stories.len()).map(|story| (story, None)).collect();
-    let mut explored = run_all(stories, &first);
-    let counts = std::mem::take(&mut explored.1);
+    let (mut explored, counts) = run_all(stories, &first, keep_going);
     let mut second = Vec::new();
     for (story, points) in counts {
         second.extend(deaths(points, sample).into_iter().map(|death| (story, Some(death))));
-        explored.0.points += points;
+        explored.points += points;
     }
-    let (then, _) = run_all(stories, &second);
-    explored.0.runs += then.runs;
-    explored.0.bad.extend(then.bad);
-    explored.0
+    if explored.bad.is_empty() || keep_going {
+        let (then, _) = run_all(stories, &second, keep_going);
+        explored.runs += then.runs;
+        explored.bad.extend(then.bad);
+    }
+    explored
 }
 
 /// On all cores; the points of each story are those of its runs without a crash.
-fn run_all(stories: &[Story], runs: &[(usize, Option<Death>)]) -> (Explored, Vec<(usize, u64)>) {
+fn run_all(stories: &[Story], runs: &[(usize, Option<Death>)], keep_going: bool) -> (Explored, Vec<(usize, u64)>) {
     let next = AtomicUsize::new(0);
     let told = Mutex::new((Explored::default(), Vec::new()));
     let work = || {
@@ -161,6 +163,9 @@ fn run_all(stories: &[Story], runs: &[(usize, Option<Death>)]) -> (Explored, Vec
             told.0.runs += 1;
             if death.is_none() {
                 told.1.push((story, points));
+            }
+            if wrong.is_some() && !keep_going {
+                next.store(runs.len(), Ordering::Relaxed);
             }
             told.0.bad.extend(wrong.map(|wrong| Bad { story: stories[story].name.clone(), death, wrong }));
         }

@@ -44,6 +44,9 @@ impl World {
                 self.graces.insert(unit.clone(), grace);
             }
         }
+        if let Effect::AskToStop { unit, .. } = &effect {
+            self.asked_at.insert(unit.clone(), self.now);
+        }
         if let Effect::Signal { process, kill: false } = &effect {
             self.stray_is_asked(process);
         }
@@ -198,6 +201,9 @@ impl World {
                 }
                 self.ask_to_stop(&unit);
                 let fails = !ask.is_empty() && self.rng.chance(10);
+                if fails {
+                    self.asked_at.remove(&unit);
+                }
                 if !unask.is_empty() {
                     self.commanded.insert(unit, unask);
                 }
@@ -294,6 +300,7 @@ impl World {
                     let name = worker.cgroup.rsplit('/').next().unwrap_or_default().to_owned();
                     if self.is_there(&name, worker) {
                         if ends {
+                            self.agent_may_retire(&name, worker.pid);
                             self.term(&name, worker.pid, true);
                         }
                         self.cont(&name, worker.pid);

@@ -201,6 +201,8 @@ pub struct World {
     pub agent_was_away: bool,
     /// Units that a file of the agent's asks to stop.
     pub asked: std::collections::BTreeSet<String>,
+    /// When each was, last.
+    pub asked_at: BTreeMap<String, Us>,
     /// Until when which units wait with their start, since a deploy has begun.
     pub held: Option<(Us, std::collections::BTreeSet<String>)>,
     /// Units that a command asks to stop, and the one that takes that back.
@@ -255,6 +257,7 @@ impl World {
             agent_owes: std::collections::BTreeSet::new(),
             agent_was_away: false,
             asked: std::collections::BTreeSet::new(),
+            asked_at: BTreeMap::new(),
             held: None,
             commanded: BTreeMap::new(),
             quiet: std::collections::BTreeSet::new(),

@@ -1,6 +1,6 @@
 //! The catalogue: what can befall a host, each with the agent dying at the points at which it can, before, in the middle of and after each effect.
 //!
-//! A sample of the points, or with `EXHAUSTIVE=1` all of them. `STORY=name` tells that story alone; with `AT=n`, and `DOWN=` and `LATE=` in
+//! A sample of the points, or with `EXHAUSTIVE=1` all of them, up to the first run in which something is wrong, or with `KEEP_GOING=1` to the end. `STORY=name` tells that story alone; with `AT=n`, and `DOWN=` and `LATE=` in
 //! milliseconds, its timeline with the agent dying there.
 
 mod faults;
@@ -53,7 +53,7 @@ fn wherever_the_agent_dies_the_rules_hold() {
     assert_eq!(names.len(), stories.len(), "two stories have one name");
     let began = Instant::now();
     let exhaustive = std::env::var_os("EXHAUSTIVE").is_some();
-    let explored = explore(&stories, (!exhaustive).then_some(SAMPLE));
+    let explored = explore(&stories, (!exhaustive).then_some(SAMPLE), std::env::var_os("KEEP_GOING").is_some());
     println!(
         "{} scenarios, {} points, {} runs, {:.0} s",
         stories.len(),
