@@ -113,10 +113,10 @@ impl Machine {
             debts: Debts::default(),
             survey: Survey::default(),
             opcaches: Opcaches::default(),
-            begin: Begin::resumed(memory.beginning().map(|begun| begun.until), now),
+            begin: Begin::default(),
             retry: None,
             last_start: None,
-            hold_until: memory.hold.as_ref().map(|hold| now.mono.after(hold.until.since(now.wall))),
+            hold_until: None,
             config_problem: None,
             journal_problem: None,
             locks_due: true,
@@ -127,6 +127,9 @@ impl Machine {
         let mut step = Step::default();
         let mut turn = turn!(machine, now, &mut step);
         turn.record(Entry::Started { boot: boot.to_owned(), version: version.to_owned() });
+        machine.see_clock(now, &mut step);
+        machine.begin = Begin::resumed(machine.memory.beginning().map(|begun| begun.until), now);
+        machine.hold_until = machine.memory.hold.as_ref().map(|hold| now.mono.after(hold.until.since(now.wall)));
         machine.configure(now, &mut step);
         if machine.memory.rollout.is_some() {
             machine.renew_unmet(now, &mut step);
@@ -158,6 +161,7 @@ impl Machine {
     pub fn handle(&mut self, now: Now, event: Event) -> Step {
         let mut step = Step::default();
         self.last = now;
+        self.see_clock(now, &mut step);
         let tick = matches!(event, Event::Tick);
         let answer = matches!(event, Event::Outcome(..));
         match event {
@@ -203,6 +207,13 @@ impl Machine {
             self.breath = BREATH;
         }
         step
+    }
+
+    /// What is remembered by the wall clock moves with it.
+    fn see_clock(&mut self, now: Now, step: &mut Step) {
+        if let Some(booted_at) = self.memory.clock_differs(now) {
+            turn!(self, now, step).record(Entry::Clock { booted_at });
+        }
     }
 
     /// From now on nothing is begun; what is owed to the host is paid, whatever state php-fpm is in: nobody will be here to do it later.
