@@ -34,3 +34,33 @@ impl Memory {
         walls.for_each(|wall| *wall = wall.moved(by));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::entry::{Entry, Written};
+    use crate::core::memory::Hold;
+    use crate::core::time::Mono;
+
+    const HOUR: i64 = 3_600_000_000;
+
+    fn told(memory: &mut Memory, entry: Entry) {
+        memory.apply(&Written { at: Wall(0), entry });
+    }
+
+    #[test]
+    fn what_is_remembered_moves_with_the_clock_and_drift_is_no_jump() {
+        let hold = Hold { reason: String::new(), by: String::new(), until: Wall(5 * HOUR), targets: None, abort: false };
+        let mut memory = Memory { boot: "a".to_owned(), hold: Some(hold), ..Memory::default() };
+        let now = |boot: i64| Now { mono: Mono(7), wall: Wall(boot + 7) };
+        assert_eq!(memory.clock_differs(now(HOUR)), Some(Wall(HOUR)), "it is not known yet");
+        told(&mut memory, Entry::Clock { booted_at: Wall(HOUR) });
+        assert_eq!((memory.jumped, memory.hold.as_ref().map(|hold| hold.until)), (0, Some(Wall(5 * HOUR))));
+        assert_eq!(memory.clock_differs(now(HOUR + 900_000)), None);
+        assert_eq!(memory.clock_differs(now(HOUR - 1_000_000)), Some(Wall(HOUR - 1_000_000)));
+        told(&mut memory, Entry::Clock { booted_at: Wall(-HOUR) });
+        assert_eq!((memory.jumped, memory.hold.as_ref().map(|hold| hold.until)), (-2 * HOUR, Some(Wall(3 * HOUR))));
+        told(&mut memory, Entry::Started { boot: "b".to_owned(), version: String::new() });
+        assert_eq!((memory.jumped, memory.booted_at), (0, None), "another boot has a clock of its own");
+    }
+}

@@ -94,8 +94,7 @@ impl Host {
     /// whoever waits.
     pub(super) fn check_resumed(&mut self) {
         let Some(machine) = &self.machine else { return };
-        let (twin, step) =
-            Machine::resume(self.with_queued.clone(), machine.policy().clone(), &self.boot, "sim", self.world.clock());
+        let (twin, step) = Machine::resume(self.with_queued.clone(), machine.policy().clone(), &self.boot, "sim", self.world.clock());
         let mut folded = self.with_queued.clone();
         for written in &step.entries {
             folded.apply(written);

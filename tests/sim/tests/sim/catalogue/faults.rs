@@ -52,12 +52,8 @@ fn everything() -> Host {
         unask: Vec::new(),
         term_timeout: span(4 * S),
     };
-    let strays = StrayRules {
-        code: vec!["php*".to_owned()],
-        action: StrayAction::Stop,
-        drain_timeout: span(4 * S),
-        term_timeout: span(3 * S),
-    };
+    let strays =
+        StrayRules { code: vec!["php*".to_owned()], action: StrayAction::Stop, drain_timeout: span(4 * S), term_timeout: span(3 * S) };
     let rules = [
         ("jobrunner", TargetRules::PhpFpm(fpm_rules())),
         ("videoscaler", TargetRules::Generations(GenerationRules { linger: span(20 * S), ..generation_rules() })),

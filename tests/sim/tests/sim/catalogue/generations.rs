@@ -118,7 +118,8 @@ pub fn stories() -> Vec<Story> {
             deploys(host_with(GenerationRules { max_generations: 2, at_max, ..rules() }, busy), &[4 * S, 6 * S, 8 * S])
         }));
     }
-    for (deed, name, at) in [(hold as fn(_) -> Deed, "held", 300), (hold, "held", 2500), (|_| abort(), "aborted", 700), (|_| abort(), "aborted", 1500)]
+    for (deed, name, at) in
+        [(hold as fn(_) -> Deed, "held", 300), (hold, "held", 2500), (|_| abort(), "aborted", 700), (|_| abort(), "aborted", 1500)]
     {
         stories.push(Story::new(format!("generations: {name} after {at} ms"), 60, move || {
             let host = deploy(host_with(GenerationRules { linger: span(4 * S), ..rules() }, busy));

@@ -99,7 +99,10 @@ pub fn stories() -> Vec<Story> {
         Story::new("fpm: idle", 20, || deploy(fpm_host(true, Fpm::default()))).shows(once).as_planned(),
         Story::new("fpm: busy", 25, work).shows(|host| once(host) && !host.casualties().is_empty()).as_planned(),
         Story::new("fpm: all workers busy", 25, || {
-            deploy(fpm_host(true, Fpm { workers: 2, load: Load { long_percent: 90, every: 50 * MS, long: (30 * S, 40 * S), ..load() }, ..Fpm::default() }))
+            deploy(fpm_host(
+                true,
+                Fpm { workers: 2, load: Load { long_percent: 90, every: 50 * MS, long: (30 * S, 40 * S), ..load() }, ..Fpm::default() },
+            ))
         })
         .shows(|host| host.casualties().len() >= 2),
         Story::new("fpm: no status page", 25, || deploy(fpm_host(true, Fpm { has_status: false, ..busy() }))).shows(once),
@@ -130,8 +133,10 @@ pub fn stories() -> Vec<Story> {
             deploy(ruled(|rules, _| (rules.proof, rules.warm) = (proof.clone(), vec!["/w/health.php".to_owned()]), busy()))
         })
         .shows(once),
-        Story::new("fpm: no time to drain", 20, || deploy(ruled(|rules, pool| (rules.drain_timeout, pool.quiet) = (span(0), span(0)), busy())))
-            .shows(once),
+        Story::new("fpm: no time to drain", 20, || {
+            deploy(ruled(|rules, pool| (rules.drain_timeout, pool.quiet) = (span(0), span(0)), busy()))
+        })
+        .shows(once),
         Story::new("fpm: requests keep coming", 25, || {
             deploy(fpm_host(true, Fpm { load: Load { strays_every: 200 * MS, ..load() }, ..busy() }))
         })
@@ -183,8 +188,10 @@ pub fn stories() -> Vec<Story> {
         Story::new("fpm: in an emergency", 20, || and(fpm_host(true, busy()), 0, emergency()))
             .shows(|host| restarts(host) == 1 && by_agent(host).0 == 0),
         Story::new("fpm: an emergency in the drain", 20, || and(work(), 3 * S, emergency())).shows(|host| restarts(host) == 1),
-        Story::new("fpm: held before the deploy", 40, || and(and(and(fpm_host(true, busy()), 0, hold(None)), S, Deed::Touch("d2".to_owned())), 15 * S, release()))
-            .shows(once),
+        Story::new("fpm: held before the deploy", 40, || {
+            and(and(and(fpm_host(true, busy()), 0, hold(None)), S, Deed::Touch("d2".to_owned())), 15 * S, release())
+        })
+        .shows(once),
         Story::new("fpm: triggered", 20, || and(fpm_host(true, busy()), 0, trigger(false, false))).shows(once),
         Story::new("fpm: triggered over a hold", 30, || {
             and(and(and(fpm_host(true, busy()), 0, hold(None)), S, trigger(false, true)), 20 * S, release())
@@ -192,14 +199,18 @@ pub fn stories() -> Vec<Story> {
         .shows(once),
         Story::new("fpm: triggered in the drain", 40, || and(work(), 3 * S, trigger(false, false))),
         Story::new("fpm: two deploys in 10 ms", 25, || deploys(fpm_host(true, busy()), &[0, 10 * MS])).shows(once),
-        Story::new("fpm: a deploy in the drain", 30, || deploys(fpm_host(true, busy()), &[0, 3 * S])).shows(|host| host.casualties().len() < 40),
-        Story::new("fpm: a deploy at the restart", 40, || deploys(fpm_host(true, busy()), &[0, 6650 * MS])).shows(|host| restarts(host) == 2),
+        Story::new("fpm: a deploy in the drain", 30, || deploys(fpm_host(true, busy()), &[0, 3 * S]))
+            .shows(|host| host.casualties().len() < 40),
+        Story::new("fpm: a deploy at the restart", 40, || deploys(fpm_host(true, busy()), &[0, 6650 * MS]))
+            .shows(|host| restarts(host) == 2),
         Story::new("fpm: a deploy each second", 60, || {
             deploys(fpm_host(true, busy()), &[0, S, 2 * S, 3 * S, 4 * S, 5 * S, 6 * S, 7 * S, 8 * S, 9 * S])
         })
         .shows(|host| restarts(host) <= 3),
-        Story::new("fpm: a deploy that had begun", 25, || and(and(fpm_host(true, busy()), 0, begins("d2")), 3 * S, Deed::Touch("d2".to_owned())))
-            .shows(once),
+        Story::new("fpm: a deploy that had begun", 25, || {
+            and(and(fpm_host(true, busy()), 0, begins("d2")), 3 * S, Deed::Touch("d2".to_owned()))
+        })
+        .shows(once),
         Story::new("fpm: two in one bracket", 30, || deploy(two(busy(), Fpm::default()))).shows(once).as_planned(),
         Story::new("fpm: two, of which one is broken", 40, || deploy(two(busy(), Fpm { config_good: false, ..Fpm::default() })))
             .shows(|host| host.status().state == State::Converged && restarts(host) == 1),
@@ -226,7 +237,9 @@ pub fn stories() -> Vec<Story> {
             and(and(host, 3 * S, Deed::Policy(Box::new(less))), 20 * S, Deed::Policy(Box::new(full)))
         }),
     ]);
-    for (ms, phase) in [(100, "before it begins"), (560, "on the way out"), (3000, "in the drain"), (6560, "at the restart"), (6700, "on the way back")] {
+    for (ms, phase) in
+        [(100, "before it begins"), (560, "on the way out"), (3000, "in the drain"), (6560, "at the restart"), (6700, "on the way back")]
+    {
         let at = ms * MS;
         stories.push(Story::new(format!("fpm: aborted {phase}"), 40, move || and(and(work(), at, abort()), 12 * S, release())));
         stories.push(Story::new(format!("fpm: held {phase}"), 40, move || and(and(work(), at, hold(None)), 12 * S, release())));

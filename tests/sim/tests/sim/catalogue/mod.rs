@@ -1,7 +1,8 @@
 //! The catalogue: what can befall a host, each with the agent dying at the points at which it can, before, in the middle of and after each effect.
 //!
-//! A sample of the points, or with `EXHAUSTIVE=1` all of them, up to the first run in which something is wrong, or with `KEEP_GOING=1` to the end. `STORY=name` tells that story alone; with `AT=n`, and `DOWN=` and `LATE=` in
+//! A sample of the points (`SAMPLE=` of each story), or with `EXHAUSTIVE=1` all of them, up to the first run in which something is wrong, or with `KEEP_GOING=1` to the end. `STORY=name` tells that story alone; with `AT=n`, and `DOWN=` and `LATE=` in
 //! milliseconds, its timeline with the agent dying there.
+#![allow(clippy::unwrap_used)]
 
 mod faults;
 mod generations;
@@ -38,11 +39,8 @@ fn wherever_the_agent_dies_the_rules_hold() {
     if let Ok(name) = std::env::var("STORY") {
         stories.retain(|story| story.name == name);
         if let [story] = stories.as_slice() {
-            let death = number("AT").map(|at| Death {
-                at,
-                late: number("LATE").unwrap_or(0) * MS,
-                down: number("DOWN").unwrap_or(50) * MS,
-            });
+            let death =
+                number("AT").map(|at| Death { at, late: number("LATE").unwrap_or(0) * MS, down: number("DOWN").unwrap_or(50) * MS });
             println!("{}", story.timeline(death).join("\n"));
             if death.is_some() {
                 return;
@@ -53,14 +51,8 @@ fn wherever_the_agent_dies_the_rules_hold() {
     assert_eq!(names.len(), stories.len(), "two stories have one name");
     let began = Instant::now();
     let exhaustive = std::env::var_os("EXHAUSTIVE").is_some();
-    let explored = explore(&stories, (!exhaustive).then_some(SAMPLE), std::env::var_os("KEEP_GOING").is_some());
-    println!(
-        "{} scenarios, {} points, {} runs, {:.0} s",
-        stories.len(),
-        explored.points,
-        explored.runs,
-        began.elapsed().as_secs_f64()
-    );
+    let explored = explore(&stories, (!exhaustive).then(|| number("SAMPLE").unwrap_or(SAMPLE)), std::env::var_os("KEEP_GOING").is_some());
+    println!("{} scenarios, {} points, {} runs, {:.0} s", stories.len(), explored.points, explored.runs, began.elapsed().as_secs_f64());
     for bad in explored.bad.iter().take(200) {
         let at = bad.death.map_or(String::new(), |death| {
             let late = if death.late > 0 { format!(" LATE={}", death.late / MS) } else { String::new() };

@@ -72,12 +72,10 @@ pub fn stories() -> Vec<Story> {
             .shows(move |host| uncut(host) && (runs(host) == 2) == (after != After::UntilNext))
             .as_planned(),
         );
-        stories.push(
-            Story::new(format!("script: its slot comes in the middle, {after:?}"), 60, move || {
-                let slow = Script { on_term: OnTerm::Exits { status: 143, after: 3 * S }, ..Script::default() };
-                deploy(host_of(quick(after), script(slow), 40 * S))
-            }),
-        );
+        stories.push(Story::new(format!("script: its slot comes in the middle, {after:?}"), 60, move || {
+            let slow = Script { on_term: OnTerm::Exits { status: 143, after: 3 * S }, ..Script::default() };
+            deploy(host_of(quick(after), script(slow), 40 * S))
+        }));
     }
     stories.extend([
         Story::new("script: stopped, Auto without a timer", 30, || deploy(host_of(quick(After::Auto), script(Script::default()), 0)))
@@ -155,19 +153,25 @@ pub fn stories() -> Vec<Story> {
             deploy(host(quick(After::Rerun), Script { steps: 2, next_runs: [72 * S].into(), ..Script::default() }))
         })
         .shows(|host| runs(host) <= 2),
-        Story::new("script: asked, and does not listen", 30, || deploy(host(asking(After::Rerun), Script::default()))).shows(cut).as_planned(),
+        Story::new("script: asked, and does not listen", 30, || deploy(host(asking(After::Rerun), Script::default())))
+            .shows(cut)
+            .as_planned(),
         Story::new("script: asked by a command", 30, || {
             let argv = |name: &str| vec![format!("/usr/local/bin/{name}-{{unit}}")];
             let rules = ScheduledRules { ask: argv("ask"), unask: argv("unask"), ..asking(After::Rerun) };
             deploy(host(rules, Script { checkpoint: Some(2 * S), ..Script::default() }))
         })
         .shows(|host| runs(host) == 2),
-        Story::new("script: holds its lock and lets go", 30, || deploy(host(quick(After::Rerun), Script { holds: 78 * S, ..Script::default() })))
-            .shows(cut)
-            .as_planned(),
-        Story::new("script: holds its lock beyond the cap", 40, || deploy(host(quick(After::Rerun), Script { holds: HOUR, ..Script::default() })))
-            .shows(cut)
-            .as_planned(),
+        Story::new("script: holds its lock and lets go", 30, || {
+            deploy(host(quick(After::Rerun), Script { holds: 78 * S, ..Script::default() }))
+        })
+        .shows(cut)
+        .as_planned(),
+        Story::new("script: holds its lock beyond the cap", 40, || {
+            deploy(host(quick(After::Rerun), Script { holds: HOUR, ..Script::default() }))
+        })
+        .shows(cut)
+        .as_planned(),
         Story::new("script: asked, holds its lock, ignores SIGTERM", 60, || {
             deploy(host(asking(After::Rerun), Script { holds: HOUR, on_term: OnTerm::Ignores, ..Script::default() }))
         })
@@ -181,8 +185,10 @@ pub fn stories() -> Vec<Story> {
             deploys(host(rules, Script::default()), &[0, 30 * S, 60 * S, 90 * S])
         })
         .shows(|host| host.casualties().len() == 2),
-        Story::new("script: in an emergency", 20, || and(host(asking(After::Rerun), Script { holds: HOUR, ..Script::default() }), 0, emergency()))
-            .shows(cut),
+        Story::new("script: in an emergency", 20, || {
+            and(host(asking(After::Rerun), Script { holds: HOUR, ..Script::default() }), 0, emergency())
+        })
+        .shows(cut),
         Story::new("script: an emergency in the drain", 20, || {
             and(deploy(host(quick(After::Rerun), Script { holds: HOUR, ..Script::default() })), 2 * S, emergency())
         })
@@ -194,8 +200,10 @@ pub fn stories() -> Vec<Story> {
             .shows(|host| !uncut(host)),
         Story::new("script: a deploy at the rerun", 40, || deploys(host(quick(After::Rerun), Script::default()), &[0, 4100 * MS]))
             .shows(|host| !uncut(host)),
-        Story::new("script: held in the drain", 40, || and(and(deploy(host(quick(After::Rerun), Script::default())), 2 * S, hold(None)), 20 * S, release()))
-            .shows(cut),
+        Story::new("script: held in the drain", 40, || {
+            and(and(deploy(host(quick(After::Rerun), Script::default())), 2 * S, hold(None)), 20 * S, release())
+        })
+        .shows(cut),
         Story::new("script: held in the stop", 40, || {
             and(and(deploy(host(quick(After::Rerun), on_term(OnTerm::Ignores))), 6 * S, hold(None)), 20 * S, release())
         })
@@ -204,8 +212,10 @@ pub fn stories() -> Vec<Story> {
             and(and(deploy(host(asking(After::Rerun), Script::default())), 6 * S, hold(None)), 20 * S, release())
         })
         .shows(cut),
-        Story::new("script: aborted in the drain", 40, || and(and(deploy(host(quick(After::Rerun), Script::default())), 2 * S, abort()), 20 * S, release()))
-            .shows(cut),
+        Story::new("script: aborted in the drain", 40, || {
+            and(and(deploy(host(quick(After::Rerun), Script::default())), 2 * S, abort()), 20 * S, release())
+        })
+        .shows(cut),
         Story::new("script: a person stops it in the drain", 30, || {
             then(deploy(host(quick(After::Rerun), Script::default())), 2 * S, "a person stops it", |world: &mut World| {
                 drop(world.person("stop", SCRIPT, By::Person));

@@ -53,7 +53,9 @@ pub fn stories() -> Vec<Story> {
     let until = |seconds: u64| Daemon { holds: HOUR + seconds * S, ..daemon() };
     vec![
         Story::new("service: restarted", 20, || deploy(host(rules(), daemon()))).shows(once).as_planned(),
-        Story::new("service: at once", 20, || deploy(host(ServiceRules { drain_timeout: span(0), ..rules() }, daemon()))).shows(once).as_planned(),
+        Story::new("service: at once", 20, || deploy(host(ServiceRules { drain_timeout: span(0), ..rules() }, daemon())))
+            .shows(once)
+            .as_planned(),
         Story::new("service: ignores SIGTERM", 30, || deploy(host(rules(), Daemon { on_term: OnTerm::Ignores, ..daemon() })))
             .shows(once)
             .as_planned(),
@@ -61,7 +63,8 @@ pub fn stories() -> Vec<Story> {
             deploy(host(rules(), Daemon { on_term: OnTerm::Exits { status: 0, after: 3 * S }, ..daemon() }))
         })
         .shows(once),
-        Story::new("service: at a checkpoint", 30, move || deploy(host(asks(), Daemon { checkpoint: Some(2 * S), ..daemon() }))).as_planned(),
+        Story::new("service: at a checkpoint", 30, move || deploy(host(asks(), Daemon { checkpoint: Some(2 * S), ..daemon() })))
+            .as_planned(),
         Story::new("service: asked, and does not listen", 30, move || deploy(host(asks(), daemon()))).shows(once).as_planned(),
         Story::new("service: asked by a command", 30, move || {
             let argv = |name: &str| vec![format!("/usr/local/bin/{name}-{{unit}}")];
@@ -91,12 +94,18 @@ pub fn stories() -> Vec<Story> {
             deploy(host)
         })
         .shows(|host| restarts(host) == 0),
-        Story::new("service: in an emergency", 20, move || and(host(ServiceRules { hold_timeout: span(6 * S), ..asks() }, until(3600)), 0, emergency()))
-            .shows(once),
-        Story::new("service: held in the drain", 40, || and(and(deploy(host(rules(), daemon())), 1500 * MS, hold(None)), 15 * S, release()))
-            .shows(once),
-        Story::new("service: held while it was asked", 40, move || and(and(deploy(host(asks(), daemon())), 4 * S, hold(None)), 15 * S, release()))
-            .shows(once),
+        Story::new("service: in an emergency", 20, move || {
+            and(host(ServiceRules { hold_timeout: span(6 * S), ..asks() }, until(3600)), 0, emergency())
+        })
+        .shows(once),
+        Story::new("service: held in the drain", 40, || {
+            and(and(deploy(host(rules(), daemon())), 1500 * MS, hold(None)), 15 * S, release())
+        })
+        .shows(once),
+        Story::new("service: held while it was asked", 40, move || {
+            and(and(deploy(host(asks(), daemon())), 4 * S, hold(None)), 15 * S, release())
+        })
+        .shows(once),
         Story::new("service: aborted in the restart", 40, || {
             let slow = Daemon { on_term: OnTerm::Exits { status: 0, after: 3 * S }, ..daemon() };
             and(and(deploy(host(rules(), slow)), 4 * S, abort()), 15 * S, release())
@@ -110,7 +119,9 @@ pub fn stories() -> Vec<Story> {
         .shows(|host| restarts(host) == 0),
         Story::new("service: a person stops it in the restart", 30, || {
             let slow = Daemon { on_term: OnTerm::Exits { status: 0, after: 3 * S }, ..daemon() };
-            then(deploy(host(rules(), slow)), 4 * S, "a person stops it", |world: &mut World| drop(world.person("stop", WORKER, By::Person)))
+            then(deploy(host(rules(), slow)), 4 * S, "a person stops it", |world: &mut World| {
+                drop(world.person("stop", WORKER, By::Person))
+            })
         }),
         Story::new("service: forty of them", 60, || {
             let mut world = world();

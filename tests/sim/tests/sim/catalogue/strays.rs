@@ -30,7 +30,8 @@ pub fn stories() -> Vec<Story> {
             .always(|host| left_alone(host) && (11..=14).all(|pid| told(host, pid) <= 1))
             .shows(|host| (11..=13).all(|pid| told(host, pid) == 1) && told(host, OUT_OF_REACH) == 0)
             .as_planned(),
-        Story::new("strays: in an emergency", 30, || and(host(StrayAction::Stop), 0, emergency())).always(|host| stopped_once(host).is_ok()),
+        Story::new("strays: in an emergency", 30, || and(host(StrayAction::Stop), 0, emergency()))
+            .always(|host| stopped_once(host).is_ok()),
         Story::new("strays: two deploys", 60, || deploys(host(StrayAction::Stop), &[0, 5 * S])).always(|host| stopped_once(host).is_ok()),
         Story::new("strays: held in the drain", 60, || and(and(deploy(host(StrayAction::Stop)), 5 * S, hold(None)), 20 * S, release()))
             .always(|host| stopped_once(host).is_ok()),
