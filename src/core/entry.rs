@@ -22,6 +22,10 @@ pub enum Entry {
         boot: String,
         version: String,
     },
+    /// By the wall clock as it is now this boot was then: whatever is remembered by an older setting of it moves along.
+    Clock {
+        booted_at: Wall,
+    },
     /// This path is watched from now on; whatever is there counts as reached, whatever comes is a deploy.
     Watching {
         path: String,

@@ -9,7 +9,6 @@ use super::entry::Entry;
 use super::event::{Answer, Order};
 use super::machine::{Machine, turn};
 use super::policy::Identity;
-use super::pool::Goal;
 use super::stale::START_BLUR;
 use super::status::RolloutResult;
 use super::step::{Deadline, Step, Turn, earliest};
@@ -38,26 +37,6 @@ pub(super) struct Retry {
     pub tries: u32,
     pub why: String,
     pub blocked: bool,
-}
-
-/// What `wait` is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Waited {
-    /// The newest deploy is converged here.
-    Converged {
-        id: String,
-    },
-    Failed {
-        id: String,
-        why: String,
-    },
-    Blocked {
-        id: String,
-        why: String,
-    },
-    Pending {
-        why: String,
-    },
 }
 
 impl Machine {
@@ -100,7 +79,14 @@ impl Machine {
         let same = known.is_some_and(|known| same(self.policy.stamp.identity, known, &seen.identity));
         let stamped = match Deploy::read(&seen, now) {
             Err(fault) => return self.stamp_fault = Some(fault),
-            Ok(stamped) => stamped,
+            Ok(Stamped::Deploy(mut deploy)) => {
+                // The clock was set since the last one: whether before this one landed or after it, nobody knows. What is renewed once too often is
+                // no harm.
+                let by_then = now.mono_of(deploy.landed_at.moved(self.memory.jumped)).min(now.mono);
+                deploy.landed = deploy.landed.max(by_then);
+                Stamped::Deploy(deploy)
+            }
+            Ok(begins) => begins,
         };
         self.stamp_fault = None;
         match stamped {
@@ -312,56 +298,6 @@ impl Machine {
     #[must_use]
     pub fn stamp_is_unreadable(&self) -> bool {
         matches!(self.stamp_fault, Some(StampFault::Unreadable { .. }))
-    }
-
-    /// How it stands for somebody who waits for deploy `id`, or for the newest; right as of the last stamp that was read.
-    #[must_use]
-    pub fn waited(&self, id: Option<&str>) -> Waited {
-        let newest = self.memory.stamp.as_ref().map(|stamp| stamp.deploy.id.clone()).unwrap_or_default();
-        if let Some(why) = &self.policy.unusable {
-            return Waited::Blocked { id: newest, why: why.clone() };
-        }
-        if let Some(id) = id
-            && !self.memory.known.iter().any(|known| known == id)
-        {
-            return Waited::Pending { why: format!("deploy {id} has not landed on this host") };
-        }
-        if id.is_none()
-            && let Some(why) = self.unusable_stamp()
-        {
-            return Waited::Blocked { id: newest, why };
-        }
-        let held = self.memory.hold.as_ref().map(|hold| format!("held by {} until {}: {}", hold.by, hold.until, hold.reason));
-        if self.pending.is_some() {
-            return Waited::Pending { why: held.unwrap_or_else(|| "the stamp has changed and is to settle".to_owned()) };
-        }
-        let unmet = || self.memory.targets.iter().filter(|(name, target)| self.works.contains_key(*name) && target.unmet().is_some());
-        if let Some(hold) = self.memory.hold.as_ref().filter(|hold| hold.abort && self.memory.rollout.is_none() && unmet().next().is_some())
-        {
-            return Waited::Blocked { id: newest, why: format!("{} by {}; held until {}", hold.reason, hold.by, hold.until) };
-        }
-        // The same that status calls failed: a person has to look, and is not to find out by waiting.
-        if let Some(why) = self.repool_trouble() {
-            return Waited::Failed { id: newest, why };
-        }
-        let waits = unmet().find(|(name, _)| self.memory.holds(name)).and(held);
-        if self.memory.rollout.is_some() {
-            return Waited::Pending { why: waits.unwrap_or_else(|| "a rollout is under way".to_owned()) };
-        }
-        match (&self.retry, unmet().next().is_some()) {
-            (_, false) => Waited::Converged { id: newest },
-            (_, true) if waits.is_some() => Waited::Pending { why: waits.unwrap_or_default() },
-            (Some(retry), true) if retry.blocked && retry.tries > 0 => Waited::Blocked { id: newest, why: retry.why.clone() },
-            (Some(retry), true) if retry.tries > 0 => Waited::Failed { id: newest, why: retry.why.clone() },
-            (_, true) => Waited::Pending { why: "another try is about to begin".to_owned() },
-        }
-    }
-
-    /// What keeps a pool from taking this host back.
-    #[must_use]
-    pub(super) fn repool_trouble(&self) -> Option<String> {
-        let failing = self.pools.values().find(|pool| pool.goal() == Goal::In && pool.trouble().is_some())?;
-        failing.trouble().map(|trouble| format!("pool {} has not taken this host back: {trouble}", failing.name()))
     }
 
     /// Names of the newest stamp that are no target here: they may be those of other hosts, or slips.

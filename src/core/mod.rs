@@ -38,10 +38,11 @@ mod strays;
 mod survey;
 mod target;
 pub mod time;
+mod waited;
 
 pub use generations::{name as generation_name, serving};
-pub use intake::Waited;
 pub use loans::RESTART_DROP_IN;
 pub use strays::place::unit_of;
 pub use target::is_of;
+pub use waited::Waited;
 mod view;

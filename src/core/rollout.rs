@@ -11,6 +11,15 @@ use super::time::Wall;
 const FLIGHTS_KEPT: usize = 400;
 
 impl RolloutView {
+    /// The same by a wall clock that was set ahead by so many microseconds.
+    pub fn moved(&mut self, by: i64) {
+        self.started_at = self.started_at.moved(by);
+        for phase in &mut self.phases {
+            phase.started_at = phase.started_at.moved(by);
+            phase.finished_at = phase.finished_at.map(|at| at.moved(by));
+        }
+    }
+
     /// A rollout that has just begun.
     #[must_use]
     pub fn begun(id: &str, deploy: &Deploy, at: Wall, by: Option<&String>) -> RolloutView {

@@ -48,6 +48,12 @@ impl Wall {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// The same moment by a clock that was set ahead by so many microseconds.
+    #[must_use]
+    pub fn moved(self, by: i64) -> Wall {
+        Wall(self.0.saturating_add(by))
+    }
+
     /// Whole seconds since 1970.
     #[must_use]
     pub fn seconds(self) -> i64 {
@@ -101,6 +107,12 @@ pub struct Now {
 }
 
 impl Now {
+    /// When the boot was, by the wall clock as it is set now.
+    #[must_use]
+    pub fn boot(self) -> Wall {
+        self.wall_of(Mono::BOOT)
+    }
+
     /// The wall clock time of a moment on the boot clock, by the offset that holds now.
     #[must_use]
     pub fn wall_of(self, at: Mono) -> Wall {

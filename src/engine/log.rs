@@ -63,6 +63,7 @@ pub(super) fn tell(written: &Written) {
         Entry::Lingers { unit, .. } => tracing::info!(unit, "{unit}: gets no new requests, and finishes those that it has"),
         Entry::LeftBehind { unit } => tracing::warn!(unit, "{unit} has a drop-in of ours that was left: taking it back"),
         Entry::Started { .. }
+        | Entry::Clock { .. }
         | Entry::Stamp { .. }
         | Entry::Reached { .. }
         | Entry::Fresh { .. }

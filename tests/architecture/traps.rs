@@ -22,7 +22,11 @@ fn numbered() -> BTreeMap<String, BTreeSet<u32>> {
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//")) {
             let function =
                 line.trim_start_matches("async ").strip_prefix("fn ").filter(|_| attribute.starts_with("#[") && attribute.contains("test"));
-            let hosts = line.split_once(".on_each(\"").or(line.split_once(".on(Release::")).map(|(_, rest)| rest);
+            let hosts = line
+                .split_once(".on_each(\"")
+                .or(line.split_once("on(suite, Release::"))
+                .or(line.split_once(".on(Release::"))
+                .map(|(_, rest)| rest);
             let name = match (function, hosts) {
                 (Some(rest), _) => rest.split('(').next(),
                 (None, Some(rest)) => rest.split('"').find(|part| part.contains("_t")),

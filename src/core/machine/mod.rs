@@ -3,9 +3,10 @@
 //! A lost event, a crash, a reboot or a second deploy in the middle need no case of their own: look again, decide again. The parts:
 //! `intake` (stamps and orders become rollouts), `opcache` (so do figures over their bounds), `inplace`, `scheduled` and `service` (targets), `debts`
 //! (what is owed to the host whatever happens), `view` (what status says). In this folder: `works` (what each target is at), `conclude` (what has been
-//! reached, and whether to try again).
+//! reached, and whether to try again), `hints` (what is looked at again, and when).
 
 mod conclude;
+mod hints;
 mod works;
 
 use std::collections::BTreeMap;
@@ -107,10 +108,10 @@ impl Machine {
             debts: Debts::default(),
             survey: Survey::default(),
             opcaches: Opcaches::default(),
-            begin: Begin::resumed(memory.beginning().map(|begun| begun.until), now),
+            begin: Begin::default(),
             retry: None,
             last_start: None,
-            hold_until: memory.hold.as_ref().map(|hold| now.mono.after(hold.until.since(now.wall))),
+            hold_until: None,
             config_problem: None,
             journal_problem: None,
             locks_due: true,
@@ -121,6 +122,9 @@ impl Machine {
         let mut step = Step::default();
         let mut turn = turn!(machine, now, &mut step);
         turn.record(Entry::Started { boot: boot.to_owned(), version: version.to_owned() });
+        machine.see_clock(now, &mut step);
+        machine.begin = Begin::resumed(machine.memory.beginning().map(|begun| begun.until), now);
+        machine.hold_until = machine.memory.hold.as_ref().map(|hold| now.mono.after(hold.until.since(now.wall)));
         machine.configure(now, &mut step);
         if machine.memory.rollout.is_some() {
             machine.renew_unmet(now, &mut step);
@@ -152,6 +156,7 @@ impl Machine {
     pub fn handle(&mut self, now: Now, event: Event) -> Step {
         let mut step = Step::default();
         self.last = now;
+        self.see_clock(now, &mut step);
         let tick = matches!(event, Event::Tick);
         let answer = matches!(event, Event::Outcome(..));
         match event {
@@ -199,6 +204,13 @@ impl Machine {
         step
     }
 
+    /// What is remembered by the wall clock moves with it.
+    fn see_clock(&mut self, now: Now, step: &mut Step) {
+        if let Some(booted_at) = self.memory.clock_differs(now) {
+            turn!(self, now, step).record(Entry::Clock { booted_at });
+        }
+    }
+
     /// From now on nothing is begun; what is owed to the host is paid, whatever state php-fpm is in: nobody will be here to do it later.
     pub fn settle(&mut self) {
         self.settling = true;
@@ -232,35 +244,6 @@ impl Machine {
         let targets = self.policy.targets.values().map(of).max().unwrap_or_default();
         let pools = self.policy.pools.values().map(|rules| rules.timeout * 2 + rules.quiet).max().unwrap_or_default();
         self.policy.stamp.settle * 5 + self.policy.stamp.min_interval + targets + pools
-    }
-
-    /// Who serves is looked at again.
-    fn hint_generations(&mut self, now: Now) {
-        for work in self.works.values_mut() {
-            if let Work::Generations(work) = work {
-                work.look_again(now.mono);
-            }
-        }
-    }
-
-    fn hint(&mut self, now: Now, unit: Option<&str>) {
-        for (name, work) in &mut self.works {
-            match work {
-                Work::Fpm => {}
-                Work::Generations(work) => {
-                    if let Some(TargetRules::Generations(rules)) = self.policy.targets.get(name) {
-                        work.hint(now.mono, unit, &rules.unit);
-                    }
-                }
-                Work::Scheduled(work) => work.hint(now.mono, unit),
-                Work::Services(work) => work.hint(now.mono, unit),
-                Work::Strays(work) => work.hint(now.mono, unit),
-            }
-        }
-        if unit.is_none() {
-            self.inplace.hint(now.mono);
-            self.debts.hint(now.mono);
-        }
     }
 
     fn outcome(&mut self, now: Now, step: &mut Step, id: EffectId, outcome: &Outcome) {

@@ -30,6 +30,7 @@ impl Memory {
                 self.cutting.retain(|_, cutting| cutting.begun);
                 self.strays.retain(|cut| cut.begun);
             }
+            Entry::Clock { booted_at } => self.clock_is(*booted_at),
             Entry::Watching { path } => {
                 self.watching = Some(path.clone());
                 self.stamp = None;
@@ -41,6 +42,7 @@ impl Memory {
                 if self.known.len() > KNOWN_KEPT {
                     self.known.remove(0);
                 }
+                self.jumped = 0;
                 self.stamp = Some(StampMemory { path: path.clone(), identity: identity.clone(), deploy: deploy.clone() });
                 if *adopted {
                     self.reached = Some(Reached { id: deploy.id.clone(), at });

@@ -10,6 +10,7 @@ impl Memory {
             return;
         }
         boot.clone_into(&mut self.boot);
+        (self.booted_at, self.jumped) = (None, 0);
         self.lent.clear();
         self.quiet.clear();
         self.starts_held = false;

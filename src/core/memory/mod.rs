@@ -2,6 +2,7 @@
 
 mod apply;
 mod boot;
+mod clock;
 mod count;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,10 @@ use crate::core::time::{Mono, Wall};
 #[serde(default)]
 pub struct Memory {
     pub boot: String,
+    /// When that was, by the wall clock as it was last seen to be set.
+    pub booted_at: Option<Wall>,
+    /// By how many microseconds it was set ahead since the last deploy was taken note of; less than 0: back.
+    pub jumped: i64,
     /// Acts that were begun and whose outcome is not written.
     pub open: BTreeMap<u64, Effect>,
     pub next_effect: u64,

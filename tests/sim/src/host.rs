@@ -2,6 +2,7 @@
 //! any point and go on from the journal.
 
 mod generations;
+mod model;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -90,8 +91,12 @@ pub struct Host {
     journal_told: bool,
     machine: Option<Machine>,
     outstanding: BTreeMap<EffectId, Effect>,
+    asked_at: BTreeMap<EffectId, Us>,
+    held_since: Option<Us>,
     boot: String,
     pub crash: Option<Crash>,
+    /// It dies so long after that point.
+    pub crash_late: Us,
     /// Points at which the agent could have died, so far.
     pub points: u64,
     pub crashes: u64,
@@ -108,6 +113,8 @@ pub struct Host {
     taken_in: usize,
     stamp_told: bool,
     pub effects: u64,
+    /// Of these, those that act, and when.
+    pub done: Vec<(Us, Effect)>,
 }
 
 impl Host {
@@ -128,8 +135,11 @@ impl Host {
             journal_told: true,
             machine: None,
             outstanding: BTreeMap::new(),
+            asked_at: BTreeMap::new(),
+            held_since: None,
             boot: "boot-1".to_owned(),
             crash: None,
+            crash_late: 0,
             points: 0,
             crashes: 0,
             died: 0,
@@ -142,6 +152,7 @@ impl Host {
             taken_in: 0,
             stamp_told: false,
             effects: 0,
+            done: Vec::new(),
         }
     }
 
@@ -187,7 +198,9 @@ impl Host {
         self.world.agent_begins(self.died);
         self.world.end_hooks();
         self.dead_now = false;
+        self.reread_memory();
         self.outstanding.clear();
+        self.asked_at.clear();
         self.ticks = (0, 0);
         self.journal_told = true;
         let policy = match &self.unusable {
@@ -217,6 +230,7 @@ impl Host {
         self.world.agent_was_away = true;
         self.died = self.world.now;
         self.outstanding.clear();
+        self.asked_at.clear();
         self.queued.clear();
         self.with_queued = self.durable.clone();
         self.crashes += 1;
@@ -231,6 +245,10 @@ impl Host {
         }
         let Some(crash) = self.crash.filter(|crash| crash.at == here) else { return false };
         self.crash = None;
+        if self.crash_late > 0 {
+            self.later(self.crash_late, Deed::KillAgent(crash.down));
+            return false;
+        }
         self.dead_now = true;
         self.kill_agent();
         self.later(crash.down, Deed::StartAgent);
@@ -280,6 +298,7 @@ impl Host {
         }
         let tried = !entries.is_empty();
         for written in entries {
+            let written = self.reread(written);
             self.with_queued.apply(&written);
             if self.disk_full {
                 self.queued.push(written);
@@ -295,6 +314,9 @@ impl Host {
             let difference = difference(&self.with_queued, machine.memory());
             self.world.violates(format!("the journal adds up to another memory than the machine's: {difference}"));
         }
+        if tried {
+            self.check_resumed();
+        }
         let failed = tried && self.disk_full;
         self.answers.extend(answer.map(|answer| match answer {
             Answer::Accepted(_) if failed => Answer::Refused("the journal cannot be written".to_owned()),
@@ -306,7 +328,12 @@ impl Host {
         for (id, effect) in effects {
             self.effects += 1;
             self.check_held(&effect);
+            if effect.acts() {
+                self.done.push((self.world.now, effect.clone()));
+            }
+            self.check_hold(&effect);
             self.outstanding.insert(id, effect.clone());
+            self.asked_at.insert(id, self.world.now);
             if failed && effect.acts() && !effect.pays_back() {
                 let fault = Outcome::Fault(Fault::Journal("no space left on device".to_owned()));
                 let epoch = self.world.epoch;
@@ -494,6 +521,7 @@ impl Host {
             Happening::Answer { epoch, id, outcome } => {
                 if epoch == self.world.epoch && self.machine.is_some() {
                     self.outstanding.remove(&id);
+                    self.asked_at.remove(&id);
                     self.feed(Event::Outcome(id, outcome));
                 }
             }
@@ -528,26 +556,10 @@ impl Host {
     /// What holds after every turn.
     fn check_now(&mut self, thorough: bool) {
         let Some(machine) = &self.machine else { return };
-        let memory = machine.memory();
-        let held = memory.hold.as_ref().is_some_and(|hold| hold.targets.is_none());
-        let waits = matches!(machine.waited(None), Waited::Pending { .. }) && !held;
-        let usable = machine.policy().unusable.is_none();
-        let pending = [
-            // Without a configuration it waits for one; until then a php-fpm that is not proven keeps the host out.
-            (memory.rollout.is_some() && usable, "a rollout"),
-            (!memory.depooled.is_empty() && (usable || memory.unproven.is_empty()), "depooled"),
-            (!memory.lent.is_empty(), "lent"),
-            (!memory.quiet.is_empty(), "quiet"),
-            (memory.starts_held, "starts held"),
-            (!memory.reruns.is_empty(), "reruns"),
-            (!memory.frozen.is_empty(), "frozen"),
-            (waits, "wait"),
-            (usable && !self.generations_quiet(), "generations"),
-        ];
-        let pending: Vec<&str> = pending.iter().filter(|(owed, _)| *owed).map(|(_, what)| *what).collect();
-        if !pending.is_empty() && self.outstanding.is_empty() && machine.next_deadline().is_none() && self.journal_told {
-            let what = pending.join(", ");
-            self.world.violates(format!("something is to be done ({what}), no effect is under way, and there is no deadline"));
+        let told = machine.policy().unusable.is_none();
+        self.check_waits();
+        if told {
+            self.check_out();
         }
         if thorough {
             self.check_status();
@@ -632,12 +644,14 @@ impl Host {
             self.world.violates(format!("at rest the memory still holds: {}", owed.join(", ")));
         }
         self.generations_at_rest();
+        self.check_newest();
         self.check_casualties();
     }
 
     /// The casualties in the journal are those of the world, exactly.
     pub fn check_casualties(&mut self) {
         let recorded = self.casualties();
+        self.check_recorded(&recorded);
         let mut left: Vec<Cut> = self.world.cuts.clone();
         let mut phantoms = Vec::new();
         for casualty in &recorded {

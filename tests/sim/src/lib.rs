@@ -5,6 +5,7 @@
 pub mod check;
 pub mod explore;
 pub mod host;
+pub mod plan;
 pub mod random;
 pub mod rng;
 pub mod world;

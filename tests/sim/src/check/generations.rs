@@ -87,6 +87,14 @@ impl World {
         }
     }
 
+    /// SIGQUIT to a worker that was stopped while it was idle: it can have taken nothing since.
+    pub(crate) fn agent_may_retire(&mut self, unit: &str, pid: u32) {
+        let at_it = self.units.get(unit).and_then(Unit::as_fpm).and_then(|fpm| fpm.requests.values().find(|request| request.pid == pid));
+        if let Some(uri) = at_it.filter(|request| !request.finishing()).map(|request| request.uri.clone()) {
+            self.violates(format!("the agent ends worker {pid} of {unit}, which is at {uri}"));
+        }
+    }
+
     /// A generation is started by the agent.
     pub(crate) fn agent_may_start_generation(&mut self, unit: &str) {
         let now = self.now;

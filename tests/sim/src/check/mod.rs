@@ -1,6 +1,7 @@
 //! What must never happen, checked while things happen: the rules as the contract has them, against what is true in the world.
 
 mod generations;
+mod strays;
 
 use restart_agent::core::generation_name;
 use restart_agent::core::policy::{After, FpmRules, Overdue, ScheduledRules, TargetRules};
@@ -106,7 +107,22 @@ impl World {
                     (now - at) as f64 / 1e6
                 ));
             }
-            Some(_) => {}
+            Some((at, false)) => self.agent_may_hurry(name, &rules, at),
+            Some((_, true)) => {}
+        }
+    }
+
+    /// Its drain is over: what it holds, or was asked, may still give it time.
+    fn agent_may_hurry(&mut self, name: &str, rules: &ScheduledRules, stale_since: Us) {
+        let now = self.now;
+        let Some(unit) = self.units.get(name).filter(|unit| unit.active == Active::Activating) else { return };
+        let held = now < unit.main_start + unit.manners().1;
+        if held && now < stale_since + us(rules.drain_timeout) + us(rules.hold_timeout) && now > self.policy_changed + 5 * S {
+            return self.violates(format!("the agent stops {name}, which holds its lock"));
+        }
+        let asked = self.asked_at.get(name).copied().filter(|_| self.asked.contains(name));
+        if let Some(asked) = asked.filter(|asked| now < asked + us(rules.checkpoint_timeout)) {
+            self.violates(format!("the agent stops {name} {:.3} s after it asked it to stop", (now - asked) as f64 / 1e6));
         }
     }
 

@@ -44,6 +44,12 @@ impl World {
                 self.graces.insert(unit.clone(), grace);
             }
         }
+        if let Effect::AskToStop { unit, .. } = &effect {
+            self.asked_at.insert(unit.clone(), self.now);
+        }
+        if let Effect::Signal { process, kill: false } = &effect {
+            self.stray_is_asked(process);
+        }
         if let Effect::Kill { unit, .. } = &effect {
             self.kill_sent.insert(unit.clone(), self.now);
         }
@@ -195,6 +201,9 @@ impl World {
                 }
                 self.ask_to_stop(&unit);
                 let fails = !ask.is_empty() && self.rng.chance(10);
+                if fails {
+                    self.asked_at.remove(&unit);
+                }
                 if !unask.is_empty() {
                     self.commanded.insert(unit, unask);
                 }
@@ -291,6 +300,7 @@ impl World {
                     let name = worker.cgroup.rsplit('/').next().unwrap_or_default().to_owned();
                     if self.is_there(&name, worker) {
                         if ends {
+                            self.agent_may_retire(&name, worker.pid);
                             self.term(&name, worker.pid, true);
                         }
                         self.cont(&name, worker.pid);
@@ -411,7 +421,7 @@ impl World {
         self.template_of(unit).map(|template| &template.next).or_else(|| self.units.get(unit)?.as_fpm())
     }
 
-    fn look(&self, names: &[String], looked: Looked) -> Vec<UnitSeen> {
+    pub(crate) fn look(&self, names: &[String], looked: Looked) -> Vec<UnitSeen> {
         let mut seen = Vec::new();
         let matches = |pattern: &String, name: &str| {
             pattern == name || pattern.split_once('*').is_some_and(|(head, tail)| name.starts_with(head) && name.ends_with(tail))

@@ -56,6 +56,13 @@ pub struct Request {
     finishing: bool,
 }
 
+impl Request {
+    /// Its answer is on the way.
+    pub(crate) fn finishing(&self) -> bool {
+        self.finishing
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 pub struct Queued {
     pub since: Us,

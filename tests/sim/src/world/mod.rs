@@ -1,6 +1,7 @@
 //! A simulated host: everything on it but the agent.
 
 mod balancer;
+mod boot;
 mod effects;
 mod fpm;
 mod generations;
@@ -214,6 +215,8 @@ pub struct World {
     pub agent_was_away: bool,
     /// Units that a file of the agent's asks to stop.
     pub asked: std::collections::BTreeSet<String>,
+    /// When each was, last.
+    pub asked_at: BTreeMap<String, Us>,
     /// Until when which units wait with their start, since a deploy has begun.
     pub held: Option<(Us, std::collections::BTreeSet<String>)>,
     /// Units that a command asks to stop, and the one that takes that back.
@@ -272,6 +275,7 @@ impl World {
             agent_owes: std::collections::BTreeSet::new(),
             agent_was_away: false,
             asked: std::collections::BTreeSet::new(),
+            asked_at: BTreeMap::new(),
             held: None,
             commanded: BTreeMap::new(),
             quiet: std::collections::BTreeSet::new(),
@@ -349,7 +353,11 @@ impl World {
             Happening::StopTimeout { unit, generation } => self.stop_timeout(&unit, generation),
             Happening::StartBegins { unit, job, by } => self.start_begins(&unit, job, by),
             Happening::Started { unit, invocation, well } => self.started(&unit, &invocation, well),
-            Happening::ComesBack { unit } => self.comes_back(&unit),
+            Happening::ComesBack { unit } => {
+                if !self.starts_at_boot(&unit) {
+                    self.comes_back(&unit);
+                }
+            }
             Happening::TimerElapses { timer } => self.timer_elapses(&timer),
             Happening::StartsReleased { until } => {
                 if self.held.as_ref().is_some_and(|(held, _)| *held == until) {

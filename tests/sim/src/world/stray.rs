@@ -4,7 +4,7 @@ use restart_agent::core::effect::WorkerRef;
 use restart_agent::core::seen::{ProcessSeen, StraySeen};
 use restart_agent::core::time::Mono;
 
-use super::{MS, OnTerm, Us, World};
+use super::{Cut, MS, OnTerm, Us, World};
 
 #[derive(Debug, Clone)]
 pub struct Stray {
@@ -12,6 +12,8 @@ pub struct Stray {
     pub on_term: OnTerm,
     pub ends: Option<Us>,
     pub terms: u32,
+    /// When it was first asked to end.
+    pub termed: Option<Us>,
     pub kills: u32,
 }
 
@@ -21,7 +23,7 @@ impl World {
         let process = ProcessSeen { pid, ppid: 1, start: Mono(self.now), comm: "php".to_owned(), ..ProcessSeen::default() };
         let (user, cgroup, tty) = ("www-data".to_owned(), cgroup.to_owned(), Some(format!("pts/{pid}")));
         let seen = StraySeen { process, user, cgroup, tty, transient, contained: false, left_behind: false };
-        self.strays.push(Stray { seen, on_term, ends: None, terms: 0, kills: 0 });
+        self.strays.push(Stray { seen, on_term, ends: None, terms: 0, termed: None, kills: 0 });
     }
 
     #[must_use]
@@ -30,9 +32,20 @@ impl World {
         self.strays.iter().filter(lives).map(|stray| stray.seen.clone()).collect()
     }
 
+    /// Its SIGTERM is on its way: its grace counts from here.
+    pub(crate) fn stray_is_asked(&mut self, process: &WorkerRef) {
+        let now = self.now;
+        if let Some(stray) = self.strays.iter_mut().find(|stray| stray.seen.process.pid == process.pid) {
+            stray.termed.get_or_insert(now);
+        }
+    }
+
     /// Whether it was there to be sent the signal.
     pub(crate) fn signal_stray(&mut self, process: &WorkerRef, kill: bool) -> bool {
         let now = self.now;
+        if let Some(stray) = self.strays.iter().find(|stray| stray.seen.process.pid == process.pid).cloned() {
+            self.agent_may_signal_stray(&stray, kill);
+        }
         let same = |stray: &&mut Stray| {
             let seen = &stray.seen;
             seen.process.pid == process.pid && seen.process.start == process.start && seen.cgroup == process.cgroup
@@ -46,6 +59,13 @@ impl World {
         };
         stray.ends = stray.ends.into_iter().chain(ends).min();
         *(if kill { &mut stray.kills } else { &mut stray.terms }) += 1;
+        let unit = restart_agent::core::unit_of(&process.cgroup).to_owned();
+        let known = self.cuts.iter().any(|cut| cut.pid == process.pid && cut.unit == unit);
+        if !known {
+            // What is about to end by itself may do so before its signal arrives.
+            let invocation = format!("of process {}", process.pid);
+            self.cuts.push(Cut { unit, invocation, pid: process.pid, request: None, at: now, doubtful: false });
+        }
         true
     }
 }

@@ -1,5 +1,6 @@
 //! Scenarios on simulated hosts, and random ones with every fault there is.
 
+mod catalogue;
 mod drain;
 mod fpm;
 mod generations;

@@ -1,0 +1,55 @@
+//! A reboot: what ran is gone, nothing of /run is left, and what is enabled starts by itself.
+
+use std::collections::BTreeSet;
+
+use super::unit::{Body, By};
+use super::{Happening, S, World};
+use restart_agent::core::seen::Active;
+
+impl World {
+    /// Everything but the generations of php-fpm.
+    pub(super) fn units_go_down(&mut self) {
+        let units: BTreeSet<String> = self.units.values().filter(|unit| !unit.instance).map(|unit| unit.name.clone()).collect();
+        for name in &units {
+            let unit = self.units.get_mut(name).unwrap();
+            // What the agent has stopped before, or meant to, it may still owe a run.
+            let meant = self.maybe_stopped.contains(&unit.invocation);
+            let stopped = unit.last_stop_by_agent.or(meant.then_some(0));
+            unit.processes.clear();
+            (unit.active, unit.result, unit.exit) = (Active::Inactive, "success", None);
+            (unit.job, unit.stop, unit.last_stop_by_agent) = (None, None, stopped);
+            (unit.drop_in, unit.in_force) = (None, None);
+            (unit.main_pid, unit.main_start, unit.idle_since) = (0, 0, 0);
+            unit.invocation.clear();
+            unit.missed_slot = false;
+            if !matches!(unit.body, Body::Script(_)) {
+                self.after(2 * S, Happening::ComesBack { unit: name.clone() });
+            }
+        }
+        self.forget(|what| match what {
+            Happening::ProcessEnds { unit, .. }
+            | Happening::Checkpoint { unit, .. }
+            | Happening::StopTimeout { unit, .. }
+            | Happening::Started { unit, .. } => units.contains(unit),
+            _ => false,
+        });
+        self.asked.clear();
+        self.quiet.clear();
+        self.held = None;
+        self.strays.clear();
+        self.told.clear();
+        self.maybe_stopped.clear();
+        self.sent.clear();
+        for timer in self.timers.values_mut() {
+            timer.due = None;
+        }
+    }
+
+    pub(super) fn starts_at_boot(&mut self, name: &str) -> bool {
+        let down = self.units.get(name).is_some_and(|unit| !unit.instance && unit.active == Active::Inactive && unit.invocation.is_empty());
+        if down {
+            let _ = self.start_unit(name, By::Systemd);
+        }
+        down
+    }
+}
