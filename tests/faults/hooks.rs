@@ -78,10 +78,9 @@ pub fn hostile(release: Release) -> Result<()> {
     for name in ["depool", "repool"] {
         be(&host, name, "")?;
     }
-    asks(&host, &stage, &config)?;
     let (began, ended) = phase(&stage.agent, "drain")?;
     ensure!(ended - began < 5.0, "drained for {:.3} s", ended - began);
-    Ok(())
+    asks(&host, &stage, &config)
 }
 
 /// The command that asks a script leaves children behind that do not listen; with RELEASE_TESTS it and the one that takes that back hang as well,
