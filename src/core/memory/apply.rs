@@ -10,7 +10,7 @@ use crate::core::deploy::Deploy;
 use crate::core::effect::{Effect, EffectId, Fault, JobEnd, Outcome};
 use crate::core::entry::{Entry, Written};
 use crate::core::status::{Casualty, RolloutResult, RolloutView};
-use crate::core::time::{Mono, Wall};
+use crate::core::time::Wall;
 
 /// How many ids of deploys are remembered, for `wait --deploy`.
 const KNOWN_KEPT: usize = 50;
@@ -42,8 +42,8 @@ impl Memory {
                 if self.known.len() > KNOWN_KEPT {
                     self.known.remove(0);
                 }
-                self.jumped = 0;
-                self.stamp = Some(StampMemory { path: path.clone(), identity: identity.clone(), deploy: deploy.clone() });
+                let stamp = StampMemory { path: path.clone(), identity: identity.clone(), deploy: deploy.clone() };
+                (self.stamp, self.jumped) = (Some(stamp), 0);
                 if *adopted {
                     self.reached = Some(Reached { id: deploy.id.clone(), at });
                 }
@@ -215,44 +215,6 @@ impl Memory {
             && (view.finished_at.is_none() || !written.entry.may_wait())
         {
             view.note(written);
-        }
-    }
-
-    /// On another boot nothing of /run is left, and every process is younger than every landing.
-    fn boot_is(&mut self, boot: &str) {
-        if self.boot == boot {
-            return;
-        }
-        boot.clone_into(&mut self.boot);
-        (self.booted_at, self.jumped) = (None, 0);
-        self.lent.clear();
-        self.quiet.clear();
-        self.starts_held = false;
-        // What the boot starts is up again.
-        self.taken_down.clear();
-        // Whatever has run since the boot was not interrupted by us.
-        self.interrupted.values_mut().for_each(|row| row.last = Mono::BOOT);
-        // A command may have left its mark outside /run.
-        self.asked.retain(|unit| self.unasks.contains_key(unit));
-        self.frozen.clear();
-        self.starved.clear();
-        self.told.clear();
-        for target in self.targets.values_mut() {
-            target.fresh.clear();
-            target.starting = None;
-            target.current = None;
-            target.lingering.clear();
-            target.started.clear();
-            target.served.clear();
-            for want in target.want.iter_mut().chain(target.reached.iter_mut()) {
-                want.landed = Mono::BOOT;
-            }
-        }
-        let deploys =
-            self.rollout.iter_mut().map(|rollout| &mut rollout.deploy).chain(self.stamp.iter_mut().map(|stamp| &mut stamp.deploy));
-        let deploys = deploys.chain(self.last_deploy.iter_mut());
-        for deploy in deploys {
-            deploy.landed = Mono::BOOT;
         }
     }
 
