@@ -5,6 +5,7 @@
 //! (what is owed to the host whatever happens), `view` (what status says). In this folder: `works` (what each target is at), `conclude` (what has been
 //! reached, and whether to try again), `hints` (what is looked at again, and when).
 
+mod clock;
 mod conclude;
 mod hints;
 mod works;
@@ -120,11 +121,7 @@ impl Machine {
             memory,
         };
         let mut step = Step::default();
-        let mut turn = turn!(machine, now, &mut step);
-        turn.record(Entry::Started { boot: boot.to_owned(), version: version.to_owned() });
-        machine.see_clock(now, &mut step);
-        machine.begin = Begin::resumed(machine.memory.beginning().map(|begun| begun.until), now);
-        machine.hold_until = machine.memory.hold.as_ref().map(|hold| now.mono.after(hold.until.since(now.wall)));
+        machine.starts(now, &mut step, boot, version);
         machine.configure(now, &mut step);
         if machine.memory.rollout.is_some() {
             machine.renew_unmet(now, &mut step);
@@ -202,13 +199,6 @@ impl Machine {
             self.breath = BREATH;
         }
         step
-    }
-
-    /// What is remembered by the wall clock moves with it.
-    fn see_clock(&mut self, now: Now, step: &mut Step) {
-        if let Some(booted_at) = self.memory.clock_differs(now) {
-            turn!(self, now, step).record(Entry::Clock { booted_at });
-        }
     }
 
     /// From now on nothing is begun; what is owed to the host is paid, whatever state php-fpm is in: nobody will be here to do it later.

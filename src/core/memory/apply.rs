@@ -42,8 +42,8 @@ impl Memory {
                 if self.known.len() > KNOWN_KEPT {
                     self.known.remove(0);
                 }
-                self.jumped = 0;
-                self.stamp = Some(StampMemory { path: path.clone(), identity: identity.clone(), deploy: deploy.clone() });
+                let stamp = StampMemory { path: path.clone(), identity: identity.clone(), deploy: deploy.clone() };
+                (self.stamp, self.jumped) = (Some(stamp), 0);
                 if *adopted {
                     self.reached = Some(Reached { id: deploy.id.clone(), at });
                 }

@@ -7,7 +7,7 @@ use restart_agent::core::event::Order;
 use restart_agent::core::policy::{After, TargetRules};
 use restart_agent::core::status::{State, TargetState, TargetView, UnitView};
 use sim::host::{Deed, Host};
-use sim::world::{Fpm, Hook, Load, MINUTE, MS, S, Script, Unit};
+use sim::world::{Answers, Fpm, Hook, Load, MINUTE, MS, S, Script, Unit};
 
 use crate::given::{FPM, SCRIPT, adopted, fpm_host, fpm_rules, policy, script_rules, with_target, world};
 
@@ -117,6 +117,18 @@ fn held_or_aborted_in_the_drain_it_still_runs_old_code() {
         host.run(S);
         assert_eq!((target(&host).state, unit(&host).state), (TargetState::Held, TargetState::Held), "{order:?}");
         assert!(target(&host).why.starts_with("deploy d3 waits: held by ") && unit(&host).stale_processes > 0, "{:?}", target(&host));
+    }
+}
+
+/// Law 5: what says nothing is unknown.
+#[test]
+fn no_answer_is_not_told_as_nothing_in_flight() {
+    for status in [Answers::Not, Answers::Garbage] {
+        let mut host = fpm_host(true, Fpm { status, ..Fpm::default() });
+        host.world.touch("d2");
+        assert!(host.run_until(MINUTE, |host| target(host).state == TargetState::Draining));
+        let restarted = |host: &Host| target(host).state != TargetState::Draining;
+        assert!(!host.run_until(4 * S, |host| restarted(host) || unit(host).in_flight.is_some()), "{:?}", unit(&host));
     }
 }
 
