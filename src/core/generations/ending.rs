@@ -19,12 +19,15 @@ impl Generations {
         // Until it is known whether the new one stays up.
         let undecided = matches!(self.phase, Phase::Switching | Phase::Watching { .. } | Phase::Back { .. } | Phase::Mending { .. });
         let (current, way_back) = (self.current.clone(), self.way_back());
-        let fresh = self.look.began().is_some_and(|began| now.since(began) <= FRESH);
+        let looked = self.look.began();
+        let fresh = looked.is_some_and(|began| now.since(began) <= FRESH);
         let mut stale = false;
         for (unit, fpm) in &mut self.ending {
             let needed = undecided || current.as_ref() == Some(unit) || way_back.contains(unit);
             fpm.clear(fresh && !needed && (fpm.is_idle() || !self.held));
-            stale |= !fresh && !needed && fpm.wants_to_end(now) && (fpm.is_idle() || !self.held);
+            // At each step towards its end it is seen anew who serves: that may have died meanwhile.
+            let seen = fresh && looked.is_some_and(|began| began >= fpm.step_since());
+            stale |= !seen && !needed && fpm.wants_to_end(now) && (fpm.is_idle() || !self.held);
             fpm.advance(turn, loans);
             if fpm.step == FpmStep::Prepared {
                 let until = fpm.lingers_until();

@@ -1,5 +1,5 @@
-//! Another boot takes much of what is remembered with it; a wall clock that is set, or slewed, moves what is remembered by it: deadlines rest on the boot clock, and the next agent knows them by the wall
-//! clock only.
+//! A wall clock that is set, or slewed, moves what is remembered by it: deadlines rest on the boot clock, and the next agent knows them by the
+//! wall clock only.
 
 use std::time::Duration;
 
@@ -16,44 +16,6 @@ impl Memory {
         let booted_at = now.boot();
         let same = |known: Wall| known.since(booted_at).max(booted_at.since(known)) < JUMP;
         (!self.booted_at.is_some_and(same)).then_some(booted_at)
-    }
-
-    /// On another boot nothing of /run is left, and every process is younger than every landing.
-    pub(super) fn boot_is(&mut self, boot: &str) {
-        if self.boot == boot {
-            return;
-        }
-        boot.clone_into(&mut self.boot);
-        (self.booted_at, self.jumped) = (None, 0);
-        self.lent.clear();
-        self.quiet.clear();
-        self.starts_held = false;
-        // What the boot starts is up again.
-        self.taken_down.clear();
-        // Whatever has run since the boot was not interrupted by us.
-        self.interrupted.values_mut().for_each(|row| row.last = Mono::BOOT);
-        // A command may have left its mark outside /run.
-        self.asked.retain(|unit| self.unasks.contains_key(unit));
-        self.frozen.clear();
-        self.starved.clear();
-        self.told.clear();
-        for target in self.targets.values_mut() {
-            target.fresh.clear();
-            target.starting = None;
-            target.current = None;
-            target.lingering.clear();
-            target.started.clear();
-            target.served.clear();
-            for want in target.want.iter_mut().chain(target.reached.iter_mut()) {
-                want.landed = Mono::BOOT;
-            }
-        }
-        let deploys =
-            self.rollout.iter_mut().map(|rollout| &mut rollout.deploy).chain(self.stamp.iter_mut().map(|stamp| &mut stamp.deploy));
-        let deploys = deploys.chain(self.last_deploy.iter_mut());
-        for deploy in deploys {
-            deploy.landed = Mono::BOOT;
-        }
     }
 
     pub(super) fn clock_is(&mut self, booted_at: Wall) {
