@@ -108,9 +108,9 @@ impl Machine {
 
     /// When a stamp that is new landed: at its ctime. One from before another was read in its place is by a clock that has been set meanwhile, or that
     /// of a file which had been there before a link was turned to it (trap T4): then it landed just now, or what runs old code would be
-    /// taken for new.
+    /// taken for new. For the same reason one of which it is not known whether it came before the clock was set, or after, landed at the later of both.
     pub(super) fn landed(&self, now: Now, ctime: Wall) -> Mono {
-        let landed = now.mono_of(ctime).min(now.mono);
+        let landed = now.mono_of(ctime.max(ctime.moved(self.memory.jumped))).min(now.mono);
         if self.stamp_old_at.is_some_and(|old| landed.after(START_BLUR) < old) { now.mono } else { landed }
     }
 

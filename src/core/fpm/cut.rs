@@ -10,7 +10,7 @@ use crate::core::deploy::printable;
 use crate::core::effect::{Effect, WorkerRef};
 use crate::core::entry::Entry;
 use crate::core::evidence::{Counted, MutePool, finishing};
-use crate::core::seen::{PoolAnswers, WorkerSeen};
+use crate::core::seen::{Active, PoolAnswers, WorkerSeen};
 use crate::core::status::{Casualty, CasualtyKind};
 use crate::core::step::Turn;
 use crate::core::time::{Mono, Now, Span};
@@ -159,6 +159,10 @@ impl Fpm {
     /// word that there may be more.
     fn presumed(&self, now: Now) -> Vec<Casualty> {
         let mut presumed = Vec::new();
+        // Who is at work in what is being ended already was written down then, or is another's casualty.
+        if self.seen.active == Active::Deactivating {
+            return presumed;
+        }
         let silent = self.layout.iter().flat_map(|layout| &layout.pools).filter(|pool| self.unanswered.contains(&pool.name));
         let silent = silent.map(|pool| (MutePool { name: pool.name.clone(), listen: pool.listen.clone() }, "its status did not answer"));
         // Proven to have no worker left, or by the text of the only pool.

@@ -129,7 +129,6 @@ impl Machine {
             machine.retry = Some(Retry { at: now.mono, tries: 0, why: "the agent was restarted".to_owned(), blocked: true });
         }
         machine.take_up(now, &mut step);
-        machine.take_up_strays(now);
         machine.advance(now, &mut step);
         (machine, step)
     }

@@ -100,6 +100,8 @@ impl Machine {
         }
         if !unconfigured {
             self.settle_strays(now, step);
+            // Those of an earlier agent, whose target could not be read until now.
+            self.take_up_strays(now);
         }
         let pools: Vec<String> = policy.pools.keys().chain(self.memory.depooled.keys()).cloned().collect();
         for name in pools {
@@ -203,7 +205,7 @@ impl Machine {
     }
 
     /// The same of strays.
-    pub(super) fn take_up_strays(&mut self, now: Now) {
+    fn take_up_strays(&mut self, now: Now) {
         for cut in &self.memory.strays {
             let want = self.memory.targets.get(&cut.casualty.target).and_then(|memory| memory.want.clone());
             if let (Some(Work::Strays(work)), Some(want)) = (self.works.get_mut(&cut.casualty.target), want) {

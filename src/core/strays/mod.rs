@@ -60,8 +60,11 @@ impl Strays {
         self.pursuit.renew(turn.now.mono, want, began);
     }
 
-    /// One that an earlier agent was stopping goes on where it was.
+    /// One that an earlier agent was stopping goes on where it was, unless it is known already.
     pub fn take_up(&mut self, now: Mono, cut: &StrayCut, want: Want) {
+        if self.strays.contains_key(&cut.process) {
+            return;
+        }
         self.strays.insert(cut.process.clone(), Stray::taken_up(&self.name, cut, now));
         self.pursuit.take_up(now, want);
     }

@@ -140,7 +140,7 @@ impl World {
         if stopped && now < unit.idle_since + us(rules.settle_after) && !unit.missed_slot && now > self.policy_changed + 5 * S {
             return self.violates(format!("the agent starts {name} before what it left behind has settled"));
         }
-        if unit.missed_slot || (unit.checkpointed && rules.after != After::UntilNext) {
+        if unit.missed_slot || unit.doubtful_slot || (unit.checkpointed && rules.after != After::UntilNext) {
             return;
         }
         let stopped_by_us = unit.last_stop_by_agent.is_some() || self.maybe_stopped.contains(&unit.invocation);

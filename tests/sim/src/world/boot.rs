@@ -21,7 +21,7 @@ impl World {
             (unit.drop_in, unit.in_force) = (None, None);
             (unit.main_pid, unit.main_start, unit.idle_since) = (0, 0, 0);
             unit.invocation.clear();
-            unit.missed_slot = false;
+            (unit.missed_slot, unit.doubtful_slot) = (false, false);
             if !matches!(unit.body, Body::Script(_)) {
                 self.after(2 * S, Happening::ComesBack { unit: name.clone() });
             }

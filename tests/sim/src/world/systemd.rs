@@ -418,7 +418,7 @@ impl World {
         }
         unit.starts.push(now);
         unit.runs.push((now, by));
-        unit.missed_slot = false;
+        (unit.missed_slot, unit.doubtful_slot) = (false, false);
         unit.invocation.clone_from(&invocation);
         unit.active = Active::Activating;
         unit.result = "success";

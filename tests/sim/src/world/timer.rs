@@ -99,8 +99,10 @@ impl World {
         if self.is_quiet(&unit) {
             self.say(|| format!("{name} would start {unit}, which is kept quiet"));
             if let Some(unit) = self.units.get_mut(&unit) {
-                // What comes right after the end of one that we interrupted counts as passed.
-                unit.missed_slot |= !unit.refuse_start && !off_schedule && (now > unit.idle_since + S || !unit.interrupted());
+                // What comes right after the end of one that we interrupted may count as passed.
+                let passed = now <= unit.idle_since + S && unit.interrupted();
+                unit.missed_slot |= !unit.refuse_start && !off_schedule && !passed;
+                unit.doubtful_slot |= !off_schedule && passed;
             }
             return;
         }

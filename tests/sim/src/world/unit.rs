@@ -182,6 +182,8 @@ pub struct Unit {
     pub idle_since: Us,
     /// A slot came while it was kept quiet, long after its end, and it has not run since.
     pub missed_slot: bool,
+    /// One came right after an end that we brought about: it may be made up for, or not.
+    pub doubtful_slot: bool,
     /// How often each way of starting it has happened: by timer, by the agent.
     pub runs: Vec<(Us, By)>,
     /// Restart=on-failure.
@@ -222,6 +224,7 @@ impl Unit {
             checkpointed: false,
             idle_since: 0,
             missed_slot: false,
+            doubtful_slot: false,
             runs: Vec::new(),
             restarts_itself: false,
             instance: false,
