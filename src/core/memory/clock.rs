@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::Memory;
-use crate::core::time::{Mono, Now, Wall};
+use crate::core::time::{Now, Wall};
 
 /// Less than this is no difference to anybody.
 const JUMP: Duration = Duration::from_secs(1);
@@ -40,6 +40,7 @@ mod tests {
     use super::*;
     use crate::core::entry::{Entry, Written};
     use crate::core::memory::Hold;
+    use crate::core::time::Mono;
 
     const HOUR: i64 = 3_600_000_000;
 
