@@ -39,6 +39,8 @@ pub struct Debts {
     /// Something is owed that no rollout is at.
     waiting: bool,
     trouble: Option<String>,
+    /// Since when a start that systemd has queued is waited for.
+    awaits: Option<Mono>,
     /// The first rerun that waits for what its last run left behind to settle.
     settled: Option<Mono>,
     hurried: bool,
@@ -299,9 +301,18 @@ impl Debts {
         }
         // Its start has been taken by systemd, and not begun.
         let starts = seen.job && !seen.active.runs();
+        if !starts {
+            self.awaits = None;
+        }
         for Dependent { unit: dependent, bound } in turn.memory.taken_down.get(unit).cloned().unwrap_or_default() {
             if bound && starts {
-                self.soon(turn);
+                let since = *self.awaits.get_or_insert(turn.now.mono);
+                if turn.now.mono < since.after(RETRY) {
+                    self.soon(turn);
+                } else {
+                    self.trouble =
+                        Some(format!("{dependent}, which is bound to {unit}, waits for the start of that, which systemd has queued"));
+                }
             } else if !bound || seen.active.runs() {
                 let id = turn.ask(Effect::StartAlone { unit: dependent.clone() });
                 self.pending.insert(id, Debt::BringBack(unit.clone(), dependent));

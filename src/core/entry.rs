@@ -93,7 +93,7 @@ pub enum Entry {
         target: String,
         unit: String,
     },
-    /// It serves: new main process, ping, and what else the rules ask.
+    /// It serves: new main process, ping, and what else the rules ask. Or it is no target's any more, and nobody proves it.
     Proven {
         unit: String,
     },

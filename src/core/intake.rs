@@ -79,14 +79,7 @@ impl Machine {
         let same = known.is_some_and(|known| same(self.policy.stamp.identity, known, &seen.identity));
         let stamped = match Deploy::read(&seen, now) {
             Err(fault) => return self.stamp_fault = Some(fault),
-            Ok(Stamped::Deploy(mut deploy)) => {
-                // The clock was set since the last one: whether before this one landed or after it, nobody knows. What is renewed once too often is
-                // no harm.
-                let by_then = now.mono_of(deploy.landed_at.moved(self.memory.jumped)).min(now.mono);
-                deploy.landed = deploy.landed.max(by_then);
-                Stamped::Deploy(deploy)
-            }
-            Ok(begins) => begins,
+            Ok(stamped) => stamped,
         };
         self.stamp_fault = None;
         match stamped {

@@ -59,6 +59,11 @@ impl Machine {
             return Waited::Pending { why: waits.unwrap_or_else(|| "a rollout is under way".to_owned()) };
         }
         match (&self.retry, unmet().next().is_some()) {
+            // As status has it: the host is not where it was yet.
+            (_, false) if !self.memory.depooled.is_empty() => match self.memory.unproven.keys().next() {
+                Some(unit) => Waited::Failed { id: newest, why: format!("{unit} is not proven to serve") },
+                None => Waited::Pending { why: "a pool is still to take this host back".to_owned() },
+            },
             (_, false) => Waited::Converged { id: newest },
             (_, true) if waits.is_some() => Waited::Pending { why: waits.unwrap_or_default() },
             (Some(retry), true) if retry.blocked && retry.tries > 0 => Waited::Blocked { id: newest, why: retry.why.clone() },

@@ -6,6 +6,7 @@ use super::{Fpm, FpmStep, Purpose};
 use crate::core::effect::{Effect, FpmRequest, Outcome};
 use crate::core::entry::Entry;
 use crate::core::evidence::all_at_work;
+use crate::core::memory::Begun;
 use crate::core::seen::{Active, PoolAnswers};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
@@ -189,11 +190,14 @@ impl Fpm {
         }
     }
 
-    /// What it was started for, or newer: a stamp that names other targets replaces the code of all, and so does a deploy that has begun.
+    /// What it was started for, or newer: a stamp that names other targets replaces the code of all, and so does a deploy that has begun, unless it
+    /// was over before this one landed.
     fn shows_its_code(&self, turn: &Turn<'_>, body: &str) -> bool {
-        let known = turn.memory.known.iter().rev().take_while(|id| **id != self.want.id);
-        let begun = turn.memory.begun.iter().map(|begun| &begun.id);
-        known.chain(begun).chain([&self.want.id]).any(|id| body.contains(id.as_str()))
+        let known = &turn.memory.known;
+        let newer = known.iter().rev().take_while(|id| **id != self.want.id).filter(|_| known.contains(&self.want.id));
+        let later = |begun: &&Begun| begun.over.is_none() || turn.now.mono_of(begun.since) >= self.want.landed;
+        let begun = turn.memory.begun.iter().filter(later).map(|begun| &begun.id);
+        newer.chain(begun).chain([&self.want.id]).any(|id| body.contains(id.as_str()))
     }
 
     fn done(&mut self, turn: &mut Turn<'_>) {
@@ -204,6 +208,7 @@ impl Fpm {
         }
         self.enter(turn.now.mono, FpmStep::Done);
     }
+
     /// It has failed since its proof. Until it has come up and is proven again the host is not to be in a pool.
     pub fn fallen(&mut self, turn: &mut Turn<'_>) {
         turn.record(Entry::Unproven { target: self.target.clone(), unit: self.unit.clone() });

@@ -99,7 +99,12 @@ impl Fpm {
     /// Trap T13.
     pub(super) fn stuck(&self) -> String {
         let pids: Vec<String> = self.seen.processes.iter().map(|process| process.pid.to_string()).collect();
-        format!("process {} does not end, not even by SIGKILL: it is stuck in the kernel", pids.join(", "))
+        let pids = pids.join(", ");
+        if self.ladder.as_ref().is_some_and(Ladder::was_killed) {
+            format!("process {pids} does not end, not even by SIGKILL: it is stuck in the kernel")
+        } else {
+            format!("process {pids} of the old run is still there")
+        }
     }
 
     /// What the job says of itself is little (facts F1.7): a look tells.

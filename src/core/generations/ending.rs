@@ -24,9 +24,10 @@ impl Generations {
         let mut stale = false;
         for (unit, fpm) in &mut self.ending {
             let needed = undecided || current.as_ref() == Some(unit) || way_back.contains(unit);
-            fpm.clear(fresh && !needed && (fpm.is_idle() || !self.held));
-            // At each step towards its end it is seen anew who serves: that may have died meanwhile.
+            // Before its last count it is seen anew who serves, and meanwhile once more: that may have died since.
             let seen = fresh && looked.is_some_and(|began| began >= fpm.step_since());
+            let cleared = if fpm.step == FpmStep::Seeing { seen } else { fresh };
+            fpm.clear(cleared && !needed && (fpm.is_idle() || !self.held));
             stale |= !seen && !needed && fpm.wants_to_end(now) && (fpm.is_idle() || !self.held);
             fpm.advance(turn, loans);
             if fpm.step == FpmStep::Prepared {

@@ -128,10 +128,10 @@ impl InPlace {
     }
 }
 
-/// It was proven for this, and has failed since.
+/// It was proven for this, and has failed since, also if systemd has tried to bring it up again meanwhile.
 fn has_fallen(turn: &Turn<'_>, target: &str, seen: &UnitSeen, want: &Want) -> bool {
     let fresh = turn.memory.targets.get(target).and_then(|memory| memory.fresh.get(&seen.unit));
-    seen.active == Active::Failed && fresh.is_some_and(|fresh| fresh.invocation == seen.invocation && fresh.landed == want.landed)
+    seen.active == Active::Failed && fresh.is_some_and(|fresh| fresh.landed == want.landed)
 }
 
 /// One that is still being stopped serves nobody any more either.

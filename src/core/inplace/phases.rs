@@ -186,13 +186,18 @@ impl InPlace {
     }
 
     fn give_up(&mut self, turn: &mut Turn<'_>, why: &str) {
-        for unit in self.units.values_mut().filter(|unit| !unit.at_rest()) {
+        // What is being restarted already comes to its end.
+        for unit in self.units.values_mut().filter(|unit| !unit.at_rest() && !unit.committed()) {
             turn.unit_ended(&unit.target, &unit.unit, UnitEnd::Failed, why);
             unit.step = FpmStep::Refused(why.to_owned());
             self.progress.insert(unit.target.clone(), Progress::Failed { why: why.to_owned(), blocked: true });
             self.notes.insert(unit.target.clone(), (TargetState::Stale, format!("not restarted, the old code keeps serving: {why}")));
         }
-        self.leave();
+        if self.live().next().is_some() {
+            self.phase = Phase::Renewing;
+        } else {
+            self.leave();
+        }
     }
 
     fn leave(&mut self) {

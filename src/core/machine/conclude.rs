@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Machine, turn};
 use crate::core::entry::Entry;
 use crate::core::intake::Retry;
+use crate::core::policy::TargetRules;
 use crate::core::pool::{Goal, Pool, Verdict};
 use crate::core::status::RolloutResult;
 use crate::core::step::{Step, Turn};
@@ -70,15 +71,17 @@ impl Machine {
         self.retry = Some(Retry { at: now.mono.after(pause), tries, why, blocked });
     }
 
-    /// Nobody proves a php-fpm any more whose target has left the configuration: it does not keep this host out for ever.
+    /// Nobody proves a php-fpm any more that has left the configuration: it does not keep this host out for ever.
     fn forget_unproven(&mut self, now: Now, step: &mut Step) {
-        if self.policy.unusable.is_some() {
+        if self.unconfigured() {
             return;
         }
-        let nobodys = |(unit, target): &(&String, &String)| !self.works.contains_key(*target) && !self.inplace.owns(unit);
-        let gone: Vec<String> = self.memory.unproven.iter().filter(nobodys).map(|(_, target)| target.clone()).collect();
-        for target in gone {
-            turn!(self, now, step).record(Entry::Dropped { target });
+        let has =
+            |target: &str, unit: &str| matches!(self.policy.targets.get(target), Some(TargetRules::PhpFpm(rules)) if rules.unit == unit);
+        let nobodys = |(unit, target): &(&String, &String)| !has(target, unit) && !self.inplace.owns(unit);
+        let gone: Vec<String> = self.memory.unproven.iter().filter(nobodys).map(|(unit, _)| unit.clone()).collect();
+        for unit in gone {
+            turn!(self, now, step).record(Entry::Proven { unit });
         }
     }
 

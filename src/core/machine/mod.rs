@@ -53,7 +53,7 @@ pub struct Machine {
     breath: Duration,
     pub(super) pending: Option<Pending>,
     pub(super) stamp_fault: Option<StampFault>,
-    /// When the stamp was last read and was nothing new: what is new after that has landed after that.
+    /// When the stamp was last read: what is new after that has landed after that.
     pub(super) stamp_old_at: Option<Mono>,
     pub(super) works: BTreeMap<String, Work>,
     pub(super) inplace: InPlace,

@@ -69,8 +69,7 @@ impl Machine {
     /// Makes works, pools and adoptions fit the configuration.
     pub(super) fn configure(&mut self, now: Now, step: &mut Step) {
         let policy = self.policy.clone();
-        // Without any configuration, or with one that cannot be read, nothing is forgotten: or it would be adopted anew, and a deploy missed.
-        let unconfigured = policy.unusable.is_some() || (policy.targets.is_empty() && policy.stamp.path.is_empty());
+        let unconfigured = self.unconfigured();
         let dropped = self.memory.targets.keys().filter(|name| !unconfigured && !policy.targets.contains_key(*name));
         let dropped: Vec<String> = dropped.cloned().collect();
         for target in dropped {
@@ -115,6 +114,11 @@ impl Machine {
             }
             self.pools.insert(name, pool);
         }
+    }
+
+    /// Without any configuration, or with one that cannot be read, nothing is forgotten: or it would be adopted anew, and a deploy missed.
+    pub(super) fn unconfigured(&self) -> bool {
+        self.policy.unusable.is_some() || (self.policy.targets.is_empty() && self.policy.stamp.path.is_empty())
     }
 
     /// What had been reached and is not any more is wanted again.

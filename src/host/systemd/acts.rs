@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::faults::{is_absent, is_named};
 use super::link::{CallError, Live};
 use super::names::{job_id, unit_path};
-use super::properties::UNIT;
+use super::properties::{SERVICE, UNIT};
 use super::{ACT, READ, Systemd};
 use crate::core::effect::{Fault, JobEnd};
 
@@ -50,8 +50,8 @@ impl Systemd {
         let end = self.end(job.as_str(), deadline).await?;
         let run = job_id(job.as_str()).and_then(|id| self.link.ledger.end_before(id, unit, since));
         // A stop that is in time cancels the start job; one that comes too late finds it ended, well or not (facts F1.7).
-        let over = matches!(run, Some(JobEnd::Done | JobEnd::Failed | JobEnd::Timeout));
-        Ok(if end == JobEnd::Done && over { JobEnd::Finished } else { end })
+        let over = end == JobEnd::Done && matches!(run, Some(JobEnd::Done | JobEnd::Failed | JobEnd::Timeout));
+        Ok(if over && self.is_oneshot(unit).await { JobEnd::Finished } else { end })
     }
 
     /// How the unit ends can be read afterwards, though nothing else keeps it loaded (facts F1.14), until [`Systemd::unsubscribe`].
@@ -124,6 +124,11 @@ impl Systemd {
             () = self.is_stopping(unit) => stopping(),
         }
         Ok(end.await)
+    }
+
+    /// Of any other the start job is over as soon as it runs.
+    async fn is_oneshot(&self, unit: &str) -> bool {
+        self.properties(unit, &[(SERVICE, "Type")]).await.is_ok_and(|values| values.text(0) == "oneshot")
     }
 
     /// Waits until a unit that is to be stopped is no longer active; not for long.
