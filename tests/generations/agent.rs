@@ -65,14 +65,16 @@ impl<'h> Played<'h> {
         })
     }
 
-    /// The instance that status calls fresh.
+    /// The instance that status calls fresh. An agent that has just started has to look first.
     pub fn current(&self) -> Result<String> {
-        let status = self.agent.status()?;
-        let units = status["targets"][0]["units"].as_array().cloned().unwrap_or_default();
-        let fresh = units.iter().find(|unit| unit["state"] == "fresh").and_then(|unit| unit["unit"].as_str());
-        let unit = fresh.with_context(|| format!("no fresh unit: {status}"))?;
-        let instance = unit.split_once('@').and_then(|(_, rest)| rest.strip_suffix(".service"));
-        Ok(instance.with_context(|| unit.to_owned())?.to_owned())
+        lab::wait_for("a fresh unit in status", Duration::from_secs(10), || {
+            let status = self.agent.status()?;
+            let units = status["targets"][0]["units"].as_array().cloned().unwrap_or_default();
+            let fresh = units.iter().find(|unit| unit["state"] == "fresh").and_then(|unit| unit["unit"].as_str());
+            let unit = fresh.with_context(|| format!("no fresh unit: {status}"))?;
+            let instance = unit.split_once('@').and_then(|(_, rest)| rest.strip_suffix(".service"));
+            Ok(Some(instance.with_context(|| unit.to_owned())?.to_owned()))
+        })
     }
 
     /// rename(2) is what changes the symlink's ctime. Where there is none, it is now.
