@@ -4,6 +4,7 @@ use super::cooperation::RUN_AGAIN;
 use super::entry::Entry;
 use super::memory::Cutting;
 use super::seen::{Active, Exit, ExitSeen, UnitSeen};
+use super::status::Casualty;
 use super::step::Turn;
 use super::time::{Mono, Span};
 
@@ -19,6 +20,18 @@ pub fn settle_cut(turn: &mut Turn<'_>, unit: &str, happened: bool, killed: bool)
         }
     }
     turn.record(Entry::CutSettled { unit: unit.to_owned(), happened });
+}
+
+/// The same of what an earlier agent had begun. If it had no answer any more, somebody else may have been quicker: what was cut then is not certain
+/// to be our doing.
+pub fn settle_cut_of_earlier(turn: &mut Turn<'_>, unit: &str, happened: bool) {
+    if let Some(cutting) = turn.memory.cutting.get(unit).filter(|cutting| happened && !cutting.answered).cloned() {
+        for casualty in cutting.casualties {
+            turn.record(Entry::Casualty(Casualty { certain: false, ..casualty }));
+        }
+        return turn.record(Entry::CutSettled { unit: unit.to_owned(), happened });
+    }
+    settle_cut(turn, unit, happened, false);
 }
 
 /// The script has ended. Says whether that was our doing: it ended after it was asked to, whatever its exit status. That is not certain if

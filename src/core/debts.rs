@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::asking::over;
-use super::cut::{settle_cut, settle_script, still_ending};
+use super::cut::{settle_cut, settle_cut_of_earlier, settle_script, still_ending};
 use super::effect::{Effect, EffectId, Fault, Looked, Outcome};
 use super::entry::Entry;
 use super::memory::{Cutting, Memory, OwedRun};
@@ -182,7 +182,7 @@ impl Debts {
                     }
                 }
             } else {
-                settle_cut(turn, &seen.unit, true, false);
+                settle_cut_of_earlier(turn, &seen.unit, true);
             }
         }
         if self.trouble.is_some() {

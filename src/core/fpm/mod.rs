@@ -26,7 +26,7 @@ use retire::Retiring;
 pub use step::{FpmStep, Purpose};
 
 use crate::core::cut::settle_cut;
-use crate::core::effect::{Effect, EffectId, Outcome, WorkerRef};
+use crate::core::effect::{Effect, EffectId, Fault, Outcome, WorkerRef};
 use crate::core::evidence::{Proof, Source};
 use crate::core::ladder::Ladder;
 use crate::core::loans::{Loans, fpm_drop_in};
@@ -252,6 +252,11 @@ impl Fpm {
             }
             // Its configuration may just be broken for the next one; until then it is at work.
             (FpmStep::Inspecting, _) if self.purpose == Purpose::End && now < self.until => self.next = now.after(INSPECT_AGAIN),
+            // Without it nobody knows whom the restart would cut: that is worth some patience with systemd.
+            (FpmStep::Inspecting, Outcome::Fault(Fault::Unreachable(_))) if self.tests < 2 * TESTS => {
+                self.tests += 1;
+                self.next = now.after(TEST_AGAIN);
+            }
             (FpmStep::Inspecting, other) => {
                 self.notes.push(format!("its configuration could not be read ({})", other.said()));
                 self.source = Source::choose(&self.rules, None);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Generations, Phase, name};
-use crate::core::cut::{settle_cut, still_ending};
+use crate::core::cut::{settle_cut_of_earlier, still_ending};
 use crate::core::entry::Entry;
 use crate::core::fpm::Fpm;
 use crate::core::memory::{TargetMemory, Want};
@@ -95,7 +95,7 @@ impl Generations {
             if still_ending(&cutting, seen) {
                 return;
             }
-            settle_cut(turn, &seen.unit, cutting.invocation != seen.invocation, false);
+            settle_cut_of_earlier(turn, &seen.unit, cutting.invocation != seen.invocation);
         }
         // One that has never served has nothing to finish.
         let never_served = memory.started.contains(&seen.unit) && !memory.served.contains(&seen.unit);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{InPlace, Phase};
-use crate::core::cut::settle_cut;
+use crate::core::cut::settle_cut_of_earlier;
 use crate::core::effect::{Effect, Looked};
 use crate::core::fpm::{Fpm, needs_renewal};
 use crate::core::memory::Want;
@@ -85,7 +85,7 @@ impl InPlace {
         for (unit, fpm) in &mut self.units {
             let memory = turn.memory.targets.get(&fpm.target).cloned().unwrap_or_default();
             let Some(seen) = units.iter().find(|seen| seen.unit == *unit) else { continue };
-            settle_cut(turn, unit, cut_happened(turn, seen), false);
+            settle_cut_of_earlier(turn, unit, cut_happened(turn, seen));
             if turn.memory.unproven.contains_key(unit) && stale_fpm(seen, &fpm.want, &memory).is_empty() {
                 fpm.resume_unproven();
             }

@@ -341,9 +341,12 @@ impl Memory {
             (Effect::Retire { workers, spare }, Outcome::Done) => {
                 self.frozen.retain(|worker| !workers.contains(worker) && !spare.contains(worker));
             }
-            (Effect::Thaw { workers }, Outcome::Done)
-            | (Effect::Restart { cut: workers, .. } | Effect::End { cut: workers, .. }, Outcome::Job(_)) => {
+            (Effect::Thaw { workers }, Outcome::Done) => self.frozen.retain(|worker| !workers.contains(worker)),
+            (Effect::Restart { unit, cut: workers, .. } | Effect::End { unit, cut: workers, .. }, Outcome::Job(end)) => {
                 self.frozen.retain(|worker| !workers.contains(worker));
+                if let Some(cutting) = self.cutting.get_mut(&unit) {
+                    cutting.answered = *end != JobEnd::Lost;
+                }
             }
             _ => {}
         }

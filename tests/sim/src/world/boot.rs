@@ -14,7 +14,9 @@ impl World {
             let unit = self.units.get_mut(name).unwrap();
             // What the agent has stopped before, or meant to, it may still owe a run.
             let meant = self.maybe_stopped.contains(&unit.invocation);
-            let stopped = unit.last_stop_by_agent.or(meant.then_some(0));
+            // What it has started and not lived to write down it starts again.
+            let unwritten = self.agent_was_away && unit.active.runs() && unit.runs.last().is_some_and(|(_, by)| *by == By::Agent);
+            let stopped = unit.last_stop_by_agent.or((meant || unwritten).then_some(0));
             unit.processes.clear();
             (unit.active, unit.result, unit.exit) = (Active::Inactive, "success", None);
             (unit.job, unit.stop, unit.last_stop_by_agent) = (None, None, stopped);
