@@ -2,6 +2,8 @@
 //! were asked to end are asked no more, and what its stops cut is written down. Most of it is paid in the course of a rollout; this pays what a crash, a fault
 //! or a changed configuration left over.
 
+mod dependents;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use super::memory::{Cutting, Memory, OwedRun};
 use super::orphans::{Ending, Orphans};
 use super::policy::TargetRules;
 use super::scheduled::{Slots, settle, slots};
-use super::seen::{Active, Dependent, UnitSeen};
+use super::seen::{Active, UnitSeen};
 use super::status::UnitEnd;
 use super::step::{Deadline, Turn, earliest};
 use super::time::Mono;
@@ -79,7 +81,7 @@ impl Debts {
         self.settled = memory.reruns.values().filter_map(settling).filter(|at| *at > turn.now.mono).min();
         let due = |owed: &OwedRun| settling(owed).is_none_or(|at| at <= turn.now.mono);
         let reruns = memory.reruns.iter().filter(|(_, owed)| due(owed)).map(|(unit, _)| unit);
-        let down = memory.taken_down.keys().filter(|unit| comes_back(memory, unit));
+        let down = memory.taken_down.keys().filter(|unit| dependents::comes_back(memory, unit));
         let units = reruns.chain(down).chain(memory.cutting.keys()).chain(memory.quiet.keys());
         let units: BTreeSet<String> = units.filter(|unit| !owned(unit) && !memory.asked.contains(*unit)).cloned().collect();
         self.waiting = !units.is_empty() || !asked.is_empty();
@@ -293,44 +295,6 @@ impl Debts {
         self.start(turn, seen);
     }
 
-    /// What went down with it starts again, without it: it runs by then, or is to stay quiet.
-    fn bring_back(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen) {
-        let unit = &seen.unit;
-        if !comes_back(turn.memory, unit) {
-            return;
-        }
-        // Its start has been taken by systemd, and not begun.
-        let starts = seen.job && !seen.active.runs();
-        if !starts {
-            self.awaits = None;
-        }
-        for Dependent { unit: dependent, bound } in turn.memory.taken_down.get(unit).cloned().unwrap_or_default() {
-            if bound && starts {
-                let since = *self.awaits.get_or_insert(turn.now.mono);
-                if turn.now.mono < since.after(RETRY) {
-                    self.soon(turn);
-                } else {
-                    self.trouble =
-                        Some(format!("{dependent}, which is bound to {unit}, waits for the start of that, which systemd has queued"));
-                }
-            } else if !bound || seen.active.runs() {
-                let id = turn.ask(Effect::StartAlone { unit: dependent.clone() });
-                self.pending.insert(id, Debt::BringBack(unit.clone(), dependent));
-            } else if !turn.memory.reruns.contains_key(unit) {
-                let why = format!("it went down with {unit} and stays down until that runs: it is bound to it (BindsTo=)");
-                let target = turn.policy.target_of_script(unit).map_or("", |(name, _)| name);
-                turn.unit_ended(target, &dependent, UnitEnd::Quiet, why.clone());
-                turn.record(Entry::BroughtBack { unit: unit.clone(), dependent, why });
-            }
-        }
-    }
-
-    /// Whether it still has to be seen to that what went down with a script comes back.
-    #[must_use]
-    pub fn brings_back(&self, memory: &Memory) -> bool {
-        memory.taken_down.iter().any(|(unit, down)| !memory.reruns.contains_key(unit) || down.iter().any(|down| !down.bound))
-    }
-
     fn start(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen) {
         let id = turn.ask(Effect::Start { unit: seen.unit.clone() });
         self.pending.insert(id, Debt::Rerun(seen.unit.clone()));
@@ -375,13 +339,6 @@ impl Debts {
         let frozen = !memory.frozen.is_empty() && self.thawing.is_none();
         earliest([owed, settled, frozen.then(|| Deadline::new(self.next_thaw, "let stopped workers go on"))])
     }
-}
-
-/// Nothing is done to this script any more, and its own run is not about to come: what went down with it may come back.
-fn comes_back(memory: &Memory, unit: &str) -> bool {
-    let rerun = memory.reruns.get(unit).is_some_and(|owed| owed.settles.is_none());
-    let down = memory.taken_down.get(unit).is_some_and(|down| !memory.reruns.contains_key(unit) || down.iter().any(|down| !down.bound));
-    down && !rerun && !memory.cutting.contains_key(unit) && !memory.quiet.contains_key(unit) && !memory.lent.contains(unit)
 }
 
 #[cfg(test)]
