@@ -203,6 +203,35 @@ fn the_proof_takes_no_older_id() {
     assert!(host.world.balancers["default"].out, "it is not proven to serve the new code");
 }
 
+/// The code of the last deploy is on the disk, which was announced (`phase = "begin"`), and that of the newest is not.
+#[test]
+fn the_proof_takes_no_id_of_a_deploy_that_had_begun_and_was_over() {
+    let rules = FpmRules { proof: Some(ProofRules { script: "/srv/app/version.php".to_owned() }), ..fpm_rules() };
+    let mut host = two(Fpm::default(), Fpm::default(), rules);
+    host.world.touch("id = \"d2\"\nphase = \"begin\"\n");
+    host.run(2 * S);
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| matches!(host.waited(None), Some(Waited::Converged { id }) if id == "d2")));
+    host.run(10 * S);
+    host.world.touch("d3");
+    host.world.code.retain(|(_, id)| id != "d3");
+    assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Failed)), "{:?}", host.status());
+    assert!(host.world.balancers["default"].out, "it is not proven to serve the new code");
+}
+
+/// Somebody gives its target another php-fpm, since this one does not come up.
+#[test]
+fn a_php_fpm_that_is_replaced_in_the_configuration_does_not_keep_the_host_out() {
+    let mut host = two(Fpm { start: FpmStart::Fails, ..Fpm::default() }, Fpm::default(), fpm_rules());
+    host.world.touch("d2");
+    assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Failed)));
+    assert!(host.world.balancers["default"].out);
+    let other = TargetRules::PhpFpm(FpmRules { unit: OTHER.to_owned(), ..fpm_rules() });
+    host.deed(Deed::Policy(Box::new(with_pool(with_target(policy(), "jobrunner", other), "default"))));
+    assert!(host.run_until(5 * MINUTE, |host| !host.world.balancers["default"].out), "{:?}", host.status());
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)), "{:?}", host.status());
+}
+
 /// Its start has failed when the deploy lands, and systemd brings it up (Restart=) while the other one drains.
 #[test]
 fn what_has_come_up_again_by_itself_in_the_drain_is_not_restarted() {
