@@ -176,11 +176,12 @@ impl Generations {
         self.enter(now, Phase::Looking);
     }
 
-    /// Somebody is at the one that the symlink leads to: it comes back in a moment, or is down then.
+    /// Somebody is at the one that the symlink leads to, or one is being started, as after a boot: it is there in a moment, or down then.
     fn is_being_restarted(&mut self, turn: &Turn<'_>, rules: &GenerationRules) -> bool {
         let now = turn.now.mono;
-        let its = |unit: &UnitSeen| leads_to(rules, &self.seen, &unit.unit);
-        let restarts = self.seen.units.iter().any(|unit| its(unit) && (unit.job || unit.active == Active::Deactivating));
+        let its = |unit: &UnitSeen| leads_to(rules, &self.seen, &unit.unit) && (unit.job || unit.active == Active::Deactivating);
+        let starts = |unit: &UnitSeen| unit.job && unit.active == Active::Activating;
+        let restarts = self.seen.units.iter().any(|unit| its(unit) || starts(unit));
         self.down_since = self.down_since.filter(|_| restarts).or(restarts.then_some(now));
         let waits = self.down_since.is_some_and(|since| now < since.after(RESTART_PATIENCE));
         if waits {
