@@ -10,28 +10,29 @@ use super::time::{Mono, Span};
 
 /// The restart that was to cut these requests took place, or did not: then they were not cut.
 pub fn settle_cut(turn: &mut Turn<'_>, unit: &str, happened: bool, killed: bool) {
-    let Some(cutting) = turn.memory.cutting.get(unit).cloned() else { return };
-    if happened {
-        for mut casualty in cutting.casualties {
-            if killed {
-                "SIGKILL".clone_into(&mut casualty.ended_by);
-            }
-            turn.record(Entry::Casualty(casualty));
+    settle(turn, unit, happened, |_, casualty| {
+        if killed {
+            "SIGKILL".clone_into(&mut casualty.ended_by);
         }
-    }
-    turn.record(Entry::CutSettled { unit: unit.to_owned(), happened });
+    });
 }
 
 /// The same of what an earlier agent had begun. If it had no answer any more, somebody else may have been quicker: what was cut then is not certain
 /// to be our doing.
 pub fn settle_cut_of_earlier(turn: &mut Turn<'_>, unit: &str, happened: bool) {
-    if let Some(cutting) = turn.memory.cutting.get(unit).filter(|cutting| happened && !cutting.answered).cloned() {
-        for casualty in cutting.casualties {
-            turn.record(Entry::Casualty(Casualty { certain: false, ..casualty }));
+    settle(turn, unit, happened, |answered, casualty| casualty.certain &= answered);
+}
+
+/// `tell` is given whether systemd had answered the restart.
+fn settle(turn: &mut Turn<'_>, unit: &str, happened: bool, tell: impl Fn(bool, &mut Casualty)) {
+    let Some(cutting) = turn.memory.cutting.get(unit).cloned() else { return };
+    if happened {
+        for mut casualty in cutting.casualties {
+            tell(cutting.answered, &mut casualty);
+            turn.record(Entry::Casualty(casualty));
         }
-        return turn.record(Entry::CutSettled { unit: unit.to_owned(), happened });
     }
-    settle_cut(turn, unit, happened, false);
+    turn.record(Entry::CutSettled { unit: unit.to_owned(), happened });
 }
 
 /// The script has ended. Says whether that was our doing: it ended after it was asked to, whatever its exit status. That is not certain if

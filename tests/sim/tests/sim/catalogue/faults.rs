@@ -3,11 +3,12 @@
 use restart_agent::core::deploy::StampFault;
 use restart_agent::core::event::Order;
 use restart_agent::core::opcache::OpcacheRules;
-use restart_agent::core::policy::{After, FpmRules, GenerationRules, ScheduledRules, ServiceRules, StrayAction, StrayRules, TargetRules};
+use restart_agent::core::policy::{After, FpmRules, GenerationRules, ScheduledRules, StrayAction, StrayRules, TargetRules};
 use sim::explore::Story;
 use sim::host::{Deed, Host, span};
 use sim::world::{Fpm, HOUR, Load, MINUTE, MS, OnTerm, S, Script, Template, Unit, Us};
 
+use super::service::rules as service_rules;
 use super::{and, deploy, deploys, hold, then};
 use crate::generations::{TEMPLATE, host_with, rules as generation_rules};
 use crate::given::{FPM, SCRIPT, adopted, fpm_rules, policy, script_rules, with_pool, with_target, world};
@@ -40,25 +41,13 @@ fn everything() -> Host {
         term_timeout: span(4 * S),
         ..script_rules(After::Rerun)
     };
-    let services = ServiceRules {
-        units: vec!["queue-worker@*.service".to_owned()],
-        exclude: Vec::new(),
-        code: Vec::new(),
-        drain_timeout: span(2 * S),
-        checkpoint_timeout: span(0),
-        hold_timeout: span(0),
-        overdue: None,
-        ask: Vec::new(),
-        unask: Vec::new(),
-        term_timeout: span(4 * S),
-    };
     let strays =
         StrayRules { code: vec!["php*".to_owned()], action: StrayAction::Stop, drain_timeout: span(4 * S), term_timeout: span(3 * S) };
     let rules = [
         ("jobrunner", TargetRules::PhpFpm(fpm_rules())),
         ("videoscaler", TargetRules::Generations(GenerationRules { linger: span(20 * S), ..generation_rules() })),
         ("maintenance", TargetRules::Scheduled(scripts)),
-        ("workers", TargetRules::Service(services)),
+        ("workers", TargetRules::Service(service_rules())),
         ("strays", TargetRules::Strays(strays)),
     ];
     let policy = rules.into_iter().fold(with_pool(policy(), "default"), |policy, (name, rules)| with_target(policy, name, rules));

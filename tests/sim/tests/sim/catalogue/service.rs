@@ -10,7 +10,7 @@ use crate::given::{adopted, policy, with_target, world};
 
 const WORKER: &str = "queue-worker@1.service";
 
-fn rules() -> ServiceRules {
+pub fn rules() -> ServiceRules {
     ServiceRules {
         units: vec!["queue-worker@*.service".to_owned()],
         exclude: Vec::new(),
