@@ -85,7 +85,8 @@ impl Debts {
         let units = reruns.chain(down).chain(memory.cutting.keys()).chain(memory.quiet.keys());
         let units: BTreeSet<String> = units.filter(|unit| !owned(unit) && !memory.asked.contains(*unit)).cloned().collect();
         self.waiting = !units.is_empty() || !asked.is_empty();
-        self.over.retain(|unit| turn.memory.quiet.contains_key(unit));
+        // What a rollout has been at since has passed other slots.
+        self.over.retain(|unit| turn.memory.quiet.contains_key(unit) && !owned(unit));
         if !self.waiting {
             self.trouble = None;
         }
@@ -165,9 +166,11 @@ impl Debts {
     fn looked(&mut self, turn: &mut Turn<'_>, began: Mono, units: &[UnitSeen], owned: &dyn Fn(&str) -> bool) {
         self.trouble = None;
         let units: Vec<&UnitSeen> = units.iter().filter(|seen| !owned(&seen.unit)).collect();
+        let mut ending = BTreeSet::new();
         for seen in &units {
             let Some(cutting) = turn.memory.cutting.get(&seen.unit).cloned() else { continue };
             if still_ending(&cutting, seen) {
+                ending.insert(seen.unit.clone());
                 self.goes_on_ending(turn, began, &cutting, seen);
             } else if seen.invocation == cutting.invocation && seen.active.runs() {
                 // The stop or restart was not begun after all.
@@ -187,10 +190,8 @@ impl Debts {
                 settle_cut_of_earlier(turn, &seen.unit, true);
             }
         }
-        if self.trouble.is_some() {
-            return;
-        }
-        for seen in units {
+        // One that does not end keeps nobody else waiting.
+        for seen in units.into_iter().filter(|seen| !ending.contains(&seen.unit)) {
             if let Some(interrupted) = turn.memory.quiet.get(&seen.unit).copied() {
                 self.let_run(turn, seen, interrupted);
             } else {

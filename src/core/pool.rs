@@ -110,6 +110,11 @@ impl Pool {
         self.advance(turn);
     }
 
+    /// Nothing is wanted of it any more: what a check that is under way will say leads to nothing.
+    pub fn leave(&mut self) {
+        self.goal = Goal::Rest;
+    }
+
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

@@ -102,6 +102,8 @@ impl Machine {
             let owed = self.memory.depooled.contains_key(pool.name());
             if owed && pool.goal() != Goal::In {
                 pool.want(&mut turn!(self, now, step), Goal::In);
+            } else if !owed && pool.goal() == Goal::Out {
+                pool.leave();
             }
         }
     }

@@ -273,7 +273,10 @@ impl World {
         let Some(term_timeout) = self.term_timeout(name).or(self.graces.get(name).copied()) else {
             return self.violates(format!("the agent kills {name}, which is no target's"));
         };
-        let Some(sent) = self.sent.get(name).copied() else {
+        // An agent that dies before its stop has gone out finds what systemd ends by itself, and cannot tell the one from the other.
+        let of_systemd = |unit: &&crate::world::Unit| self.maybe_stopped.contains(&unit.invocation);
+        let by_systemd = || self.units.get(name).filter(of_systemd).and_then(|unit| unit.stop.as_ref()).map(|stop| stop.since);
+        let Some(sent) = self.sent.get(name).copied().or_else(by_systemd) else {
             return self.violates(format!("the agent kills {name} without having asked it to end"));
         };
         if now < sent + term_timeout {

@@ -50,6 +50,14 @@ fn two(one: Fpm, other: Fpm) -> Host {
     adopted(world, with_target(rules, "other", TargetRules::PhpFpm(other)))
 }
 
+/// One php-fpm in two pools.
+fn two_pools() -> Host {
+    let mut world = world();
+    world.add(Unit::fpm(FPM, busy()), HOUR);
+    let rules = with_target(policy(), "jobrunner", TargetRules::PhpFpm(fpm_rules()));
+    adopted(world, with_pool(with_pool(rules, "default"), "videoscaler"))
+}
+
 fn balancer(world: &mut World, change: impl FnOnce(&mut Balancer)) {
     change(world.balancers.get_mut("default").unwrap());
 }
@@ -111,23 +119,21 @@ pub fn stories() -> Vec<Story> {
         Story::new("fpm: its status is slow", 25, || with_answers(Answers::Slowly(800 * MS))).shows(once),
         Story::new("fpm: its status is garbage", 25, || with_answers(Answers::Garbage)).shows(once),
         Story::new("fpm: its status answers sometimes", 25, || with_answers(Answers::Sometimes(50))).shows(once),
-        Story::new("fpm: two pools", 25, || {
-            let mut world = world();
-            world.add(Unit::fpm(FPM, busy()), HOUR);
-            let rules = with_target(policy(), "jobrunner", TargetRules::PhpFpm(fpm_rules()));
-            deploy(adopted(world, with_pool(with_pool(rules, "default"), "videoscaler")))
-        })
-        .shows(|host| host.world.balancers.values().all(|balancer| balancer.by_agent == (1, 1)))
-        .as_planned(),
+        Story::new("fpm: two pools", 25, || deploy(two_pools()))
+            .shows(|host| host.world.balancers.values().all(|balancer| balancer.by_agent == (1, 1)))
+            .as_planned(),
         Story::new("fpm: two of two pools, one fails to let go", 40, || {
-            let mut world = world();
-            world.add(Unit::fpm(FPM, busy()), HOUR);
-            let rules = with_target(policy(), "jobrunner", TargetRules::PhpFpm(fpm_rules()));
-            let mut host = adopted(world, with_pool(with_pool(rules, "default"), "videoscaler"));
+            let mut host = two_pools();
             host.world.balancers.get_mut("videoscaler").unwrap().depool = Hook::Exits(1);
             deploy(host)
         })
         .shows(|host| host.world.balancers["default"].by_agent.0 > 1),
+        Story::new("fpm: held while the second of two pools is asked", 40, || {
+            let mut host = two_pools();
+            host.world.balancers.get_mut("videoscaler").unwrap().check = Hook::Works(S);
+            and(and(deploy(host), S, hold(None)), 10 * S, release())
+        })
+        .shows(|host| host.world.balancers["default"].by_agent == (2, 2) && host.world.balancers["videoscaler"].by_agent == (1, 1)),
         Story::new("fpm: warm-up and proof", 25, || {
             let proof = Some(ProofRules { script: "/srv/app/version.php".to_owned() });
             deploy(ruled(|rules, _| (rules.proof, rules.warm) = (proof.clone(), vec!["/w/health.php".to_owned()]), busy()))
