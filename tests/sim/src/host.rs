@@ -708,6 +708,10 @@ impl Host {
         }
         self.run_until(50 * MINUTE, |host| host.quiet());
         self.run(2 * S);
+        // An opcache that has filled up just then.
+        if self.memory().rollout.as_ref().is_some_and(|rollout| rollout.view.by.as_deref() == Some("the opcache guard")) {
+            self.run_until(50 * MINUTE, |host| host.quiet());
+        }
         self.check_at_rest();
     }
 
