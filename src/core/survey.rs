@@ -62,6 +62,12 @@ impl Survey {
         self.targets.values_mut().for_each(|target| target.next = Some(Mono::BOOT));
     }
 
+    /// systemd answers again, perhaps: what could not be looked at is not left for a minute.
+    pub fn failed_again(&mut self) {
+        let failed = self.targets.values_mut().filter(|target| target.trouble.is_some());
+        failed.for_each(|target| target.next = Some(Mono::BOOT));
+    }
+
     pub fn trouble(&self) -> impl Iterator<Item = &str> {
         self.targets.values().filter_map(|target| target.trouble.as_deref())
     }

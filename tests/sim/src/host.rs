@@ -706,7 +706,8 @@ impl Host {
         if !self.world.templates.is_empty() {
             self.run(generations::LOOKED_AT);
         }
-        self.run_until(50 * MINUTE, |host| host.quiet());
+        // A look that failed is repeated after a minute; until then status says that it did.
+        self.run_until(50 * MINUTE, |host| host.quiet() && !host.status().problems.iter().any(|why| why.contains("cannot look at")));
         self.run(2 * S);
         // An opcache that has filled up just then.
         if self.memory().rollout.as_ref().is_some_and(|rollout| rollout.view.by.as_deref() == Some("the opcache guard")) {
