@@ -196,6 +196,8 @@ impl World {
         match self.threshold(name) {
             // It was under way when the configuration was changed.
             None if now < self.policy_changed + S => {}
+            // A pool came with a new configuration in the middle of the restart.
+            Some(_) if self.out_since().is_none() && now < self.policy_changed + S => {}
             None => self.violates(format!("{what} for {name}, which runs new code, with {line} in flight")),
             Some(at) if now < at => {
                 let early = (at.min(now + 3600 * S) - now) as f64 / 1e6;
@@ -263,6 +265,7 @@ impl World {
                         _ => now > balancer.put_in + 3 * S,
                     });
                     let Some(unit) = self.units.get(name) else { return };
+                    let honest = honest && now > self.policy_changed + S;
                     if unit.as_fpm().is_some() && honest && !self.policy.pools.is_empty() && self.out_since().is_none() {
                         self.violates(format!("the agent restarts {name} while the host is in the pool"));
                     }

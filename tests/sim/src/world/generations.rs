@@ -221,6 +221,8 @@ impl World {
             return;
         };
         let invocation = self.units.get(&current).filter(|unit| unit.active == Active::Active).map(|unit| unit.invocation.clone());
+        // Nobody looks at those of a target that is not in the configuration.
+        let invocation = invocation.filter(|_| self.generation_rules(&current).is_some());
         if let (Some(invocation), Some(template)) = (invocation, self.template_of_mut(&current)) {
             template.served.insert(invocation);
             // Also when somebody restarts it: it is no stranger.
