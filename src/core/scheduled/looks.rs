@@ -193,7 +193,7 @@ impl Script {
                 self.seen.update(seen);
             }
             ScriptStep::Done(UnitEnd::Renewed, _) if self.started_for.is_some() => {
-                let anew = !seen.invocation.is_empty() && seen.invocation != self.seen.invocation;
+                let anew = !seen.invocation.is_empty() && seen.invocation != self.invocation;
                 if !anew && turn.now.mono < self.begins_by {
                     return;
                 }
@@ -220,6 +220,13 @@ impl Script {
             | ScriptStep::Holding { .. } => {
                 self.stale = stale;
                 self.seen = seen.clone();
+            }
+            // Whoever started it was quicker than we, and a newer deploy than that: begin again with it.
+            ScriptStep::Deciding if !stale.is_empty() && !seen.invocation.is_empty() && seen.invocation != self.invocation => {
+                if turn.memory.reruns.contains_key(&self.unit) {
+                    turn.record(Entry::RerunSettled { unit: self.unit.clone(), why: "it runs".to_owned() });
+                }
+                *self = Script::new(&self.target, seen.clone(), stale, turn.now.mono, drain_until);
             }
             ScriptStep::Stopped | ScriptStep::Lifting | ScriptStep::Deciding => {
                 // How it ended is known from the first look after its end.

@@ -101,11 +101,11 @@ impl Script {
     /// Its scheduled run came while it was kept quiet, and has not been made up for: it is owed one.
     pub(super) fn owe_missed_slot(&self, turn: &mut Turn<'_>) -> bool {
         let Some(Slots::From(from)) = self.slots else { return false };
-        let ran_since = !self.seen.invocation.is_empty() && self.seen.invocation != self.invocation;
         // One whose start is queued is about to run.
-        let missed = self.seen.last_trigger() > from && !ran_since && !self.seen.active.runs() && !self.seen.job;
+        let missed = self.seen.last_trigger() > from && !self.has_run_since() && !self.seen.active.runs() && !self.seen.job;
         if missed && !self.seen.refuse_manual_start {
-            turn.record(Entry::RerunOwed { unit: self.unit.clone(), target: self.target.clone(), scheduled: true });
+            let (unit, target, after) = (self.unit.clone(), self.target.clone(), self.invocation.clone());
+            turn.record(Entry::RerunOwed { unit, target, scheduled: true, after });
         }
         missed
     }

@@ -24,10 +24,10 @@ impl Script {
     pub(super) fn stop(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
         // What somebody else is stopping already is not for us to start again.
         let ours = self.seen.active != Active::Deactivating;
+        self.invocation.clone_from(&self.seen.invocation);
         if ours {
             self.owe_rerun(turn, rules);
         }
-        self.invocation.clone_from(&self.seen.invocation);
         let casualties = vec![self.casualty(turn, ours)];
         turn.record(Entry::Cutting {
             unit: self.unit.clone(),

@@ -1,10 +1,11 @@
 //! Timer-activated scripts.
 
+use restart_agent::core::event::{Event, Order};
 use restart_agent::core::policy::{After, TargetRules};
 use restart_agent::core::seen::Active;
 use restart_agent::core::status::{State, TargetState};
 use sim::host::{Deed, Host, span};
-use sim::world::{By, HOUR, MINUTE, OnTerm, S, Script, Unit};
+use sim::world::{By, HOUR, MINUTE, MS, OnTerm, S, Script, Unit};
 
 use crate::given::{SCRIPT, policy, script_host};
 
@@ -201,5 +202,35 @@ fn a_run_between_two_deploys_has_a_drain_of_its_own() {
     assert!(host.run_until(2 * MINUTE, |host| host.world.sent.contains_key(SCRIPT)));
     assert!(host.world.now - landed >= 30 * S, "stopped {} us after the deploy", host.world.now - landed);
     assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)));
+    host.must_be_right();
+}
+
+/// A slot that has passed starts it as soon as what was lent for the stop is taken back, which is before we do. That run is the one that is owed.
+#[test]
+fn what_its_timer_has_started_before_the_agent_could_is_not_started_again() {
+    let runs = |host: &Host| host.world.units[SCRIPT].runs.len();
+    let by_timer = || {
+        let mut host = script_host(After::Rerun, Script { next_runs: [HOUR, 2 * S].into(), ..Script::default() }, 70 * S);
+        host.world.touch("d2");
+        assert!(host.run_until(MINUTE, |host| runs(host) == 2));
+        assert_eq!(host.world.units[SCRIPT].runs[1].1, By::Timer);
+        host
+    };
+    // The agent dies, and comes back when that run is over.
+    let mut host = by_timer();
+    host.deed(Deed::KillAgent(10 * S));
+    host.run(20 * S);
+    assert_eq!(runs(&host), 2);
+    host.settle();
+    host.must_be_right();
+    // A newer deploy than that run: whoever looks is told that it is stale, at whatever moment.
+    let mut host = by_timer();
+    host.order(Order::Trigger { force: false, override_hold: false, targets: None, reason: None });
+    for _ in 0..3000 {
+        host.run(MS);
+        let read = host.world.stamp.clone();
+        host.feed(Event::Stamp(read));
+    }
+    host.settle();
     host.must_be_right();
 }
