@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::asking::over;
-use super::cut::{settle_cut, settle_cut_of_earlier, settle_script, still_ending};
+use super::cut::{Saw, settle_cut, settle_cut_of_earlier, settle_script, still_ending};
 use super::effect::{Effect, EffectId, Fault, Looked, Outcome};
 use super::entry::Entry;
 use super::memory::{Cutting, Memory, OwedRun};
@@ -179,8 +179,10 @@ impl Debts {
                     turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it was not stopped".to_owned() });
                 }
             } else if cutting.of_script() {
-                if settle_script(turn, seen, self.orphans.was_killed(&seen.unit), false) {
-                    turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
+                if settle_script(turn, seen, self.orphans.was_killed(&seen.unit), Saw::Nothing) {
+                    if cutting.ours() {
+                        turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
+                    }
                     if seen.active == Active::Failed {
                         // Nobody waits for it: its outcome is not needed.
                         turn.ask(Effect::ResetFailed { unit: seen.unit.clone() });

@@ -269,6 +269,12 @@ impl Cutting {
     pub fn of_script(&self) -> bool {
         self.casualties.iter().any(|casualty| casualty.what == CasualtyKind::Script)
     }
+
+    /// Nobody else was stopping it already: without us it would have gone on.
+    #[must_use]
+    pub fn ours(&self) -> bool {
+        self.casualties.iter().all(|casualty| casualty.certain)
+    }
 }
 
 impl Want {

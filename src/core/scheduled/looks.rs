@@ -53,7 +53,7 @@ impl Scheduled {
             } else if !stale.is_empty() && self.pursuit.works() {
                 // One that was given up in an earlier rollout may still be being stopped.
                 match turn.memory.cutting.get(&seen.unit).cloned() {
-                    Some(cutting) => self.take_up(turn.now.mono, &seen.unit, &cutting, want.clone(), rules),
+                    Some(cutting) => self.take_up(turn, &seen.unit, &cutting, want.clone(), rules),
                     None => {
                         let script = Script::new(&self.name, seen.clone(), stale, turn.now.mono, drain_until);
                         self.scripts.insert(seen.unit.clone(), script);
@@ -188,8 +188,7 @@ impl Script {
             ScriptStep::Stopping if self.not_stopped(seen) => self.stop_was_lost(turn, seen, stale),
             ScriptStep::Stopping => {
                 self.stale = stale;
-                self.seen_ending |=
-                    seen.active == Active::Deactivating && seen.processes.iter().any(|process| process.pid == seen.main_pid);
+                self.note_ending(seen);
                 self.seen.update(seen);
             }
             ScriptStep::Done(UnitEnd::Renewed, _) if self.started_for.is_some() => {

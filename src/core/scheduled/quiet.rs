@@ -81,7 +81,12 @@ impl Script {
             self.slots = Some(Slots::From(now.mono));
             return;
         }
-        self.slots = Some(slots(&self.seen, now, self.ended != Ended::ByItself, self.slots == Some(Slots::Due)));
+        let interrupted = match self.ended {
+            Ended::ByItself => false,
+            Ended::Stopped => self.ours,
+            Ended::AtCheckpoint | Ended::Renewed | Ended::Spared(_) | Ended::Paused => true,
+        };
+        self.slots = Some(slots(&self.seen, now, interrupted, self.slots == Some(Slots::Due)));
     }
 
     /// Whether it has to be kept quiet until a slot that has passed has been skipped. One that runs at once again swallows it.

@@ -234,3 +234,66 @@ fn what_its_timer_has_started_before_the_agent_could_is_not_started_again() {
     host.settle();
     host.must_be_right();
 }
+
+/// What it leaves behind, systemd is ending by then, and we end for good.
+#[test]
+fn one_that_ends_at_a_checkpoint_and_leaves_a_child_behind_runs_again() {
+    let leaves = || asking(After::Rerun, Script { checkpoint: Some(2 * S), stubborn_child: true, ..Script::default() });
+    let stopping = |host: &Host| host.world.sent.contains_key(SCRIPT);
+    for dies in [false, true] {
+        let mut host = leaves();
+        host.world.touch("d2");
+        assert!(host.run_until(2 * MINUTE, stopping));
+        if dies {
+            host.run(S);
+            host.deed(Deed::KillAgent(2 * S));
+        }
+        assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)));
+        host.settle();
+        host.must_be_right();
+        assert_eq!(host.world.units[SCRIPT].runs.len(), 2, "dies: {dies}");
+        assert_eq!(host.casualties().len(), 0);
+    }
+}
+
+/// It ends by our SIGKILL, since it is stale. Its timer would have started it then, and does, once it may.
+#[test]
+fn the_slot_of_one_that_a_person_has_stopped_is_not_skipped_for_good() {
+    for dies in [false, true] {
+        let mut host = script_host(After::UntilNext, Script { on_term: OnTerm::Ignores, ..Script::default() }, 0);
+        let slot = host.world.now + 40 * S;
+        host.world.timer(SCRIPT, HOUR, slot);
+        host.world.touch("d2");
+        host.later(20 * S, Deed::World("a person stops it", Box::new(|world| drop(world.person("stop", SCRIPT, By::Person)))));
+        assert!(host.run_until(2 * MINUTE, |host| host.world.kill_sent.contains_key(SCRIPT)));
+        if dies {
+            host.deed(Deed::KillAgent(2 * S));
+        }
+        assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)));
+        host.settle();
+        host.must_be_right();
+        assert_eq!(host.world.units[SCRIPT].runs.len(), 2, "dies: {dies}");
+    }
+}
+
+/// systemd says since when it stops it.
+#[test]
+fn one_that_a_person_stops_between_our_look_and_our_stop_is_no_certain_casualty() {
+    let lives = |stopped_at: Option<u64>| {
+        let slow = Script { on_term: OnTerm::Exits { status: 0, after: 2 * S }, ..Script::default() };
+        let mut host = script_host(After::Rerun, slow, HOUR);
+        host.world.touch("d2");
+        if let Some(at) = stopped_at {
+            let after = at - host.world.now;
+            host.later(after, Deed::World("a person restarts it", Box::new(|world| drop(world.person("restart", SCRIPT, By::Person)))));
+        }
+        assert!(host.run_until(2 * MINUTE, |host| host.world.sent.contains_key(SCRIPT)));
+        host
+    };
+    let asked = lives(None).world.sent[SCRIPT];
+    for earlier in 1..=5 {
+        let mut host = lives(Some(asked - earlier * MS / 2));
+        host.settle();
+        host.must_be_right();
+    }
+}
