@@ -297,3 +297,19 @@ fn one_that_a_person_stops_between_our_look_and_our_stop_is_no_certain_casualty(
         host.must_be_right();
     }
 }
+
+#[test]
+fn what_goes_on_with_old_code_is_told_as_soon_as_systemd_answers() {
+    let mut host = script_host(After::Rerun, Script::default(), HOUR);
+    host.world.units.get_mut(SCRIPT).unwrap().refuse_stop = true;
+    host.world.touch("d2");
+    assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)));
+    host.world.faults.systemd_away_until = host.world.now + 10 * S;
+    host.deed(Deed::KillAgent(S));
+    host.run(13 * S);
+    let status = host.status();
+    let told: Vec<_> = status.targets.iter().flat_map(|target| &target.units).map(|unit| (unit.unit.as_str(), unit.state)).collect();
+    assert_eq!(told, [(SCRIPT, TargetState::Left)]);
+    host.settle();
+    host.must_be_right();
+}
