@@ -66,7 +66,8 @@ impl Service {
         match self.asking.next(turn, rules.asking(), &self.seen, want.forced) {
             Next::Asked { until } => {
                 if first {
-                    turn.record(Entry::RerunOwed { unit: name, target: target.to_owned(), scheduled: false });
+                    let after = self.seen.invocation.clone();
+                    turn.record(Entry::RerunOwed { unit: name, target: target.to_owned(), scheduled: false, after });
                 }
                 self.enter(now, Step::Asked { until });
             }

@@ -395,7 +395,11 @@ impl Host {
                 self.policy = (*policy).clone();
                 self.world.former = std::mem::replace(&mut self.world.policy, (*policy).clone());
                 self.world.policy_changed = now;
+                self.unusable = None;
                 self.feed(Event::Policy(policy));
+                // Whoever has read its configuration again reads the stamp again.
+                let read = self.world.stamp.clone();
+                self.feed(Event::Stamp(read));
             }
             Deed::ConfigProblem(Some(problem)) => {
                 self.unusable = Some(problem.clone());
