@@ -114,6 +114,8 @@ pub struct Fpm {
     ladder: Option<Ladder>,
     /// Its last ping was not answered.
     missed_ping: bool,
+    /// Its status page says nothing: its ping has to do.
+    undated: bool,
     warmed: usize,
     /// How often its configuration was tested.
     tests: u32,
@@ -186,6 +188,7 @@ impl Fpm {
             thawed: false,
             ladder: None,
             missed_ping: false,
+            undated: false,
             warmed: 0,
             tests: 0,
             unproven: false,
