@@ -222,9 +222,7 @@ impl Script {
             }
             // Whoever started it was quicker than we, and a newer deploy than that: begin again with it.
             ScriptStep::Deciding if !stale.is_empty() && !seen.invocation.is_empty() && seen.invocation != self.invocation => {
-                if turn.memory.reruns.contains_key(&self.unit) {
-                    turn.record(Entry::RerunSettled { unit: self.unit.clone(), why: "it runs".to_owned() });
-                }
+                self.owe_no_rerun(turn, "it runs");
                 *self = Script::new(&self.target, seen.clone(), stale, turn.now.mono, drain_until);
             }
             ScriptStep::Stopped | ScriptStep::Lifting | ScriptStep::Deciding => {

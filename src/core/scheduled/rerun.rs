@@ -96,9 +96,7 @@ impl Script {
             None if self.seen.active.runs() => "stopped; it runs again".to_owned(),
             None => "stopped; no timer has a next run for it".to_owned(),
         };
-        if owed.is_some() {
-            turn.record(Entry::RerunSettled { unit: self.unit.clone(), why: why.clone() });
-        }
+        self.owe_no_rerun(turn, &why);
         self.done(turn, UnitEnd::Quiet, why);
     }
 
@@ -107,6 +105,12 @@ impl Script {
         if rules.may_rerun(&self.seen) {
             let (unit, target, after) = (self.unit.clone(), self.target.clone(), self.invocation.clone());
             turn.record(Entry::RerunOwed { unit, target, scheduled: false, after });
+        }
+    }
+
+    pub(super) fn owe_no_rerun(&self, turn: &mut Turn<'_>, why: &str) {
+        if turn.memory.reruns.contains_key(&self.unit) {
+            turn.record(Entry::RerunSettled { unit: self.unit.clone(), why: why.to_owned() });
         }
     }
 

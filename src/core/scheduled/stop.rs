@@ -131,7 +131,7 @@ impl Script {
         }
         let asked = self.ladder.as_ref().map_or(Mono::BOOT, Ladder::sent);
         if seen.state_since != Mono::BOOT && seen.state_since < asked {
-            self.saw = Saw::SomebodyElse;
+            (self.ours, self.saw) = (false, Saw::SomebodyElse);
         } else if self.saw == Saw::Nothing && seen.processes.iter().any(|process| process.pid == seen.main_pid) {
             self.saw = Saw::AtWork;
         }
@@ -146,9 +146,7 @@ impl Script {
     /// The stop was lost, with the bus or with an earlier agent: begin again.
     pub(super) fn stop_was_lost(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen, stale: Stale) {
         settle_cut(turn, &self.unit, false, false);
-        if turn.memory.reruns.contains_key(&self.unit) {
-            turn.record(Entry::RerunSettled { unit: self.unit.clone(), why: "it was not stopped".to_owned() });
-        }
+        self.owe_no_rerun(turn, "it was not stopped");
         self.tries += 1;
         if self.tries >= STOP_TRIES {
             return self.give_up(turn, "systemd takes its stop and does not do it");
@@ -165,9 +163,11 @@ impl Script {
     fn gone(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
         let killed = self.ladder.as_ref().is_some_and(Ladder::was_killed);
         if settle_script(turn, &self.seen, killed, self.saw) {
-            // What somebody else has stopped we interrupt no more, whoever had to kill it.
+            // What somebody else has stopped we interrupt no more, whoever had to kill it, nor start again.
             if self.ours {
                 turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
+            } else {
+                self.owe_no_rerun(turn, "somebody else was stopping it");
             }
         } else if self.asking.asked() && self.seen.is_to_run_again() {
             // It had reached its checkpoint; what our stop ended was left over by it.
@@ -181,9 +181,7 @@ impl Script {
         } else {
             // It was done before it was asked.
             self.ended = Ended::ByItself;
-            if turn.memory.reruns.contains_key(&self.unit) {
-                turn.record(Entry::RerunSettled { unit: self.unit.clone(), why: "it had ended by itself".to_owned() });
-            }
+            self.owe_no_rerun(turn, "it had ended by itself");
         }
         // What failed by itself has failed, and is to be seen to.
         if self.ended != Ended::ByItself {

@@ -276,25 +276,26 @@ fn the_slot_of_one_that_a_person_has_stopped_is_not_skipped_for_good() {
     }
 }
 
-/// systemd says since when it stops it.
+/// systemd says since when it stops it. A restart that our stop has cancelled, whoever asked for it is told of.
 #[test]
-fn one_that_a_person_stops_between_our_look_and_our_stop_is_no_certain_casualty() {
-    let lives = |stopped_at: Option<u64>| {
+fn one_that_a_person_stops_between_our_look_and_our_stop_is_that_persons() {
+    let lives = |stopped: Option<(&'static str, u64)>| {
         let slow = Script { on_term: OnTerm::Exits { status: 0, after: 2 * S }, ..Script::default() };
         let mut host = script_host(After::Rerun, slow, HOUR);
         host.world.touch("d2");
-        if let Some(at) = stopped_at {
+        if let Some((verb, at)) = stopped {
             let after = at - host.world.now;
-            host.later(after, Deed::World("a person restarts it", Box::new(|world| drop(world.person("restart", SCRIPT, By::Person)))));
+            host.later(after, Deed::World("a person", Box::new(|world| drop(world.person(verb, SCRIPT, By::Person)))));
         }
         assert!(host.run_until(2 * MINUTE, |host| host.world.sent.contains_key(SCRIPT)));
         host
     };
     let asked = lives(None).world.sent[SCRIPT];
-    for earlier in 1..=5 {
-        let mut host = lives(Some(asked - earlier * MS / 2));
+    for (verb, earlier) in ["stop", "restart"].into_iter().flat_map(|verb| (1..=5).map(move |earlier| (verb, earlier))) {
+        let mut host = lives(Some((verb, asked - earlier * MS / 2)));
         host.settle();
         host.must_be_right();
+        assert!(verb == "restart" || host.world.units[SCRIPT].runs.len() == 1);
     }
 }
 
