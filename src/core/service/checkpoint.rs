@@ -64,6 +64,7 @@ impl Service {
         let now = turn.now.mono;
         let first = !self.asking.asked();
         match self.asking.next(turn, rules.asking(), &self.seen, want.forced) {
+            Next::NotYet => {}
             Next::Asked { until } => {
                 if first {
                     turn.record(Entry::RerunOwed { unit: name, target: target.to_owned(), scheduled: false });

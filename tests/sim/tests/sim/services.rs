@@ -77,3 +77,22 @@ fn a_service_that_the_next_deploy_makes_stale_in_its_start_is_spared_for_its_loc
     assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
     host.must_be_right();
 }
+
+/// Its request is being taken back by a command when it is to be asked again.
+#[test]
+fn a_service_is_not_asked_while_an_earlier_request_is_taken_back() {
+    let command = |name: &str| vec![format!("/usr/local/bin/{name}-{{unit}}")];
+    let rules = ServiceRules { checkpoint_timeout: span(10 * S), ask: command("ask"), unask: command("unask"), ..rules() };
+    let mut host = service_host(rules, None, 0);
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.asked.contains(WORKER)));
+    host.later(S, Deed::Order(Order::Abort { reason: None }));
+    host.later(S + 50 * MS, Deed::KillAgent(100 * MS));
+    host.later(S + 160 * MS, Deed::Order(Order::Release));
+    let converged = host.run_until(3 * MINUTE, |host| host.state() == Some(State::Converged));
+    host.must_be_right();
+    assert!(converged);
+    host.run(S);
+    host.check_at_rest();
+    host.must_be_right();
+}
