@@ -125,7 +125,8 @@ impl Service {
                 };
                 self.done(turn, target, &seen.unit, end, why);
             }
-            Step::Ready | Step::Asked { .. } | Step::Holding { .. } => self.look_before_its_restart(turn, seen, stale),
+            // Also while its request and its loan are taken back, which may last: somebody else may restart or stop it meanwhile.
+            _ if self.cooperating() => self.look_before_its_restart(turn, seen, stale),
             Step::Verifying if look.seen_since(self.since) => self.verify(turn, target, seen, stale),
             // Its end was missed, since the bus went away.
             Step::Restarting if self.pending.is_none() && !self.under_way(seen) => self.verify(turn, target, seen, stale),
