@@ -99,12 +99,14 @@ impl Services {
         };
         let named = self.units.iter().filter(|(_, unit)| by_name(unit));
         let cgroups: BTreeMap<String, String> = named.map(|(name, unit)| (name.clone(), unit.seen.cgroup.clone())).collect();
-        if !cgroups.is_empty() {
+        // The first look is at all of them: what nobody has taken up by then others take for theirs to pay back.
+        let all = self.pursuit.gathering();
+        if !cgroups.is_empty() && !all {
             let units: Vec<String> = cgroups.keys().cloned().collect();
             // How one ended that was asked, and who holds a lock, is more than a restart needs to know.
             let looked = if cooperating { Looked::Exactly } else { Looked::Bare };
             self.pursuit.look.ask(turn, &units, looked, BTreeMap::new());
-        } else if restarting {
+        } else if restarting && !all {
             // Nothing is late yet.
             self.pursuit.look.put_off(now);
         } else {

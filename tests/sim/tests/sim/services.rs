@@ -1,8 +1,10 @@
 //! Long-running services.
 
+use restart_agent::core::effect::Effect;
+use restart_agent::core::entry::Entry;
 use restart_agent::core::event::Order;
 use restart_agent::core::policy::{ServiceRules, TargetRules};
-use restart_agent::core::status::State;
+use restart_agent::core::status::{State, UnitEnd};
 use sim::host::{Deed, Host, span};
 use sim::world::{Body, By, Daemon, HOUR, MINUTE, MS, OnTerm, S, Starts, Unit, Us};
 
@@ -123,4 +125,24 @@ fn a_service_that_somebody_stops_while_its_loan_is_taken_back_stays_stopped() {
     host.must_be_right();
     assert!(converged);
     assert_eq!(starts(&host), [By::Systemd]);
+}
+
+/// The other one has not come up after the deploy before, and is to be looked at by its name.
+#[test]
+fn what_is_asked_stays_asked_when_the_agent_comes_back_beside_one_that_is_down() {
+    let mut host = service_host(ServiceRules { checkpoint_timeout: span(20 * S), ..rules() }, None, 0);
+    let daemon = |starts| Daemon { on_term: OnTerm::Dies, starts, unkillable_for: 0, checkpoint: None, holds: 0 };
+    host.world.add(Unit::new("queue-down.service", Body::Daemon(daemon(Starts::Well(10 * MS)))), HOUR);
+    host.world.units.get_mut("queue-down.service").unwrap().body = Body::Daemon(daemon(Starts::Fails(99)));
+    host.world.touch("d2");
+    let failed =
+        |host: &Host| host.journal.iter().any(|written| matches!(&written.entry, Entry::UnitEnded(end) if end.what == UnitEnd::Failed));
+    assert!(host.run_until(MINUTE, failed));
+    host.later(S, Deed::Touch("d3".to_owned()));
+    assert!(host.run_until(MINUTE, |host| host.world.asked.contains(WORKER)));
+    let from = host.done.len();
+    host.later(S, Deed::KillAgent(S));
+    host.run(10 * S);
+    host.must_be_right();
+    assert!(!host.done[from..].iter().any(|(_, effect)| matches!(effect, Effect::Unask { unit, .. } if unit == WORKER)));
 }
