@@ -34,6 +34,8 @@ enum Sent {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub enum Next {
+    /// An earlier request is still being taken back.
+    NotYet,
     /// It was asked just now.
     Asked {
         until: Mono,
@@ -70,6 +72,9 @@ impl Asking {
         let now = turn.now.mono;
         if !self.asked && !forced && rules.asks(unit) {
             let (ask, unask) = (command_for(rules.ask, &unit.unit), command_for(rules.unask, &unit.unit));
+            if turn.memory.unasking(&unit.unit, &unask) {
+                return Next::NotYet;
+            }
             let id = turn.ask(Effect::AskToStop { unit: unit.unit.clone(), ask, unask });
             self.pending = Some((id, Sent::Request));
             self.asked = true;

@@ -72,7 +72,7 @@ impl Debts {
         if gathering || !self.pending.is_empty() {
             return;
         }
-        let asked: Vec<String> = turn.memory.asked.iter().filter(|unit| !owned(unit)).cloned().collect();
+        let asked: Vec<String> = turn.memory.asked.iter().filter(|unit| !owned(unit) && !turn.memory.asking(unit)).cloned().collect();
         asked.iter().for_each(|unit| over(turn, unit));
         // What a unit that is still asked shares with it is taken back with its own.
         let asked: Vec<String> = asked.into_iter().filter(|unit| !turn.memory.shares(unit)).collect();

@@ -324,6 +324,19 @@ impl Memory {
         self.unasks.iter().any(|(other, unask)| other != unit && !unask.over && unask.argv == own.argv)
     }
 
+    /// Whether an earlier request to this unit is being taken back, or one that the same command takes back: that would undo a new one.
+    #[must_use]
+    pub fn unasking(&self, unit: &str, argv: &[String]) -> bool {
+        let undoes = |open: &Effect| matches!(open, Effect::Unask { unit: of, unask } if of == unit || (!argv.is_empty() && unask == argv));
+        self.open.values().any(undoes)
+    }
+
+    /// Whether this unit is being asked right now: what comes of that is awaited before it is taken back.
+    #[must_use]
+    pub fn asking(&self, unit: &str) -> bool {
+        self.open.values().any(|open| matches!(open, Effect::AskToStop { unit: of, .. } if of == unit))
+    }
+
     /// How often in a row this script was interrupted by us: a run that has ended since, and not by us, breaks the row.
     #[must_use]
     pub fn interruptions(&self, unit: &UnitSeen) -> u32 {

@@ -37,6 +37,7 @@ impl Script {
         }
         let forced = turn.memory.targets.get(&self.target).and_then(|memory| memory.want.as_ref()).is_some_and(|want| want.forced);
         match self.asking.next(turn, rules.asking(), &self.seen, forced) {
+            Next::NotYet => {}
             Next::Asked { until } => self.enter(now, ScriptStep::Asked { until }),
             Next::Spared => {
                 self.spare(now, Ended::Spared("it was asked to stop, and its rules let it finish (overdue = \"finish\")".to_owned()))

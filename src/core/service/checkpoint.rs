@@ -35,7 +35,7 @@ pub(super) enum Then {
 impl Service {
     /// It is to go down by its own help: nobody announces what it does.
     pub(super) fn cooperating(&self) -> bool {
-        matches!(self.step, Step::Ready | Step::Asked { .. } | Step::Holding { .. })
+        matches!(self.step, Step::Ready | Step::Asked { .. } | Step::Holding { .. } | Step::TakingBack(Then::Restart))
     }
 
     /// Its drain is over. It goes on here only if its rules have more for it than a restart.
@@ -64,6 +64,7 @@ impl Service {
         let now = turn.now.mono;
         let first = !self.asking.asked();
         match self.asking.next(turn, rules.asking(), &self.seen, want.forced) {
+            Next::NotYet => {}
             Next::Asked { until } => {
                 if first {
                     let after = self.seen.invocation.clone();
@@ -162,7 +163,7 @@ impl Service {
 
     /// Nothing more is begun with it: what was done to it is taken back.
     pub(super) fn spare(&mut self, now: Mono) {
-        if self.cooperating() || matches!(self.step, Step::Due | Step::TakingBack(Then::Restart)) {
+        if self.cooperating() || self.step == Step::Due {
             self.enter(now, Step::TakingBack(Then::Pause));
         }
     }

@@ -99,12 +99,14 @@ impl Services {
         };
         let named = self.units.iter().filter(|(_, unit)| by_name(unit));
         let cgroups: BTreeMap<String, String> = named.map(|(name, unit)| (name.clone(), unit.seen.cgroup.clone())).collect();
-        if !cgroups.is_empty() {
+        // The first look is at all of them: what nobody has taken up by then others take for theirs to pay back.
+        let all = self.pursuit.gathering();
+        if !cgroups.is_empty() && !all {
             let units: Vec<String> = cgroups.keys().cloned().collect();
             // How one ended that was asked, and who holds a lock, is more than a restart needs to know.
             let looked = if cooperating { Looked::Exactly } else { Looked::Bare };
             self.pursuit.look.ask(turn, &units, looked, BTreeMap::new());
-        } else if restarting {
+        } else if restarting && !all {
             // Nothing is late yet.
             self.pursuit.look.put_off(now);
         } else {
@@ -125,7 +127,8 @@ impl Service {
                 };
                 self.done(turn, target, &seen.unit, end, why);
             }
-            Step::Ready | Step::Asked { .. } | Step::Holding { .. } => self.look_before_its_restart(turn, seen, stale),
+            // Also while its request and its loan are taken back, which may last: somebody else may restart or stop it meanwhile.
+            _ if self.cooperating() => self.look_before_its_restart(turn, seen, stale),
             Step::Verifying if look.seen_since(self.since) => self.verify(turn, target, seen, stale),
             // Its end was missed, since the bus went away.
             Step::Restarting if self.pending.is_none() && !self.under_way(seen) => self.verify(turn, target, seen, stale),

@@ -378,6 +378,7 @@ impl Host {
                     self.world.stamps_are_lost(self.taken_in);
                 }
                 self.world.touch(&content);
+                self.world.stamps_unite(self.taken_in);
             }
             Deed::SpoilStamp(fault) => {
                 self.world.stamp = Err(fault);

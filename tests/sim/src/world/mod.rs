@@ -405,6 +405,19 @@ impl World {
         self.hint(told);
     }
 
+    /// What landed after the first so many deploys has not been taken in: the newest may be carried out for what those name as well, and what is
+    /// stale is older than the newest.
+    pub(crate) fn stamps_unite(&mut self, after: usize) {
+        let now = self.now;
+        if self.code.last().is_none_or(|(landed, _)| *landed != now) {
+            return;
+        }
+        let earlier = |wanted: &&Wanted| wanted.at < now && self.code[after..].iter().any(|(landed, _)| *landed == wanted.at);
+        let united: Vec<Wanted> =
+            self.wanted.iter().filter(earlier).map(|wanted| Wanted { at: now, perhaps: true, ..wanted.clone() }).collect();
+        self.wanted.extend(united);
+    }
+
     /// What landed after the first so many deploys was overwritten before anybody read it.
     pub(crate) fn stamps_are_lost(&mut self, after: usize) {
         let lost = |wanted: &&mut Wanted| self.code[after..].iter().any(|(landed, _)| *landed == wanted.at);

@@ -1,8 +1,10 @@
 //! Long-running services.
 
+use restart_agent::core::effect::Effect;
+use restart_agent::core::entry::Entry;
 use restart_agent::core::event::Order;
 use restart_agent::core::policy::{ServiceRules, TargetRules};
-use restart_agent::core::status::State;
+use restart_agent::core::status::{State, UnitEnd};
 use sim::host::{Deed, Host, span};
 use sim::world::{Body, By, Daemon, HOUR, MINUTE, MS, OnTerm, S, Starts, Unit, Us};
 
@@ -76,4 +78,71 @@ fn a_service_that_the_next_deploy_makes_stale_in_its_start_is_spared_for_its_loc
     assert!((20 * S..24 * S).contains(&spared), "restarted {spared} us after its start");
     assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
     host.must_be_right();
+}
+
+/// Its request is being taken back by a command when it is to be asked again.
+#[test]
+fn a_service_is_not_asked_while_an_earlier_request_is_taken_back() {
+    let command = |name: &str| vec![format!("/usr/local/bin/{name}-{{unit}}")];
+    let rules = ServiceRules { checkpoint_timeout: span(10 * S), ask: command("ask"), unask: command("unask"), ..rules() };
+    let mut host = service_host(rules, None, 0);
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.asked.contains(WORKER)));
+    host.later(S, Deed::Order(Order::Abort { reason: None }));
+    host.later(S + 50 * MS, Deed::KillAgent(100 * MS));
+    host.later(S + 160 * MS, Deed::Order(Order::Release));
+    let converged = host.run_until(3 * MINUTE, |host| host.state() == Some(State::Converged));
+    host.must_be_right();
+    assert!(converged);
+    host.run(S);
+    host.check_at_rest();
+    host.must_be_right();
+}
+
+/// What it is lent for its request cannot be taken back for a while.
+#[test]
+fn a_service_that_somebody_restarts_while_its_loan_is_taken_back_is_not_restarted_again() {
+    let mut host = service_host(ServiceRules { checkpoint_timeout: span(2 * S), ..rules() }, None, 0);
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.asked.contains(WORKER)));
+    host.world.faults.reload_fails_until = host.world.now + 20 * S;
+    host.later(10 * S, Deed::World("a person restarts it", Box::new(|world| drop(world.person("restart", WORKER, By::Person)))));
+    let converged = host.run_until(MINUTE, |host| host.state() == Some(State::Converged));
+    host.must_be_right();
+    assert!(converged);
+    assert_eq!(starts(&host), [By::Systemd, By::Person]);
+}
+
+/// The same, and somebody stops it.
+#[test]
+fn a_service_that_somebody_stops_while_its_loan_is_taken_back_stays_stopped() {
+    let mut host = service_host(ServiceRules { checkpoint_timeout: span(2 * S), ..rules() }, None, 0);
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.asked.contains(WORKER)));
+    host.world.faults.reload_fails_until = host.world.now + 20 * S;
+    host.later(10 * S, Deed::World("a person stops it", Box::new(|world| drop(world.person("stop", WORKER, By::Person)))));
+    let converged = host.run_until(MINUTE, |host| host.state() == Some(State::Converged));
+    host.must_be_right();
+    assert!(converged);
+    assert_eq!(starts(&host), [By::Systemd]);
+}
+
+/// The other one has not come up after the deploy before, and is to be looked at by its name.
+#[test]
+fn what_is_asked_stays_asked_when_the_agent_comes_back_beside_one_that_is_down() {
+    let mut host = service_host(ServiceRules { checkpoint_timeout: span(20 * S), ..rules() }, None, 0);
+    let daemon = |starts| Daemon { on_term: OnTerm::Dies, starts, unkillable_for: 0, checkpoint: None, holds: 0 };
+    host.world.add(Unit::new("queue-down.service", Body::Daemon(daemon(Starts::Well(10 * MS)))), HOUR);
+    host.world.units.get_mut("queue-down.service").unwrap().body = Body::Daemon(daemon(Starts::Fails(99)));
+    host.world.touch("d2");
+    let failed =
+        |host: &Host| host.journal.iter().any(|written| matches!(&written.entry, Entry::UnitEnded(end) if end.what == UnitEnd::Failed));
+    assert!(host.run_until(MINUTE, failed));
+    host.later(S, Deed::Touch("d3".to_owned()));
+    assert!(host.run_until(MINUTE, |host| host.world.asked.contains(WORKER)));
+    let from = host.done.len();
+    host.later(S, Deed::KillAgent(S));
+    host.run(10 * S);
+    host.must_be_right();
+    assert!(!host.done[from..].iter().any(|(_, effect)| matches!(effect, Effect::Unask { unit, .. } if unit == WORKER)));
 }
