@@ -45,6 +45,9 @@ impl Script {
             Next::Holding { until } => self.enter(now, ScriptStep::Holding { until }),
             Next::Signal if self.seen.exec_starts > 1 => {
                 self.stop_due = true;
+                // From its loan on it may end short of its later commands, also while no agent is there.
+                self.invocation.clone_from(&self.seen.invocation);
+                self.owe_rerun(turn, rules);
                 self.enter(now, ScriptStep::Ready);
             }
             Next::Signal => self.stop(turn, rules),
@@ -88,6 +91,8 @@ impl Script {
             }
             self.owe_rerun(turn, rules);
             self.reset_failed(turn);
+        } else {
+            self.owe_no_rerun(turn, "it had ended by itself");
         }
         self.note_slots(turn.now);
         self.release(loans);

@@ -58,7 +58,10 @@ impl Script {
             return self.start(turn);
         }
         match &self.ended {
-            Ended::Renewed => self.ended_by_itself(turn),
+            Ended::Renewed => {
+                self.owe_no_rerun(turn, "it renewed itself");
+                self.ended_by_itself(turn);
+            }
             Ended::ByItself if self.seen.timers.is_empty() => self.ended_by_itself(turn),
             Ended::Spared(why) => {
                 let why = why.clone();

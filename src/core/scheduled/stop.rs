@@ -130,7 +130,8 @@ impl Script {
             return;
         }
         let asked = self.ladder.as_ref().map_or(Mono::BOOT, Ladder::sent);
-        if seen.state_since != Mono::BOOT && seen.state_since < asked {
+        // When we asked once more, that may have been our first stop, which was not answered.
+        if self.ours && seen.state_since != Mono::BOOT && seen.state_since < asked {
             (self.ours, self.saw) = (false, Saw::SomebodyElse);
         } else if self.saw == Saw::Nothing && seen.processes.iter().any(|process| process.pid == seen.main_pid) {
             self.saw = Saw::AtWork;
@@ -166,7 +167,7 @@ impl Script {
             // What somebody else has stopped we interrupt no more, whoever had to kill it, nor start again.
             if self.ours {
                 turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
-            } else {
+            } else if self.saw == Saw::SomebodyElse {
                 self.owe_no_rerun(turn, "somebody else was stopping it");
             }
         } else if self.asking.asked() && self.seen.is_to_run_again() {

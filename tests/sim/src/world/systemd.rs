@@ -337,7 +337,12 @@ impl World {
         };
         // What it is lent makes a failure of any end that the agent's stop brought about.
         let clean = clean && !(unit.lent_no_success() && unit.stop.as_ref().is_some_and(|stop| stop.by == By::Agent));
-        if oneshot && clean && !timed_out && unit.step + 1 < unit.steps() && !unit.exec_reset() {
+        let goes_on = oneshot && clean && !timed_out && unit.step + 1 < unit.steps();
+        if goes_on && unit.exec_reset() && unit.stop.is_none() {
+            // What it was lent has cut it short.
+            unit.last_stop_by_agent = Some(self.now);
+        }
+        if goes_on && !unit.exec_reset() {
             // The next command runs, also in the middle of a stop; then no TimeoutStopSec= fires any more (facts F1.5).
             unit.step += 1;
             if let Some(stop) = &mut unit.stop {

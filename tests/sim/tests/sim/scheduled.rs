@@ -314,3 +314,18 @@ fn what_goes_on_with_old_code_is_told_as_soon_as_systemd_answers() {
     host.settle();
     host.must_be_right();
 }
+
+/// With what it is lent for its stop its next command does not run: that is our doing, though nobody has stopped it.
+#[test]
+fn one_of_several_commands_that_ends_as_its_last_while_the_agent_is_away_runs_again() {
+    let commands = Script { steps: 3, next_runs: [105 * S].into(), ..Script::default() };
+    let mut host = script_host(After::Rerun, commands, HOUR);
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.units[SCRIPT].exec_reset()));
+    host.deed(Deed::KillAgent(20 * S));
+    host.run(10 * S);
+    assert_eq!(host.world.units[SCRIPT].active, Active::Inactive);
+    host.settle();
+    host.must_be_right();
+    assert_eq!(host.world.units[SCRIPT].runs.len(), 2);
+}
