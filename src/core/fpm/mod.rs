@@ -115,6 +115,8 @@ pub struct Fpm {
     /// Its last ping was not answered.
     missed_ping: bool,
     warmed: usize,
+    /// How often another run was found in its proof.
+    reruns: u32,
     /// How often its configuration was tested.
     tests: u32,
     /// Its restart was begun before, and it was not proven since.
@@ -187,6 +189,7 @@ impl Fpm {
             ladder: None,
             missed_ping: false,
             warmed: 0,
+            reruns: 0,
             tests: 0,
             unproven: false,
             exposed: false,

@@ -3,7 +3,7 @@
 use restart_agent::core::policy::{AtMax, GenerationRules, TargetRules};
 use restart_agent::core::status::State;
 use sim::host::{Deed, Host, span};
-use sim::world::{Fpm, Load, MINUTE, MS, S, START, Template};
+use sim::world::{Answers, Fpm, FpmStart, Load, MINUTE, MS, S, START, Template, Us, World};
 
 use crate::given::{adopted, policy, with_target, world};
 
@@ -93,5 +93,33 @@ fn what_is_restarted_between_its_proof_and_the_switch_is_proven_again() {
     host.deed(Deed::DiskGood);
     assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
     assert_eq!(template(&host).current().as_deref(), Some(new));
+    done(host);
+}
+
+const NEW: &str = "php-fpm-job@d2-0.service";
+
+fn by_person(host: &mut Host, after: Us, verb: &'static str, unit: &'static str) {
+    host.later(after, Deed::World("a person", Box::new(move |world: &mut World| world.person_at(verb, unit))));
+}
+
+fn has_answered(host: &Host) -> bool {
+    host.world.units.get(NEW).is_some_and(|unit| template(host).proven.contains(&unit.invocation))
+}
+
+/// It is down when it is warmed up, and up again at the look after that.
+#[test]
+fn a_generation_that_is_restarted_in_its_proof_is_proven_again() {
+    let rules = GenerationRules { warm: vec!["/w/health-check.php".to_owned()], ..rules() };
+    let mut host = host_with(rules, |template| {
+        template.next.start = FpmStart::Well(2 * S);
+        template.next.status = Answers::Garbage;
+    });
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, has_answered));
+    by_person(&mut host, 1800 * MS, "restart", NEW);
+    let converged = host.run_until(MINUTE, |host| host.state() == Some(State::Converged));
+    host.must_be_right();
+    assert!(converged);
+    assert_eq!(template(&host).current().as_deref(), Some(NEW));
     done(host);
 }
