@@ -136,6 +136,9 @@ impl Generations {
             }
             FpmStep::Refused(why) | FpmStep::Broken(why) => {
                 let unit = fpm.unit.clone();
+                // What was proven may have ended since.
+                self.looked_from = now;
+                self.look.want(now);
                 self.broke(turn, &unit, &why);
             }
             FpmStep::Stopped => {
@@ -158,7 +161,7 @@ impl Generations {
         if self.has_looked_since(self.since) && !self.unit(&unit).is_some_and(runs) {
             return self.go_back_for(turn, &unit, "it did not stay up until the switch");
         }
-        // The switch may wait for the journal; what somebody has restarted meanwhile is proven anew.
+        // What somebody has restarted meanwhile is proven anew.
         let proven = |seen: &UnitSeen| self.starting.as_ref().is_some_and(|fpm| fpm.invocation() == seen.invocation);
         if self.has_looked_since(self.since) && !self.unit(&unit).is_some_and(proven) {
             turn.phase_ended(&self.name, "switch");
@@ -172,7 +175,7 @@ impl Generations {
 
     pub(super) fn switch_to(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, unit: &str) -> Tried {
         let now = turn.now.mono;
-        if self.switching.is_some() || now < self.next || !turn.journal_good {
+        if self.switching.is_some() || now < self.next || !turn.journal_good || !self.has_looked_since(self.looked_from) {
             return Tried::Tries;
         }
         if self.tries >= TRIES {
