@@ -202,16 +202,20 @@ impl World {
         self.note_served(unit);
     }
 
-    /// With a target that leaves the configuration the agent forgets what it knew of its generations.
+    /// With a target that leaves the configuration the agent forgets what it knew of its generations, and of what has served until it comes back it
+    /// knows nothing.
     pub(crate) fn forget_templates_but(&mut self, policy: &Policy) {
-        let kept = |template: &Template| {
+        let has = |policy: &Policy, template: &Template| {
             policy.targets.values().any(|rules| matches!(rules, TargetRules::Generations(rules) if rules.unit == template.unit))
         };
-        for template in self.templates.values_mut().filter(|template| !kept(template)) {
+        let mut forgotten = Vec::new();
+        for template in self.templates.values_mut().filter(|template| !(has(policy, template) && has(&self.policy, template))) {
             template.proven.clear();
             template.served.clear();
             template.bad.clear();
+            forgotten.push(template.unit.clone());
         }
+        forgotten.iter().for_each(|unit| self.note_served(unit));
     }
 
     fn note_served(&mut self, unit: &str) {
