@@ -148,16 +148,16 @@ impl Generations {
             }
             return;
         }
-        if self.held || now < self.rescue_at {
+        if now < self.rescue_at {
             return;
         }
         if let (Some(_), Some(unit)) = (stale, self.current.clone()) {
-            // The machine tries again, as after a rollout that failed.
+            // The machine tries again, as after a rollout that failed; under a hold when that ends.
             self.progress = Progress::Idle;
             self.put_off_rescue(now);
             return turn.record(Entry::Lapsed { target: self.name.clone(), unit });
         }
-        if self.is_being_restarted(turn, rules) {
+        if self.held || self.is_being_restarted(turn, rules) {
             return;
         }
         if let Some(to) = self.youngest(None).filter(|_| !rules.shared()) {

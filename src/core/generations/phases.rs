@@ -27,7 +27,10 @@ const RESCUE_SLOWEST: Duration = Duration::from_secs(5 * 60);
 impl Generations {
     /// `held`: nothing is to be begun. `settling`: and nobody will be here later.
     pub fn advance(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, loans: &mut Loans, held: bool, settling: bool) {
-        self.held = held;
+        if std::mem::replace(&mut self.held, held) && !held {
+            // For what that kept from being seen to.
+            self.look.want(turn.now.mono);
+        }
         if settling {
             self.settling.get_or_insert(turn.now.mono);
         }
@@ -133,12 +136,12 @@ impl Generations {
                 self.tries = 0;
                 self.before = self.current.clone().filter(|unit| *unit != fpm.unit).or_else(|| self.youngest_proven(&fpm.unit));
                 self.enter(now, Phase::Switching);
-            }
-            FpmStep::Refused(why) | FpmStep::Broken(why) => {
-                let unit = fpm.unit.clone();
                 // What was proven may have ended since.
                 self.looked_from = now;
                 self.look.want(now);
+            }
+            FpmStep::Refused(why) | FpmStep::Broken(why) => {
+                let unit = fpm.unit.clone();
                 self.broke(turn, &unit, &why);
             }
             FpmStep::Stopped => {

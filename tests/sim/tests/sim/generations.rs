@@ -1,7 +1,9 @@
 //! Generations of php-fpm behind a symlink.
 
+use restart_agent::core::Waited;
 use restart_agent::core::effect::Outcome;
 use restart_agent::core::entry::{Entry, Written};
+use restart_agent::core::event::Order;
 use restart_agent::core::policy::{AtMax, GenerationRules, TargetRules};
 use restart_agent::core::status::State;
 use sim::host::{Deed, Host, span};
@@ -169,4 +171,22 @@ fn what_served_until_the_switch_lingers_from_there() {
         assert!(host.world.now >= switched + 9 * S);
         done(host);
     }
+}
+
+/// A person makes the symlink lead to the old one under a hold: that is told, and mended when the hold ends.
+#[test]
+fn old_code_that_serves_again_under_a_hold_is_not_called_converged() {
+    let mut host = host_with(GenerationRules { linger: span(5 * MINUTE), ..rules() }, |_| {});
+    let boot = template(&host).leads_to.clone();
+    assert!(host.world.send(TEMPLATE, 5 * MINUTE));
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+    host.order(Order::Hold { reason: "a person".to_owned(), span: span(10 * MINUTE), targets: None });
+    host.world.person_leads(TEMPLATE, boot);
+    host.run(70 * S);
+    assert!(!matches!(host.waited(None), Some(Waited::Converged { .. })));
+    host.order(Order::Release);
+    assert!(host.run_until(20 * S, |host| template(host).current().is_some_and(|current| current.contains("@d2-"))));
+    host.must_be_right();
+    done(host);
 }
