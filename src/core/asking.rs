@@ -61,6 +61,12 @@ pub enum Came {
 }
 
 impl Asking {
+    /// An earlier agent, or an earlier rollout, has asked it.
+    #[must_use]
+    pub fn taken_up(asked: bool) -> Asking {
+        Asking { asked, ..Asking::default() }
+    }
+
     /// `forced`: an emergency, in which nobody is asked, or spared for a lock.
     pub fn next(&mut self, turn: &mut Turn<'_>, rules: AskRules<'_>, unit: &UnitSeen, forced: bool) -> Next {
         let now = turn.now.mono;

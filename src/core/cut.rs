@@ -35,10 +35,20 @@ fn settle(turn: &mut Turn<'_>, unit: &str, happened: bool, tell: impl Fn(bool, &
     turn.record(Entry::CutSettled { unit: unit.to_owned(), happened });
 }
 
+/// What was seen of a script between its stop and its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Saw {
+    Nothing,
+    /// systemd had begun to stop it, and its main process was still there.
+    AtWork,
+    /// systemd had begun to stop it before we asked for that.
+    SomebodyElse,
+}
+
 /// The script has ended. Says whether that was our doing: it ended after it was asked to, whatever its exit status. That is not certain if
-/// somebody else was stopping it already, or if it exited with 0, or 75, unless it was seen at work (`sure`) after systemd had begun to stop it: it
+/// somebody else was stopping it already, or if it exited with 0, or 75, unless it was seen at work after systemd had begun to stop it: it
 /// may have been done; nor if it exited with anything else and nobody knows that the stop was sent, since the agent has died.
-pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool, sure: bool) -> bool {
+pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool, saw: Saw) -> bool {
     let Some(Cutting { invocation, asked, casualties, answered, in_vain, .. }) = turn.memory.cutting.get(&seen.unit).cloned() else {
         return false;
     };
@@ -54,10 +64,11 @@ pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool, sure: b
                 casualty.ran = Span(exit.at.since(seen.main_start)).to_string();
             }
             let by_itself = |exit: ExitSeen| match exit.how {
-                Exit::Exited(0 | RUN_AGAIN) => !(answered && sure),
+                Exit::Exited(0 | RUN_AGAIN) => !(answered && saw == Saw::AtWork),
                 Exit::Exited(_) => !answered,
                 Exit::Killed(_) => false,
             };
+            casualty.certain &= saw != Saw::SomebodyElse;
             casualty.certain = (killed || casualty.certain) && exit.is_some_and(|exit| !by_itself(exit));
             casualty.at = turn.now.wall;
             turn.record(Entry::Casualty(casualty));

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::asking::over;
-use super::cut::{settle_cut, settle_cut_of_earlier, settle_script, still_ending};
+use super::cut::{Saw, settle_cut, settle_cut_of_earlier, settle_script, still_ending};
 use super::effect::{Effect, EffectId, Fault, Looked, Outcome};
 use super::entry::Entry;
 use super::memory::{Cutting, Memory, OwedRun};
@@ -179,8 +179,10 @@ impl Debts {
                     turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it was not stopped".to_owned() });
                 }
             } else if cutting.of_script() {
-                if settle_script(turn, seen, self.orphans.was_killed(&seen.unit), false) {
-                    turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
+                if settle_script(turn, seen, self.orphans.was_killed(&seen.unit), Saw::Nothing) {
+                    if cutting.ours() {
+                        turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
+                    }
                     if seen.active == Active::Failed {
                         // Nobody waits for it: its outcome is not needed.
                         turn.ask(Effect::ResetFailed { unit: seen.unit.clone() });
@@ -213,7 +215,8 @@ impl Debts {
             }
             if seen.last_trigger() > from && !seen.refuse_manual_start {
                 let target = turn.memory.reruns.get(&seen.unit).map(|owed| owed.target.clone()).unwrap_or_default();
-                turn.record(Entry::RerunOwed { unit: seen.unit.clone(), target, scheduled: true });
+                let (unit, after) = (seen.unit.clone(), seen.invocation.clone());
+                turn.record(Entry::RerunOwed { unit, target, scheduled: true, after });
             }
         }
         let id = turn.ask(Effect::LetRun { unit: seen.unit.clone() });
@@ -229,7 +232,8 @@ impl Debts {
         let target = target.to_owned();
         turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
         if rules.may_rerun(seen) {
-            turn.record(Entry::RerunOwed { unit: seen.unit.clone(), target, scheduled: false });
+            let (unit, after) = (seen.unit.clone(), seen.invocation.clone());
+            turn.record(Entry::RerunOwed { unit, target, scheduled: false, after });
         }
         true
     }
@@ -267,10 +271,10 @@ impl Debts {
         if seen.active.runs() {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it runs".to_owned() });
         }
-        if let Some(settles) = &owed.settles {
-            if settles.after != seen.invocation && !seen.invocation.is_empty() {
-                return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it has run since".to_owned() });
-            }
+        if owed.has_run(seen) {
+            return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it has run since".to_owned() });
+        }
+        if owed.settles.is_some() {
             return self.start(turn, seen);
         }
         // By its rules it may have to stay quiet.

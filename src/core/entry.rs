@@ -187,19 +187,20 @@ pub enum Entry {
     RanThrough {
         unit: String,
     },
-    /// We are about to stop this script and owe it a new run; `scheduled`: its scheduled run came while we kept it quiet, so that one is owed
-    /// whatever its rules say.
+    /// We are about to stop this script and owe it a new run, later than `after`; `scheduled`: its scheduled run came while we kept it quiet,
+    /// so that one is owed whatever its rules say.
     RerunOwed {
         unit: String,
         target: String,
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         scheduled: bool,
+        #[serde(default)]
+        after: String,
     },
-    /// The owed run waits until then, since what the run `after` left behind is stale only after a while.
+    /// The owed run waits until then, since what the last run left behind is stale only after a while.
     RerunSettles {
         unit: String,
         until: Wall,
-        after: String,
     },
     /// These run, go down with the stop of this script that follows, and are owed their start.
     TakesDown {

@@ -57,8 +57,10 @@ pub struct Pool {
     verdict: Verdict,
     state: PoolState,
     since: Option<Wall>,
-    /// When the last check was answered.
-    checked_at: Option<Mono>,
+    /// When the last check was answered, and how long that took.
+    checked: Option<(Mono, Duration)>,
+    /// When what is pending was begun.
+    asked_at: Mono,
     /// What the last check or command said, if it was no plain answer.
     trouble: Option<String>,
     pending: Option<(EffectId, Asked)>,
@@ -81,7 +83,8 @@ impl Pool {
             verdict: Verdict::Pending,
             state: PoolState::Unknown,
             since: None,
-            checked_at: None,
+            checked: None,
+            asked_at: Mono::BOOT,
             trouble: None,
             pending: None,
             commanded: false,
@@ -129,10 +132,10 @@ impl Pool {
         self.goal
     }
 
-    /// Whether a check was answered no longer ago than that.
+    /// Whether a check was answered no longer ago than that, or than it took: what is slow to say is not out of date at once.
     #[must_use]
     pub fn checked_within(&self, now: Mono, span: Duration) -> bool {
-        self.checked_at.is_some_and(|at| now.since(at) <= span)
+        self.checked.is_some_and(|(at, took)| now.since(at) <= span.max(took))
     }
 
     /// It was found out by this agent's doing, and this time nothing had to be done for that.
@@ -180,15 +183,14 @@ impl Pool {
                 Effect::Repool { pool: self.name.clone(), argv: debt.repool, timeout: debt.timeout }
             };
             let asked = if self.commanded { Asked::Check } else { Asked::Repool };
-            self.pending = Some((turn.ask(effect), asked));
-            return;
+            return self.ask(turn, effect, asked);
         }
         let Some((check, timeout)) = rules.map(|rules| (rules.check, rules.timeout)).or(debt.map(|debt| (debt.check, debt.timeout))) else {
             self.verdict = Verdict::Failed(format!("pool {} is not in the configuration", self.name));
             return;
         };
         let effect = Effect::CheckPool { pool: self.name.clone(), argv: check, timeout };
-        self.pending = Some((turn.ask(effect), Asked::Check));
+        self.ask(turn, effect, Asked::Check);
     }
 
     fn checked(&mut self, turn: &mut Turn<'_>, outcome: &Outcome) {
@@ -201,7 +203,7 @@ impl Pool {
             self.since = Some(turn.now.wall);
         }
         self.state = state;
-        self.checked_at = Some(turn.now.mono);
+        self.checked = Some((turn.now.mono, turn.now.mono.since(self.asked_at)));
         self.trouble = trouble;
         if state == PoolState::Pooled {
             self.stale_until = Mono::BOOT;
@@ -248,7 +250,12 @@ impl Pool {
         }
         let PoolRules { depool, repool, check, timeout, .. } = rules;
         let effect = Effect::Depool { pool: self.name.clone(), depool, repool, check, timeout };
-        self.pending = Some((turn.ask(effect), Asked::Depool));
+        self.ask(turn, effect, Asked::Depool);
+    }
+
+    fn ask(&mut self, turn: &mut Turn<'_>, effect: Effect, asked: Asked) {
+        self.asked_at = turn.now.mono;
+        self.pending = Some((turn.ask(effect), asked));
     }
 
     fn depooled(&mut self, turn: &mut Turn<'_>, outcome: &Outcome) {

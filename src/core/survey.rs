@@ -1,8 +1,8 @@
 //! What runs of each target while nothing is at work on it, so that status can say it from the agent's start on.
 //!
 //! One look at each target: when the agent starts, when its configuration was read again, when the work on it is over or held, and when a
-//! deploy has landed that waits for a hold. Else nothing is looked at at rest, unless something stands in the way of the next deploy: then
-//! once a minute, until it is mended.
+//! deploy has landed that waits for a hold. Else nothing is looked at at rest, unless that look failed, or something stands in the way of the
+//! next deploy: then once a minute, until it is mended.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,8 +17,10 @@ use super::step::{Deadline, Step, Turn, earliest};
 use super::target::{Progress, is_of};
 use super::time::{Mono, Now, Wall};
 
-/// As long as a unit could not be renewed as it is, or after a look that failed.
+/// As long as a unit could not be renewed as it is.
 const AGAIN: Duration = Duration::from_secs(60);
+/// After a look that failed: until then status cannot say what goes on with old code.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What was seen of the targets at rest.
 #[derive(Debug, Default)]
@@ -62,6 +64,12 @@ impl Survey {
         self.targets.values_mut().for_each(|target| target.next = Some(Mono::BOOT));
     }
 
+    /// systemd answers again, perhaps: what could not be looked at is not left for a minute.
+    pub fn failed_again(&mut self) {
+        let failed = self.targets.values_mut().filter(|target| target.trouble.is_some());
+        failed.for_each(|target| target.next = Some(Mono::BOOT));
+    }
+
     pub fn trouble(&self) -> impl Iterator<Item = &str> {
         self.targets.values().filter_map(|target| target.trouble.as_deref())
     }
@@ -83,7 +91,7 @@ impl Survey {
                 target.rest = Some(AtRest { at: now.wall, looked: now.mono, units });
             }
             (other, _) => {
-                target.next = Some(now.mono.after(AGAIN));
+                target.next = Some(now.mono.after(RETRY));
                 target.trouble = Some(format!("cannot look at the units of {name}: {}", other.said()));
             }
         }

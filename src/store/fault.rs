@@ -9,7 +9,9 @@ use rusqlite::ErrorCode;
 pub enum StoreFault {
     #[error("the disk of {0} is full: make room there (df -h {0}); the journal then goes on by itself")]
     Full(String),
-    #[error("{0} is read-only: make it writable (mount -o remount,rw, or ReadWritePaths= of the unit); the journal then goes on by itself")]
+    #[error(
+        "{0} is read-only: make it writable (mount -o remount,rw, or ReadWritePaths= of the unit); the journal then goes on by itself, or, if the mount was read-only when the agent started, after systemctl restart restart-agent"
+    )]
     ReadOnly(String),
     #[error("the disk of {0} does not answer: look at dmesg and the mount; the journal goes on by itself when it does")]
     Slow(String),

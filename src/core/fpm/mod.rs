@@ -114,6 +114,8 @@ pub struct Fpm {
     ladder: Option<Ladder>,
     /// Its last ping was not answered.
     missed_ping: bool,
+    /// Its status page says nothing: its ping has to do.
+    undated: bool,
     warmed: usize,
     /// How often another run was found in its proof.
     reruns: u32,
@@ -188,6 +190,7 @@ impl Fpm {
             thawed: false,
             ladder: None,
             missed_ping: false,
+            undated: false,
             warmed: 0,
             reruns: 0,
             tests: 0,

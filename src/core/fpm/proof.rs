@@ -42,8 +42,12 @@ impl Fpm {
                 let socket = self.own_socket().unwrap_or_else(|| pool.listen.clone());
                 self.pending = Some(turn.ask(Effect::Request { socket, request, timeout }));
             }
-            _ => self.enter(turn.now.mono, FpmStep::Dating { until }),
+            _ => self.answers(turn.now, until),
         }
+    }
+
+    fn answers(&mut self, now: Now, until: Mono) {
+        if self.undated { self.serves(now) } else { self.enter(now.mono, FpmStep::Dating { until }) }
     }
 
     /// Where it, and no other generation, answers. The status socket runs scripts as well (facts 3e), in a worker of the same master.
@@ -54,8 +58,8 @@ impl Fpm {
 
     pub(super) fn pinged(&mut self, turn: &mut Turn<'_>, until: Mono, outcome: &Outcome) {
         match outcome {
-            Outcome::Answered { status: 200, .. } => self.enter(turn.now.mono, FpmStep::Dating { until }),
-            Outcome::Pools(answers) if self.is_at_work(answers) => self.enter(turn.now.mono, FpmStep::Dating { until }),
+            Outcome::Answered { status: 200, .. } => self.answers(turn.now, until),
+            Outcome::Pools(answers) if self.is_at_work(answers) => self.answers(turn.now, until),
             // The ping before it went wrong, and that is what there is to tell.
             Outcome::Pools(_) => self.next = turn.now.mono,
             other if turn.now.mono >= until => {
@@ -94,7 +98,9 @@ impl Fpm {
             // It had said nothing before either, so its silence is no sign that something is wrong with what was started.
             None if !self.answered && turn.now.mono >= self.since.after(NEVER_ANSWERED) => {
                 self.notes.push("its status page does not answer: look at `status`, `status_path` and pm.status_path".to_owned());
-                self.serves(turn.now);
+                // By now its ping is as old as this silence is long, and somebody may have stopped it.
+                self.undated = true;
+                self.enter(turn.now.mono, FpmStep::Verifying { until });
             }
             _ => self.next = turn.now.mono.after(VERIFY_EVERY),
         }

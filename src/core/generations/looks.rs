@@ -151,8 +151,9 @@ impl Generations {
         if now < self.rescue_at {
             return;
         }
+        // Under a hold as well: it is not called reached any more, and what follows from that waits for the hold to end.
         if let (Some(_), Some(unit)) = (stale, self.current.clone()) {
-            // The machine tries again, as after a rollout that failed; under a hold when that ends.
+            // The machine tries again, as after a rollout that failed.
             self.progress = Progress::Idle;
             self.put_off_rescue(now);
             return turn.record(Entry::Lapsed { target: self.name.clone(), unit });

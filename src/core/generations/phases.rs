@@ -65,6 +65,10 @@ impl Generations {
                     let on = if self.goal().is_some() { Phase::Looking } else { Phase::Rest };
                     self.enter(now, on);
                     self.look.want(now);
+                } else if self.has_looked_since(self.since) && !self.unit(&to).is_some_and(runs) {
+                    // It has died meanwhile: another one, or a new one.
+                    self.enter(now, Phase::Rest);
+                    self.look.want(now);
                 } else if self.switch_to(turn, rules, &to) == Tried::TooOften {
                     self.rest_after_rescue(now);
                 }

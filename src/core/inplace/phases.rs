@@ -267,11 +267,14 @@ fn drained_since(turn: &Turn<'_>, target: &str) -> Mono {
     drains.map(|phase| now.mono_of(phase.started_at)).min().map_or(now.mono, |at| at.min(now.mono))
 }
 
-/// Are the pools still as they were? What they have said within the last `fresh` stands.
+/// Are the pools still as they were? What they have said within the last `fresh` stands. The quick ones are not asked again before the slow ones
+/// have answered, or what they say would never be fresh at the same time.
 fn check_pools(turn: &mut Turn<'_>, pools: &mut BTreeMap<String, Pool>, fresh: Duration) {
     let (policy, now) = (turn.policy, turn.now.mono);
+    let asked = |pool: &Pool| policy.pools.contains_key(pool.name()) && pool.goal() == Goal::Know && pool.verdict() == Verdict::Pending;
+    let asking = pools.values().any(asked);
     for pool in pools.values_mut().filter(|pool| policy.pools.contains_key(pool.name())) {
-        if pool.goal() != Goal::Know || !pool.checked_within(now, fresh) {
+        if pool.goal() != Goal::Know || !(asking || pool.checked_within(now, fresh)) {
             pool.want(turn, Goal::Know);
         }
     }

@@ -164,6 +164,7 @@ impl Machine {
             Event::LookAgain => {
                 self.locks_due = true;
                 self.begin.again();
+                self.survey.failed_again();
                 self.hint(now, None);
             }
             Event::Policy(policy) => {

@@ -203,7 +203,7 @@ impl Machine {
             if let (Some(Work::Scheduled(work)), Some(TargetRules::Scheduled(rules)), Some(want)) =
                 (self.works.get_mut(&target), rules, want)
             {
-                work.take_up(now.mono, &unit, &cutting, want, rules);
+                work.take_up(&turn, &unit, &cutting, want, rules);
             }
         }
     }

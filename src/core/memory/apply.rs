@@ -175,12 +175,13 @@ impl Memory {
             Entry::RanThrough { unit } => {
                 self.interrupted.remove(unit);
             }
-            Entry::RerunOwed { unit, target, scheduled } => {
-                self.reruns.insert(unit.clone(), OwedRun { target: target.clone(), scheduled: *scheduled, settles: None });
+            Entry::RerunOwed { unit, target, scheduled, after } => {
+                let (target, after) = (target.clone(), after.clone());
+                self.reruns.insert(unit.clone(), OwedRun { target, scheduled: *scheduled, after, settles: None });
             }
-            Entry::RerunSettles { unit, until, after } => {
+            Entry::RerunSettles { unit, until } => {
                 if let Some(owed) = self.reruns.get_mut(unit) {
-                    owed.settles = Some(Settles { until: *until, after: after.clone() });
+                    owed.settles = Some(Settles { until: *until });
                 }
             }
             Entry::TakesDown { unit, dependents } => {

@@ -155,16 +155,25 @@ pub struct OwedRun {
     /// Its scheduled run came while we kept it quiet.
     #[serde(default)]
     pub scheduled: bool,
-    /// It waits, since what the last run left behind is stale only after a while.
+    /// The invocation that it is owed after: any later one is the run that is owed. Empty: not known.
+    #[serde(default)]
+    pub after: String,
+    /// It waits, since what that run left behind is stale only after a while.
     #[serde(default)]
     pub settles: Option<Settles>,
+}
+
+impl OwedRun {
+    /// The unit has run since this was owed, whoever started it.
+    #[must_use]
+    pub fn has_run(&self, seen: &UnitSeen) -> bool {
+        !self.after.is_empty() && !seen.invocation.is_empty() && seen.invocation != self.after
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settles {
     pub until: Wall,
-    /// The invocation that left it behind: any later one is the run that is owed.
-    pub after: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -259,6 +268,12 @@ impl Cutting {
     #[must_use]
     pub fn of_script(&self) -> bool {
         self.casualties.iter().any(|casualty| casualty.what == CasualtyKind::Script)
+    }
+
+    /// Nobody else was stopping it already: without us it would have gone on.
+    #[must_use]
+    pub fn ours(&self) -> bool {
+        self.casualties.iter().all(|casualty| casualty.certain)
     }
 }
 

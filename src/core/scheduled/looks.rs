@@ -53,7 +53,7 @@ impl Scheduled {
             } else if !stale.is_empty() && self.pursuit.works() {
                 // One that was given up in an earlier rollout may still be being stopped.
                 match turn.memory.cutting.get(&seen.unit).cloned() {
-                    Some(cutting) => self.take_up(turn.now.mono, &seen.unit, &cutting, want.clone(), rules),
+                    Some(cutting) => self.take_up(turn, &seen.unit, &cutting, want.clone(), rules),
                     None => {
                         let script = Script::new(&self.name, seen.clone(), stale, turn.now.mono, drain_until);
                         self.scripts.insert(seen.unit.clone(), script);
@@ -188,12 +188,11 @@ impl Script {
             ScriptStep::Stopping if self.not_stopped(seen) => self.stop_was_lost(turn, seen, stale),
             ScriptStep::Stopping => {
                 self.stale = stale;
-                self.seen_ending |=
-                    seen.active == Active::Deactivating && seen.processes.iter().any(|process| process.pid == seen.main_pid);
+                self.note_ending(seen);
                 self.seen.update(seen);
             }
             ScriptStep::Done(UnitEnd::Renewed, _) if self.started_for.is_some() => {
-                let anew = !seen.invocation.is_empty() && seen.invocation != self.seen.invocation;
+                let anew = !seen.invocation.is_empty() && seen.invocation != self.invocation;
                 if !anew && turn.now.mono < self.begins_by {
                     return;
                 }
@@ -220,6 +219,11 @@ impl Script {
             | ScriptStep::Holding { .. } => {
                 self.stale = stale;
                 self.seen = seen.clone();
+            }
+            // Whoever started it was quicker than we, and a newer deploy than that: begin again with it.
+            ScriptStep::Deciding if !stale.is_empty() && !seen.invocation.is_empty() && seen.invocation != self.invocation => {
+                self.owe_no_rerun(turn, "it runs");
+                *self = Script::new(&self.target, seen.clone(), stale, turn.now.mono, drain_until);
             }
             ScriptStep::Stopped | ScriptStep::Lifting | ScriptStep::Deciding => {
                 // How it ended is known from the first look after its end.

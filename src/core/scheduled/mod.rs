@@ -100,8 +100,10 @@ impl Scheduled {
     }
 
     /// A stop that an earlier agent sent goes on where it was: its grace is counted from there.
-    pub fn take_up(&mut self, now: Mono, unit: &str, cutting: &Cutting, want: Want, rules: &ScheduledRules) {
-        self.scripts.insert(unit.to_owned(), Script::taken_up(&self.name, unit, cutting, now, rules));
+    pub fn take_up(&mut self, turn: &Turn<'_>, unit: &str, cutting: &Cutting, want: Want, rules: &ScheduledRules) {
+        let now = turn.now.mono;
+        let asked = turn.memory.asked.contains(unit);
+        self.scripts.insert(unit.to_owned(), Script::taken_up(&self.name, unit, cutting, asked, now, rules));
         self.pursuit.take_up(now, want);
     }
 

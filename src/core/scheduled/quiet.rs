@@ -81,7 +81,12 @@ impl Script {
             self.slots = Some(Slots::From(now.mono));
             return;
         }
-        self.slots = Some(slots(&self.seen, now, self.ended != Ended::ByItself, self.slots == Some(Slots::Due)));
+        let interrupted = match self.ended {
+            Ended::ByItself => false,
+            Ended::Stopped => self.ours,
+            Ended::AtCheckpoint | Ended::Renewed | Ended::Spared(_) | Ended::Paused => true,
+        };
+        self.slots = Some(slots(&self.seen, now, interrupted, self.slots == Some(Slots::Due)));
     }
 
     /// Whether it has to be kept quiet until a slot that has passed has been skipped. One that runs at once again swallows it.
@@ -101,11 +106,11 @@ impl Script {
     /// Its scheduled run came while it was kept quiet, and has not been made up for: it is owed one.
     pub(super) fn owe_missed_slot(&self, turn: &mut Turn<'_>) -> bool {
         let Some(Slots::From(from)) = self.slots else { return false };
-        let ran_since = !self.seen.invocation.is_empty() && self.seen.invocation != self.invocation;
         // One whose start is queued is about to run.
-        let missed = self.seen.last_trigger() > from && !ran_since && !self.seen.active.runs() && !self.seen.job;
+        let missed = self.seen.last_trigger() > from && !self.has_run_since() && !self.seen.active.runs() && !self.seen.job;
         if missed && !self.seen.refuse_manual_start {
-            turn.record(Entry::RerunOwed { unit: self.unit.clone(), target: self.target.clone(), scheduled: true });
+            let (unit, target, after) = (self.unit.clone(), self.target.clone(), self.invocation.clone());
+            turn.record(Entry::RerunOwed { unit, target, scheduled: true, after });
         }
         missed
     }

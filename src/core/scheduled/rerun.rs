@@ -20,7 +20,7 @@ const BEGINS: Duration = Duration::from_secs(1);
 pub fn settle(turn: &mut Turn<'_>, seen: &UnitSeen, rules: &ScheduledRules) -> String {
     let ended = if seen.idle_since == Mono::BOOT { turn.now.mono } else { seen.idle_since };
     let until = turn.now.wall_of(ended.after(rules.settle_after));
-    turn.record(Entry::RerunSettles { unit: seen.unit.clone(), until, after: seen.invocation.clone() });
+    turn.record(Entry::RerunSettles { unit: seen.unit.clone(), until });
     format!("stopped; it runs again at {until}, when what it left behind has settled (settle_after)")
 }
 
@@ -47,9 +47,14 @@ impl Script {
         wants && rules.settle_after.is_zero() && turn.memory.reruns.contains_key(&self.unit)
     }
 
+    /// Whoever started it was quicker than we.
+    pub(super) fn has_run_since(&self) -> bool {
+        !self.seen.invocation.is_empty() && self.seen.invocation != self.invocation
+    }
+
     /// Its timers may start it again.
     pub(super) fn go_on_when_lifted(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
-        if self.runs_at_once(turn, rules) {
+        if self.runs_at_once(turn, rules) && !self.has_run_since() {
             return self.start(turn);
         }
         match &self.ended {
@@ -81,25 +86,31 @@ impl Script {
         }
         let next = self.seen.next_run();
         let again = self.ended == Ended::AtCheckpoint || !rules.stays_quiet(next, turn.now.wall);
-        if owed.is_some() && again && !self.seen.active.runs() {
+        if owed.is_some() && again && !self.seen.active.runs() && !self.has_run_since() {
             return if rules.settle_after.is_zero() { self.start(turn) } else { self.let_settle(turn, rules) };
         }
         let why = match next {
             _ if missed => "stopped; its scheduled run came meanwhile, and it cannot be started by hand".to_owned(),
+            _ if self.has_run_since() && !self.seen.active.runs() => "stopped; it has run again since".to_owned(),
             Some(next) => format!("stopped; its next scheduled run is at {next}"),
             None if self.seen.active.runs() => "stopped; it runs again".to_owned(),
             None => "stopped; no timer has a next run for it".to_owned(),
         };
-        if owed.is_some() {
-            turn.record(Entry::RerunSettled { unit: self.unit.clone(), why: why.clone() });
-        }
+        self.owe_no_rerun(turn, &why);
         self.done(turn, UnitEnd::Quiet, why);
     }
 
     /// From now on it is owed a new run, if its rules give it one and systemd lets us start it.
     pub(super) fn owe_rerun(&self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
         if rules.may_rerun(&self.seen) {
-            turn.record(Entry::RerunOwed { unit: self.unit.clone(), target: self.target.clone(), scheduled: false });
+            let (unit, target, after) = (self.unit.clone(), self.target.clone(), self.invocation.clone());
+            turn.record(Entry::RerunOwed { unit, target, scheduled: false, after });
+        }
+    }
+
+    pub(super) fn owe_no_rerun(&self, turn: &mut Turn<'_>, why: &str) {
+        if turn.memory.reruns.contains_key(&self.unit) {
+            turn.record(Entry::RerunSettled { unit: self.unit.clone(), why: why.to_owned() });
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::quiet::Slots;
 use crate::core::asking::Asking;
+use crate::core::cut::Saw;
 use crate::core::effect::{EffectId, Outcome};
 use crate::core::entry::Entry;
 use crate::core::ladder::Ladder;
@@ -41,8 +42,9 @@ pub(super) struct Script {
     pub seen_at: Mono,
     /// When its stop was answered, or taken up.
     pub answered: Option<Mono>,
-    /// It was seen to be stopped with its main process still there.
-    pub seen_ending: bool,
+    /// Nobody else was stopping it already when we did: that it does not end by itself is our doing.
+    pub ours: bool,
+    pub saw: Saw,
     /// How often its stop was begun in vain.
     pub tries: u32,
     /// Nothing of it is stale any more, and the run that was goes on.
@@ -128,7 +130,8 @@ impl Script {
             invocation: String::new(),
             seen_at: now,
             answered: None,
-            seen_ending: false,
+            ours: true,
+            saw: Saw::Nothing,
             tries: 0,
             goes_on: false,
             stop_due: false,
@@ -141,7 +144,7 @@ impl Script {
     }
 
     /// One whose stop was sent by an earlier agent, or in an earlier rollout.
-    pub fn taken_up(target: &str, unit: &str, cutting: &Cutting, now: Mono, rules: &ScheduledRules) -> Script {
+    pub fn taken_up(target: &str, unit: &str, cutting: &Cutting, asked: bool, now: Mono, rules: &ScheduledRules) -> Script {
         let invocation = cutting.invocation.clone();
         let seen = UnitSeen { unit: unit.to_owned(), invocation, active: Active::Deactivating, ..UnitSeen::default() };
         Script {
@@ -150,6 +153,8 @@ impl Script {
             step: ScriptStep::Stopping,
             ended: Ended::Stopped,
             invocation: cutting.invocation.clone(),
+            asking: Asking::taken_up(asked),
+            ours: cutting.ours(),
             ladder: Some(Ladder::new(cutting.asked, rules.term_timeout)),
             ..Script::new(target, seen, Stale::default(), now, now)
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::script::{Ask, Ended, Script, ScriptStep};
-use crate::core::cut::{settle_cut, settle_script};
+use crate::core::cut::{Saw, settle_cut, settle_script};
 use crate::core::effect::{Effect, Fault, Outcome};
 use crate::core::entry::Entry;
 use crate::core::ladder::{Ladder, Rung};
@@ -24,10 +24,10 @@ impl Script {
     pub(super) fn stop(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
         // What somebody else is stopping already is not for us to start again.
         let ours = self.seen.active != Active::Deactivating;
+        self.invocation.clone_from(&self.seen.invocation);
         if ours {
             self.owe_rerun(turn, rules);
         }
-        self.invocation.clone_from(&self.seen.invocation);
         let casualties = vec![self.casualty(turn, ours)];
         turn.record(Entry::Cutting {
             unit: self.unit.clone(),
@@ -42,7 +42,7 @@ impl Script {
         let id = turn.ask(Effect::Stop { unit: self.unit.clone(), within: rules.term_timeout + STOP_SLACK });
         self.pending.insert(id, Ask::StopScript);
         self.answered = None;
-        self.seen_ending = false;
+        (self.ours, self.saw) = (ours, Saw::Nothing);
         self.ended = Ended::Stopped;
         self.ladder = Some(Ladder::new(turn.now.mono, rules.term_timeout));
         self.enter(turn.now.mono, ScriptStep::Stopping);
@@ -90,7 +90,7 @@ impl Script {
         // Another run is not to be stopped for this one.
         let runs_anew = self.seen.invocation != self.invocation && self.stale.is_empty();
         if self.answered.is_some() && self.seen_at >= self.since && (ended || runs_anew) {
-            self.gone(turn);
+            self.gone(turn, rules);
             // At once, so that the last one to end takes all back with one Reload.
             return self.release(loans);
         }
@@ -124,6 +124,19 @@ impl Script {
         }
     }
 
+    /// A look while it is being stopped.
+    pub(super) fn note_ending(&mut self, seen: &UnitSeen) {
+        if seen.active != Active::Deactivating {
+            return;
+        }
+        let asked = self.ladder.as_ref().map_or(Mono::BOOT, Ladder::sent);
+        if seen.state_since != Mono::BOOT && seen.state_since < asked {
+            (self.ours, self.saw) = (false, Saw::SomebodyElse);
+        } else if self.saw == Saw::Nothing && seen.processes.iter().any(|process| process.pid == seen.main_pid) {
+            self.saw = Saw::AtWork;
+        }
+    }
+
     /// Whether a look after the answer to its stop shows the same run, and nobody stopping it.
     pub(super) fn not_stopped(&self, seen: &UnitSeen) -> bool {
         let looked = self.answered.is_some_and(|answered| self.seen_at >= answered);
@@ -133,9 +146,7 @@ impl Script {
     /// The stop was lost, with the bus or with an earlier agent: begin again.
     pub(super) fn stop_was_lost(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen, stale: Stale) {
         settle_cut(turn, &self.unit, false, false);
-        if turn.memory.reruns.contains_key(&self.unit) {
-            turn.record(Entry::RerunSettled { unit: self.unit.clone(), why: "it was not stopped".to_owned() });
-        }
+        self.owe_no_rerun(turn, "it was not stopped");
         self.tries += 1;
         if self.tries >= STOP_TRIES {
             return self.give_up(turn, "systemd takes its stop and does not do it");
@@ -149,22 +160,28 @@ impl Script {
     }
 
     /// It has ended. Whether our signal ended it, its exit tells.
-    fn gone(&mut self, turn: &mut Turn<'_>) {
+    fn gone(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
         let killed = self.ladder.as_ref().is_some_and(Ladder::was_killed);
-        if settle_script(turn, &self.seen, killed, self.seen_ending) {
-            turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
+        if settle_script(turn, &self.seen, killed, self.saw) {
+            // What somebody else has stopped we interrupt no more, whoever had to kill it, nor start again.
+            if self.ours {
+                turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
+            } else {
+                self.owe_no_rerun(turn, "somebody else was stopping it");
+            }
         } else if self.asking.asked() && self.seen.is_to_run_again() {
             // It had reached its checkpoint; what our stop ended was left over by it.
             self.ended = Ended::AtCheckpoint;
             turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
+            if !turn.memory.reruns.contains_key(&self.unit) {
+                self.owe_rerun(turn, rules);
+            }
         } else if self.is_cut_short(&self.seen) {
             turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
         } else {
             // It was done before it was asked.
             self.ended = Ended::ByItself;
-            if turn.memory.reruns.contains_key(&self.unit) {
-                turn.record(Entry::RerunSettled { unit: self.unit.clone(), why: "it had ended by itself".to_owned() });
-            }
+            self.owe_no_rerun(turn, "it had ended by itself");
         }
         // What failed by itself has failed, and is to be seen to.
         if self.ended != Ended::ByItself {

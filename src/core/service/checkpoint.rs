@@ -67,7 +67,8 @@ impl Service {
             Next::NotYet => {}
             Next::Asked { until } => {
                 if first {
-                    turn.record(Entry::RerunOwed { unit: name, target: target.to_owned(), scheduled: false });
+                    let after = self.seen.invocation.clone();
+                    turn.record(Entry::RerunOwed { unit: name, target: target.to_owned(), scheduled: false, after });
                 }
                 self.enter(now, Step::Asked { until });
             }

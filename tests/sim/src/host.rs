@@ -396,7 +396,11 @@ impl Host {
                 self.policy = (*policy).clone();
                 self.world.former = std::mem::replace(&mut self.world.policy, (*policy).clone());
                 self.world.policy_changed = now;
+                self.unusable = None;
                 self.feed(Event::Policy(policy));
+                // Whoever has read its configuration again reads the stamp again.
+                let read = self.world.stamp.clone();
+                self.feed(Event::Stamp(read));
             }
             Deed::ConfigProblem(Some(problem)) => {
                 self.unusable = Some(problem.clone());
@@ -707,8 +711,13 @@ impl Host {
         if !self.world.templates.is_empty() {
             self.run(generations::LOOKED_AT);
         }
-        self.run_until(50 * MINUTE, |host| host.quiet());
+        // A look that failed is repeated after a minute; until then status says that it did.
+        self.run_until(50 * MINUTE, |host| host.quiet() && !host.status().problems.iter().any(|why| why.contains("cannot look at")));
         self.run(2 * S);
+        // An opcache that has filled up just then.
+        if self.memory().rollout.as_ref().is_some_and(|rollout| rollout.view.by.as_deref() == Some("the opcache guard")) {
+            self.run_until(50 * MINUTE, |host| host.quiet());
+        }
         self.check_at_rest();
     }
 

@@ -183,9 +183,12 @@ impl World {
         let Some(unit) = self.units.get(name) else { return };
         let Some(fpm) = unit.as_fpm() else { return };
         // What has just come in could not be known.
-        let unknowable = if fpm.load.strays_every > 0 { 8 * S } else { 300 * MS };
-        let Some((_, request)) =
-            fpm.requests.iter().find(|(_, request)| only.is_none_or(|pid| request.pid == pid) && now - request.began > unknowable)
+        // Nor that a person let in some more, in and out again between two checks.
+        let let_in = self.balancers.values().any(|balancer| balancer.turned_out_by_person && now < balancer.put_in + 8 * S);
+        let keep_coming = fpm.load.strays_every > 0 || let_in;
+        let unknowable = if keep_coming { 8 * S } else { 300 * MS };
+        let known = |request: &crate::world::Request| now - request.began > unknowable || (!keep_coming && request.known(now));
+        let Some((_, request)) = fpm.requests.iter().find(|(_, request)| only.is_none_or(|pid| request.pid == pid) && known(request))
         else {
             return;
         };
@@ -193,6 +196,8 @@ impl World {
         match self.threshold(name) {
             // It was under way when the configuration was changed.
             None if now < self.policy_changed + S => {}
+            // A pool came with a new configuration in the middle of the restart.
+            Some(_) if self.out_since().is_none() && now < self.policy_changed + S => {}
             None => self.violates(format!("{what} for {name}, which runs new code, with {line} in flight")),
             Some(at) if now < at => {
                 let early = (at.min(now + 3600 * S) - now) as f64 / 1e6;
@@ -253,10 +258,14 @@ impl World {
                     {
                         self.violates(format!("the agent restarts {name} before its drain is over"));
                     }
-                    // A person may be quicker than the way from the last check to the restart.
-                    let honest =
-                        self.balancers.values().all(|balancer| balancer.check != crate::world::Hook::Lies && now > balancer.put_in + 3 * S);
+                    // A person may be quicker than the way from the last check, which tells what was when it began, to the restart.
+                    let honest = self.balancers.values().all(|balancer| match balancer.check {
+                        crate::world::Hook::Lies => false,
+                        crate::world::Hook::Works(takes) => now > balancer.put_in + 3 * S + 2 * takes,
+                        _ => now > balancer.put_in + 3 * S,
+                    });
                     let Some(unit) = self.units.get(name) else { return };
+                    let honest = honest && now > self.policy_changed + S;
                     if unit.as_fpm().is_some() && honest && !self.policy.pools.is_empty() && self.out_since().is_none() {
                         self.violates(format!("the agent restarts {name} while the host is in the pool"));
                     }

@@ -54,9 +54,16 @@ pub struct Request {
     resumed: Us,
     generation: u64,
     finishing: bool,
+    /// When a full status first told of it, while its worker ran.
+    shown_at: Option<Us>,
 }
 
 impl Request {
+    /// The agent was told of it by name, and not only just now.
+    pub(crate) fn known(&self, now: Us) -> bool {
+        self.shown_at.is_some_and(|at| now > at + 10 * MS)
+    }
+
     /// Its answer is on the way.
     pub(crate) fn finishing(&self) -> bool {
         self.finishing
@@ -268,7 +275,8 @@ impl World {
         let fpm = unit.as_fpm_mut().unwrap();
         fpm.accepted += 1;
         let uri = format!("/w/index.php?request={id}");
-        fpm.requests.insert(id, Request { pid, began: now, uri, remaining: lasts, resumed: now, generation: 0, finishing: false });
+        fpm.requests
+            .insert(id, Request { pid, began: now, uri, remaining: lasts, resumed: now, generation: 0, finishing: false, shown_at: None });
         self.after(lasts, Happening::Finishing { unit: name.to_owned(), request: id, generation: 0 });
         Some(pid)
     }
@@ -456,9 +464,12 @@ impl World {
         let mut held_left = fpm.held;
         let mut seen = Vec::new();
         let mut active = 0;
-        for (pid, _, _) in &workers {
-            if let Some(request) = fpm.requests.values().find(|request| request.pid == *pid) {
+        for (pid, frozen, _) in &workers {
+            if let Some(request) = fpm.requests.values_mut().find(|request| request.pid == *pid) {
                 active += 1;
+                if full && !frozen {
+                    request.shown_at.get_or_insert(now);
+                }
                 seen.push(WorkerSeen {
                     pid: *pid,
                     state: if request.finishing { WorkerState::Finishing } else { WorkerState::Running },

@@ -38,6 +38,8 @@ pub struct Template {
     pub children: (u64, Us),
     /// When a person or fate last did something to the symlink or an instance.
     pub touched: Us,
+    /// When something else last took the symlink's place.
+    pub obstructed_at: Option<Us>,
     /// When the agent last made the symlink lead somewhere.
     pub switched: Us,
     /// Since when the symlink has led elsewhere, by instance that it has led to.
@@ -78,6 +80,7 @@ impl Template {
             load,
             children: (0, 0),
             touched: 0,
+            obstructed_at: None,
             switched: 0,
             left: BTreeMap::new(),
             proven: BTreeSet::new(),
@@ -202,20 +205,16 @@ impl World {
         self.note_served(unit);
     }
 
-    /// With a target that leaves the configuration the agent forgets what it knew of its generations, and of what has served until it comes back it
-    /// knows nothing.
+    /// With a target that leaves the configuration the agent forgets what it knew of its generations.
     pub(crate) fn forget_templates_but(&mut self, policy: &Policy) {
-        let has = |policy: &Policy, template: &Template| {
+        let kept = |template: &Template| {
             policy.targets.values().any(|rules| matches!(rules, TargetRules::Generations(rules) if rules.unit == template.unit))
         };
-        let mut forgotten = Vec::new();
-        for template in self.templates.values_mut().filter(|template| !(has(policy, template) && has(&self.policy, template))) {
+        for template in self.templates.values_mut().filter(|template| !kept(template)) {
             template.proven.clear();
             template.served.clear();
             template.bad.clear();
-            forgotten.push(template.unit.clone());
         }
-        forgotten.iter().for_each(|unit| self.note_served(unit));
     }
 
     fn note_served(&mut self, unit: &str) {
@@ -225,6 +224,8 @@ impl World {
             return;
         };
         let invocation = self.units.get(&current).filter(|unit| unit.active == Active::Active).map(|unit| unit.invocation.clone());
+        // Nobody looks at those of a target that is not in the configuration.
+        let invocation = invocation.filter(|_| self.generation_rules(&current).is_some());
         if let (Some(invocation), Some(template)) = (invocation, self.template_of_mut(&current)) {
             template.served.insert(invocation);
             // Also when somebody restarts it: it is no stranger.

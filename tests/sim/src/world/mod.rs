@@ -24,7 +24,7 @@ use crate::host::Deed;
 use crate::rng::Rng;
 
 pub use balancer::{Balancer, Hook};
-pub use fpm::{Answers, Fpm, FpmStart, Load, some_load};
+pub use fpm::{Answers, Fpm, FpmStart, Load, Request, some_load};
 pub use generations::{BOOT, Template};
 pub use stray::Stray;
 pub use timer::Timer;

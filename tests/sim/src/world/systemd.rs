@@ -171,13 +171,15 @@ impl World {
         let generation = self.name();
         let unit = self.units.get_mut(name).unwrap();
         if unit.processes.is_empty() && !unit.active.runs() {
-            return self.stopped(name, by);
+            // Nothing ends, so no timer hears of it: one whose slot has passed has been told by the end itself.
+            return unit.job.into_iter().for_each(|job| self.job_removed(name, job.id, JobEnd::Done));
+        }
+        // Whoever began to stop it has stopped it.
+        if unit.stop.is_some() {
+            return;
         }
         if by == By::Agent {
             unit.last_stop_by_agent = Some(now);
-        }
-        if unit.stop.is_some() {
-            return;
         }
         unit.active = Active::Deactivating;
         unit.stop = Some(Stop { since: now, by, generation, timed_out: false });

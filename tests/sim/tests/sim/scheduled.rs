@@ -1,10 +1,11 @@
 //! Timer-activated scripts.
 
+use restart_agent::core::event::{Event, Order};
 use restart_agent::core::policy::{After, TargetRules};
 use restart_agent::core::seen::Active;
 use restart_agent::core::status::{State, TargetState};
 use sim::host::{Deed, Host, span};
-use sim::world::{By, HOUR, MINUTE, OnTerm, S, Script, Unit};
+use sim::world::{By, HOUR, MINUTE, MS, OnTerm, S, Script, Unit};
 
 use crate::given::{SCRIPT, policy, script_host};
 
@@ -201,5 +202,115 @@ fn a_run_between_two_deploys_has_a_drain_of_its_own() {
     assert!(host.run_until(2 * MINUTE, |host| host.world.sent.contains_key(SCRIPT)));
     assert!(host.world.now - landed >= 30 * S, "stopped {} us after the deploy", host.world.now - landed);
     assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)));
+    host.must_be_right();
+}
+
+/// A slot that has passed starts it as soon as what was lent for the stop is taken back, which is before we do. That run is the one that is owed.
+#[test]
+fn what_its_timer_has_started_before_the_agent_could_is_not_started_again() {
+    let runs = |host: &Host| host.world.units[SCRIPT].runs.len();
+    let by_timer = || {
+        let mut host = script_host(After::Rerun, Script { next_runs: [HOUR, 2 * S].into(), ..Script::default() }, 70 * S);
+        host.world.touch("d2");
+        assert!(host.run_until(MINUTE, |host| runs(host) == 2));
+        assert_eq!(host.world.units[SCRIPT].runs[1].1, By::Timer);
+        host
+    };
+    // The agent dies, and comes back when that run is over.
+    let mut host = by_timer();
+    host.deed(Deed::KillAgent(10 * S));
+    host.run(20 * S);
+    assert_eq!(runs(&host), 2);
+    host.settle();
+    host.must_be_right();
+    // A newer deploy than that run: whoever looks is told that it is stale, at whatever moment.
+    let mut host = by_timer();
+    host.order(Order::Trigger { force: false, override_hold: false, targets: None, reason: None });
+    for _ in 0..3000 {
+        host.run(MS);
+        let read = host.world.stamp.clone();
+        host.feed(Event::Stamp(read));
+    }
+    host.settle();
+    host.must_be_right();
+}
+
+/// What it leaves behind, systemd is ending by then, and we end for good.
+#[test]
+fn one_that_ends_at_a_checkpoint_and_leaves_a_child_behind_runs_again() {
+    let leaves = || asking(After::Rerun, Script { checkpoint: Some(2 * S), stubborn_child: true, ..Script::default() });
+    let stopping = |host: &Host| host.world.sent.contains_key(SCRIPT);
+    for dies in [false, true] {
+        let mut host = leaves();
+        host.world.touch("d2");
+        assert!(host.run_until(2 * MINUTE, stopping));
+        if dies {
+            host.run(S);
+            host.deed(Deed::KillAgent(2 * S));
+        }
+        assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)));
+        host.settle();
+        host.must_be_right();
+        assert_eq!(host.world.units[SCRIPT].runs.len(), 2, "dies: {dies}");
+        assert_eq!(host.casualties().len(), 0);
+    }
+}
+
+/// It ends by our SIGKILL, since it is stale. Its timer would have started it then, and does, once it may.
+#[test]
+fn the_slot_of_one_that_a_person_has_stopped_is_not_skipped_for_good() {
+    for dies in [false, true] {
+        let mut host = script_host(After::UntilNext, Script { on_term: OnTerm::Ignores, ..Script::default() }, 0);
+        let slot = host.world.now + 40 * S;
+        host.world.timer(SCRIPT, HOUR, slot);
+        host.world.touch("d2");
+        host.later(20 * S, Deed::World("a person stops it", Box::new(|world| drop(world.person("stop", SCRIPT, By::Person)))));
+        assert!(host.run_until(2 * MINUTE, |host| host.world.kill_sent.contains_key(SCRIPT)));
+        if dies {
+            host.deed(Deed::KillAgent(2 * S));
+        }
+        assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)));
+        host.settle();
+        host.must_be_right();
+        assert_eq!(host.world.units[SCRIPT].runs.len(), 2, "dies: {dies}");
+    }
+}
+
+/// systemd says since when it stops it. A restart that our stop has cancelled, whoever asked for it is told of.
+#[test]
+fn one_that_a_person_stops_between_our_look_and_our_stop_is_that_persons() {
+    let lives = |stopped: Option<(&'static str, u64)>| {
+        let slow = Script { on_term: OnTerm::Exits { status: 0, after: 2 * S }, ..Script::default() };
+        let mut host = script_host(After::Rerun, slow, HOUR);
+        host.world.touch("d2");
+        if let Some((verb, at)) = stopped {
+            let after = at - host.world.now;
+            host.later(after, Deed::World("a person", Box::new(|world| drop(world.person(verb, SCRIPT, By::Person)))));
+        }
+        assert!(host.run_until(2 * MINUTE, |host| host.world.sent.contains_key(SCRIPT)));
+        host
+    };
+    let asked = lives(None).world.sent[SCRIPT];
+    for (verb, earlier) in ["stop", "restart"].into_iter().flat_map(|verb| (1..=5).map(move |earlier| (verb, earlier))) {
+        let mut host = lives(Some((verb, asked - earlier * MS / 2)));
+        host.settle();
+        host.must_be_right();
+        assert!(verb == "restart" || host.world.units[SCRIPT].runs.len() == 1);
+    }
+}
+
+#[test]
+fn what_goes_on_with_old_code_is_told_as_soon_as_systemd_answers() {
+    let mut host = script_host(After::Rerun, Script::default(), HOUR);
+    host.world.units.get_mut(SCRIPT).unwrap().refuse_stop = true;
+    host.world.touch("d2");
+    assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)));
+    host.world.faults.systemd_away_until = host.world.now + 10 * S;
+    host.deed(Deed::KillAgent(S));
+    host.run(13 * S);
+    let status = host.status();
+    let told: Vec<_> = status.targets.iter().flat_map(|target| &target.units).map(|unit| (unit.unit.as_str(), unit.state)).collect();
+    assert_eq!(told, [(SCRIPT, TargetState::Left)]);
+    host.settle();
     host.must_be_right();
 }
