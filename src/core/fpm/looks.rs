@@ -81,6 +81,10 @@ impl Fpm {
                 let asks = self.source.asks() && seen.active.runs();
                 self.enter(now, if asks { FpmStep::Counting } else { FpmStep::WaitingForLoan });
             }
+            FpmStep::Proving { .. } if seen.invocation != before && seen.active.runs() => {
+                self.saw(seen);
+                self.proves_again(turn);
+            }
             FpmStep::Proving { .. } => {
                 self.saw(seen);
                 self.next = if seen.active == Active::Active { now } else { self.next };

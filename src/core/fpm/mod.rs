@@ -117,6 +117,8 @@ pub struct Fpm {
     /// Its status page says nothing: its ping has to do.
     undated: bool,
     warmed: usize,
+    /// How often another run was found in its proof.
+    reruns: u32,
     /// How often its configuration was tested.
     tests: u32,
     /// Its restart was begun before, and it was not proven since.
@@ -190,6 +192,7 @@ impl Fpm {
             missed_ping: false,
             undated: false,
             warmed: 0,
+            reruns: 0,
             tests: 0,
             unproven: false,
             exposed: false,

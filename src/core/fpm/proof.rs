@@ -23,6 +23,8 @@ const PROOF_TIMEOUT: Duration = Duration::from_secs(30);
 const PROOF_EVERY: Duration = Duration::from_millis(500);
 /// After the warm-up, for systemd to start one that has died meanwhile (Restart=).
 const STILL_RUNS: Duration = Duration::from_secs(5);
+/// So many runs that die in their proof, one after the other, and it does not serve.
+const RERUNS: u32 = 3;
 
 impl Fpm {
     /// Ping over the main socket where there is a ping path, else the status page there, else READY=1 has to do.
@@ -179,6 +181,18 @@ impl Fpm {
         if self.looking.is_none() {
             self.look(turn);
         }
+    }
+
+    /// What has answered so far was another run: it has died, and systemd has started it again, or somebody has restarted it.
+    pub(super) fn proves_again(&mut self, turn: &mut Turn<'_>) {
+        self.reruns += 1;
+        if self.reruns >= RERUNS {
+            return self.break_down(
+                turn,
+                format!("it does not stay up: started again {RERUNS} times while it was proven; see journalctl -u {}", self.unit),
+            );
+        }
+        self.enter(turn.now.mono, FpmStep::Verifying { until: turn.now.mono.after(VERIFY_TIMEOUT) });
     }
 
     pub(super) fn proved(&mut self, turn: &mut Turn<'_>, until: Mono, outcome: &Outcome) {

@@ -63,6 +63,9 @@ impl Generations {
             _ if self.current.is_some() && !self.serves_well() => LOOK_UNTIL_UP,
             _ => super::LOOK_AT_REST,
         }));
+        if self.switches() && !self.has_looked_since(self.looked_from) {
+            self.look.want(self.looked_from.max(now));
+        }
         if self.phase == Phase::Rest {
             self.see_to_it_that_one_serves(turn, rules);
         }
@@ -155,10 +158,7 @@ impl Generations {
             self.put_off_rescue(now);
             return turn.record(Entry::Lapsed { target: self.name.clone(), unit });
         }
-        if self.held {
-            return;
-        }
-        if self.is_being_restarted(turn, rules) {
+        if self.held || self.is_being_restarted(turn, rules) {
             return;
         }
         if let Some(to) = self.youngest(None).filter(|_| !rules.shared()) {

@@ -64,6 +64,8 @@ pub struct Generations {
     /// What those that this agent has started were seen to be.
     layouts: BTreeMap<String, FpmLayout>,
     switching: Option<EffectId>,
+    /// The symlink is switched on the word of a look that began then or later.
+    looked_from: Mono,
     /// A ping through the symlink.
     pinging: Option<EffectId>,
     next: Mono,
@@ -148,6 +150,7 @@ impl Generations {
             ending: BTreeMap::new(),
             layouts: BTreeMap::new(),
             switching: None,
+            looked_from: Mono::BOOT,
             pinging: None,
             next: Mono::BOOT,
             missed: 0,
@@ -288,9 +291,17 @@ impl Generations {
             Outcome::Fault(Fault::Journal(why)) => Some(why.clone()),
             other => Some(format!("the symlink could not be switched: {}", other.said())),
         };
-        // Whatever is said of it, where it leads is read, before another try.
+        // Whatever is said of it, where it leads is read, right before another try: until then somebody may put it back where it was.
         self.next = turn.now.mono.after(AGAIN);
-        self.look.want(turn.now.mono);
+        let from = if *outcome == Outcome::Done { turn.now.mono } else { self.next };
+        if self.switches() {
+            self.looked_from = from;
+        }
+        self.look.want(from);
+    }
+
+    fn switches(&self) -> bool {
+        matches!(self.phase, Phase::Switching | Phase::Back { .. } | Phase::Mending { .. })
     }
 
     fn drop_starting(&mut self) {
@@ -305,6 +316,7 @@ impl Generations {
         self.phase = phase;
         self.since = now;
         self.next = now;
+        self.looked_from = Mono::BOOT;
     }
 
     fn fpms(&self) -> impl Iterator<Item = &Fpm> {
@@ -328,7 +340,9 @@ impl Generations {
                 Some(Deadline::new(self.next.min(*until), format!("{}: see whether the new generation stays up", self.name)))
             }
             Phase::Closing { until } => Some(Deadline::new(*until, format!("{}: old generations take no new requests", self.name))),
-            Phase::Switching | Phase::Back { .. } | Phase::Mending { .. } if self.switching.is_none() => {
+            Phase::Switching | Phase::Back { .. } | Phase::Mending { .. }
+                if self.switching.is_none() && self.has_looked_since(self.looked_from) =>
+            {
                 Some(Deadline::new(self.next, format!("{}: switch the symlink", self.name)))
             }
             _ => None,

@@ -27,7 +27,10 @@ const RESCUE_SLOWEST: Duration = Duration::from_secs(5 * 60);
 impl Generations {
     /// `held`: nothing is to be begun. `settling`: and nobody will be here later.
     pub fn advance(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, loans: &mut Loans, held: bool, settling: bool) {
-        self.held = held;
+        if std::mem::replace(&mut self.held, held) && !held {
+            // For what that kept from being seen to.
+            self.look.want(turn.now.mono);
+        }
         if settling {
             self.settling.get_or_insert(turn.now.mono);
         }
@@ -137,6 +140,9 @@ impl Generations {
                 self.tries = 0;
                 self.before = self.current.clone().filter(|unit| *unit != fpm.unit).or_else(|| self.youngest_proven(&fpm.unit));
                 self.enter(now, Phase::Switching);
+                // What was proven may have ended since.
+                self.looked_from = now;
+                self.look.want(now);
             }
             FpmStep::Refused(why) | FpmStep::Broken(why) => {
                 let unit = fpm.unit.clone();
@@ -162,7 +168,7 @@ impl Generations {
         if self.has_looked_since(self.since) && !self.unit(&unit).is_some_and(runs) {
             return self.go_back_for(turn, &unit, "it did not stay up until the switch");
         }
-        // The switch may wait for the journal; what somebody has restarted meanwhile is proven anew.
+        // What somebody has restarted meanwhile is proven anew.
         let proven = |seen: &UnitSeen| self.starting.as_ref().is_some_and(|fpm| fpm.invocation() == seen.invocation);
         if self.has_looked_since(self.since) && !self.unit(&unit).is_some_and(proven) {
             turn.phase_ended(&self.name, "switch");
@@ -176,7 +182,7 @@ impl Generations {
 
     pub(super) fn switch_to(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, unit: &str) -> Tried {
         let now = turn.now.mono;
-        if self.switching.is_some() || now < self.next || !turn.journal_good {
+        if self.switching.is_some() || now < self.next || !turn.journal_good || !self.has_looked_since(self.looked_from) {
             return Tried::Tries;
         }
         if self.tries >= TRIES {

@@ -72,8 +72,6 @@ impl World {
         let at_it = only.is_none_or(|pid| of.as_fpm().is_some_and(|fpm| fpm.requests.values().any(|request| request.pid == pid)));
         let Some(work) = self.at_work(unit, unknowable).filter(|_| at_it) else { return };
         let left = template.left.get(unit).copied().unwrap_or(Us::MAX);
-        // What had taken the symlink's place may have gone again unseen, right before the switch.
-        let left = template.obstructed_at.filter(|at| *at > of.main_start).map_or(left, |at| left.min(at));
         let forced = self.emergency(&target) || self.made_stale(&target, of.main_start).is_some_and(|(_, forced)| forced);
         // Another one may have ended by itself a moment ago.
         let ended = |unit: &&Unit| unit.instance && !unit.active.runs() && now < unit.idle_since + unknowable;

@@ -90,7 +90,6 @@ fn change(host: &mut Host, when: Us, what: &'static str, act: impl FnOnce(&mut T
         act(template);
         if before != template.obstructed {
             template.touched = now;
-            template.obstructed_at = Some(now);
         }
         template.available_since = now;
     });

@@ -38,8 +38,6 @@ pub struct Template {
     pub children: (u64, Us),
     /// When a person or fate last did something to the symlink or an instance.
     pub touched: Us,
-    /// When something else last took the symlink's place.
-    pub obstructed_at: Option<Us>,
     /// When the agent last made the symlink lead somewhere.
     pub switched: Us,
     /// Since when the symlink has led elsewhere, by instance that it has led to.
@@ -80,7 +78,6 @@ impl Template {
             load,
             children: (0, 0),
             touched: 0,
-            obstructed_at: None,
             switched: 0,
             left: BTreeMap::new(),
             proven: BTreeSet::new(),

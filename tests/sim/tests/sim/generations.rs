@@ -1,9 +1,13 @@
 //! Generations of php-fpm behind a symlink.
 
+use restart_agent::core::Waited;
+use restart_agent::core::effect::Outcome;
+use restart_agent::core::entry::{Entry, Written};
+use restart_agent::core::event::Order;
 use restart_agent::core::policy::{AtMax, GenerationRules, TargetRules};
 use restart_agent::core::status::State;
 use sim::host::{Deed, Host, span};
-use sim::world::{Fpm, Load, MINUTE, MS, S, START, Template};
+use sim::world::{Answers, Fpm, FpmStart, Load, MINUTE, MS, S, START, Template, Us, World};
 
 use crate::given::{adopted, policy, with_target, world};
 
@@ -93,5 +97,96 @@ fn what_is_restarted_between_its_proof_and_the_switch_is_proven_again() {
     host.deed(Deed::DiskGood);
     assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
     assert_eq!(template(&host).current().as_deref(), Some(new));
+    done(host);
+}
+
+const NEW: &str = "php-fpm-job@d2-0.service";
+
+fn by_person(host: &mut Host, after: Us, verb: &'static str, unit: &'static str) {
+    host.later(after, Deed::World("a person", Box::new(move |world: &mut World| world.person_at(verb, unit))));
+}
+
+fn has_answered(host: &Host) -> bool {
+    host.world.units.get(NEW).is_some_and(|unit| template(host).proven.contains(&unit.invocation))
+}
+
+/// Its status has no socket of its own, and systemd does not answer: nobody says that it has ended.
+#[test]
+fn a_generation_that_is_stopped_after_its_ping_gets_no_requests() {
+    let mut host = host_with(rules(), |template| template.next.status_listen = false);
+    let before = template(&host).current();
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, has_answered));
+    host.world.person_at("stop", NEW);
+    host.world.faults.systemd_away_until = host.world.now + 6 * S;
+    host.run(6 * S);
+    host.must_be_right();
+    assert_eq!(template(&host).current(), before);
+    assert_eq!(template(&host).refused, 0);
+    done(host);
+}
+
+/// It is down when it is warmed up, and up again at the look after that.
+#[test]
+fn a_generation_that_is_restarted_in_its_proof_is_proven_again() {
+    let rules = GenerationRules { warm: vec!["/w/health-check.php".to_owned()], ..rules() };
+    let mut host = host_with(rules, |template| {
+        template.next.start = FpmStart::Well(2 * S);
+        template.next.status = Answers::Garbage;
+    });
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, has_answered));
+    by_person(&mut host, 1800 * MS, "restart", NEW);
+    let converged = host.run_until(MINUTE, |host| host.state() == Some(State::Converged));
+    host.must_be_right();
+    assert!(converged);
+    assert_eq!(template(&host).current().as_deref(), Some(NEW));
+    done(host);
+}
+
+/// A directory takes the place of the symlink, which is seen, and is gone again before another generation serves.
+#[test]
+fn what_served_until_the_switch_lingers_from_there() {
+    for tried in [false, true] {
+        let mut host = host_with(GenerationRules { linger: span(9 * S), ..rules() }, |template| template.next.status = Answers::Garbage);
+        let boot = template(&host).current().unwrap();
+        let obstruct = |host: &mut Host, obstructed| host.world.templates.get_mut(TEMPLATE).unwrap().obstructed = obstructed;
+        host.world.touch("d2");
+        assert!(host.run_until(MINUTE, |host| host.world.units.get(NEW).is_some_and(|unit| unit.active.runs())));
+        obstruct(&mut host, true);
+        assert!(host.run_until(MINUTE, has_answered));
+        let lingers = |written: &Written| matches!(&written.entry, Entry::Lingers { unit, .. } if *unit == boot);
+        assert!(host.journal.iter().any(lingers));
+        if tried {
+            let fault = |written: &Written| matches!(&written.entry, Entry::Outcome { outcome: Outcome::Fault(_), .. });
+            assert!(host.run_until(MINUTE, |host| host.journal.iter().any(fault)));
+        }
+        host.run(300 * MS);
+        obstruct(&mut host, false);
+        assert!(host.world.send(TEMPLATE, 30 * S));
+        assert!(host.run_until(MINUTE, |host| template(host).current().as_deref() == Some(NEW)));
+        let switched = host.world.now;
+        assert!(host.run_until(MINUTE, |host| !host.world.units[&boot].active.runs()));
+        host.must_be_right();
+        assert!(host.world.now >= switched + 9 * S);
+        done(host);
+    }
+}
+
+/// A person makes the symlink lead to the old one under a hold: that is told, and mended when the hold ends.
+#[test]
+fn old_code_that_serves_again_under_a_hold_is_not_called_converged() {
+    let mut host = host_with(GenerationRules { linger: span(5 * MINUTE), ..rules() }, |_| {});
+    let boot = template(&host).leads_to.clone();
+    assert!(host.world.send(TEMPLATE, 5 * MINUTE));
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+    host.order(Order::Hold { reason: "a person".to_owned(), span: span(10 * MINUTE), targets: None });
+    host.world.person_leads(TEMPLATE, boot);
+    host.run(70 * S);
+    assert!(!matches!(host.waited(None), Some(Waited::Converged { .. })));
+    host.order(Order::Release);
+    assert!(host.run_until(20 * S, |host| template(host).current().is_some_and(|current| current.contains("@d2-"))));
+    host.must_be_right();
     done(host);
 }
