@@ -23,7 +23,9 @@ impl Fpm {
     #[must_use]
     pub fn starting(target: &str, rules: &FpmRules, want: Want, seen: UnitSeen, now: Mono) -> Fpm {
         let unproven = seen.active.runs();
-        Fpm { purpose: Purpose::Start, unproven, ..Fpm::new(target, rules, want, seen, now) }
+        // What its configuration says by now is for the next one: what runs is only to be proven.
+        let step = if unproven { FpmStep::Inspecting } else { FpmStep::Testing };
+        Fpm { purpose: Purpose::Start, step, unproven, ..Fpm::new(target, rules, want, seen, now) }
     }
 
     /// An old generation, which runs.

@@ -62,18 +62,23 @@ impl Generations {
                     self.ending.remove(&unit);
                     turn.record(Entry::Switched { target: self.name.clone(), unit });
                     self.note = Some("the symlink led nowhere, and was switched to it".to_owned());
-                    let on = if self.goal().is_some() { Phase::Looking } else { Phase::Rest };
-                    self.enter(now, on);
-                    self.look.want(now);
+                    self.mended(now);
                 } else if self.has_looked_since(self.since) && !self.unit(&to).is_some_and(runs) {
                     // It has died meanwhile: another one, or a new one.
-                    self.enter(now, Phase::Rest);
-                    self.look.want(now);
+                    self.mended(now);
                 } else if self.switch_to(turn, rules, &to) == Tried::TooOften {
-                    self.rest_after_rescue(now);
+                    self.put_off_rescue(now);
+                    self.mended(now);
                 }
             }
         }
+    }
+
+    /// The symlink was seen to, as far as possible: on to what a deploy has wanted meanwhile.
+    fn mended(&mut self, now: Mono) {
+        let on = if self.goal().is_some() { Phase::Looking } else { Phase::Rest };
+        self.enter(now, on);
+        self.look.want(now);
     }
 
     /// What is to be made fresh: what a deploy wants, or one that serves at all.
