@@ -150,9 +150,9 @@ impl World {
         if template.bad.contains(&invocation) && !better.is_empty() && hands_off && !template.next_dies() {
             return self.violates(format!("the agent makes the symlink lead to {unit} again, though it had proven bad"));
         }
-        // Back to an older one: then the one that it led to had proven bad.
-        let started = of.main_start;
-        let before = template.current().and_then(|current| self.units.get(&current)).filter(|before| before.main_start > started);
+        // Back to an older one, which has served: then the one that it led to had proven bad.
+        let (started, back) = (of.main_start, template.served.contains(&of.invocation));
+        let before = template.current().and_then(|current| self.units.get(&current)).filter(|before| back && before.main_start > started);
         let before = before.map(|before| before.invocation.clone());
         self.template_of_mut(&unit).unwrap().bad.extend(before);
     }
