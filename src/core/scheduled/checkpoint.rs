@@ -108,6 +108,7 @@ impl Script {
     /// It goes on with old code. What was done to it is taken back.
     pub(super) fn spare(&mut self, now: Mono, ended: Ended) {
         self.ended = ended;
+        self.invocation.clone_from(&self.seen.invocation);
         self.enter(now, ScriptStep::Stopped);
     }
 

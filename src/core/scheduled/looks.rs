@@ -220,6 +220,14 @@ impl Script {
                 self.stale = stale;
                 self.seen = seen.clone();
             }
+            // It ends while what was done to it is taken back: its timers may have been kept from starting it.
+            ScriptStep::Stopped | ScriptStep::Lifting | ScriptStep::Deciding
+                if self.ended.goes_on() && !seen.active.runs() && seen.processes.is_empty() =>
+            {
+                self.ended = Ended::ByItself;
+                self.stale = stale;
+                self.ended_before_its_stop(turn, rules, loans, seen);
+            }
             // Whoever started it was quicker than we, and a newer deploy than that: begin again with it.
             ScriptStep::Deciding if !stale.is_empty() && !seen.invocation.is_empty() && seen.invocation != self.invocation => {
                 self.owe_no_rerun(turn, "it runs");

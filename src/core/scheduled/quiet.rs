@@ -91,9 +91,7 @@ impl Script {
 
     /// Whether it has to be kept quiet until a slot that has passed has been skipped. One that runs at once again swallows it.
     pub(super) fn awaits_slots(&self, turn: &Turn<'_>, rules: &ScheduledRules) -> bool {
-        !matches!(self.ended, Ended::Spared(_) | Ended::Paused | Ended::Renewed)
-            && !self.runs_at_once(turn, rules)
-            && !matches!(self.slots, Some(Slots::From(_)))
+        !self.ended.goes_on() && !self.runs_at_once(turn, rules) && !matches!(self.slots, Some(Slots::From(_)))
     }
 
     /// Its timers may start it again.

@@ -57,14 +57,16 @@ impl Script {
         if self.runs_at_once(turn, rules) && !self.has_run_since() {
             return self.start(turn);
         }
-        match &self.ended {
-            Ended::Renewed => {
-                self.owe_no_rerun(turn, "it renewed itself");
-                self.ended_by_itself(turn);
-            }
-            Ended::ByItself if self.seen.timers.is_empty() => self.ended_by_itself(turn),
+        if self.ended == Ended::ByItself && self.seen.timers.is_empty() {
+            return self.ended_by_itself(turn);
+        }
+        self.enter(turn.now.mono, ScriptStep::Deciding);
+    }
+
+    /// One that goes on does so.
+    fn go_on(&mut self, turn: &mut Turn<'_>) {
+        match self.ended.clone() {
             Ended::Spared(why) => {
-                let why = why.clone();
                 turn.unit_ended_noting(&self.target, &self.unit, UnitEnd::Left, why.clone(), self.asking.trouble());
                 self.enter(turn.now.mono, ScriptStep::Left(why));
             }
@@ -73,12 +75,18 @@ impl Script {
                 self.asking = Asking::default();
                 self.enter(turn.now.mono, ScriptStep::Draining);
             }
-            _ => self.enter(turn.now.mono, ScriptStep::Deciding),
+            _ => {
+                self.owe_no_rerun(turn, "it renewed itself");
+                self.ended_by_itself(turn);
+            }
         }
     }
 
     /// The next elapse of its timers is real now: rerun at once, or stay quiet until then.
     pub(super) fn decide(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
+        if self.ended.goes_on() {
+            return self.go_on(turn);
+        }
         let missed = self.owe_missed_slot(turn);
         let owed = turn.memory.reruns.get(&self.unit).map(|owed| owed.scheduled);
         if missed && owed.is_some() {

@@ -76,6 +76,13 @@ pub(super) enum Ended {
     Paused,
 }
 
+impl Ended {
+    /// It has not ended.
+    pub fn goes_on(&self) -> bool {
+        matches!(self, Ended::Spared(_) | Ended::Paused | Ended::Renewed)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ScriptStep {
     Draining,

@@ -1,13 +1,13 @@
 //! Timer-activated scripts.
 
 use restart_agent::core::event::{Event, Order};
-use restart_agent::core::policy::{After, TargetRules};
+use restart_agent::core::policy::{After, Overdue, ScheduledRules, TargetRules};
 use restart_agent::core::seen::Active;
 use restart_agent::core::status::{State, TargetState};
 use sim::host::{Deed, Host, span};
 use sim::world::{By, HOUR, MINUTE, MS, OnTerm, S, Script, Unit};
 
-use crate::given::{SCRIPT, policy, script_host};
+use crate::given::{SCRIPT, adopted, policy, script_host, script_rules, with_target, world};
 
 #[test]
 fn a_stale_script_is_stopped_after_its_drain_and_runs_again_at_once() {
@@ -328,4 +328,33 @@ fn one_of_several_commands_that_ends_as_its_last_while_the_agent_is_away_runs_ag
     host.settle();
     host.must_be_right();
     assert_eq!(host.world.units[SCRIPT].runs.len(), 2);
+}
+
+/// It is kept quiet until what was done to it is taken back.
+#[test]
+fn the_slot_of_one_that_ends_just_when_it_is_let_finish_is_made_up_for() {
+    for earlier in [350, 400, 450] {
+        let lives = |lasts: u64| {
+            let mut world = world();
+            world.add(Unit::script(SCRIPT, Script { next_runs: [lasts, 10 * S].into(), ..Script::default() }), 60 * S);
+            let slot = world.now + 30 * S;
+            world.timer(SCRIPT, HOUR, slot);
+            // To take that back takes a while.
+            let [ask, unask] = ["ask", "unask"].map(|name| vec![format!("/usr/local/bin/{name}-{{unit}}")]);
+            let rules = script_rules(After::Rerun);
+            let rules = ScheduledRules { overdue: Some(Overdue::Finish), checkpoint_timeout: span(20 * S), ask, unask, ..rules };
+            let mut host = adopted(world, with_target(policy(), "maintenance", TargetRules::Scheduled(rules)));
+            host.world.touch("d2");
+            host
+        };
+        let mut host = lives(HOUR);
+        assert!(host.run_until(2 * MINUTE, |host| host.world.asked.contains(SCRIPT)));
+        assert!(host.run_until(2 * MINUTE, |host| !host.world.quiet.contains(SCRIPT)));
+        let ends = host.world.now - host.world.units[SCRIPT].main_start - earlier * MS;
+        let mut host = lives(ends);
+        host.run(2 * MINUTE);
+        host.settle();
+        host.must_be_right();
+        assert_eq!(host.world.units[SCRIPT].runs.len(), 2, "{earlier} ms earlier");
+    }
 }
