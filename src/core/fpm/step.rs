@@ -96,6 +96,12 @@ impl Fpm {
         )
     }
 
+    /// Whether it, or its workers, are being stopped: until then it can serve again.
+    #[must_use]
+    pub fn is_past_return(&self) -> bool {
+        self.committed() && !matches!(self.step, FpmStep::Seeing | FpmStep::Counting)
+    }
+
     /// Its restart has been asked for, or is not needed.
     #[must_use]
     pub fn restarted_or_past(&self) -> bool {

@@ -30,7 +30,7 @@ impl Generations {
 
     pub(super) fn go_back_for(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str) {
         turn.unit_ended(&self.name, unit, UnitEnd::Failed, why);
-        let untouched = |before: &String| self.ending.get(before).is_none_or(|fpm| !fpm.committed());
+        let untouched = |before: &String| self.ending.get(before).is_none_or(|fpm| !fpm.is_past_return());
         let before = self.before.take().filter(|before| self.unit(before).is_some_and(runs) && untouched(before));
         self.before = before.or_else(|| self.youngest_proven(unit));
         if self.before.is_none() {

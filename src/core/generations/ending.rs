@@ -29,6 +29,10 @@ impl Generations {
             let cleared = if fpm.step == FpmStep::Seeing { seen } else { fresh };
             fpm.clear(cleared && !needed && (fpm.is_idle() || !self.held));
             stale |= !seen && !needed && fpm.wants_to_end(now) && (fpm.is_idle() || !self.held);
+            if needed && matches!(fpm.step, FpmStep::Seeing | FpmStep::Counting) {
+                // Whoever was to serve has died since.
+                fpm.begin_drain_again(now);
+            }
             fpm.advance(turn, loans);
             if fpm.step == FpmStep::Prepared {
                 let until = fpm.lingers_until();

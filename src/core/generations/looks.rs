@@ -206,7 +206,7 @@ impl Generations {
     pub(super) fn youngest(&self, apart: Option<&str>) -> Option<String> {
         let up = |unit: &&UnitSeen| matches!(unit.active, Active::Active | Active::Reloading) && unit.load == Load::Loaded;
         let others = self.seen.units.iter().filter(up).filter(|unit| Some(unit.unit.as_str()) != apart);
-        let ending = |unit: &&UnitSeen| self.ending.get(&unit.unit).is_none_or(|fpm| !fpm.committed());
+        let ending = |unit: &&UnitSeen| self.ending.get(&unit.unit).is_none_or(|fpm| !fpm.is_past_return());
         let standing = |unit: &&UnitSeen| {
             let (proven, landed) = self.standing.get(&unit.unit).copied().unwrap_or_default();
             (proven && !self.bad.contains(&unit.unit), landed, unit.main_start)

@@ -65,7 +65,7 @@ impl InPlace {
                 // As long as some php-fpm is not proven, here or held, the host stays out; and a newer deploy does not wait for a balancer.
                 let back = turn.memory.depooled.is_empty() || !turn.memory.unproven.is_empty();
                 if back || self.outdated() {
-                    self.finish(turn);
+                    self.finish(turn, loans);
                 }
             }
         }
@@ -205,9 +205,10 @@ impl InPlace {
     }
 
     /// All is back where it was. What was wanted of each target is reached, or not; a newer want is looked at afresh.
-    fn finish(&mut self, turn: &mut Turn<'_>) {
+    fn finish(&mut self, turn: &mut Turn<'_>, loans: &mut Loans) {
         self.each_phase(turn, "repool", "");
         for unit in std::mem::take(&mut self.units).into_values() {
+            loans.release(&unit.unit);
             if !self.wants.contains_key(&unit.target) {
                 // Given up, or no longer in the configuration.
                 continue;

@@ -47,7 +47,9 @@ impl Script {
                 self.stop_due = true;
                 // From its loan on it may end short of its later commands, also while no agent is there.
                 self.invocation.clone_from(&self.seen.invocation);
-                self.owe_rerun(turn, rules);
+                if self.seen.active != Active::Deactivating {
+                    self.owe_rerun(turn, rules);
+                }
                 self.enter(now, ScriptStep::Ready);
             }
             Next::Signal => self.stop(turn, rules),

@@ -27,6 +27,8 @@ impl Script {
         self.invocation.clone_from(&self.seen.invocation);
         if ours {
             self.owe_rerun(turn, rules);
+        } else if self.tries == 0 {
+            self.owe_no_rerun(turn, "somebody else is stopping it");
         }
         let casualties = vec![self.casualty(turn, ours)];
         turn.record(Entry::Cutting {
