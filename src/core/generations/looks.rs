@@ -35,6 +35,7 @@ impl Generations {
     pub(super) fn seen(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, seen: &GenerationsSeen) {
         let now = turn.now.mono;
         self.seen = seen.clone();
+        self.unborn.retain(|_, (_, answered)| answered.is_none_or(|at| !self.look.seen_since(at)));
         let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
         self.current = serving(rules, seen, &memory).map(str::to_owned);
         self.served_last = self.current.clone().or(self.served_last.take());

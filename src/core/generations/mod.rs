@@ -100,8 +100,8 @@ pub struct Generations {
     leaving: BTreeMap<String, Option<EffectId>>,
     /// When one that lingered was over.
     ended: Mono,
-    /// Given up while their start was under way: they may still come up.
-    unborn: BTreeMap<String, EffectId>,
+    /// Given up while their start was under way, and when that had its answer: whether they came up the next look shows.
+    unborn: BTreeMap<String, (EffectId, Option<Mono>)>,
     /// How well each may take the place of another: whether it was proven, and for which landing it was started.
     standing: BTreeMap<String, (bool, Mono)>,
     /// Those that the symlink was switched away from, since they did not do.
@@ -276,8 +276,8 @@ impl Generations {
             self.left(turn, &unit, outcome);
             return true;
         }
-        if self.unborn.values().any(|unborn| *unborn == id) {
-            self.unborn.retain(|_, unborn| *unborn != id);
+        if let Some((_, answered)) = self.unborn.values_mut().find(|(unborn, _)| *unborn == id) {
+            *answered = Some(turn.now.mono);
             self.look.want(turn.now.mono);
             return true;
         }
@@ -308,7 +308,7 @@ impl Generations {
         if let Some(fpm) = self.starting.take()
             && let Some(id) = fpm.start_under_way()
         {
-            self.unborn.insert(fpm.unit, id);
+            self.unborn.insert(fpm.unit, (id, None));
         }
     }
 
