@@ -216,7 +216,7 @@ impl Debts {
             if seen.last_trigger() > from && !seen.refuse_manual_start {
                 let target = turn.memory.reruns.get(&seen.unit).map(|owed| owed.target.clone()).unwrap_or_default();
                 let (unit, after) = (seen.unit.clone(), seen.invocation.clone());
-                turn.record(Entry::RerunOwed { unit, target, scheduled: true, after });
+                turn.record(Entry::RerunOwed { unit, target, scheduled: true, lent: false, after });
             }
         }
         let id = turn.ask(Effect::LetRun { unit: seen.unit.clone() });
@@ -233,7 +233,7 @@ impl Debts {
         turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
         if rules.may_rerun(seen) {
             let (unit, after) = (seen.unit.clone(), seen.invocation.clone());
-            turn.record(Entry::RerunOwed { unit, target, scheduled: false, after });
+            turn.record(Entry::RerunOwed { unit, target, scheduled: false, lent: false, after });
         }
         true
     }
@@ -273,6 +273,9 @@ impl Debts {
         }
         if owed.has_run(seen) {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it has run since".to_owned() });
+        }
+        if owed.lent && seen.result != "success" {
+            return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it failed by itself".to_owned() });
         }
         if owed.settles.is_some() {
             return self.start(turn, seen);

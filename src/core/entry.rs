@@ -194,6 +194,9 @@ pub enum Entry {
         target: String,
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         scheduled: bool,
+        /// It is only to be lent what keeps its later commands from running: nothing is owed if it fails by itself.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        lent: bool,
         #[serde(default)]
         after: String,
     },

@@ -9,7 +9,7 @@ use crate::core::seen::Active;
 use crate::core::step::Turn;
 
 /// Whoever is to be ended was seen to be needed by nobody no longer ago than this.
-const FRESH: Duration = Duration::from_secs(1);
+pub(super) const FRESH: Duration = Duration::from_secs(1);
 
 impl Generations {
     /// Old ones finish what they have, and are stopped.

@@ -150,6 +150,9 @@ impl Generations {
             return;
         }
         if now < self.rescue_at {
+            if self.current.is_none() && self.is_stopped(rules) {
+                self.tell_stopped();
+            }
             return;
         }
         // Under a hold as well: it is not called reached any more, and what follows from that waits for the hold to end.
@@ -166,19 +169,24 @@ impl Generations {
             self.tries = 0;
             return self.enter(now, Phase::Mending { to });
         }
-        // systemd forgets one that was stopped, not one that has failed.
-        let led_to = self.served_last.clone().filter(|unit| leads_to(rules, &self.seen, unit));
-        let inactive = |unit: &String| self.unit(unit).is_none_or(|seen| seen.active == Active::Inactive);
-        let stopped = led_to.as_ref().is_some_and(inactive) && self.looked && self.rescue.is_none();
-        if stopped {
-            self.note =
-                Some("nothing serves: somebody has stopped it; a deploy, or a restart of this agent, starts a generation".to_owned());
-            return;
+        if self.is_stopped(rules) {
+            return self.tell_stopped();
         }
         let deploy = turn.memory.stamp.as_ref().map(|stamp| stamp.deploy.id.clone());
         let id = deploy.unwrap_or_else(|| "start".to_owned());
         self.rescue = Some(Want { id, ..Want::default() });
         self.enter(now, Phase::Looking);
+    }
+
+    /// systemd forgets one that was stopped, not one that has failed.
+    fn is_stopped(&self, rules: &GenerationRules) -> bool {
+        let led_to = self.served_last.as_ref().filter(|unit| leads_to(rules, &self.seen, unit));
+        let inactive = |unit: &String| self.unit(unit).is_none_or(|seen| seen.active == Active::Inactive);
+        led_to.is_some_and(inactive) && self.looked && self.rescue.is_none()
+    }
+
+    fn tell_stopped(&mut self) {
+        self.note = Some("nothing serves: somebody has stopped it; a deploy, or a restart of this agent, starts a generation".to_owned());
     }
 
     /// Somebody is at the one that the symlink leads to, or one is being started, as after a boot: it is there in a moment, or down then.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::ending::FRESH;
 use super::looks::{runs, started_for};
 use super::watch::WATCH;
 use super::{Generations, Phase, name};
@@ -188,6 +189,13 @@ impl Generations {
     pub(super) fn switch_to(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, unit: &str) -> Tried {
         let now = turn.now.mono;
         if self.switching.is_some() || now < self.next || !turn.journal_good || !self.has_looked_since(self.looked_from) {
+            return Tried::Tries;
+        }
+        // It has waited for the journal; the way back waits for nothing.
+        let old = self.look.began().is_none_or(|began| now.since(began) > FRESH);
+        if old && !matches!(self.phase, Phase::Back { .. }) {
+            self.looked_from = now;
+            self.look.want(now);
             return Tried::Tries;
         }
         if self.tries >= TRIES {

@@ -175,9 +175,9 @@ impl Memory {
             Entry::RanThrough { unit } => {
                 self.interrupted.remove(unit);
             }
-            Entry::RerunOwed { unit, target, scheduled, after } => {
+            Entry::RerunOwed { unit, target, scheduled, lent, after } => {
                 let (target, after) = (target.clone(), after.clone());
-                self.reruns.insert(unit.clone(), OwedRun { target, scheduled: *scheduled, after, settles: None });
+                self.reruns.insert(unit.clone(), OwedRun { target, scheduled: *scheduled, lent: *lent, after, settles: None });
             }
             Entry::RerunSettles { unit, until } => {
                 if let Some(owed) = self.reruns.get_mut(unit) {

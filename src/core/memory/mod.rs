@@ -155,6 +155,9 @@ pub struct OwedRun {
     /// Its scheduled run came while we kept it quiet.
     #[serde(default)]
     pub scheduled: bool,
+    /// It was only lent something: see [`Entry::RerunOwed`].
+    #[serde(default)]
+    pub lent: bool,
     /// The invocation that it is owed after: any later one is the run that is owed. Empty: not known.
     #[serde(default)]
     pub after: String,

@@ -48,7 +48,7 @@ impl Script {
                 // From its loan on it may end short of its later commands, also while no agent is there.
                 self.invocation.clone_from(&self.seen.invocation);
                 if self.seen.active != Active::Deactivating {
-                    self.owe_rerun(turn, rules);
+                    self.owe_rerun(turn, rules, true);
                 }
                 self.enter(now, ScriptStep::Ready);
             }
@@ -91,7 +91,7 @@ impl Script {
             if !dependents.is_empty() {
                 turn.record(Entry::TakesDown { unit: self.unit.clone(), dependents });
             }
-            self.owe_rerun(turn, rules);
+            self.owe_rerun(turn, rules, false);
             self.reset_failed(turn);
         } else {
             self.owe_no_rerun(turn, "it had ended by itself");

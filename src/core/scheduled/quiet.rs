@@ -108,7 +108,7 @@ impl Script {
         let missed = self.seen.last_trigger() > from && !self.has_run_since() && !self.seen.active.runs() && !self.seen.job;
         if missed && !self.seen.refuse_manual_start {
             let (unit, target, after) = (self.unit.clone(), self.target.clone(), self.invocation.clone());
-            turn.record(Entry::RerunOwed { unit, target, scheduled: true, after });
+            turn.record(Entry::RerunOwed { unit, target, scheduled: true, lent: false, after });
         }
         missed
     }

@@ -112,10 +112,10 @@ impl Script {
     }
 
     /// From now on it is owed a new run, if its rules give it one and systemd lets us start it.
-    pub(super) fn owe_rerun(&self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
+    pub(super) fn owe_rerun(&self, turn: &mut Turn<'_>, rules: &ScheduledRules, lent: bool) {
         if rules.may_rerun(&self.seen) {
             let (unit, target, after) = (self.unit.clone(), self.target.clone(), self.invocation.clone());
-            turn.record(Entry::RerunOwed { unit, target, scheduled: false, after });
+            turn.record(Entry::RerunOwed { unit, target, scheduled: false, lent, after });
         }
     }
 

@@ -26,7 +26,7 @@ impl Script {
         let ours = self.seen.active != Active::Deactivating;
         self.invocation.clone_from(&self.seen.invocation);
         if ours {
-            self.owe_rerun(turn, rules);
+            self.owe_rerun(turn, rules, false);
         } else if self.tries == 0 {
             self.owe_no_rerun(turn, "somebody else is stopping it");
         }
@@ -177,7 +177,7 @@ impl Script {
             self.ended = Ended::AtCheckpoint;
             turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
             if !turn.memory.reruns.contains_key(&self.unit) {
-                self.owe_rerun(turn, rules);
+                self.owe_rerun(turn, rules, false);
             }
         } else if self.is_cut_short(&self.seen) {
             turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });

@@ -68,7 +68,7 @@ impl Service {
             Next::Asked { until } => {
                 if first {
                     let after = self.seen.invocation.clone();
-                    turn.record(Entry::RerunOwed { unit: name, target: target.to_owned(), scheduled: false, after });
+                    turn.record(Entry::RerunOwed { unit: name, target: target.to_owned(), scheduled: false, lent: false, after });
                 }
                 self.enter(now, Step::Asked { until });
             }

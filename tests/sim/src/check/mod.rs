@@ -340,8 +340,9 @@ impl World {
         let now = self.now;
         let Some(balancer) = self.balancers.get_mut(pool) else { return };
         if balancer.out && balancer.by_person {
-            if now - balancer.out_since < S {
-                // Whose it is then, nobody can tell.
+            let check = if let crate::world::Hook::Works(takes) = balancer.check { takes } else { 0 };
+            if now - balancer.out_since < S + check {
+                // Whose it is then, nobody can tell: the check tells what was when it began.
                 balancer.by_person = false;
             } else {
                 self.violates(format!("pool {pool}: the agent depools what a person has taken out"));
