@@ -143,7 +143,11 @@ impl World {
         if unit.missed_slot || unit.doubtful_slot || (unit.checkpointed && rules.after != After::UntilNext) {
             return;
         }
-        let stopped_by_us = unit.last_stop_by_agent.is_some() || self.maybe_stopped.contains(&unit.invocation);
+        // It may have ended while our stop was on its way, which nobody can tell from an end by that.
+        let on_its_way = |at: &Us| unit.exit.is_some_and(|exit| exit.at.0 >= *at && exit.at.0 < at + S);
+        let stopped_by_us = unit.last_stop_by_agent.is_some()
+            || self.maybe_stopped.contains(&unit.invocation)
+            || self.sent.get(name).is_some_and(on_its_way);
         // With settle_after it was decided at its end that it is to run again.
         let decided = if rules.settle_after.is_zero() { now } else { unit.idle_since };
         let soon = self
