@@ -15,7 +15,7 @@ use super::memory::{Cutting, Memory, OwedRun};
 use super::orphans::{Ending, Orphans};
 use super::policy::TargetRules;
 use super::scheduled::{Slots, settle, slots};
-use super::seen::{Active, Exit, UnitSeen};
+use super::seen::{Active, Exit, ExitSeen, UnitSeen};
 use super::status::UnitEnd;
 use super::step::{Deadline, Turn, earliest};
 use super::time::Mono;
@@ -274,8 +274,9 @@ impl Debts {
         if owed.has_run(seen) {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it has run since".to_owned() });
         }
-        let ended_well = seen.exit.as_ref().is_some_and(|exit| exit.how == Exit::Exited(0));
-        if owed.lent && !ended_well {
+        // What a signal ends is a success to systemd with what it is lent; one that has gone was unloaded, which only what ends well is.
+        let signalled = |exit: &ExitSeen| matches!(exit.how, Exit::Killed(_) | Exit::Exited(129 | 130 | 143));
+        if owed.lent && (seen.result != "success" || seen.exit.as_ref().is_some_and(signalled)) {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it failed, or somebody stopped it".to_owned() });
         }
         if owed.settles.is_some() {

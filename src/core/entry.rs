@@ -204,6 +204,9 @@ pub enum Entry {
     RerunSettles {
         unit: String,
         until: Wall,
+        /// Of an owed run that does not say it itself: that of an earlier version.
+        #[serde(default)]
+        after: String,
     },
     /// These run, go down with the stop of this script that follows, and are owed their start.
     TakesDown {

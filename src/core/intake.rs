@@ -264,7 +264,6 @@ impl Machine {
     /// What waited for the hold goes on.
     pub(super) fn hold_ended(&mut self, now: Now, step: &mut Step) {
         self.hold_until = None;
-        self.hint_generations(now);
         let unmet = self.memory.targets.values().any(|target| target.unmet().is_some());
         if self.memory.rollout.is_some() {
             self.renew_unmet(now, step);

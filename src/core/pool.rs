@@ -57,8 +57,8 @@ pub struct Pool {
     verdict: Verdict,
     state: PoolState,
     since: Option<Wall>,
-    /// When the last check was answered, and how long that took.
-    checked: Option<(Mono, Duration)>,
+    /// When the last check was begun, and answered.
+    checked: Option<(Mono, Mono)>,
     /// When what is pending was begun.
     asked_at: Mono,
     /// What the last check or command said, if it was no plain answer.
@@ -132,10 +132,16 @@ impl Pool {
         self.goal
     }
 
-    /// Whether a check was answered no longer ago than that, or than it took: what is slow to say is not out of date at once.
+    /// Whether a check was answered no longer ago than that.
     #[must_use]
     pub fn checked_within(&self, now: Mono, span: Duration) -> bool {
-        self.checked.is_some_and(|(at, took)| now.since(at) <= span.max(took))
+        self.checked.is_some_and(|(_, at)| now.since(at) <= span)
+    }
+
+    /// Whether the last check was begun then or later, however slow it was.
+    #[must_use]
+    pub fn checked_from(&self, from: Mono) -> bool {
+        self.checked.is_some_and(|(began, _)| began >= from)
     }
 
     /// It was found out by this agent's doing, and this time nothing had to be done for that.
@@ -203,7 +209,7 @@ impl Pool {
             self.since = Some(turn.now.wall);
         }
         self.state = state;
-        self.checked = Some((turn.now.mono, turn.now.mono.since(self.asked_at)));
+        self.checked = Some((self.asked_at, turn.now.mono));
         self.trouble = trouble;
         if state == PoolState::Pooled {
             self.stale_until = Mono::BOOT;

@@ -2,7 +2,7 @@
 //!
 //! One look at each target: when the agent starts, when its configuration was read again, when the work on it is over or held, and when a
 //! deploy has landed that waits for a hold. Else nothing is looked at at rest, unless that look failed, or something stands in the way of the
-//! next deploy: then once a minute, until it is mended.
+//! next deploy: then again, two seconds or a minute later, until it is mended.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use super::time::{Mono, Now, Wall};
 /// As long as a unit could not be renewed as it is.
 const AGAIN: Duration = Duration::from_secs(60);
 /// After a look that failed: until then status cannot say what goes on with old code.
-const RETRY: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_secs(2);
 
 /// What was seen of the targets at rest.
 #[derive(Debug, Default)]
@@ -62,12 +62,6 @@ impl Survey {
     /// All is looked at again; what was seen is shown until then.
     pub fn again(&mut self) {
         self.targets.values_mut().for_each(|target| target.next = Some(Mono::BOOT));
-    }
-
-    /// systemd answers again, perhaps: what could not be looked at is not left for a minute.
-    pub fn failed_again(&mut self) {
-        let failed = self.targets.values_mut().filter(|target| target.trouble.is_some());
-        failed.for_each(|target| target.next = Some(Mono::BOOT));
     }
 
     pub fn trouble(&self) -> impl Iterator<Item = &str> {

@@ -52,7 +52,7 @@ pub(super) fn tell(written: &Written) {
         Entry::OpcacheSized { target, too_small: None } => tracing::info!(target_name = target, "{target}: its opcache is large enough"),
         Entry::PoolSettled { pool, why } => tracing::info!(pool, "pool {pool}: {why}"),
         Entry::RerunSettled { unit, why } => tracing::info!(unit, "{unit}: {why}"),
-        Entry::RerunSettles { unit, until } => {
+        Entry::RerunSettles { unit, until, .. } => {
             tracing::info!(unit, "{unit}: runs again at {until}, when what it left behind has settled")
         }
         Entry::Lapsed { unit, .. } => {

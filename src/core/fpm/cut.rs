@@ -53,6 +53,12 @@ impl Fpm {
         self.step == FpmStep::Seeing && self.held_up && now >= self.since.after(CHECKED_FOR)
     }
 
+    /// It is needed after all, and has its time as before.
+    pub fn not_yet(&mut self, now: Mono) {
+        self.held_up = false;
+        self.drain_again(now);
+    }
+
     /// Its time is over; what else its restart needs is to be seen to again.
     pub fn begin_drain_again(&mut self, now: Mono) {
         self.held_up = false;

@@ -9,7 +9,7 @@ use crate::core::seen::Active;
 use crate::core::step::Turn;
 
 /// Whoever is to be ended was seen to be needed by nobody no longer ago than this.
-pub(super) const FRESH: Duration = Duration::from_secs(1);
+const FRESH: Duration = Duration::from_secs(1);
 
 impl Generations {
     /// Old ones finish what they have, and are stopped.
@@ -31,7 +31,7 @@ impl Generations {
             stale |= !seen && !needed && fpm.wants_to_end(now) && (fpm.is_idle() || !self.held);
             if needed && matches!(fpm.step, FpmStep::Seeing | FpmStep::Counting) {
                 // Whoever was to serve has died since.
-                fpm.begin_drain_again(now);
+                fpm.not_yet(now);
             }
             fpm.advance(turn, loans);
             if fpm.step == FpmStep::Prepared {

@@ -66,6 +66,8 @@ pub struct Generations {
     switching: Option<EffectId>,
     /// The symlink is switched on the word of a look that began then or later.
     looked_from: Mono,
+    /// A switch has waited for the journal.
+    journal_waited: bool,
     /// A ping through the symlink.
     pinging: Option<EffectId>,
     next: Mono,
@@ -151,6 +153,7 @@ impl Generations {
             layouts: BTreeMap::new(),
             switching: None,
             looked_from: Mono::BOOT,
+            journal_waited: false,
             pinging: None,
             next: Mono::BOOT,
             missed: 0,

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::ending::FRESH;
 use super::looks::{runs, started_for};
 use super::watch::WATCH;
 use super::{Generations, Phase, name};
@@ -70,6 +69,7 @@ impl Generations {
                 } else if self.switch_to(turn, rules, &to) == Tried::TooOften {
                     self.put_off_rescue(now);
                     self.mended(now);
+                    self.look.want(self.rescue_at);
                 }
             }
         }
@@ -112,6 +112,10 @@ impl Generations {
                 turn.phase_began(&self.name, "preflight");
                 let mut fpm = Fpm::starting(&self.name, &rules.of(&unit.unit), want, unit, now);
                 fpm.shared = rules.shared();
+                // As its own php-fpm has said: its configuration may be another by now.
+                if let Some(layout) = self.layouts.get(&fpm.unit) {
+                    fpm.laid_out(layout.clone());
+                }
                 self.starting = Some(fpm);
                 self.enter(now, Phase::Starting);
             }
@@ -188,14 +192,19 @@ impl Generations {
 
     pub(super) fn switch_to(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, unit: &str) -> Tried {
         let now = turn.now.mono;
-        if self.switching.is_some() || now < self.next || !turn.journal_good || !self.has_looked_since(self.looked_from) {
+        if self.switching.is_some() || now < self.next {
             return Tried::Tries;
         }
-        // It has waited for the journal; the way back waits for nothing.
-        let old = self.look.began().is_none_or(|began| now.since(began) > FRESH);
-        if old && !matches!(self.phase, Phase::Back { .. }) {
+        if !turn.journal_good {
+            self.journal_waited = true;
+            return Tried::Tries;
+        }
+        // What was seen before the journal could be written again is old; the first try of the way back waits for nothing.
+        if std::mem::take(&mut self.journal_waited) && !matches!(self.phase, Phase::Back { .. }) {
             self.looked_from = now;
             self.look.want(now);
+        }
+        if !self.has_looked_since(self.looked_from) {
             return Tried::Tries;
         }
         if self.tries >= TRIES {

@@ -1,6 +1,6 @@
 //! The bracket around every in-place restart of php-fpm: out of the pools, drain, restart, proof, back into the pools.
 //!
-//! All targets of strategy "restart" share it, beca
+//! All targets of strategy "restart" share it, because the pools take the host, and not one php-fpm of it, in and out.
 //!
 //! `looks` says who needs it, `phases` what comes after what.
 
@@ -34,6 +34,8 @@ pub struct InPlace {
     notes: BTreeMap<String, (TargetState, String)>,
     looking: Option<EffectId>,
     look_began: Mono,
+    /// Since when the pools are checked for the last time before a restart.
+    checked_from: Option<Mono>,
     /// How long a restart that an earlier agent began is waited for.
     patience: Option<Mono>,
     next: Mono,
@@ -68,6 +70,7 @@ impl Default for InPlace {
             notes: BTreeMap::new(),
             looking: None,
             look_began: Mono::BOOT,
+            checked_from: None,
             patience: None,
             next: Mono::BOOT,
             rounds: 0,

@@ -34,9 +34,10 @@ impl InPlace {
                 let drained = self.drained(turn, loans);
                 if !drained && !self.forced && self.nearly_drained(turn) {
                     // Asked while the last looks of the drain are on their way, and not more often than that.
-                    check_pools(turn, pools, CHECK_EARLY_EVERY);
+                    check_pools(turn, pools, CHECK_EARLY_EVERY, None);
                 }
                 if drained {
+                    self.checked_from = None;
                     self.phase = Phase::Rechecking;
                     self.rechecked(turn, loans, pools);
                 }
@@ -47,6 +48,7 @@ impl InPlace {
             {
                 // Its restart has been waiting since, for the journal, say: whether the host is out is asked anew (trap T30).
                 self.units.values_mut().filter(|unit| unit.waits_before_its_count(now)).for_each(|unit| unit.begin_drain_again(now));
+                self.checked_from = None;
                 self.phase = Phase::Rechecking;
                 self.rechecked(turn, loans, pools);
             }
@@ -120,7 +122,8 @@ impl InPlace {
     /// Right before the restart: a host that somebody has put back meanwhile is taken out and drained again (trap T30).
     fn rechecked(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, pools: &mut BTreeMap<String, Pool>) {
         if !self.forced {
-            check_pools(turn, pools, FRESH);
+            let from = *self.checked_from.get_or_insert(turn.now.mono);
+            check_pools(turn, pools, FRESH, Some(from));
             let verdicts = verdicts(turn, pools, Goal::Know, false);
             if verdicts.contains(&Verdict::Pending) {
                 return;
@@ -268,14 +271,13 @@ fn drained_since(turn: &Turn<'_>, target: &str) -> Mono {
     drains.map(|phase| now.mono_of(phase.started_at)).min().map_or(now.mono, |at| at.min(now.mono))
 }
 
-/// Are the pools still as they were? What they have said within the last `fresh` stands. The quick ones are not asked again before the slow ones
-/// have answered, or what they say would never be fresh at the same time.
-fn check_pools(turn: &mut Turn<'_>, pools: &mut BTreeMap<String, Pool>, fresh: Duration) {
+/// Are the pools still as they were? What they have said within the last `fresh` stands, and what they were asked since `from`: of several slow ones
+/// there would never be fresh words of all at once.
+fn check_pools(turn: &mut Turn<'_>, pools: &mut BTreeMap<String, Pool>, fresh: Duration, from: Option<Mono>) {
     let (policy, now) = (turn.policy, turn.now.mono);
-    let asked = |pool: &Pool| policy.pools.contains_key(pool.name()) && pool.goal() == Goal::Know && pool.verdict() == Verdict::Pending;
-    let asking = pools.values().any(asked);
     for pool in pools.values_mut().filter(|pool| policy.pools.contains_key(pool.name())) {
-        if pool.goal() != Goal::Know || !(asking || pool.checked_within(now, fresh)) {
+        let stands = pool.checked_within(now, fresh) || from.is_some_and(|from| pool.checked_from(from));
+        if pool.goal() != Goal::Know || !stands {
             pool.want(turn, Goal::Know);
         }
     }

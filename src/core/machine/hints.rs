@@ -6,7 +6,7 @@ use crate::core::time::Now;
 
 impl Machine {
     /// Who serves is looked at again.
-    pub(in crate::core) fn hint_generations(&mut self, now: Now) {
+    pub(super) fn hint_generations(&mut self, now: Now) {
         for work in self.works.values_mut() {
             if let Work::Generations(work) = work {
                 work.look_again(now.mono);

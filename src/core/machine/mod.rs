@@ -164,7 +164,6 @@ impl Machine {
             Event::LookAgain => {
                 self.locks_due = true;
                 self.begin.again();
-                self.survey.failed_again();
                 self.hint(now, None);
             }
             Event::Policy(policy) => {

@@ -179,9 +179,12 @@ impl Memory {
                 let (target, after) = (target.clone(), after.clone());
                 self.reruns.insert(unit.clone(), OwedRun { target, scheduled: *scheduled, lent: *lent, after, settles: None });
             }
-            Entry::RerunSettles { unit, until } => {
+            Entry::RerunSettles { unit, until, after } => {
                 if let Some(owed) = self.reruns.get_mut(unit) {
-                    owed.settles = Some(Settles { until: *until });
+                    if owed.after.is_empty() {
+                        owed.after.clone_from(after);
+                    }
+                    owed.settles = Some(Settles { until: *until, after: owed.after.clone() });
                 }
             }
             Entry::TakesDown { unit, dependents } => {

@@ -177,6 +177,9 @@ impl OwedRun {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settles {
     pub until: Wall,
+    /// Written for earlier versions, which look for it here.
+    #[serde(default)]
+    pub after: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -74,6 +74,7 @@ impl Script {
 
     /// One that was asked, or held its lock, has ended.
     pub(super) fn ended_before_its_stop(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, seen: &UnitSeen) {
+        self.note_loan(turn);
         let same = seen.invocation == self.seen.invocation;
         let run_again = same && self.asking.asked() && seen.is_to_run_again();
         let cut_short = same && self.is_cut_short(seen);
@@ -99,6 +100,13 @@ impl Script {
         self.note_slots(turn.now);
         self.release(loans);
         self.enter(turn.now.mono, ScriptStep::Stopped);
+    }
+
+    /// What it is about to be lent may be in force already, though nobody has said so yet.
+    pub(super) fn note_loan(&mut self, turn: &Turn<'_>) {
+        if self.stop_due && turn.memory.lent.contains(&self.unit) {
+            self.cut_short.get_or_insert(Mono::BOOT);
+        }
     }
 
     /// It has ended well in what was its last command only since it was lent what it takes to be stopped: that is our doing.

@@ -138,6 +138,7 @@ impl Script {
             return self.ended_before_its_stop(turn, rules, loans, seen);
         }
         self.seen = seen.clone();
+        self.note_loan(turn);
         if self.cut_short.is_some() {
             // A later command of it runs, and those after that would not.
             return self.stop(turn, rules);
@@ -183,6 +184,7 @@ impl Script {
                 // The stop of which nobody knew what became has taken place.
                 self.stale = stale;
                 self.seen = seen.clone();
+                self.answered.get_or_insert(turn.now.mono);
                 self.enter(turn.now.mono, ScriptStep::Stopping);
             }
             ScriptStep::Stopping if self.not_stopped(seen) => self.stop_was_lost(turn, seen, stale),

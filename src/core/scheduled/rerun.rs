@@ -20,7 +20,7 @@ const BEGINS: Duration = Duration::from_secs(1);
 pub fn settle(turn: &mut Turn<'_>, seen: &UnitSeen, rules: &ScheduledRules) -> String {
     let ended = if seen.idle_since == Mono::BOOT { turn.now.mono } else { seen.idle_since };
     let until = turn.now.wall_of(ended.after(rules.settle_after));
-    turn.record(Entry::RerunSettles { unit: seen.unit.clone(), until });
+    turn.record(Entry::RerunSettles { unit: seen.unit.clone(), until, after: seen.invocation.clone() });
     format!("stopped; it runs again at {until}, when what it left behind has settled (settle_after)")
 }
 

@@ -44,6 +44,8 @@ pub(super) struct Script {
     pub answered: Option<Mono>,
     /// Nobody else was stopping it already when we did: that it does not end by itself is our doing.
     pub ours: bool,
+    /// When the present stop was first asked for.
+    pub asked_from: Option<Mono>,
     pub saw: Saw,
     /// How often its stop was begun in vain.
     pub tries: u32,
@@ -138,6 +140,7 @@ impl Script {
             seen_at: now,
             answered: None,
             ours: true,
+            asked_from: None,
             saw: Saw::Nothing,
             tries: 0,
             goes_on: false,
@@ -162,6 +165,7 @@ impl Script {
             invocation: cutting.invocation.clone(),
             asking: Asking::taken_up(asked),
             ours: cutting.ours(),
+            asked_from: Some(cutting.asked),
             ladder: Some(Ladder::new(cutting.asked, rules.term_timeout)),
             ..Script::new(target, seen, Stale::default(), now, now)
         }

@@ -22,19 +22,23 @@ const STOP_SLACK: Duration = Duration::from_secs(30);
 
 impl Script {
     pub(super) fn stop(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
-        // What somebody else is stopping already is not for us to start again.
-        let ours = self.seen.active != Active::Deactivating;
+        // What somebody else is stopping already is not for us to start again; our own first stop, which was not answered, is not somebody else's.
+        let begun = self.seen.active == Active::Deactivating;
+        let again = begun && self.ours && self.tries > 0 && self.asked_from.is_some_and(|asked| self.seen.state_since >= asked);
+        let ours = !begun || again;
+        let asked = self.asked_from.filter(|_| again).unwrap_or(turn.now.mono);
+        self.asked_from = Some(asked);
         self.invocation.clone_from(&self.seen.invocation);
         if ours {
             self.owe_rerun(turn, rules, false);
-        } else if self.tries == 0 {
+        } else {
             self.owe_no_rerun(turn, "somebody else is stopping it");
         }
         let casualties = vec![self.casualty(turn, ours)];
         turn.record(Entry::Cutting {
             unit: self.unit.clone(),
             invocation: self.invocation.clone(),
-            asked: turn.now.mono,
+            asked,
             grace: Some(rules.term_timeout),
             casualties,
         });
@@ -131,8 +135,7 @@ impl Script {
         if seen.active != Active::Deactivating {
             return;
         }
-        let asked = self.ladder.as_ref().map_or(Mono::BOOT, Ladder::sent);
-        // When we asked once more, that may have been our first stop, which was not answered.
+        let asked = self.asked_from.unwrap_or(Mono::BOOT);
         if self.ours && seen.state_since != Mono::BOOT && seen.state_since < asked {
             (self.ours, self.saw) = (false, Saw::SomebodyElse);
         } else if self.saw == Saw::Nothing && seen.processes.iter().any(|process| process.pid == seen.main_pid) {
@@ -181,6 +184,9 @@ impl Script {
             }
         } else if self.is_cut_short(&self.seen) {
             turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
+            if !turn.memory.reruns.contains_key(&self.unit) {
+                self.owe_rerun(turn, rules, false);
+            }
         } else {
             // It was done before it was asked.
             self.ended = Ended::ByItself;

@@ -711,7 +711,7 @@ impl Host {
         if !self.world.templates.is_empty() {
             self.run(generations::LOOKED_AT);
         }
-        // A look that failed is repeated after a minute; until then status says that it did.
+        // A look that failed is repeated after a few seconds; until then status says that it did.
         self.run_until(50 * MINUTE, |host| host.quiet() && !host.status().problems.iter().any(|why| why.contains("cannot look at")));
         self.run(2 * S);
         // An opcache that has filled up just then.

@@ -7,7 +7,7 @@ use restart_agent::core::generation_name;
 use restart_agent::core::policy::{After, FpmRules, Overdue, ScheduledRules, TargetRules};
 use restart_agent::core::seen::{Active, Exit, Load};
 
-use crate::world::{By, Cut, JobKind, MS, OnTerm, Process, S, Unit, Us, World};
+use crate::world::{Balancer, By, Cut, Hook, JobKind, MS, OnTerm, Process, S, Unit, Us, World};
 
 /// A start within this after the landing counts as before it (facts F4.6).
 const BLUR: Us = 50 * MS;
@@ -144,7 +144,7 @@ impl World {
             return;
         }
         // It may have ended while our stop was on its way, which nobody can tell from an end by that.
-        let on_its_way = |at: &Us| unit.exit.is_some_and(|exit| exit.at.0 >= *at && exit.at.0 < at + S);
+        let on_its_way = |at: &Us| unit.exit.is_some_and(|exit| exit.at.0 >= *at && exit.at.0 < at + 300 * MS);
         let stopped_by_us = unit.last_stop_by_agent.is_some()
             || self.maybe_stopped.contains(&unit.invocation)
             || self.sent.get(name).is_some_and(on_its_way);
@@ -191,7 +191,7 @@ impl World {
         let let_in = self.balancers.values().any(|balancer| balancer.turned_out_by_person && now < balancer.put_in + 8 * S);
         let keep_coming = fpm.load.strays_every > 0 || let_in;
         let unknowable = if keep_coming { 8 * S } else { 300 * MS };
-        let known = |request: &crate::world::Request| now - request.began > unknowable || (!keep_coming && request.known(now));
+        let known = |request: &crate::world::Request| now - request.began > unknowable || request.known(now);
         let Some((_, request)) = fpm.requests.iter().find(|(_, request)| only.is_none_or(|pid| request.pid == pid) && known(request))
         else {
             return;
@@ -201,7 +201,7 @@ impl World {
             // It was under way when the configuration was changed.
             None if now < self.policy_changed + S => {}
             // A pool came with a new configuration in the middle of the restart.
-            Some(_) if self.out_since().is_none() && now < self.policy_changed + S => {}
+            Some(_) if self.out_since().is_none() && self.pools_have_changed() => {}
             None => self.violates(format!("{what} for {name}, which runs new code, with {line} in flight")),
             Some(at) if now < at => {
                 let early = (at.min(now + 3600 * S) - now) as f64 / 1e6;
@@ -263,13 +263,11 @@ impl World {
                         self.violates(format!("the agent restarts {name} before its drain is over"));
                     }
                     // A person may be quicker than the way from the last check, which tells what was when it began, to the restart.
-                    let honest = self.balancers.values().all(|balancer| match balancer.check {
-                        crate::world::Hook::Lies => false,
-                        crate::world::Hook::Works(takes) => now > balancer.put_in + 3 * S + 2 * takes,
-                        _ => now > balancer.put_in + 3 * S,
-                    });
+                    let takes = |balancer: &Balancer| if let Hook::Works(takes) = balancer.check { takes } else { 0 };
+                    let slowest = self.balancers.values().map(takes).max().unwrap_or(0);
+                    let known = |balancer: &Balancer| balancer.check != Hook::Lies && now > balancer.put_in + 3 * S + 2 * slowest;
+                    let honest = self.balancers.values().all(known) && !self.pools_have_changed();
                     let Some(unit) = self.units.get(name) else { return };
-                    let honest = honest && now > self.policy_changed + S;
                     if unit.as_fpm().is_some() && honest && !self.policy.pools.is_empty() && self.out_since().is_none() {
                         self.violates(format!("the agent restarts {name} while the host is in the pool"));
                     }
@@ -278,6 +276,11 @@ impl World {
             }
             self.may_be_cut(name, "RestartUnit", None);
         }
+    }
+
+    /// A moment ago, with a new configuration: what is being restarted already comes to its end.
+    fn pools_have_changed(&self) -> bool {
+        self.now < self.policy_changed + S && !self.former.pools.keys().eq(self.policy.pools.keys())
     }
 
     pub(crate) fn agent_may_kill(&mut self, name: &str) {
@@ -344,7 +347,7 @@ impl World {
         let now = self.now;
         let Some(balancer) = self.balancers.get_mut(pool) else { return };
         if balancer.out && balancer.by_person {
-            let check = if let crate::world::Hook::Works(takes) = balancer.check { takes } else { 0 };
+            let check = if let Hook::Works(takes) = balancer.check { takes } else { 0 };
             if now - balancer.out_since < S + check {
                 // Whose it is then, nobody can tell: the check tells what was when it began.
                 balancer.by_person = false;
