@@ -306,6 +306,7 @@ mod tests {
 
     use super::super::deploy::Scope;
     use super::super::effect::{Fault, JobEnd};
+    use super::super::memory::{Memory, OwedRun};
     use super::super::time::Mono;
     use super::*;
 
@@ -343,5 +344,22 @@ mod tests {
             let text = serde_json::to_string(&written).unwrap();
             assert_eq!(serde_json::from_str::<Written>(&text).unwrap(), written, "{text}");
         }
+    }
+
+    #[test]
+    fn what_an_earlier_version_wrote_of_an_owed_run_is_read_and_what_it_reads_is_written() {
+        let entry = |text: &str| serde_json::from_str::<Entry>(text).unwrap();
+        let mut memory = Memory::default();
+        for text in [
+            r#"{"rerun-owed":{"unit":"a.service","target":"a"}}"#,
+            r#"{"rerun-settles":{"unit":"a.service","until":"1970-01-01T00:00:05Z","after":"0a"}}"#,
+        ] {
+            memory.apply(&Written { at: Wall(1), entry: entry(text) });
+        }
+        assert_eq!(memory.reruns["a.service"].after, "0a");
+        let text = serde_json::to_value(&memory.reruns["a.service"].settles).unwrap();
+        assert_eq!(text, serde_json::json!({ "until": "1970-01-01T00:00:05.000000Z", "after": "0a" }));
+        let earlier = r#"{"target":"a","scheduled":false,"settles":{"until":"1970-01-01T00:00:05Z","after":"0a"}}"#;
+        assert_eq!(serde_json::from_str::<OwedRun>(earlier).unwrap().settles, memory.reruns["a.service"].settles);
     }
 }

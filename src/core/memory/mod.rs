@@ -170,14 +170,16 @@ impl OwedRun {
     /// The unit has run since this was owed, whoever started it.
     #[must_use]
     pub fn has_run(&self, seen: &UnitSeen) -> bool {
-        !self.after.is_empty() && !seen.invocation.is_empty() && seen.invocation != self.after
+        let settles = self.settles.iter().map(|settles| &settles.after);
+        let after = settles.chain([&self.after]).find(|after| !after.is_empty());
+        after.is_some_and(|after| !seen.invocation.is_empty() && seen.invocation != *after)
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settles {
     pub until: Wall,
-    /// Written for earlier versions, which look for it here.
+    /// Where earlier versions look for it, and have written it.
     #[serde(default)]
     pub after: String,
 }
