@@ -60,6 +60,13 @@ pub fn stories() -> Vec<Story> {
             deploy(set(host, 0, |template| template.next.config_good = false))
         }),
         Story::new("generations: a start that fails", 40, || deploy(set(plain(), 0, |template| template.next.start = FpmStart::Fails))),
+        Story::new("generations: looks that take longer than a second, after a full disk", 120, || {
+            let mut host = plain();
+            host.world.faults.slowness = 400;
+            and(and(deploy(host), 2 * S, Deed::DiskFull), 12 * S, Deed::DiskGood)
+        })
+        .shows(switched)
+        .always(nothing_lost),
         Story::new("generations: a start that hangs", 40, || {
             deploy(set(plain(), 0, |template| template.next.start = FpmStart::NeverReady))
         }),
