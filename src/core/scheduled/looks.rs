@@ -138,7 +138,6 @@ impl Script {
             return self.ended_before_its_stop(turn, rules, loans, seen);
         }
         self.seen = seen.clone();
-        self.note_loan(turn);
         if self.cut_short.is_some() {
             // A later command of it runs, and those after that would not.
             return self.stop(turn, rules);

@@ -78,11 +78,15 @@ impl Script {
             Outcome::Job(_) => self.answered = Some(turn.now.mono),
             Outcome::Fault(fault) => {
                 self.tries += 1;
-                if matches!(fault, Fault::Unreachable(_) | Fault::Other(_)) && self.tries < STOP_TRIES {
+                let unknown = matches!(fault, Fault::Unreachable(_) | Fault::Other(_));
+                if unknown && self.tries < STOP_TRIES {
                     // Whether it was taken is not known; a second one does no harm.
                     return self.enter(turn.now.mono, ScriptStep::Ready);
                 }
                 settle_cut(turn, &self.unit, false, false);
+                if !unknown {
+                    self.owe_no_rerun(turn, "it was not stopped");
+                }
                 self.release(loans);
                 self.give_up(turn, &format!("it could not be stopped: {fault}"));
             }

@@ -47,7 +47,8 @@ impl World {
         let emergency = self.generation_rules(unit).is_some_and(|(target, _)| self.emergency(&target));
         // Neither can it know of the end of the one that served, a moment before this arrives.
         let unknowable = UNKNOWABLE * (1 + self.faults.slowness / 10);
-        let died = |unit: &String| self.units.get(unit).is_some_and(|unit| self.now < unit.idle_since + unknowable);
+        let ended = |unit: &Unit| unit.exit.map_or(0, |exit| exit.at.0).max(unit.idle_since);
+        let died = |unit: &String| self.units.get(unit).is_some_and(|unit| self.now < ended(unit) + unknowable);
         let just_died = template.current().is_some_and(|current| died(&current));
         if well && current.is_none() && !others && hands_off && !emergency && !just_died {
             return self.violates(format!("the agent stops {unit}, the last one, and nothing serves"));

@@ -187,11 +187,11 @@ impl World {
         let Some(unit) = self.units.get(name) else { return };
         let Some(fpm) = unit.as_fpm() else { return };
         // What has just come in could not be known.
+        let unknowable = if fpm.load.strays_every > 0 { 8 * S } else { 300 * MS };
         // Nor that a person let in some more, in and out again between two checks.
-        let let_in = self.balancers.values().any(|balancer| balancer.turned_out_by_person && now < balancer.put_in + 8 * S);
-        let keep_coming = fpm.load.strays_every > 0 || let_in;
-        let unknowable = if keep_coming { 8 * S } else { 300 * MS };
-        let known = |request: &crate::world::Request| now - request.began > unknowable || request.known(now);
+        let ours = || self.balancers.values().filter(|balancer| self.policy.pools.contains_key(&balancer.name));
+        let let_in = |began: Us| ours().any(|balancer| balancer.turned_out_by_person && began >= balancer.put_in);
+        let known = |request: &crate::world::Request| (now - request.began > unknowable || request.known(now)) && !let_in(request.began);
         let Some((_, request)) = fpm.requests.iter().find(|(_, request)| only.is_none_or(|pid| request.pid == pid) && known(request))
         else {
             return;

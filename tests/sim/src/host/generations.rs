@@ -79,9 +79,11 @@ impl Host {
         self.memory().targets.values().all(|target| target.starting.is_none() && target.lingering.is_empty())
     }
 
-    /// One of each template serves, unless a person has stopped it.
+    /// One of each template serves, unless a person has stopped it and the agent leaves it at that.
     pub(super) fn all_serve(&self) -> bool {
         let serves = |template: &Template| template.current().is_some_and(|unit| self.world.listens(&unit));
-        self.world.templates.values().all(|template| serves(template) || template.stopped_by_person)
+        let left =
+            || self.status().targets.iter().flat_map(|target| &target.units).any(|view| view.why.contains("somebody has stopped it"));
+        self.world.templates.values().all(|template| serves(template) || (template.stopped_by_person && left()))
     }
 }

@@ -158,7 +158,10 @@ impl World {
             // While the agent owes the pool this host, nobody can tell whose depool it is.
             balancer.by_person = !self.agent_owes.contains(pool);
             balancer.turned_out_by_person = true;
-            balancer.out_since = now;
+            // Nor that it was in meanwhile.
+            if balancer.by_person {
+                balancer.out_since = now;
+            }
         }
         if !out {
             balancer.by_person = false;
