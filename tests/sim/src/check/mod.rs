@@ -201,7 +201,7 @@ impl World {
             // It was under way when the configuration was changed.
             None if now < self.policy_changed + S => {}
             // A pool came with a new configuration in the middle of the restart.
-            Some(_) if self.out_since().is_none() && self.pools_have_changed() => {}
+            Some(_) if self.pools_have_changed() => {}
             None => self.violates(format!("{what} for {name}, which runs new code, with {line} in flight")),
             Some(at) if now < at => {
                 let early = (at.min(now + 3600 * S) - now) as f64 / 1e6;

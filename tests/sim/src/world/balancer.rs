@@ -176,7 +176,7 @@ impl World {
     pub fn out_since(&self) -> Option<Us> {
         let ours = || self.balancers.values().filter(|balancer| self.policy.pools.contains_key(&balancer.name));
         // What a person did a moment ago the agent could not know when it began.
-        let all = ours().all(|balancer| balancer.out || self.now < balancer.put_in + S);
+        let all = ours().all(|balancer| balancer.out || self.now < balancer.put_in + 3 * S);
         all.then(|| ours().map(|balancer| balancer.out_since).max()).flatten()
     }
 }
