@@ -18,7 +18,7 @@ use crate::core::time::{Mono, Now, Span};
 /// As long as that a count takes: within it asking again would not say more.
 const COUNT_HOLDS: Duration = Duration::from_millis(10);
 /// So old the word of the pools may be when it is restarted.
-const CHECKED_FOR: Duration = Duration::from_secs(2);
+pub const CHECKED_FOR: Duration = Duration::from_secs(2);
 /// Characters of a request's name. Longer ones are cut.
 const LONGEST_NAME: usize = 300;
 

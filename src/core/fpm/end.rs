@@ -109,12 +109,6 @@ impl Fpm {
         self.drained(now) || (self.counting() && self.step != FpmStep::Restarting) || self.step == FpmStep::Seeing
     }
 
-    /// When it came to the step that it is at.
-    #[must_use]
-    pub fn step_since(&self) -> Mono {
-        self.since
-    }
-
     /// For a sentence: what it has still to finish.
     #[must_use]
     pub fn waits_for_what(&self) -> String {

@@ -18,7 +18,7 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-pub use drain::FRESH;
+pub use self::{cut::CHECKED_FOR, drain::FRESH};
 use drain::silent;
 use flights::Told;
 pub use looks::needs_renewal;

@@ -24,9 +24,10 @@ impl Generations {
         let mut stale = false;
         for (unit, fpm) in &mut self.ending {
             let needed = undecided || current.as_ref() == Some(unit) || way_back.contains(unit);
-            // Before its last count it is seen anew who serves, and meanwhile once more: that may have died since.
-            let seen = fresh && looked.is_some_and(|began| began >= fpm.step_since());
-            let cleared = if fpm.step == FpmStep::Seeing { seen } else { fresh };
+            // From when it has drained it is seen anew who serves, and meanwhile once more: that may have died since.
+            let from = self.drained_at.get(unit).copied().unwrap_or_default();
+            let seen = fresh && looked.is_some_and(|began| began >= from);
+            let cleared = if fpm.committed() { seen } else { fresh };
             fpm.clear(cleared && !needed && (fpm.is_idle() || !self.held));
             stale |= !seen && !needed && fpm.wants_to_end(now) && (fpm.is_idle() || !self.held);
             if needed && matches!(fpm.step, FpmStep::Seeing | FpmStep::Counting) {
@@ -42,7 +43,10 @@ impl Generations {
             // A hold lets finish; it does not cut.
             if !needed && fpm.drained(now) && (fpm.is_idle() || !self.held) && fpm.may_renew(turn, loans) {
                 fpm.renew(now);
+                fpm.clear(false);
+                self.drained_at.insert(unit.clone(), now);
                 fpm.advance(turn, loans);
+                stale = true;
             }
             if fpm.at_rest() {
                 over.push(unit.clone());
@@ -50,6 +54,7 @@ impl Generations {
         }
         for unit in over {
             self.ending.remove(&unit);
+            self.drained_at.remove(&unit);
             self.look.want(now);
             self.ended = now;
         }

@@ -66,6 +66,8 @@ pub struct Generations {
     switching: Option<EffectId>,
     /// The symlink is switched on the word of a look that began then or later.
     looked_from: Mono,
+    /// Since when those that are being ended have drained.
+    drained_at: BTreeMap<String, Mono>,
     /// A switch has waited for the journal.
     journal_waited: bool,
     /// A ping through the symlink.
@@ -153,6 +155,7 @@ impl Generations {
             layouts: BTreeMap::new(),
             switching: None,
             looked_from: Mono::BOOT,
+            drained_at: BTreeMap::new(),
             journal_waited: false,
             pinging: None,
             next: Mono::BOOT,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{InPlace, Phase};
-use crate::core::fpm::{FRESH, Fpm, FpmStep};
+use crate::core::fpm::{CHECKED_FOR, FRESH, Fpm, FpmStep};
 use crate::core::loans::Loans;
 use crate::core::pool::{Goal, Pool, Verdict};
 use crate::core::status::{TargetState, UnitEnd};
@@ -37,9 +37,7 @@ impl InPlace {
                     check_pools(turn, pools, CHECK_EARLY_EVERY, None);
                 }
                 if drained {
-                    self.checked_from = None;
-                    self.phase = Phase::Rechecking;
-                    self.rechecked(turn, loans, pools);
+                    self.recheck(turn, loans, pools);
                 }
             }
             Phase::Rechecking => self.rechecked(turn, loans, pools),
@@ -48,9 +46,11 @@ impl InPlace {
             {
                 // Its restart has been waiting since, for the journal, say: whether the host is out is asked anew (trap T30).
                 self.units.values_mut().filter(|unit| unit.waits_before_its_count(now)).for_each(|unit| unit.begin_drain_again(now));
-                self.checked_from = None;
-                self.phase = Phase::Rechecking;
-                self.rechecked(turn, loans, pools);
+                self.recheck(turn, loans, pools);
+            }
+            // Sent back to its drain by its count, and drained again: by then somebody may have put the host back.
+            Phase::Renewing if !self.forced && !turn.policy.pools.is_empty() && self.drained_after_its_check(now) => {
+                self.recheck(turn, loans, pools);
             }
             Phase::Renewing => {
                 self.renew_drained(turn, loans);
@@ -117,6 +117,16 @@ impl InPlace {
         }
         self.phase = Phase::Draining;
         self.restart_told = false;
+    }
+
+    fn drained_after_its_check(&self, now: Mono) -> bool {
+        self.checked_from.is_some_and(|from| now >= from.after(CHECKED_FOR)) && self.live().any(|unit| unit.drained(now))
+    }
+
+    fn recheck(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, pools: &mut BTreeMap<String, Pool>) {
+        self.checked_from = None;
+        self.phase = Phase::Rechecking;
+        self.rechecked(turn, loans, pools);
     }
 
     /// Right before the restart: a host that somebody has put back meanwhile is taken out and drained again (trap T30).

@@ -107,6 +107,10 @@ impl Service {
             return self.seen.update(seen);
         } else if runs && !seen.processes.is_empty() {
             Then::Finish("none of its processes is old any more")
+        } else if seen.active == Active::Active && !self.seen.processes.is_empty() {
+            // Its processes have ended just now, and systemd has not come to that yet: the next look tells how.
+            self.stale = stale;
+            return self.seen.update(seen);
         } else if runs {
             // systemd is about to start it again by itself (Restart=); if that takes long it is restarted.
             Then::Verify

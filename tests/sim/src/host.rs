@@ -222,9 +222,15 @@ impl Host {
         if self.machine.take().is_some() {
             self.world.say(|| "== the agent dies".to_owned());
         }
-        let stops = self.durable.open.values().filter_map(|effect| if let Effect::Stop { unit, .. } = effect { Some(unit) } else { None });
+        let stops = self
+            .durable
+            .open
+            .values()
+            .filter_map(|effect| if let Effect::Stop { unit, .. } | Effect::End { unit, .. } = effect { Some(unit) } else { None });
         let runs = stops.filter_map(|unit| self.world.units.get(unit)).map(|unit| unit.invocation.clone());
-        let runs: Vec<String> = runs.collect();
+        // What it is about to lend, or has lent, keeps a later command from running: nobody can know whether that was so.
+        let lent = self.durable.reruns.values().filter(|owed| owed.lent).map(|owed| owed.after.clone());
+        let runs: Vec<String> = runs.chain(lent).collect();
         self.world.maybe_stopped.extend(runs);
         self.world.epoch += 1;
         self.world.agent_was_away = true;
@@ -408,6 +414,8 @@ impl Host {
             }
             Deed::ConfigProblem(None) => {
                 self.unusable = None;
+                // What was touched meanwhile nobody has read yet.
+                self.stamp_told = false;
                 self.feed(Event::Policy(Box::new(self.policy.clone())));
                 let read = self.world.stamp.clone();
                 self.feed(Event::Stamp(read));

@@ -187,7 +187,8 @@ impl World {
         let Some(unit) = self.units.get(name) else { return };
         let Some(fpm) = unit.as_fpm() else { return };
         // What has just come in could not be known.
-        let unknowable = if fpm.load.strays_every > 0 { 8 * S } else { 300 * MS };
+        let unanswered = if fpm.status == crate::world::Answers::Well { 0 } else { 600 * MS };
+        let unknowable = if fpm.load.strays_every > 0 { 8 * S } else { 300 * MS + unanswered };
         // Nor that a person let in some more, in and out again between two checks.
         let ours = || self.balancers.values().filter(|balancer| self.policy.pools.contains_key(&balancer.name));
         let let_in = |began: Us| ours().any(|balancer| balancer.turned_out_by_person && began >= balancer.put_in);
@@ -286,7 +287,8 @@ impl World {
     pub(crate) fn agent_may_kill(&mut self, name: &str) {
         let now = self.now;
         // What it has asked to end it may kill, also when its target has left the configuration since.
-        let Some(term_timeout) = self.term_timeout(name).or(self.graces.get(name).copied()) else {
+        let meant = self.units.get(name).is_some_and(|unit| self.maybe_stopped.contains(&unit.invocation));
+        let Some(term_timeout) = self.term_timeout(name).or(self.graces.get(name).copied()).or(meant.then_some(0)) else {
             return self.violates(format!("the agent kills {name}, which is no target's"));
         };
         // An agent that dies before its stop has gone out finds what systemd ends by itself, and cannot tell the one from the other.
