@@ -44,6 +44,9 @@ impl World {
                 self.graces.insert(unit.clone(), grace);
             }
         }
+        if let Effect::Lend { drop_ins } = &effect {
+            self.lent_at.extend(drop_ins.keys().map(|unit| (unit.clone(), self.now)));
+        }
         if let Effect::AskToStop { unit, .. } = &effect {
             self.asked_at.insert(unit.clone(), self.now);
         }
