@@ -45,7 +45,11 @@ impl World {
             }
         }
         if let Effect::Lend { drop_ins } = &effect {
-            self.lent_at.extend(drop_ins.keys().map(|unit| (unit.clone(), self.now)));
+            self.lent.extend(drop_ins.keys().map(|unit| (unit.clone(), (self.now, Us::MAX))));
+        }
+        if let Effect::Unlend { units } = &effect {
+            let lent = self.lent.iter_mut().filter(|(unit, (_, until))| units.contains(unit) && *until == Us::MAX);
+            lent.for_each(|(_, (_, until))| *until = self.now + S);
         }
         if let Effect::AskToStop { unit, .. } = &effect {
             self.asked_at.insert(unit.clone(), self.now);

@@ -201,8 +201,8 @@ pub struct World {
     pub sent: BTreeMap<String, Us>,
     /// The grace that the rules gave it then.
     pub graces: BTreeMap<String, Us>,
-    /// When the agent last asked that it be lent something.
-    pub lent_at: BTreeMap<String, Us>,
+    /// From when, and until when, it was last lent something, as far as the agent can know.
+    pub lent: BTreeMap<String, (Us, Us)>,
     /// SIGKILL that the agent sent, by unit, newest last.
     pub kill_sent: BTreeMap<String, Us>,
     /// Runs that a dead agent has written it would stop: nobody can know whether it did.
@@ -270,7 +270,7 @@ impl World {
             epoch: 0,
             sent: BTreeMap::new(),
             graces: BTreeMap::new(),
-            lent_at: BTreeMap::new(),
+            lent: BTreeMap::new(),
             kill_sent: BTreeMap::new(),
             maybe_stopped: std::collections::BTreeSet::new(),
             reached: BTreeMap::new(),
