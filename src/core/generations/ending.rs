@@ -24,12 +24,8 @@ impl Generations {
         let mut stale = false;
         for (unit, fpm) in &mut self.ending {
             let needed = undecided || current.as_ref() == Some(unit) || way_back.contains(unit);
-            // From when it has drained it is seen anew who serves, and meanwhile once more: that may have died since.
-            let from = self.drained_at.get(unit).copied().unwrap_or_default();
-            let seen = fresh && looked.is_some_and(|began| began >= from);
-            let cleared = if fpm.committed() { seen } else { fresh };
-            fpm.clear(cleared && !needed && (fpm.is_idle() || !self.held));
-            stale |= !seen && !needed && fpm.wants_to_end(now) && (fpm.is_idle() || !self.held);
+            fpm.clear(fresh && !needed && (fpm.is_idle() || !self.held));
+            stale |= !fresh && !needed && fpm.wants_to_end(now) && (fpm.is_idle() || !self.held);
             if needed && matches!(fpm.step, FpmStep::Seeing | FpmStep::Counting) {
                 // Whoever was to serve has died since.
                 fpm.not_yet(now);
@@ -41,12 +37,17 @@ impl Generations {
                 fpm.advance(turn, loans);
             }
             // A hold lets finish; it does not cut.
-            if !needed && fpm.drained(now) && (fpm.is_idle() || !self.held) && fpm.may_renew(turn, loans) {
-                fpm.renew(now);
-                fpm.clear(false);
-                self.drained_at.insert(unit.clone(), now);
-                fpm.advance(turn, loans);
-                stale = true;
+            if !needed && fpm.drained(now) && (fpm.is_idle() || !self.held) {
+                // From then on it is seen anew who serves, before its last count, which holds for no longer than a look takes: that may have died.
+                let from = *self.drained_at.entry(unit.clone()).or_insert(now);
+                let seen = fresh && looked.is_some_and(|began| began >= from);
+                stale |= !seen;
+                if seen && fpm.may_renew(turn, loans) {
+                    fpm.renew(now);
+                    fpm.advance(turn, loans);
+                }
+            } else if !fpm.committed() {
+                self.drained_at.remove(unit);
             }
             if fpm.at_rest() {
                 over.push(unit.clone());
