@@ -172,6 +172,7 @@ impl Script {
     /// It has ended. Whether our signal ended it, its exit tells.
     fn gone(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
         let killed = self.ladder.as_ref().is_some_and(Ladder::was_killed);
+        let at_checkpoint = self.asking.asked() && self.seen.is_to_run_again();
         if settle_script(turn, &self.seen, killed, self.saw) {
             // What somebody else has stopped we interrupt no more, whoever had to kill it, nor start again.
             if self.ours {
@@ -179,14 +180,11 @@ impl Script {
             } else if self.saw == Saw::SomebodyElse {
                 self.owe_no_rerun(turn, "somebody else was stopping it");
             }
-        } else if self.asking.asked() && self.seen.is_to_run_again() {
-            // It had reached its checkpoint; what our stop ended was left over by it.
-            self.ended = Ended::AtCheckpoint;
-            turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
-            if !turn.memory.reruns.contains_key(&self.unit) {
-                self.owe_rerun(turn, rules, false);
+        } else if at_checkpoint || self.is_cut_short(&self.seen) {
+            if at_checkpoint {
+                // What our stop ended was left over by it.
+                self.ended = Ended::AtCheckpoint;
             }
-        } else if self.is_cut_short(&self.seen) {
             turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
             if !turn.memory.reruns.contains_key(&self.unit) {
                 self.owe_rerun(turn, rules, false);

@@ -99,32 +99,27 @@ fn a_service_is_not_asked_while_an_earlier_request_is_taken_back() {
     host.must_be_right();
 }
 
-/// What it is lent for its request cannot be taken back for a while.
-#[test]
-fn a_service_that_somebody_restarts_while_its_loan_is_taken_back_is_not_restarted_again() {
+/// What it is lent for its request cannot be taken back for a while, and somebody does this to it meanwhile.
+fn while_its_loan_is_taken_back(verb: &'static str) -> Host {
     let mut host = service_host(ServiceRules { checkpoint_timeout: span(2 * S), ..rules() }, None, 0);
     host.world.touch("d2");
     assert!(host.run_until(MINUTE, |host| host.world.asked.contains(WORKER)));
     host.world.faults.reload_fails_until = host.world.now + 20 * S;
-    host.later(10 * S, Deed::World("a person restarts it", Box::new(|world| drop(world.person("restart", WORKER, By::Person)))));
+    host.later(10 * S, Deed::World("a person", Box::new(move |world| drop(world.person(verb, WORKER, By::Person)))));
     let converged = host.run_until(MINUTE, |host| host.state() == Some(State::Converged));
     host.must_be_right();
     assert!(converged);
-    assert_eq!(starts(&host), [By::Systemd, By::Person]);
+    host
 }
 
-/// The same, and somebody stops it.
+#[test]
+fn a_service_that_somebody_restarts_while_its_loan_is_taken_back_is_not_restarted_again() {
+    assert_eq!(starts(&while_its_loan_is_taken_back("restart")), [By::Systemd, By::Person]);
+}
+
 #[test]
 fn a_service_that_somebody_stops_while_its_loan_is_taken_back_stays_stopped() {
-    let mut host = service_host(ServiceRules { checkpoint_timeout: span(2 * S), ..rules() }, None, 0);
-    host.world.touch("d2");
-    assert!(host.run_until(MINUTE, |host| host.world.asked.contains(WORKER)));
-    host.world.faults.reload_fails_until = host.world.now + 20 * S;
-    host.later(10 * S, Deed::World("a person stops it", Box::new(|world| drop(world.person("stop", WORKER, By::Person)))));
-    let converged = host.run_until(MINUTE, |host| host.state() == Some(State::Converged));
-    host.must_be_right();
-    assert!(converged);
-    assert_eq!(starts(&host), [By::Systemd]);
+    assert_eq!(starts(&while_its_loan_is_taken_back("stop")), [By::Systemd]);
 }
 
 /// The other one has not come up after the deploy before, and is to be looked at by its name.
