@@ -768,7 +768,9 @@ impl World {
     /// Everything that was broken works again; whatever people took out of a pool, they put back.
     pub fn heal(&mut self) {
         use crate::world::{Answers, FpmStart, Hook};
-        self.faults = crate::world::Faults::default();
+        // A slow host stays one.
+        self.faults =
+            crate::world::Faults { slowness: self.faults.slowness, look_takes: self.faults.look_takes, ..crate::world::Faults::default() };
         for balancer in self.balancers.values_mut() {
             balancer.depool = Hook::Works(50 * MS);
             balancer.repool = Hook::Works(50 * MS);

@@ -470,6 +470,8 @@ pub fn host(seed: u64, told: bool) -> Host {
         Draw { rng: Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ 0xabcd), opcaches: Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ 0xcace) };
     let mut world = World::new(seed);
     world.story.told = told;
+    // By itself, so that a seed whose looks are quick tells the same story as ever. A count of php-fpm's requests holds for less than these.
+    world.faults.look_takes = *Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ 0x100c).pick(&[0, 0, 0, 0, 15 * MS, 40 * MS]);
     let has = Has::of(seed);
     let mut policy = policy(&mut draw);
     if has == Has::Only {

@@ -102,7 +102,7 @@ impl World {
         match effect {
             Effect::Look { units, looked, .. } => {
                 let seen = self.look(&units, looked);
-                self.answer(epoch, id, 0, Outcome::Units(seen));
+                self.answer(epoch, id, self.faults.look_takes, Outcome::Units(seen));
             }
             Effect::FindStrays { .. } => {
                 let strays = self.living_strays();
@@ -133,7 +133,7 @@ impl World {
                     Some(seen) => Outcome::Generations(Box::new(seen)),
                     None => Outcome::Fault(Fault::NoSuchUnit(template)),
                 };
-                self.answer(epoch, id, 0, outcome);
+                self.answer(epoch, id, self.faults.look_takes, outcome);
             }
             Effect::Switch { socket, to } => {
                 let outcome = match self.switch(&socket, &to) {

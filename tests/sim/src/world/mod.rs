@@ -137,6 +137,8 @@ pub struct Faults {
     pub lost_hints: u64,
     /// Effects take up to so many times longer.
     pub slowness: u64,
+    /// What a look at units or generations takes beyond the way there and back, in microseconds: systemd answers for each unit.
+    pub look_takes: Us,
 }
 
 /// Somebody's work that was ended by a signal of the agent's doing.

@@ -69,6 +69,17 @@ fn a_deploy_starts_a_generation_switches_to_it_and_ends_the_old_one() {
 }
 
 /// More long requests than there are workers: no ping is answered over the socket that all share, and status says why.
+/// A count of its requests holds for ten milliseconds.
+#[test]
+fn an_old_one_ends_with_its_last_request_also_where_looks_take_longer_than_a_count_holds() {
+    let mut host = host_with(rules(), |_| {});
+    host.world.faults.look_takes = 40 * MS;
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+    assert!(host.run_until(10 * S, |host| host.world.running(TEMPLATE).len() == 1), "long before its linger is over");
+    done(host);
+}
+
 #[test]
 fn with_all_workers_at_work_after_the_switch_it_serves() {
     let long = Load { every: 100 * MS, long_percent: 100, long: (15 * S, 15 * S), until: 60 * S + START, ..load() };
