@@ -153,6 +153,8 @@ impl World {
     pub fn person_turns(&mut self, pool: &str, out: bool) {
         let now = self.now;
         self.say(|| format!("== a person turns the host {} in pool {pool}", if out { "out" } else { "in" }));
+        // What the balancer was told before, and has not done yet, it does first.
+        self.forget(|what| matches!(what, Happening::PoolTurns { pool: of, ends, .. } if of == pool && *ends <= now));
         let Some(balancer) = self.balancers.get_mut(pool) else { return };
         if out && !balancer.out {
             // While the agent owes the pool this host, nobody can tell whose depool it is.
