@@ -267,10 +267,7 @@ impl World {
                     {
                         self.violates(format!("the agent restarts {name} before its drain is over"));
                     }
-                    // A person may be quicker than the way from the last check, which tells what was when it began, to the restart.
-                    let takes = |balancer: &Balancer| if let Hook::Works(takes) = balancer.check { takes } else { 0 };
-                    let slowest = self.balancers.values().map(takes).max().unwrap_or(0);
-                    let known = |balancer: &Balancer| balancer.check != Hook::Lies && now > balancer.put_in + 3 * S + 2 * slowest;
+                    let known = |balancer: &Balancer| balancer.check != Hook::Lies && self.may_know_that_it_is_in(balancer);
                     let honest = self.balancers.values().all(known) && !self.pools_have_changed();
                     let Some(unit) = self.units.get(name) else { return };
                     if unit.as_fpm().is_some() && honest && !self.policy.pools.is_empty() && self.out_since().is_none() {

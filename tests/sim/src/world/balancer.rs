@@ -177,8 +177,14 @@ impl World {
     #[must_use]
     pub fn out_since(&self) -> Option<Us> {
         let ours = || self.balancers.values().filter(|balancer| self.policy.pools.contains_key(&balancer.name));
-        // What a person did a moment ago the agent could not know when it began.
-        let all = ours().all(|balancer| balancer.out || self.now < balancer.put_in + 3 * S);
+        let all = ours().all(|balancer| balancer.out || !self.may_know_that_it_is_in(balancer));
         all.then(|| ours().map(|balancer| balancer.out_since).max()).flatten()
+    }
+
+    /// A person may be quicker than the way from the last round of checks, each of which tells what was when it began, to what is done on their word.
+    pub(crate) fn may_know_that_it_is_in(&self, balancer: &Balancer) -> bool {
+        let takes = |balancer: &Balancer| if let Hook::Works(takes) = balancer.check { takes } else { 0 };
+        let slowest = self.balancers.values().map(takes).max().unwrap_or(0);
+        self.now > balancer.put_in + 3 * S + 2 * slowest
     }
 }
