@@ -517,7 +517,8 @@ impl World {
     /// A service is ready, or its start has failed.
     pub(crate) fn started(&mut self, name: &str, invocation: &str, well: bool) {
         let Some(unit) = self.units.get_mut(name) else { return };
-        if unit.invocation != *invocation || unit.active != Active::Activating {
+        // One whose main process has died in its start may be waiting for its next one.
+        if unit.invocation != *invocation || unit.active != Active::Activating || unit.main_pid == 0 {
             return;
         }
         if well {
