@@ -166,6 +166,11 @@ impl Generations {
             return;
         }
         if let Some(to) = self.youngest(None).filter(|_| !rules.shared()) {
+            if self.is_behind(turn, &to).is_some() {
+                // Before the symlink leads there, or old code would be called reached until the next look.
+                self.progress = Progress::Idle;
+                turn.record(Entry::Lapsed { target: self.name.clone(), unit: to.clone() });
+            }
             self.tries = 0;
             return self.enter(now, Phase::Mending { to });
         }
@@ -205,10 +210,15 @@ impl Generations {
 
     /// What had been reached and is not any more: the generation for it is gone, and an older one serves.
     fn fallen_back(&self, turn: &Turn<'_>) -> Option<Want> {
+        self.is_behind(turn, self.current.as_ref()?)
+    }
+
+    /// What is called reached, if this one is older.
+    fn is_behind(&self, turn: &Turn<'_>, unit: &str) -> Option<Want> {
         let memory = turn.memory.targets.get(&self.name)?;
         let want = memory.reached.as_ref().filter(|_| memory.unmet().is_none())?;
-        let current = self.current.as_ref().and_then(|unit| self.unit(unit)).filter(|unit| unit.main_pid != 0)?;
-        (!stale_fpm(current, want, memory).is_empty()).then(|| want.clone())
+        let unit = self.unit(unit).filter(|unit| unit.main_pid != 0)?;
+        (!stale_fpm(unit, want, memory).is_empty()).then(|| want.clone())
     }
 
     /// Of those that run, apart from this one, the one that was proven for the newest code, or was started last.
