@@ -346,10 +346,9 @@ impl Generations {
                 Some(Deadline::new(self.next.min(*until), format!("{}: see whether the new generation stays up", self.name)))
             }
             Phase::Closing { until } => Some(Deadline::new(*until, format!("{}: old generations take no new requests", self.name))),
-            Phase::Switching | Phase::Back { .. } | Phase::Mending { .. }
-                if self.switching.is_none() && self.has_looked_since(self.looked_from) =>
-            {
-                Some(Deadline::new(self.next, format!("{}: switch the symlink", self.name)))
+            Phase::Switching | Phase::Back { .. } | Phase::Mending { .. } if self.switching.is_none() => {
+                let at = if self.has_looked_since(self.looked_from) { Some(self.next) } else { self.goes_back_unseen_at() };
+                at.map(|at| Deadline::new(at, format!("{}: switch the symlink", self.name)))
             }
             _ => None,
         };

@@ -204,7 +204,7 @@ impl Generations {
             self.looked_from = now;
             self.look.want(now);
         }
-        if !self.has_looked_since(self.looked_from) {
+        if !self.has_looked_since(self.looked_from) && self.goes_back_unseen_at().is_none_or(|at| now < at) {
             return Tried::Tries;
         }
         if self.tries >= TRIES {
