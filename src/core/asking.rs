@@ -4,6 +4,7 @@
 use super::cooperation::command_for;
 use super::effect::{Effect, EffectId, Outcome};
 use super::entry::Entry;
+use super::memory::Memory;
 use super::policy::{AskRules, Overdue};
 use super::seen::UnitSeen;
 use super::step::Turn;
@@ -103,6 +104,12 @@ impl Asking {
     #[must_use]
     pub fn asked(&self) -> bool {
         self.asked
+    }
+
+    /// The same, or an earlier agent has asked it: its exit status is an answer to that.
+    #[must_use]
+    pub fn was_asked(&self, memory: &Memory, unit: &str) -> bool {
+        self.asked || memory.asked.contains(unit)
     }
 
     /// Nothing that was asked of the host is without its answer.

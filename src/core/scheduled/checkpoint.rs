@@ -76,7 +76,7 @@ impl Script {
     pub(super) fn ended_before_its_stop(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, seen: &UnitSeen) {
         self.note_loan(turn);
         let same = seen.invocation == self.seen.invocation;
-        let run_again = same && self.asking.asked() && seen.is_to_run_again();
+        let run_again = same && self.asking.was_asked(turn.memory, &self.unit) && seen.is_to_run_again();
         let cut_short = same && self.is_cut_short(seen);
         self.invocation.clone_from(&self.seen.invocation);
         self.seen.timers.clone_from(&seen.timers);

@@ -127,9 +127,9 @@ impl Script {
 
     /// It was asked to stop, and its stale processes have ended. What is left of it may be about to say so by its exit status, as long as it
     /// starts nothing new.
-    fn may_heed(&self, rules: &ScheduledRules, seen: &UnitSeen) -> bool {
+    fn may_heed(&self, turn: &Turn<'_>, rules: &ScheduledRules, seen: &UnitSeen) -> bool {
         let starts_anew = seen.processes.iter().any(|process| carries(&rules.code, process));
-        !rules.code.is_empty() && self.asking.asked() && self.goes_on && !starts_anew
+        !rules.code.is_empty() && self.asking.was_asked(turn.memory, &self.unit) && self.goes_on && !starts_anew
     }
 
     /// Nothing of it is stale any more. One that goes on is let alone, and what was done to it is taken back.
@@ -176,7 +176,7 @@ impl Script {
                 self.stale = stale;
                 self.ended_or_renewed(turn, rules, loans, seen);
             }
-            ScriptStep::Asked { .. } | ScriptStep::Holding { .. } if stale.is_empty() && !self.may_heed(rules, seen) => {
+            ScriptStep::Asked { .. } | ScriptStep::Holding { .. } if stale.is_empty() && !self.may_heed(turn, rules, seen) => {
                 self.ended_or_renewed(turn, rules, loans, seen);
             }
             ScriptStep::Ready if stale.is_empty() => {

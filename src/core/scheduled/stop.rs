@@ -172,7 +172,7 @@ impl Script {
     /// It has ended. Whether our signal ended it, its exit tells.
     fn gone(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
         let killed = self.ladder.as_ref().is_some_and(Ladder::was_killed);
-        let at_checkpoint = self.asking.asked() && self.seen.is_to_run_again();
+        let at_checkpoint = self.asking.was_asked(turn.memory, &self.unit) && self.seen.is_to_run_again();
         if settle_script(turn, &self.seen, killed, self.saw) {
             // What somebody else has stopped we interrupt no more, whoever had to kill it, nor start again.
             if self.ours {

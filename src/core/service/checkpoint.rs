@@ -7,7 +7,7 @@ use crate::core::cooperation::RUN_AGAIN;
 use crate::core::effect::{Effect, EffectId, Outcome};
 use crate::core::entry::Entry;
 use crate::core::loans::{Loan, Loans, service_drop_in};
-use crate::core::memory::Want;
+use crate::core::memory::{Memory, Want};
 use crate::core::policy::{Overdue, ServiceRules};
 use crate::core::seen::{Active, Exit, UnitSeen};
 use crate::core::stale::Stale;
@@ -44,6 +44,11 @@ impl Service {
             return self.leave(turn, target, name, MAY_FINISH);
         }
         self.enter(turn.now.mono, Step::Ready);
+    }
+
+    /// An earlier agent has asked it, and this one has not come to that yet: how it ends tells whether it is to be started again.
+    pub(super) fn may_heed(&self, memory: &Memory) -> bool {
+        matches!(self.step, Step::Draining { .. }) && memory.asked.contains(&self.seen.unit)
     }
 
     /// As soon as it has what it is lent, and one more look has shown it to be stale still, comes the next rung.
@@ -114,7 +119,7 @@ impl Service {
         } else if runs {
             // systemd is about to start it again by itself (Restart=); if that takes long it is restarted.
             Then::Verify
-        } else if self.asking.asked() && done {
+        } else if self.asking.was_asked(turn.memory, &self.seen.unit) && done {
             Then::Start
         } else {
             Then::Finish("it ended by itself")

@@ -61,7 +61,12 @@ impl Services {
             return;
         }
         for (name, unit) in &mut self.units {
-            if !present.contains(name) && matches!(unit.step, Step::Draining { .. } | Step::Due | Step::Left(_)) {
+            if present.contains(name) {
+                continue;
+            }
+            if unit.may_heed(turn.memory) {
+                unit.enter(turn.now.mono, Step::Ready);
+            } else if matches!(unit.step, Step::Draining { .. } | Step::Due | Step::Left(_)) {
                 unit.done(turn, &self.name, name, UnitEnd::Finished, "it ended by itself");
             }
         }
@@ -119,6 +124,9 @@ impl Services {
 impl Service {
     pub(super) fn look(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale, look: &Looker, drain_until: Mono) {
         self.seen_at = look.began().unwrap_or(self.seen_at);
+        if stale.is_empty() && self.may_heed(turn.memory) {
+            self.enter(turn.now.mono, Step::Ready);
+        }
         match self.step {
             Step::Draining { .. } | Step::Due | Step::Left(_) if stale.is_empty() => {
                 let (end, why) = match seen.invocation == self.before {

@@ -108,6 +108,27 @@ fn a_script_that_reaches_a_checkpoint_when_asked_is_run_again_and_was_not_cut() 
     }
 }
 
+/// The next agent has not come to asking it yet: exit status 75 is an answer to the one before.
+#[test]
+fn a_script_that_reaches_its_checkpoint_when_the_agent_has_just_started_again_is_run_again() {
+    for early in 0..40 {
+        let mut host = asking(After::Rerun, Script { checkpoint: Some(20 * S), ..Script::default() });
+        host.world.touch("d2");
+        assert!(host.run_until(MINUTE, |host| host.world.asked.contains(SCRIPT)));
+        host.run(10 * S);
+        host.kill_agent();
+        host.run(10 * S - early * MS);
+        host.start_agent();
+        assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+        host.run(S);
+        host.check_at_rest();
+        host.must_be_right();
+        assert!(host.casualties().is_empty());
+        assert_eq!(host.world.units[SCRIPT].runs.len(), 2, "{early} ms before the checkpoint");
+        assert_eq!(host.memory().interrupted[SCRIPT].times, 1, "{early} ms before the checkpoint");
+    }
+}
+
 #[test]
 fn a_script_that_does_not_listen_is_stopped_after_it_was_asked_t27() {
     let mut host = asking(After::Rerun, Script::default());

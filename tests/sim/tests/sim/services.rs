@@ -59,6 +59,43 @@ fn what_was_spared_for_an_abort_is_not_called_renewed_after_the_release() {
     assert_eq!(starts(&host), [By::Systemd, By::Agent]);
 }
 
+/// The next agent has not come to asking it yet: that it ends is an answer to the one before.
+#[test]
+fn a_service_that_reaches_its_checkpoint_when_the_agent_has_just_started_again_is_started_again() {
+    for early in 0..40 {
+        let mut host = service_host(ServiceRules { checkpoint_timeout: span(MINUTE), ..rules() }, Some(20 * S), 0);
+        host.world.touch("d2");
+        assert!(host.run_until(MINUTE, |host| host.world.asked.contains(WORKER)));
+        host.run(10 * S);
+        host.kill_agent();
+        host.run(10 * S - early * MS);
+        host.start_agent();
+        assert!(host.run_until(3 * MINUTE, |host| host.state() == Some(State::Converged)));
+        host.run(S);
+        host.check_at_rest();
+        host.must_be_right();
+        assert_eq!(starts(&host), [By::Systemd, By::Agent], "{early} ms before the checkpoint");
+    }
+}
+
+/// A newer deploy gives it a drain of its own, in which it is still asked.
+#[test]
+fn a_service_that_an_earlier_agent_has_asked_is_started_again_also_if_it_ends_in_the_drain_of_the_next_deploy() {
+    let asks = ServiceRules { drain_timeout: span(30 * S), checkpoint_timeout: span(MINUTE), ..rules() };
+    let mut host = service_host(asks, Some(20 * S), 0);
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.asked.contains(WORKER)));
+    host.world.touch("d3");
+    host.run(10 * S);
+    host.kill_agent();
+    host.start_agent();
+    assert!(host.run_until(3 * MINUTE, |host| host.state() == Some(State::Converged)));
+    host.run(S);
+    host.check_at_rest();
+    host.must_be_right();
+    assert_eq!(starts(&host), [By::Systemd, By::Agent]);
+}
+
 /// What is looked at while it is restarted does not say whether it holds its lock.
 #[test]
 fn a_service_that_the_next_deploy_makes_stale_in_its_start_is_spared_for_its_lock_all_the_same() {
