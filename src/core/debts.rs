@@ -13,9 +13,8 @@ use super::effect::{Effect, EffectId, Fault, Looked, Outcome};
 use super::entry::Entry;
 use super::memory::{Cutting, Memory, OwedRun};
 use super::orphans::{Ending, Orphans};
-use super::policy::TargetRules;
 use super::scheduled::{Slots, settle, slots};
-use super::seen::{Active, Exit, ExitSeen, UnitSeen};
+use super::seen::{Active, Exit, UnitSeen};
 use super::status::UnitEnd;
 use super::step::{Deadline, Turn, earliest};
 use super::time::Mono;
@@ -206,7 +205,7 @@ impl Debts {
     /// As in a rollout: not before a slot that has passed was skipped, and what came later is made up for.
     fn let_run(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen, interrupted: bool) {
         if !seen.active.runs() {
-            let interrupted = interrupted || self.ended_at_checkpoint(turn, seen);
+            let interrupted = interrupted || self.ended_at_checkpoint(turn, seen) || self.cut_short(turn, seen);
             let Slots::From(from) = slots(seen, turn.now, interrupted, false) else { return self.soon(turn) };
             self.over.insert(seen.unit.clone());
             // What starts must not start with what was lent for the stop.
@@ -225,17 +224,32 @@ impl Debts {
 
     /// It had been asked, and has ended while nobody looked: by its exit status it is to be run again.
     fn ended_at_checkpoint(&self, turn: &mut Turn<'_>, seen: &UnitSeen) -> bool {
-        let Some((target, rules)) = turn.policy.target_of_script(&seen.unit) else { return false };
-        if !rules.asks(seen) || !seen.is_to_run_again() {
+        if !seen.is_to_run_again() {
             return false;
         }
-        let target = target.to_owned();
+        let (target, may_rerun) = match turn.policy.target_of_script(&seen.unit) {
+            Some((target, rules)) if rules.asks(seen) => (target.to_owned(), rules.may_rerun(seen)),
+            // With what it is lent that is no failure only if it was asked. What its rules say of a new run is read when they can be.
+            None if turn.policy.unusable.is_some() && seen.result == "success" => {
+                (String::new(), !seen.refuse_manual_start && !seen.transient)
+            }
+            _ => return false,
+        };
         turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
-        if rules.may_rerun(seen) {
+        if may_rerun {
             let (unit, after) = (seen.unit.clone(), seen.invocation.clone());
             turn.record(Entry::RerunOwed { unit, target, scheduled: false, lent: false, after });
         }
         true
+    }
+
+    /// With what one of several commands is lent for its stop none of the later ones begins: it may have ended short of them.
+    fn cut_short(&self, turn: &mut Turn<'_>, seen: &UnitSeen) -> bool {
+        let short = seen.exec_starts > 1 && turn.memory.lent.contains(&seen.unit) && seen.active == Active::Inactive && !signalled(seen);
+        if short {
+            turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
+        }
+        short
     }
 
     /// Those that what they were lent still keeps quiet, and no rollout is at: it is not taken back before their passed slots are over.
@@ -274,9 +288,7 @@ impl Debts {
         if owed.has_run(seen) {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it has run since".to_owned() });
         }
-        // What a signal ends is a success to systemd with what it is lent; one that has gone was unloaded, which only what ends well is.
-        let signalled = |exit: &ExitSeen| matches!(exit.how, Exit::Killed(_) | Exit::Exited(129 | 130 | 143));
-        if owed.lent && (seen.result != "success" || seen.exit.as_ref().is_some_and(signalled)) {
+        if owed.lent && (seen.result != "success" || signalled(seen)) {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it failed, or somebody stopped it".to_owned() });
         }
         if owed.settles.is_some() {
@@ -288,19 +300,25 @@ impl Debts {
                 Some(format!("{} is owed a new run: whether now, its rules say, and the configuration cannot be read", seen.unit));
             return;
         }
-        if let Some(TargetRules::Scheduled(rules)) = turn.policy.targets.get(&owed.target)
+        if let Some((target, rules)) = turn.policy.target_of_script(&seen.unit)
             && !owed.scheduled
         {
+            let target = target.to_owned();
+            if owed.target != target {
+                // Whose it is could not be read when it was owed.
+                let (unit, target, lent, after) = (seen.unit.clone(), target.clone(), owed.lent, owed.after);
+                turn.record(Entry::RerunOwed { unit, target, scheduled: false, lent, after });
+            }
             if !rules.stays_quiet(seen.next_run(), turn.now.wall) {
                 if rules.settle_after.is_zero() || self.hurried {
                     return self.start(turn, seen);
                 }
                 let why = settle(turn, seen, rules);
-                return turn.unit_ended(&owed.target, &seen.unit, UnitEnd::Quiet, why);
+                return turn.unit_ended(&target, &seen.unit, UnitEnd::Quiet, why);
             }
             let why = "stopped; it stays quiet until its next scheduled run";
             turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: why.to_owned() });
-            return turn.unit_ended(&owed.target, &seen.unit, UnitEnd::Quiet, why);
+            return turn.unit_ended(&target, &seen.unit, UnitEnd::Quiet, why);
         }
         self.start(turn, seen);
     }
@@ -349,6 +367,11 @@ impl Debts {
         let frozen = !memory.frozen.is_empty() && self.thawing.is_none();
         earliest([owed, settled, frozen.then(|| Deadline::new(self.next_thaw, "let stopped workers go on"))])
     }
+}
+
+/// What a signal ends is a success to systemd with what it is lent; one that has gone was unloaded, which only what ends well is.
+fn signalled(seen: &UnitSeen) -> bool {
+    seen.exit.is_some_and(|exit| matches!(exit.how, Exit::Killed(_) | Exit::Exited(129 | 130 | 143)))
 }
 
 #[cfg(test)]

@@ -98,9 +98,10 @@ impl World {
         let unit = timer.unit.clone();
         if self.is_quiet(&unit) {
             self.say(|| format!("{name} would start {unit}, which is kept quiet"));
+            let perhaps = self.units.get(&unit).is_some_and(|unit| self.perhaps_cut_short(unit));
             if let Some(unit) = self.units.get_mut(&unit) {
-                // What comes right after the end of one that we interrupted may count as passed.
-                let passed = now <= unit.idle_since + S && unit.interrupted();
+                // What comes right after the end of one that we interrupted, as far as anybody can tell, may count as passed.
+                let passed = now <= unit.idle_since + S && (unit.interrupted() || perhaps);
                 unit.missed_slot |= !unit.refuse_start && !off_schedule && !passed;
                 unit.doubtful_slot |= !off_schedule && passed;
             }

@@ -351,6 +351,56 @@ fn one_of_several_commands_that_ends_as_its_last_while_the_agent_is_away_runs_ag
     assert_eq!(host.world.units[SCRIPT].runs.len(), 2);
 }
 
+/// One whose slot comes while it runs, and that leaves something behind which is stale only after a minute.
+fn settling(after: After, script: Script, slot: u64) -> Host {
+    let mut world = world();
+    world.add(Unit::script(SCRIPT, script), 60 * S);
+    let phase = world.now + slot;
+    world.timer(SCRIPT, HOUR, phase);
+    let rules =
+        ScheduledRules { checkpoint_timeout: span(40 * S), settle_after: span(MINUTE), quiet_within: span(0), ..script_rules(after) };
+    adopted(world, with_target(policy(), "maintenance", TargetRules::Scheduled(rules)))
+}
+
+/// The same: its slot that has passed is no other run than the one that it is owed.
+#[test]
+fn one_of_several_commands_that_ends_as_its_last_while_the_agent_is_away_settles_before_it_runs_again() {
+    for (after, runs) in [(After::Rerun, 2), (After::UntilNext, 1)] {
+        let mut host = settling(after, Script { steps: 3, next_runs: [105 * S].into(), ..Script::default() }, 42 * S);
+        host.world.touch("d2");
+        assert!(host.run_until(MINUTE, |host| host.world.units[SCRIPT].exec_reset()));
+        host.deed(Deed::KillAgent(20 * S));
+        host.run(10 * S);
+        assert_eq!(host.world.units[SCRIPT].active, Active::Inactive);
+        host.run(2 * MINUTE);
+        host.settle();
+        host.must_be_right();
+        assert_eq!(host.world.units[SCRIPT].runs.len(), runs, "{after:?}");
+    }
+}
+
+/// Whether it runs again, and when, its rules say.
+#[test]
+fn one_that_ends_at_a_checkpoint_before_an_agent_without_a_configuration_starts_waits_for_its_rules() {
+    for (after, runs) in [(After::Rerun, 2), (After::Auto, 2), (After::UntilNext, 1)] {
+        let mut host = settling(after, Script { checkpoint: Some(10 * S), ..Script::default() }, 42 * S);
+        host.world.touch("d2");
+        assert!(host.run_until(MINUTE, |host| host.world.asked.contains(SCRIPT)));
+        host.deed(Deed::ConfigProblem(Some("config.toml:7: unknown key".to_owned())));
+        host.deed(Deed::KillAgent(20 * S));
+        host.run(30 * S);
+        assert!(!host.world.units[SCRIPT].active.runs());
+        assert!(!host.world.quiet.contains(SCRIPT), "its timer may start it");
+        host.run(5 * MINUTE);
+        assert_eq!(host.world.units[SCRIPT].runs.len(), 1, "{after:?}");
+        host.deed(Deed::ConfigProblem(None));
+        host.run(2 * MINUTE);
+        host.settle();
+        host.must_be_right();
+        assert_eq!(host.world.units[SCRIPT].runs.len(), runs, "{after:?}");
+    }
+}
+
 /// It is kept quiet until what was done to it is taken back.
 #[test]
 fn the_slot_of_one_that_ends_just_when_it_is_let_finish_is_made_up_for() {
