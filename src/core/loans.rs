@@ -156,10 +156,13 @@ pub fn script_drop_in(unit: &UnitSeen, term_timeout: Duration) -> String {
     }
     let _ = writeln!(text, "TimeoutStopSec={}ms", (term_timeout + SCRIPT_SLACK).as_millis());
     if unit.exec_starts > 1 {
-        text.push_str("ExecStart=\nExecStart=/bin/true\n");
+        text.push_str(EXEC_RESET);
     }
     text
 }
+
+/// With this none of the later commands of a script begins (facts M3). It stands for at least two.
+pub const EXEC_RESET: &str = "ExecStart=\nExecStart=/bin/true\n";
 
 /// What the timer of a script is lent: one whose slot has passed fires when the script ends, and not up to a minute later (`AccuracySec=`), when it
 /// could not be told from the next slot.

@@ -41,7 +41,7 @@ pub mod time;
 mod waited;
 
 pub use generations::{name as generation_name, serving};
-pub use loans::RESTART_DROP_IN;
+pub use loans::{EXEC_RESET, RESTART_DROP_IN};
 pub use strays::place::unit_of;
 pub use target::is_of;
 pub use waited::Waited;

@@ -38,7 +38,7 @@ pub struct UnitSeen {
     pub processes: Vec<ProcessSeen>,
     /// `Type=oneshot`.
     pub oneshot: bool,
-    /// How many `ExecStart=` there are (facts F1.5).
+    /// How many `ExecStart=` there are (facts F1.5); more than one also while it is lent what hides the others.
     pub exec_starts: u32,
     pub refuse_manual_start: bool,
     pub refuse_manual_stop: bool,

@@ -85,9 +85,9 @@ impl Systemd {
         Ok(units)
     }
 
-    /// Whether the unit has this drop-in of the agent: then what systemd says of it is what it was lent.
+    /// Whether the unit's drop-in of the agent says this: then what systemd says of it is what it was lent.
     pub(super) fn lends(&self, unit: &str, text: &str) -> bool {
-        self.directory(unit).and_then(|directory| fs::read_to_string(directory.join(DROP_IN))).is_ok_and(|there| there == text)
+        self.directory(unit).and_then(|directory| fs::read_to_string(directory.join(DROP_IN))).is_ok_and(|there| there.contains(text))
     }
 
     fn directory(&self, unit: &str) -> io::Result<PathBuf> {

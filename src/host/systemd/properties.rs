@@ -10,10 +10,10 @@ use super::link::{CallError, Live};
 use super::names::unit_path;
 use super::proxies::{MANAGER, MANAGER_PATH};
 use super::{READ, Systemd};
-use crate::core::RESTART_DROP_IN;
 use crate::core::effect::Fault;
 use crate::core::seen::Dependent;
 use crate::core::time::{Mono, Span};
+use crate::core::{EXEC_RESET, RESTART_DROP_IN};
 
 pub(super) const UNIT: &str = "org.freedesktop.systemd1.Unit";
 pub(super) const SERVICE: &str = "org.freedesktop.systemd1.Service";
@@ -277,6 +277,7 @@ impl Systemd {
         }
         let values = self.properties(unit, &wanted).await?;
         let dependents = self.dependents(unit).await?;
+        let hidden = if self.lends(unit, EXEC_RESET) { 2 } else { 0 };
         Ok(Settings {
             dependents,
             refuse_manual_start: values.flag(0),
@@ -289,7 +290,7 @@ impl Systemd {
             start_limit_interval_ms: values.number(6) / 1000,
             oneshot: values.text(7) == "oneshot",
             forks: values.text(7) == "forking",
-            exec_starts: u32::try_from(values.length(8)).unwrap_or(u32::MAX),
+            exec_starts: u32::try_from(values.length(8)).unwrap_or(u32::MAX).max(hidden),
             notifies: values.text(9) != "none",
         })
     }
