@@ -338,11 +338,11 @@ impl World {
         // What it is lent makes a failure of any end that the agent's stop brought about.
         let clean = clean && !(unit.lent_no_success() && unit.stop.as_ref().is_some_and(|stop| stop.by == By::Agent));
         let goes_on = oneshot && clean && !timed_out && unit.step + 1 < unit.steps();
-        if goes_on && unit.exec_reset() && unit.stop.is_none() {
+        if goes_on && unit.last_step && unit.stop.is_none() {
             // What it was lent has cut it short.
             unit.last_stop_by_agent = Some(self.now);
         }
-        if goes_on && !unit.exec_reset() {
+        if goes_on && !unit.last_step {
             // The next command runs, also in the middle of a stop; then no TimeoutStopSec= fires any more (facts F1.5).
             unit.step += 1;
             if let Some(stop) = &mut unit.stop {
@@ -430,7 +430,7 @@ impl World {
         unit.active = Active::Activating;
         unit.result = "success";
         unit.exit = None;
-        unit.step = 0;
+        (unit.step, unit.last_step) = (0, false);
         unit.main_start = now;
         unit.last_stop_by_agent = None;
         unit.checkpointed = false;
@@ -586,6 +586,7 @@ impl World {
         self.say(|| "systemd reloads".to_owned());
         for unit in self.units.values_mut() {
             unit.in_force.clone_from(&unit.drop_in);
+            unit.last_step |= unit.exec_reset() && unit.active.runs();
         }
         self.hint(Event::LookAgain);
     }

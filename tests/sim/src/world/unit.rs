@@ -159,6 +159,8 @@ pub struct Unit {
     pub processes: BTreeMap<u32, Process>,
     /// Which `ExecStart=` runs.
     pub step: u32,
+    /// A Reload has not found that one among those of the unit: none follows it in this run, whatever later Reloads bring (facts M3).
+    pub last_step: bool,
     pub refuse_start: bool,
     pub refuse_stop: bool,
     pub transient: bool,
@@ -208,6 +210,7 @@ impl Unit {
             exit: None,
             processes: BTreeMap::new(),
             step: 0,
+            last_step: false,
             refuse_start: false,
             refuse_stop: false,
             transient: false,
