@@ -252,7 +252,8 @@ impl Script {
         if self.goes_on {
             return self.done(turn, UnitEnd::Finished, RENEWED_ITSELF.to_owned());
         }
-        if turn.memory.interrupted.contains_key(&self.unit) {
+        // What an earlier agent has asked may have heeded that: `debts` finds out.
+        if turn.memory.interrupted.contains_key(&self.unit) && !turn.memory.asked.contains(&self.unit) {
             turn.record(Entry::RanThrough { unit: self.unit.clone() });
         }
         self.done(turn, UnitEnd::Finished, format!("it ended by itself after {ran}"));

@@ -129,6 +129,26 @@ fn a_script_that_reaches_its_checkpoint_when_the_agent_has_just_started_again_is
     }
 }
 
+/// Each rollout asks it, and a newer deploy has given it another drain when the next agent starts.
+#[test]
+fn a_script_that_reaches_its_checkpoint_in_the_drain_of_the_next_deploy_is_interrupted_once_more() {
+    let mut host = asking(After::Rerun, Script { checkpoint: Some(20 * S), ..Script::default() });
+    host.world.touch("d2");
+    assert!(host.run_until(2 * MINUTE, |host| host.world.units[SCRIPT].runs.len() == 2));
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+    host.world.touch("d3");
+    assert!(host.run_until(MINUTE, |host| host.world.asked.contains(SCRIPT)));
+    host.world.touch("d4");
+    host.run(10 * S);
+    host.kill_agent();
+    host.start_agent();
+    assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)));
+    host.settle();
+    host.must_be_right();
+    assert_eq!(host.world.units[SCRIPT].runs.len(), 3);
+    assert_eq!(host.memory().interrupted[SCRIPT].times, 2);
+}
+
 #[test]
 fn a_script_that_does_not_listen_is_stopped_after_it_was_asked_t27() {
     let mut host = asking(After::Rerun, Script::default());
