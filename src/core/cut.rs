@@ -69,6 +69,8 @@ pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool, saw: Sa
                 Exit::Killed(_) => false,
             };
             casualty.certain &= saw != Saw::SomebodyElse;
+            // Our SIGKILL may have ended only what a main process has left behind.
+            let killed = killed && exit.is_some_and(|exit| exit.how == Exit::Killed(9));
             casualty.certain = (killed || casualty.certain) && exit.is_some_and(|exit| !by_itself(exit));
             casualty.at = turn.now.wall;
             turn.record(Entry::Casualty(casualty));
