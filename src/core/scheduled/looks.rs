@@ -229,17 +229,14 @@ impl Script {
                 self.stale = stale;
                 self.ended_before_its_stop(turn, rules, loans, seen);
             }
-            // Whoever started it was quicker than we, and a newer deploy than that: begin again with it.
-            ScriptStep::Deciding if !stale.is_empty() && !seen.invocation.is_empty() && seen.invocation != self.invocation => {
-                self.owe_no_rerun(turn, "it runs");
-                *self = Script::new(&self.target, seen.clone(), stale, turn.now.mono, drain_until);
-            }
             ScriptStep::Stopped | ScriptStep::Lifting | ScriptStep::Deciding => {
                 // How it ended is known from the first look after its end.
                 let exit = self.seen.exit;
                 self.seen.update(seen);
                 self.seen.exit = exit.or(seen.exit);
                 self.stale = stale;
+                // That of another run, should it have one.
+                self.drain_until = drain_until;
                 if self.step == ScriptStep::Stopped {
                     self.note_slots(turn.now);
                 }

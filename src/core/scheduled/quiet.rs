@@ -101,15 +101,17 @@ impl Script {
         self.enter(turn.now.mono, ScriptStep::Lifting);
     }
 
-    /// Its scheduled run came while it was kept quiet, and has not been made up for: it is owed one.
-    pub(super) fn owe_missed_slot(&self, turn: &mut Turn<'_>) -> bool {
+    /// Its scheduled run came while it was kept quiet, and has not been made up for.
+    pub(super) fn missed_slot(&self) -> bool {
         let Some(Slots::From(from)) = self.slots else { return false };
         // One whose start is queued is about to run.
-        let missed = self.seen.last_trigger() > from && !self.has_run_since() && !self.seen.active.runs() && !self.seen.job;
-        if missed && !self.seen.refuse_manual_start {
+        self.seen.last_trigger() > from && !self.has_run_since() && !self.seen.active.runs() && !self.seen.job
+    }
+
+    pub(super) fn owe_missed_slot(&self, turn: &mut Turn<'_>) {
+        if self.missed_slot() && !self.seen.refuse_manual_start {
             let (unit, target, after) = (self.unit.clone(), self.target.clone(), self.invocation.clone());
             turn.record(Entry::RerunOwed { unit, target, scheduled: true, lent: false, after });
         }
-        missed
     }
 }

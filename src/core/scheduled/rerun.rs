@@ -33,7 +33,11 @@ impl Script {
             && self.pending.is_empty()
             && !self.awaits_slots(turn, rules)
         {
-            self.let_run(turn);
+            // What its timers say makes no difference.
+            if self.runs_at_once(turn, rules) || (self.ended == Ended::ByItself && self.seen.timers.is_empty()) {
+                return self.let_run(turn);
+            }
+            self.enter(turn.now.mono, ScriptStep::Deciding);
         }
     }
 
@@ -52,15 +56,11 @@ impl Script {
         !self.seen.invocation.is_empty() && self.seen.invocation != self.invocation
     }
 
-    /// Its timers may start it again.
-    pub(super) fn go_on_when_lifted(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
-        if self.runs_at_once(turn, rules) && !self.has_run_since() {
-            return self.start(turn);
-        }
-        if self.ended == Ended::ByItself && self.seen.timers.is_empty() {
-            return self.ended_by_itself(turn);
-        }
-        self.enter(turn.now.mono, ScriptStep::Deciding);
+    /// No start of it is skipped any more. One that was is written down as long as the journal still says that it is kept quiet: whoever goes on
+    /// after that looks for it no more.
+    pub(super) fn decide(&mut self, turn: &mut Turn<'_>) {
+        self.owe_missed_slot(turn);
+        self.let_run(turn);
     }
 
     /// One that goes on does so.
@@ -82,14 +82,20 @@ impl Script {
         }
     }
 
-    /// The next elapse of its timers is real now: rerun at once, or stay quiet until then.
-    pub(super) fn decide(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
+    /// Its timers may start it again: rerun at once, or stay quiet until then.
+    pub(super) fn go_on_when_lifted(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
         if self.ended.goes_on() {
             return self.go_on(turn);
         }
-        let missed = self.owe_missed_slot(turn);
+        if self.has_run_since() && !self.stale.is_empty() {
+            // Whoever started it was quicker than we, and a newer deploy than that: begin again with it.
+            self.owe_no_rerun(turn, "it runs");
+            *self = Script::new(&self.target, self.seen.clone(), self.stale.clone(), turn.now.mono, self.drain_until);
+            return;
+        }
+        let missed = self.missed_slot();
         let owed = turn.memory.reruns.get(&self.unit).map(|owed| owed.scheduled);
-        if missed && owed.is_some() {
+        if (missed && owed.is_some()) || (self.runs_at_once(turn, rules) && !self.has_run_since()) {
             return self.start(turn);
         }
         if self.ended == Ended::ByItself {

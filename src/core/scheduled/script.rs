@@ -103,9 +103,10 @@ pub(super) enum ScriptStep {
     Stopping,
     /// It is gone, and kept quiet; what was lent is given back before anything starts.
     Stopped,
-    /// Its timers may start it again.
-    Lifting,
+    /// The next elapse of its timers is real now, and is looked at.
     Deciding,
+    /// They may start it again.
+    Lifting,
     Starting,
     Done(UnitEnd, String),
     Left(String),
@@ -194,11 +195,12 @@ impl Script {
             ScriptStep::Holding { until } => self.wait_for_lock(turn, rules, until),
             ScriptStep::Stopping => self.escalate(turn, rules, loans),
             ScriptStep::Stopped => self.go_on_when_given_back(turn, rules, loans),
-            ScriptStep::Lifting if self.pending.is_empty() => self.go_on_when_lifted(turn, rules),
-            ScriptStep::Deciding if look.seen_since(self.since) => self.decide(turn, rules),
+            ScriptStep::Deciding if look.seen_since(self.since) => self.decide(turn),
+            // A newer deploy is looked for first.
+            ScriptStep::Lifting if self.pending.is_empty() && look.began().is_some() => self.go_on_when_lifted(turn, rules),
             ScriptStep::Quieting
-            | ScriptStep::Lifting
             | ScriptStep::Deciding
+            | ScriptStep::Lifting
             | ScriptStep::Starting
             | ScriptStep::Done(..)
             | ScriptStep::Left(_) => {}

@@ -77,6 +77,21 @@ fn of_a_script_that_somebody_else_was_stopping_already_nobody_is_certain_who_end
     assert_eq!(host.casualties().into_iter().map(|casualty| casualty.certain).collect::<Vec<_>>(), [false]);
 }
 
+/// Its child ignores that, and is ended by our SIGKILL: that says nothing of the script.
+#[test]
+fn of_what_a_person_has_stopped_and_a_child_outlives_nobody_is_certain_who_ended_it() {
+    let slow = Script { on_term: OnTerm::Exits { status: 1, after: 8 * S }, stubborn_child: true, ..Script::default() };
+    let mut host = script_host(After::Rerun, slow, HOUR);
+    host.world.touch("d2");
+    host.later(25 * S, Deed::World("a person stops it", Box::new(|world| drop(world.person("stop", SCRIPT, By::Person)))));
+    assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)));
+    host.run(S);
+    host.check_at_rest();
+    host.must_be_right();
+    let told: Vec<_> = host.casualties().into_iter().map(|casualty| (casualty.ended_by, casualty.certain)).collect();
+    assert_eq!(told, [("SIGKILL".to_owned(), false)]);
+}
+
 fn asking(after: After, script: Script) -> Host {
     let mut host = script_host(after, script, HOUR);
     let mut asks = host.policy.clone();
@@ -294,6 +309,30 @@ fn one_that_ends_at_a_checkpoint_and_leaves_a_child_behind_runs_again() {
         host.must_be_right();
         assert_eq!(host.world.units[SCRIPT].runs.len(), 2, "dies: {dies}");
         assert_eq!(host.casualties().len(), 0);
+    }
+}
+
+/// An agent that goes on from there looks for no slot any more: it is written down before.
+#[test]
+fn a_slot_that_came_while_a_script_was_kept_quiet_is_made_up_for_though_the_agent_dies_as_soon_as_it_is_not() {
+    let slow = Script { on_term: OnTerm::Exits { status: 143, after: 2 * S }, stubborn_child: true, ..Script::default() };
+    for down in [50 * MS, 40 * S] {
+        let mut host = script_host(After::UntilNext, slow.clone(), HOUR);
+        host.world.touch("d2");
+        let kept = |host: &Host| host.world.quiet.contains(SCRIPT) && !host.world.units[SCRIPT].active.runs();
+        assert!(host.run_until(2 * MINUTE, kept));
+        let slot = host.world.now + 2 * S;
+        host.world.timer(SCRIPT, HOUR, slot);
+        host.world.faults.reload_fails_until = slot + S;
+        assert!(host.run_until(MINUTE, |host| host.memory().quiet.is_empty()));
+        host.kill_agent();
+        host.run(down);
+        host.start_agent();
+        assert!(host.run_until(MINUTE, Host::quiet));
+        host.run(S);
+        host.check_at_rest();
+        host.must_be_right();
+        assert_eq!(host.world.units[SCRIPT].runs.len(), 2, "it has run for its slot");
     }
 }
 
