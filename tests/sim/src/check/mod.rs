@@ -126,11 +126,15 @@ impl World {
         }
     }
 
-    /// It ended with its loan, with which the next of several commands does not run: which of them was its last nobody can tell.
-    pub(crate) fn perhaps_cut_short(&self, unit: &Unit) -> bool {
+    /// A dead agent has written that it would stop it; or it may have ended while our stop was on its way, which nobody can tell from an end by that;
+    /// or it ended with its loan, with which the next of several commands does not run: which of them was its last nobody can tell.
+    pub(crate) fn perhaps_stopped(&self, unit: &Unit) -> bool {
+        let on_its_way = |at: &Us| unit.exit.is_some_and(|exit| exit.at.0 >= *at && exit.at.0 < at + 300 * MS);
         let with_its_loan = |(from, until): &(Us, Us)| unit.exit.is_some_and(|exit| (*from..*until).contains(&exit.at.0));
         let several = unit.as_script().is_some_and(|script| script.steps > 1);
-        several && self.lent.get(&unit.name).is_some_and(with_its_loan)
+        self.maybe_stopped.contains(&unit.invocation)
+            || self.sent.get(&unit.name).is_some_and(on_its_way)
+            || (several && self.lent.get(&unit.name).is_some_and(with_its_loan))
     }
 
     pub(crate) fn agent_may_start(&mut self, name: &str) {
@@ -150,12 +154,7 @@ impl World {
         if unit.missed_slot || unit.doubtful_slot || (unit.checkpointed && rules.after != After::UntilNext) {
             return;
         }
-        // It may have ended while our stop was on its way, which nobody can tell from an end by that.
-        let on_its_way = |at: &Us| unit.exit.is_some_and(|exit| exit.at.0 >= *at && exit.at.0 < at + 300 * MS);
-        let stopped_by_us = unit.last_stop_by_agent.is_some()
-            || self.maybe_stopped.contains(&unit.invocation)
-            || self.sent.get(name).is_some_and(on_its_way)
-            || self.perhaps_cut_short(unit);
+        let stopped_by_us = unit.last_stop_by_agent.is_some() || self.perhaps_stopped(unit);
         // With settle_after it was decided at its end that it is to run again.
         let decided = if rules.settle_after.is_zero() { now } else { unit.idle_since };
         let soon = self

@@ -98,7 +98,7 @@ impl World {
         let unit = timer.unit.clone();
         if self.is_quiet(&unit) {
             self.say(|| format!("{name} would start {unit}, which is kept quiet"));
-            let perhaps = self.units.get(&unit).is_some_and(|unit| self.perhaps_cut_short(unit));
+            let perhaps = self.units.get(&unit).is_some_and(|unit| self.perhaps_stopped(unit));
             if let Some(unit) = self.units.get_mut(&unit) {
                 // What comes right after the end of one that we interrupted, as far as anybody can tell, may count as passed.
                 let passed = now <= unit.idle_since + S && (unit.interrupted() || perhaps);
