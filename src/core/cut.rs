@@ -47,7 +47,7 @@ pub enum Saw {
 
 /// The script has ended. Says whether that was our doing: it ended after it was asked to, whatever its exit status. That is not certain if
 /// somebody else was stopping it already, or if it exited with 0, or 75, unless it was seen at work after systemd had begun to stop it: it
-/// may have been done; nor if it exited with anything else and nobody knows that the stop was sent, since the agent has died.
+/// may have been done; nor if nobody knows that the stop was sent, since the agent has died, unless our SIGKILL ended it.
 pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool, saw: Saw) -> bool {
     let Some(Cutting { invocation, asked, casualties, answered, in_vain, .. }) = turn.memory.cutting.get(&seen.unit).cloned() else {
         return false;
@@ -63,15 +63,13 @@ pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool, saw: Sa
             if let Some(exit) = exit.filter(|_| seen.main_start != Mono::BOOT) {
                 casualty.ran = Span(exit.at.since(seen.main_start)).to_string();
             }
-            let by_itself = |exit: ExitSeen| match exit.how {
-                Exit::Exited(0 | RUN_AGAIN) => !(answered && saw == Saw::AtWork),
-                Exit::Exited(_) => !answered,
-                Exit::Killed(_) => false,
-            };
-            casualty.certain &= saw != Saw::SomebodyElse;
             // Our SIGKILL may have ended only what a main process has left behind.
-            let killed = killed && exit.is_some_and(|exit| exit.how == Exit::Killed(9));
-            casualty.certain = (killed || casualty.certain) && exit.is_some_and(|exit| !by_itself(exit));
+            let by_kill = killed && exit.is_some_and(|exit| exit.how == Exit::Killed(9));
+            let by_stop = |exit: ExitSeen| match exit.how {
+                Exit::Exited(0 | RUN_AGAIN) => answered && saw == Saw::AtWork,
+                Exit::Exited(_) | Exit::Killed(_) => answered && saw != Saw::SomebodyElse,
+            };
+            casualty.certain = by_kill || (casualty.certain && exit.is_some_and(by_stop));
             casualty.at = turn.now.wall;
             turn.record(Entry::Casualty(casualty));
         }

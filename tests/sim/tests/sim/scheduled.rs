@@ -77,6 +77,21 @@ fn of_a_script_that_somebody_else_was_stopping_already_nobody_is_certain_who_end
     assert_eq!(host.casualties().into_iter().map(|casualty| casualty.certain).collect::<Vec<_>>(), [false]);
 }
 
+/// It had written that it would, and nobody knows that it did.
+#[test]
+fn of_what_ended_while_the_agent_was_dead_that_was_about_to_stop_it_nobody_is_certain_who_ended_it() {
+    let mut host = script_host(After::Rerun, Script::default(), HOUR);
+    host.later(50 * S, Deed::World("a person stops it", Box::new(|world| drop(world.person("stop", SCRIPT, By::Person)))));
+    host.world.touch("d2");
+    assert!(host.run_until(2 * MINUTE, |host| host.memory().cutting.get(SCRIPT).is_some_and(|cutting| cutting.begun)));
+    host.deed(Deed::KillAgent(MINUTE));
+    host.run(2 * MINUTE);
+    host.settle();
+    host.must_be_right();
+    assert!(host.world.cuts.is_empty());
+    assert_eq!(host.casualties().into_iter().map(|casualty| casualty.certain).collect::<Vec<_>>(), [false]);
+}
+
 /// Its child ignores that, and is ended by our SIGKILL: that says nothing of the script.
 #[test]
 fn of_what_a_person_has_stopped_and_a_child_outlives_nobody_is_certain_who_ended_it() {
