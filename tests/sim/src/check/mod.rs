@@ -316,7 +316,10 @@ impl World {
     /// A main process of a script has ended. Was that our doing?
     pub(crate) fn script_cut(&mut self, name: &str, process: &Process, how: Exit) {
         let now = self.now;
-        let about_to = self.sent.get(name).is_some_and(|at| now - at < 100 * MS);
+        // Or somebody else's stop was quicker than ours, which was on its way.
+        let begun = self.units.get(name).and_then(|unit| unit.stop.as_ref()).map(|stop| stop.since);
+        let on_its_way = |at: &Us| begun.is_some_and(|begun| (*at..at + 300 * MS).contains(&begun));
+        let about_to = self.sent.get(name).is_some_and(|at| now - at < 100 * MS || on_its_way(at));
         let cut = match (process.signalled, how) {
             (Some(_), Exit::Killed(_)) => Some(false),
             (Some(at), Exit::Exited(_)) => match process.on_term {
