@@ -309,7 +309,9 @@ impl Debts {
                 let (unit, target, lent, after) = (seen.unit.clone(), target.clone(), owed.lent, owed.after);
                 turn.record(Entry::RerunOwed { unit, target, scheduled: false, lent, after });
             }
-            if !rules.stays_quiet(seen.next_run(), turn.now.wall) {
+            // One that has ended at its checkpoint is not kept waiting for its timer.
+            let asks = rules.asks(seen) && rules.may_rerun(seen) && seen.is_to_run_again();
+            if asks || !rules.stays_quiet(seen.next_run(), turn.now.wall) {
                 if rules.settle_after.is_zero() || self.hurried {
                     return self.start(turn, seen);
                 }
