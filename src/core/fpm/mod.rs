@@ -349,7 +349,7 @@ impl Fpm {
                         Purpose::End => self.end(turn),
                         Purpose::Renew | Purpose::Start => self.restart(turn),
                     }
-                } else if self.source.asks() && self.seen.active.runs() {
+                } else if self.is_counted() {
                     // Nobody knows for how long: what was stopped for the count goes on, and is counted again.
                     let workers = std::mem::take(&mut self.frozen);
                     if !workers.is_empty() {

@@ -96,6 +96,23 @@ impl Fpm {
         )
     }
 
+    /// Nothing of it has been stopped, not even for the count. What its restart waits for may take long after the drain, and until then it can be
+    /// left as it is.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        let waits = match self.step {
+            FpmStep::Seeing | FpmStep::Counting => true,
+            FpmStep::WaitingForLoan => !self.is_counted(),
+            _ => false,
+        };
+        !self.committed() || (waits && self.frozen.is_empty())
+    }
+
+    /// Its workers are counted, and stopped for that: it has some, and a status page that names them.
+    pub(super) fn is_counted(&self) -> bool {
+        self.source.asks() && self.seen.active.runs()
+    }
+
     /// Whether it, or its workers, are being stopped: until then it can serve again.
     #[must_use]
     pub fn is_past_return(&self) -> bool {

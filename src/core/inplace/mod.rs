@@ -95,7 +95,7 @@ impl InPlace {
         self.notes.remove(target);
         // What has been touched goes on to its end.
         self.units.retain(|unit, fpm| {
-            let goes_on = fpm.target != target || fpm.committed();
+            let goes_on = fpm.target != target || !fpm.is_untouched();
             if !goes_on {
                 loans.release(unit);
             }
@@ -151,7 +151,7 @@ impl InPlace {
 
     /// Nothing has been restarted in this bracket, so it can still be left.
     fn reversible(&self) -> bool {
-        !self.units.values().any(Fpm::committed)
+        self.units.values().all(Fpm::is_untouched)
     }
 
     /// Whether pools are to stay out: the bracket is on its way, or php-fpm is not proven to serve.

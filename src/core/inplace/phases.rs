@@ -200,7 +200,7 @@ impl InPlace {
 
     fn give_up(&mut self, turn: &mut Turn<'_>, why: &str) {
         // What is being restarted already comes to its end.
-        for unit in self.units.values_mut().filter(|unit| !unit.at_rest() && !unit.committed()) {
+        for unit in self.units.values_mut().filter(|unit| !unit.at_rest() && unit.is_untouched()) {
             turn.unit_ended(&unit.target, &unit.unit, UnitEnd::Failed, why);
             unit.step = FpmStep::Refused(why.to_owned());
             self.progress.insert(unit.target.clone(), Progress::Failed { why: why.to_owned(), blocked: true });

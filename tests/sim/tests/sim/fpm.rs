@@ -281,3 +281,25 @@ fn what_waits_for_the_journal_asks_the_pools_again_before_it_is_restarted() {
     host.check_at_rest();
     host.must_be_right();
 }
+
+/// It is about to be counted when the disk is full, and leaves the configuration then: nothing has happened to it, and nothing will.
+#[test]
+fn what_waits_for_the_journal_is_not_restarted_when_it_has_left_the_configuration() {
+    let load =
+        Load { every: 200 * MS, strays_every: 0, short: (5 * MS, 30 * MS), long_percent: 20, long: (20 * S, 30 * S), until: u64::MAX };
+    let mut host = fpm_host(false, Fpm { workers: 40, load, ..Fpm::default() });
+    let before = host.world.units[FPM].invocation.clone();
+    host.world.touch("d2");
+    let about_to =
+        |host: &Host| host.status().targets.iter().flat_map(|target| &target.units).any(|unit| unit.state == TargetState::Stopping);
+    assert!(host.run_until(MINUTE, about_to));
+    host.deed(Deed::DiskFull);
+    host.run(10 * S);
+    host.deed(Deed::Policy(Box::new(policy())));
+    host.run(10 * S);
+    host.deed(Deed::DiskGood);
+    host.run(10 * S);
+    host.must_be_right();
+    assert_eq!(before, host.world.units[FPM].invocation);
+    assert!(host.world.left_over().is_empty(), "{:?}", host.world.left_over());
+}
