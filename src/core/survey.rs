@@ -41,7 +41,7 @@ struct Surveyed {
 #[derive(Debug, Clone, Default)]
 pub struct AtRest {
     pub at: Wall,
-    looked: Mono,
+    pub looked: Mono,
     pub units: Vec<Resting>,
 }
 

@@ -129,8 +129,14 @@ impl Machine {
             let runs = |unit: &UnitView| rest.units.iter().any(|resting| resting.seen.unit == unit.unit);
             units.retain(|unit| unit.state > TargetState::Adopted || runs(unit));
         }
+        let php = matches!(rules, TargetRules::PhpFpm(_));
+        let changed = php && wanted.is_some_and(|wanted| wanted.waits && rest.looked < wanted.want.landed);
         for resting in &rest.units {
             let mut view = self.at_rest(name, rules, memory, wanted, resting);
+            // What did not run may have come up between the look and the landing.
+            if changed && view.state == TargetState::Fresh {
+                (view.state, view.why) = (TargetState::Stale, "about to be looked at".to_owned());
+            }
             match units.iter_mut().find(|unit| unit.unit == view.unit) {
                 Some(unit) if unit.state > TargetState::Adopted => {
                     unit.oldest_start = unit.oldest_start.or(view.oldest_start);

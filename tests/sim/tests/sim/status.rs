@@ -7,7 +7,7 @@ use restart_agent::core::event::Order;
 use restart_agent::core::policy::{After, TargetRules};
 use restart_agent::core::status::{State, TargetState, TargetView, UnitView};
 use sim::host::{Deed, Host};
-use sim::world::{Answers, Fpm, Hook, Load, MINUTE, MS, S, Script, Unit};
+use sim::world::{Answers, By, Fpm, FpmStart, Hook, Load, MINUTE, MS, S, Script, Unit};
 
 use crate::given::{FPM, SCRIPT, adopted, fpm_host, fpm_rules, policy, script_rules, with_target, world};
 
@@ -201,4 +201,23 @@ fn every_state_is_as_the_schema_of_status_json_says() {
     assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Failed)));
     look(&host, State::Failed);
     assert_eq!(seen.len(), 6);
+}
+
+/// It does not come up when it is looked at, systemd brings it up (Restart=), and then a deploy lands that waits for a hold.
+#[test]
+fn what_did_not_run_when_it_was_looked_at_is_not_called_so_when_a_deploy_has_landed_since() {
+    let mut host = fpm_host(false, Fpm { start: FpmStart::Fails, ..Fpm::default() });
+    drop(host.world.person("restart", FPM, By::Person));
+    host.run(S);
+    host.deed(Deed::Order(hold(None)));
+    host.deed(Deed::Policy(Box::new(host.policy.clone())));
+    host.run(S);
+    assert_eq!(unit(&host).why, "does not run");
+    host.world.units.get_mut(FPM).unwrap().as_fpm_mut().unwrap().start = FpmStart::Well(60 * MS);
+    drop(host.world.person("start", FPM, By::Systemd));
+    host.run(S);
+    host.world.touch("d2");
+    host.run(S);
+    host.must_be_right();
+    assert_eq!(unit(&host).state, TargetState::Held);
 }
