@@ -88,6 +88,8 @@ pub struct Host {
     queued: Vec<Written>,
     with_queued: Memory,
     disk_full: bool,
+    /// What each target had reached, and before that, when it became full: what it reaches meanwhile an agent that starts then does not know.
+    reached_on_disk: (BTreeMap<String, Us>, BTreeMap<String, Us>),
     journal_told: bool,
     machine: Option<Machine>,
     outstanding: BTreeMap<EffectId, Effect>,
@@ -132,6 +134,7 @@ impl Host {
             queued: Vec::new(),
             with_queued: Memory::default(),
             disk_full: false,
+            reached_on_disk: Default::default(),
             journal_told: true,
             machine: None,
             outstanding: BTreeMap::new(),
@@ -237,6 +240,9 @@ impl Host {
         self.died = self.world.now;
         self.outstanding.clear();
         self.asked_at.clear();
+        if self.disk_full {
+            (self.world.reached, self.world.reached_before) = self.reached_on_disk.clone();
+        }
         self.queued.clear();
         self.with_queued = self.durable.clone();
         self.crashes += 1;
@@ -420,7 +426,11 @@ impl Host {
                 let read = self.world.stamp.clone();
                 self.feed(Event::Stamp(read));
             }
-            Deed::DiskFull => self.disk_full = true,
+            Deed::DiskFull => {
+                if !std::mem::replace(&mut self.disk_full, true) {
+                    self.reached_on_disk = (self.world.reached.clone(), self.world.reached_before.clone());
+                }
+            }
             Deed::DiskGood => self.disk_good(),
             Deed::KillAgent(down) => {
                 if self.machine.is_some() {
