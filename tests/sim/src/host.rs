@@ -756,6 +756,7 @@ impl Host {
             && self.generations_quiet()
             && self.all_serve()
             && matches!(self.waited(None), Some(Waited::Converged { .. }))
+            && !self.one_is_watched()
     }
 
     /// Fails the test, with the story, if something that must not happen has.

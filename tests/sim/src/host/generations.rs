@@ -79,6 +79,14 @@ impl Host {
         self.memory().targets.values().all(|target| target.starting.is_none() && target.lingering.is_empty())
     }
 
+    /// One that has just begun to serve is seen to that it stays up: until then the one before does not linger.
+    pub(super) fn one_is_watched(&self) -> bool {
+        let status = self.status();
+        let of_generations =
+            status.targets.iter().filter(|target| matches!(self.policy.targets.get(&target.name), Some(TargetRules::Generations(_))));
+        of_generations.flat_map(|target| &target.units).any(|view| view.state == TargetState::Verifying)
+    }
+
     /// One of each template serves, unless a person has stopped it and the agent leaves it at that.
     pub(super) fn all_serve(&self) -> bool {
         let serves = |template: &Template| template.current().is_some_and(|unit| self.world.listens(&unit));
