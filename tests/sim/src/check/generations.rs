@@ -82,7 +82,7 @@ impl World {
         let over = now + UNKNOWABLE >= left.saturating_add(us(rules.linger));
         // What a person has made of it, nobody knows: a boot, a second start, a symlink that came and went.
         // It may have led to this one for a moment before, which nobody saw.
-        let person = !self.hands_off(template) || left == template.touched || left == Us::MAX && template.touched > of.main_start;
+        let person = !self.hands_off(template) || template.deposed.contains(unit) || left == Us::MAX && template.touched > of.main_start;
         if !(forced || end_oldest || over || person || now < self.policy_changed + 5 * S) {
             let waits = (left.saturating_add(us(rules.linger)).min(now + 3600 * S) - now) as f64 / 1e6;
             self.violates(format!("{what} for {unit} with {work} in flight, {waits:.3} s before its linger is over"));

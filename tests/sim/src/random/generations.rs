@@ -86,11 +86,7 @@ fn change(host: &mut Host, when: Us, what: &'static str, act: impl FnOnce(&mut T
     at(host, when, what, move |world| {
         let now = world.now;
         let template = world.templates.get_mut(TEMPLATE).unwrap();
-        let before = template.obstructed;
         act(template);
-        if before != template.obstructed {
-            template.touched = now;
-        }
         template.available_since = now;
     });
 }
@@ -114,7 +110,7 @@ pub(super) fn deeds(draw: &mut Draw, host: &mut Host, only: bool) {
             5 => change(host, when, "what starts answers no ping", |template| template.next.pings = false),
             6 => change(host, when, "what starts serves old code", |template| template.next.old_code = true),
             7 => change(host, when, "the symlink cannot be switched", |template| template.unwritable = true),
-            8 => change(host, when, "a directory takes the place of the symlink", |template| template.obstructed = true),
+            8 => at(host, when, "a directory takes the place of the symlink", |world| world.obstruct(TEMPLATE, true)),
             _ => change(host, when, "memory is short", |template| template.available = 1 << 28),
         }
         if draw.rng.chance(70) {

@@ -42,6 +42,8 @@ pub struct Template {
     pub switched: Us,
     /// Since when the symlink has led elsewhere, by instance that it has led to.
     pub left: BTreeMap<String, Us>,
+    /// Of these, the ones that it was a person who took it away from.
+    pub deposed: BTreeSet<String>,
     /// Runs that have answered as they should, and runs that have served.
     pub proven: BTreeSet<String>,
     pub served: BTreeSet<String>,
@@ -80,6 +82,7 @@ impl Template {
             touched: 0,
             switched: 0,
             left: BTreeMap::new(),
+            deposed: BTreeSet::new(),
             proven: BTreeSet::new(),
             served: BTreeSet::new(),
             bad: BTreeSet::new(),
@@ -191,12 +194,13 @@ impl World {
             return;
         }
         if let Some(before) = template.current() {
-            template.left.insert(before, now);
+            template.left.entry(before).or_insert(now);
         }
         template.leads_to.clone_from(&to);
         template.stopped_by_person = false;
-        if let Some(current) = template.current() {
+        if let Some(current) = template.current().filter(|_| !template.obstructed) {
             template.left.remove(&current);
+            template.deposed.remove(&current);
         }
         self.say(|| format!("{unit}: the symlink leads to {}", to.as_deref().unwrap_or("nothing")));
         self.note_served(unit);
@@ -370,7 +374,28 @@ impl World {
     pub fn person_leads(&mut self, template: &str, to: Option<String>) {
         self.say(|| "== a person changes the symlink".to_owned());
         self.touched(template);
+        let before = self.templates.get(template).and_then(Template::current);
         self.lead(template, to);
+        let of = self.templates.get_mut(template).unwrap();
+        of.deposed.extend(before.filter(|before| of.left.contains_key(before)));
+    }
+
+    /// Something else takes the place of the symlink, or makes way for it: meanwhile nobody serves.
+    pub fn obstruct(&mut self, template: &str, obstructed: bool) {
+        let now = self.now;
+        let Some(template) = self.templates.get_mut(template).filter(|template| template.obstructed != obstructed) else { return };
+        (template.obstructed, template.touched) = (obstructed, now);
+        match template.current() {
+            Some(current) if obstructed => {
+                template.left.insert(current.clone(), now);
+                template.deposed.insert(current);
+            }
+            Some(current) => {
+                template.left.remove(&current);
+                template.deposed.remove(&current);
+            }
+            None => {}
+        }
     }
 
     /// A person, or fate, has its hands in the generations.
@@ -438,6 +463,7 @@ impl World {
             template.leads_to = None;
             template.obstructed = false;
             template.left.clear();
+            template.deposed.clear();
             template.stopped_by_person = false;
             let boot = template.instance(BOOT);
             self.units.retain(|unit, _| name::instance_of(&name, unit).is_none());
@@ -456,11 +482,14 @@ impl World {
     /// What is started from now on is well, and so is what runs.
     pub fn heal_templates(&mut self) {
         let now = self.now;
+        for name in self.templates.keys().cloned().collect::<Vec<_>>() {
+            self.obstruct(&name, false);
+        }
         for template in self.templates.values_mut() {
             if !template.next.config_good {
                 template.config_mended = now;
             }
-            if template.obstructed || template.next_dies() {
+            if template.next_dies() {
                 template.touched = now;
             }
             let load = Load { every: template.load.every.max(400 * MS), long_percent: 0, ..template.load };
@@ -470,7 +499,7 @@ impl World {
             if template.next.status != super::Answers::Well {
                 template.next.status = super::Answers::Well;
             }
-            (template.obstructed, template.unwritable, template.available) = (false, false, 8 << 30);
+            (template.unwritable, template.available) = (false, 8 << 30);
             template.available_since = now;
             template.children = (0, 0);
         }

@@ -161,7 +161,7 @@ fn what_served_until_the_switch_lingers_from_there() {
     for tried in [false, true] {
         let mut host = host_with(GenerationRules { linger: span(9 * S), ..rules() }, |template| template.next.status = Answers::Garbage);
         let boot = template(&host).current().unwrap();
-        let obstruct = |host: &mut Host, obstructed| host.world.templates.get_mut(TEMPLATE).unwrap().obstructed = obstructed;
+        let obstruct = |host: &mut Host, obstructed| host.world.obstruct(TEMPLATE, obstructed);
         host.world.touch("d2");
         assert!(host.run_until(MINUTE, |host| host.world.units.get(NEW).is_some_and(|unit| unit.active.runs())));
         obstruct(&mut host, true);
