@@ -124,6 +124,7 @@ impl Host {
     pub fn new(world: World, policy: Policy) -> Host {
         let mut world = world;
         world.policy = policy.clone();
+        world.note_adopted();
         let since = policy.targets.keys().map(|name| (name.clone(), world.now)).collect();
         Host {
             world,
@@ -408,6 +409,7 @@ impl Host {
                 self.policy = (*policy).clone();
                 self.world.former = std::mem::replace(&mut self.world.policy, (*policy).clone());
                 self.world.policy_changed = now;
+                self.world.note_adopted();
                 self.unusable = None;
                 self.feed(Event::Policy(policy));
                 // Whoever has read its configuration again reads the stamp again.

@@ -218,6 +218,13 @@ impl World {
         }
     }
 
+    /// Whoever serves when its target comes into the configuration has served, also without a request.
+    pub(crate) fn note_adopted(&mut self) {
+        for template in self.templates.keys().cloned().collect::<Vec<_>>() {
+            self.note_served(&template);
+        }
+    }
+
     fn note_served(&mut self, unit: &str) {
         let Some(current) =
             self.templates.values().find(|template| template.unit == *unit || template.has(unit)).and_then(Template::current)
