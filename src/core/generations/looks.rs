@@ -141,7 +141,7 @@ impl Generations {
     /// a person has stopped it.
     fn see_to_it_that_one_serves(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules) {
         let now = turn.now.mono;
-        let stale = self.fallen_back(turn);
+        let stale = self.current.clone().filter(|unit| self.is_behind(turn, unit));
         if self.current.is_some() && stale.is_none() {
             self.rescue = None;
             if now >= self.rescue_at.after(STAYS_UP) {
@@ -156,20 +156,16 @@ impl Generations {
             return;
         }
         // Under a hold as well: it is not called reached any more, and what follows from that waits for the hold to end.
-        if let (Some(_), Some(unit)) = (stale, self.current.clone()) {
-            // The machine tries again, as after a rollout that failed.
-            self.progress = Progress::Idle;
-            self.put_off_rescue(now);
-            return turn.record(Entry::Lapsed { target: self.name.clone(), unit });
+        if let Some(unit) = stale {
+            return self.lapses(turn, unit);
         }
         if self.held || self.is_being_restarted(turn, rules) {
             return;
         }
         if let Some(to) = self.youngest(None).filter(|_| !rules.shared()) {
-            if self.is_behind(turn, &to).is_some() {
-                // Before the symlink leads there, or old code would be called reached until the next look.
-                self.progress = Progress::Idle;
-                turn.record(Entry::Lapsed { target: self.name.clone(), unit: to.clone() });
+            // It is about to serve: before it does, what it is behind is not called reached any more.
+            if self.is_behind(turn, &to) {
+                self.lapses(turn, to.clone());
             }
             self.tries = 0;
             return self.enter(now, Phase::Mending { to });
@@ -208,17 +204,19 @@ impl Generations {
         waits
     }
 
-    /// What had been reached and is not any more: the generation for it is gone, and an older one serves.
-    fn fallen_back(&self, turn: &Turn<'_>) -> Option<Want> {
-        self.is_behind(turn, self.current.as_ref()?)
+    /// The generation for what had been reached is gone: this one is older.
+    fn is_behind(&self, turn: &Turn<'_>, unit: &str) -> bool {
+        let Some(memory) = turn.memory.targets.get(&self.name) else { return false };
+        let reached = memory.reached.as_ref().filter(|_| memory.unmet().is_none());
+        let seen = self.unit(unit).filter(|seen| seen.main_pid != 0);
+        reached.zip(seen).is_some_and(|(want, seen)| !stale_fpm(seen, want, memory).is_empty())
     }
 
-    /// What is called reached, if this one is older.
-    fn is_behind(&self, turn: &Turn<'_>, unit: &str) -> Option<Want> {
-        let memory = turn.memory.targets.get(&self.name)?;
-        let want = memory.reached.as_ref().filter(|_| memory.unmet().is_none())?;
-        let unit = self.unit(unit).filter(|unit| unit.main_pid != 0)?;
-        (!stale_fpm(unit, want, memory).is_empty()).then(|| want.clone())
+    /// What had been reached is not any more. The machine tries again, as after a rollout that failed.
+    fn lapses(&mut self, turn: &mut Turn<'_>, unit: String) {
+        self.progress = Progress::Idle;
+        self.put_off_rescue(turn.now.mono);
+        turn.record(Entry::Lapsed { target: self.name.clone(), unit });
     }
 
     /// Of those that run, apart from this one, the one that was proven for the newest code, or was started last.
