@@ -26,6 +26,8 @@ pub struct Balancer {
     pub by_person: bool,
     /// Since when it has been out, as the balancer has it.
     pub out_since: Us,
+    /// It is in again for the moment, by an order of ours before the last one, and no check has seen that: it was out since then.
+    pub unseen_in: Option<Us>,
     /// It was a person who took it out last; whose it is nobody can tell if the agent owed the pool this host then.
     pub turned_out_by_person: bool,
     /// When a person last put it in.
@@ -50,6 +52,7 @@ impl Balancer {
             by_person: false,
             turned_out_by_person: false,
             out_since: 0,
+            unseen_in: None,
             put_in: 0,
             depool: Hook::Works(80 * MS),
             repool: Hook::Works(80 * MS),
@@ -101,7 +104,9 @@ impl World {
         self.say(|| format!("pool {pool}: the agent's {command:?} begins"));
         match command {
             Command::Check => {
-                let out = self.balancers[&pool].out;
+                let balancer = self.balancers.get_mut(&pool).unwrap();
+                balancer.unseen_in = None;
+                let out = balancer.out;
                 let answered = match &end {
                     CommandEnd::Exited { status: 0, .. } => exited(i32::from(out && hook != Hook::Lies)),
                     other => other.clone(),
@@ -134,11 +139,13 @@ impl World {
         }
         balancer.out = out;
         balancer.turned_out_by_person = false;
-        balancer.out_since = now;
         if out {
-            balancer.by_agent.0 += 1
+            balancer.out_since = balancer.unseen_in.take().unwrap_or(now);
+            balancer.by_agent.0 += 1;
         } else {
-            balancer.by_agent.1 += 1
+            balancer.unseen_in = (balancer.told > now).then_some(balancer.out_since);
+            balancer.out_since = now;
+            balancer.by_agent.1 += 1;
         }
         self.say(|| format!("pool {pool}: the host is {}, by the agent", if out { "out" } else { "in" }));
     }
@@ -156,6 +163,7 @@ impl World {
         // What the balancer was told before, and has not done yet, it does first.
         self.forget(|what| matches!(what, Happening::PoolTurns { pool: of, ends, .. } if of == pool && *ends <= now));
         let Some(balancer) = self.balancers.get_mut(pool) else { return };
+        balancer.unseen_in = None;
         if out && !balancer.out {
             // While the agent owes the pool this host, nobody can tell whose depool it is.
             balancer.by_person = !self.agent_owes.contains(pool);
