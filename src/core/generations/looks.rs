@@ -149,6 +149,16 @@ impl Generations {
             }
             return;
         }
+        // Another one that runs is not kept waiting for the pause between two that are started.
+        let switches = self.current.is_none() && !rules.shared() && !self.held && now >= self.switch_at;
+        if let Some(to) = self.youngest(None).filter(|_| switches && !self.is_being_restarted(turn, rules)) {
+            // It is about to serve: before it does, what it is behind is not called reached any more.
+            if self.is_behind(turn, &to) {
+                self.lapses(turn, to.clone());
+            }
+            self.tries = 0;
+            return self.enter(now, Phase::Mending { to });
+        }
         if now < self.rescue_at {
             if self.current.is_none() && self.is_stopped(rules) {
                 self.tell_stopped();
@@ -161,14 +171,6 @@ impl Generations {
         }
         if self.held || self.is_being_restarted(turn, rules) {
             return;
-        }
-        if let Some(to) = self.youngest(None).filter(|_| !rules.shared()) {
-            // It is about to serve: before it does, what it is behind is not called reached any more.
-            if self.is_behind(turn, &to) {
-                self.lapses(turn, to.clone());
-            }
-            self.tries = 0;
-            return self.enter(now, Phase::Mending { to });
         }
         if self.is_stopped(rules) {
             return self.tell_stopped();

@@ -92,6 +92,8 @@ pub struct Generations {
     rescue: Option<Want>,
     rescue_tries: u32,
     rescue_at: Mono,
+    /// The symlink could not be switched to one that runs: not before then.
+    switch_at: Mono,
     /// How often the symlink was to be switched in this phase.
     tries: u32,
     /// Since when somebody is at the one that serves.
@@ -170,6 +172,7 @@ impl Generations {
             rescue: None,
             rescue_tries: 0,
             rescue_at: Mono::BOOT,
+            switch_at: Mono::BOOT,
             tries: 0,
             down_since: None,
             held: false,

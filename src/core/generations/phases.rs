@@ -68,6 +68,7 @@ impl Generations {
                     self.mended(now);
                 } else if self.switch_to(turn, rules, &to) == Tried::TooOften {
                     self.put_off_rescue(now);
+                    self.switch_at = self.rescue_at;
                     self.mended(now);
                     self.look.want(self.rescue_at);
                 }

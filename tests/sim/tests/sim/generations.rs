@@ -69,6 +69,29 @@ fn a_deploy_starts_a_generation_switches_to_it_and_ends_the_old_one() {
 }
 
 /// More long requests than there are workers: no ping is answered over the socket that all share, and status says why.
+#[test]
+fn what_runs_serves_at_once_when_what_has_just_taken_over_ends() {
+    let long = Load { long_percent: 5, long: (90 * S, 120 * S), ..load() };
+    let mut host = host_with(GenerationRules { linger: span(300 * S), ..rules() }, |template| template.load = long);
+    for id in ["d2", "d3"] {
+        host.run(3 * S);
+        host.world.touch(id);
+        let serves = |host: &Host| template(host).current().is_some_and(|unit| unit.contains(id));
+        assert!(host.run_until(MINUTE, |host| serves(host) && host.state() == Some(State::Converged)));
+    }
+    assert_eq!(host.world.running(TEMPLATE).len(), 3, "{:?}", host.world.running(TEMPLATE));
+    let changed = host.world.templates.get_mut(TEMPLATE).unwrap();
+    (changed.next.config_good, changed.load) = (false, load());
+    for _ in 0..2 {
+        let serving = template(&host).current().unwrap();
+        host.world.person_at("stop", &serving);
+        let another = |host: &Host| template(host).current().is_some_and(|unit| unit != serving && host.world.listens(&unit));
+        assert!(host.run_until(2 * S, another), "{serving} is down, and nobody serves");
+        host.run(2 * S);
+    }
+    done(host);
+}
+
 /// A count of its requests holds for ten milliseconds.
 #[test]
 fn an_old_one_ends_with_its_last_request_also_where_looks_take_longer_than_a_count_holds() {
