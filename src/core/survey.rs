@@ -30,7 +30,8 @@ pub struct Survey {
 
 #[derive(Debug, Default)]
 struct Surveyed {
-    pending: Option<EffectId>,
+    /// The look under way, and when it was asked for: it tells what was at some time from then on.
+    pending: Option<(EffectId, Mono)>,
     rest: Option<AtRest>,
     /// The next look; `None`: there is no need of one.
     next: Option<Mono>,
@@ -70,11 +71,9 @@ impl Survey {
 
     /// Whether this was the outcome of a look of this survey.
     pub fn outcome(&mut self, now: Now, rules: &BTreeMap<String, TargetRules>, id: EffectId, outcome: &Outcome) -> bool {
-        let ours = |target: &&mut Surveyed| target.pending == Some(id);
-        let Some((name, target)) = self.targets.iter_mut().find(|(_, target)| ours(target)) else {
-            return false;
-        };
-        target.pending = None;
+        let ours = |target: &Surveyed| target.pending.is_some_and(|(pending, _)| pending == id);
+        let Some((name, target)) = self.targets.iter_mut().find(|(_, target)| ours(target)) else { return false };
+        let Some((_, asked)) = target.pending.take() else { return false };
         match (outcome, rules.get(name)) {
             (Outcome::Units(units), Some(rules)) => {
                 let stuck = matches!(rules, TargetRules::PhpFpm(_)) && units.iter().any(|unit| untouchable(unit).is_some());
@@ -82,7 +81,7 @@ impl Survey {
                 target.next = target.next.or(stuck.then(|| now.mono.after(AGAIN)));
                 target.trouble = None;
                 let units = units.iter().filter(|unit| shown(rules, unit)).map(|unit| Resting::of(unit, rules, now)).collect();
-                target.rest = Some(AtRest { at: now.wall, looked: now.mono, units });
+                target.rest = Some(AtRest { at: now.wall, looked: asked, units });
             }
             (other, _) => {
                 target.next = Some(now.mono.after(RETRY));
@@ -167,7 +166,7 @@ impl Machine {
             let names = self.policy.targets.get(&name).is_some_and(|rules| !rules.code().is_empty());
             let id = turn!(self, now, step).ask(Effect::Look { units, looked, cgroups: BTreeMap::new(), names });
             let target = self.survey.targets.entry(name).or_default();
-            target.pending = Some(id);
+            target.pending = Some((id, now.mono));
             target.next = None;
         }
     }
