@@ -157,11 +157,13 @@ impl World {
         let stopped_by_us = unit.last_stop_by_agent.is_some() || self.perhaps_stopped(unit);
         // With settle_after it was decided at its end that it is to run again.
         let decided = if rules.settle_after.is_zero() { now } else { unit.idle_since };
+        let on_its_way = 100 * MS * (1 + self.faults.slowness / 10);
         let soon = self
             .timers
             .values()
             .filter(|timer| timer.unit == name && timer.active)
-            .any(|timer| timer.slot_after(decided) - decided <= us(rules.quiet_within));
+            // It was decided a moment before.
+            .any(|timer| [decided, decided - on_its_way].iter().all(|at| timer.slot_after(*at) - at <= us(rules.quiet_within)));
         if !stopped_by_us {
             self.violates(format!("the agent starts {name}, which it did not stop"));
         } else if rules.after == After::UntilNext || (rules.after == After::Auto && soon) {
