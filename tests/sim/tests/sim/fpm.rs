@@ -5,7 +5,7 @@ use restart_agent::core::event::Order;
 use restart_agent::core::policy::{FpmRules, ProofRules, TargetRules};
 use restart_agent::core::status::{State, TargetState};
 use sim::host::{Deed, Host, span};
-use sim::world::{By, Fpm, FpmStart, HOUR, Load, MINUTE, MS, S, Unit};
+use sim::world::{By, Fpm, FpmStart, HOUR, Hook, Load, MINUTE, MS, S, Unit, Us};
 
 use crate::given::{FPM, adopted, fpm_host, fpm_rules, policy, with_pool, with_target, world};
 
@@ -50,6 +50,57 @@ fn a_new_stamp_with_a_ctime_of_yesterday_has_landed_now() {
     host.check_at_rest();
     host.must_be_right();
     assert_ne!(before, host.world.units[FPM].invocation);
+}
+
+/// Two stamps within `settle` are one deploy, for the targets of both.
+#[test]
+fn two_stamps_within_settle_renew_the_targets_of_both() {
+    let mut host = two(Fpm::default(), Fpm::default(), fpm_rules());
+    let before = [FPM, OTHER].map(|unit| host.world.units[unit].invocation.clone());
+    host.world.touch("id = \"d2\"\ntargets = [\"jobrunner\"]\n");
+    host.run(100 * MS);
+    host.world.touch("id = \"d3\"\ntargets = [\"other\"]\n");
+    assert!(host.run_until(MINUTE, |host| matches!(host.waited(None), Some(Waited::Converged { id }) if id == "d3")));
+    let after = [FPM, OTHER].map(|unit| host.world.units[unit].invocation.clone());
+    assert!(before[0] != after[0] && before[1] != after[1], "{before:?} {after:?}");
+    host.run(S);
+    host.check_at_rest();
+    host.must_be_right();
+}
+
+/// Facts 7j: the sixth start within ten seconds systemd refuses. The agent keeps two in reserve, for people and for Restart=.
+#[test]
+fn orders_in_a_row_without_a_drain_stay_below_systemds_start_limit_t22() {
+    let mut host = fpm_host(false, Fpm::default());
+    for _ in 0..12 {
+        host.order(Order::Trigger { force: true, override_hold: false, targets: None, reason: None });
+        host.run(1200 * MS);
+        host.must_be_right();
+    }
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+    let restarts: Vec<Us> = host.world.units[FPM].runs.iter().filter(|(_, by)| *by == By::Agent).map(|(at, _)| *at).collect();
+    assert!(restarts.len() > 5 && restarts.windows(4).all(|four| four[3] - four[0] >= 10 * S), "{restarts:?}");
+    host.run(S);
+    host.check_at_rest();
+    host.must_be_right();
+}
+
+/// Its target leaves the configuration in the drain, and the balancer does not take the host back: nobody is told that the rollout is over.
+#[test]
+fn a_rollout_ends_when_the_host_is_back_in_the_pool() {
+    let mut host = fpm_host(true, Fpm::default());
+    host.world.balancers.get_mut("default").unwrap().repool = Hook::Exits(1);
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.balancers["default"].out));
+    host.deed(Deed::Policy(Box::new(with_pool(policy(), "default"))));
+    host.run(MINUTE);
+    assert!(host.memory().rollout.is_some(), "it is over, and the host is out of the pool");
+    host.world.balancers.get_mut("default").unwrap().repool = Hook::Works(80 * MS);
+    assert!(host.run_until(10 * MINUTE, |host| host.memory().rollout.is_none()));
+    assert!(!host.world.balancers["default"].out);
+    host.run(S);
+    host.check_at_rest();
+    host.must_be_right();
 }
 
 /// A person aborts and thinks better of it: the host is put back, then taken out again, and the check says "out" until the balancer has heard
