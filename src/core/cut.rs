@@ -52,11 +52,15 @@ pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool, saw: Sa
     let Some(Cutting { invocation, asked, casualties, answered, in_vain, .. }) = turn.memory.cutting.get(&seen.unit).cloned() else {
         return false;
     };
-    // Of a later run its exit says nothing.
-    let exit = seen.exit.filter(|exit| seen.invocation == invocation && exit.at != Mono::BOOT);
+    // Of a later run its exit says nothing; but for one that had begun, unseen, when we asked: then that is the one that we have ended.
+    let unseen = seen.invocation != invocation && seen.main_start != Mono::BOOT && seen.main_start < asked;
+    let exit = seen.exit.filter(|exit| (seen.invocation == invocation || unseen) && exit.at != Mono::BOOT);
     let happened = !in_vain && exit.is_none_or(|exit| exit.at >= asked);
     if happened {
         for mut casualty in casualties {
+            if unseen {
+                casualty.pid = 0;
+            }
             if killed || exit.is_some_and(|exit| exit.how == Exit::Killed(9)) {
                 "SIGKILL".clone_into(&mut casualty.ended_by);
             }

@@ -46,7 +46,7 @@ impl World {
         // In an emergency it does not wait for certainty that the new one has not died since the last look, a second ago at most.
         let emergency = self.generation_rules(unit).is_some_and(|(target, _)| self.emergency(&target));
         // Neither can it know of the end of the one that served, a moment before this arrives.
-        let unknowable = UNKNOWABLE * (1 + self.faults.slowness / 10);
+        let unknowable = self.unknowable();
         let ended = |unit: &Unit| unit.exit.map_or(0, |exit| exit.at.0).max(unit.idle_since);
         let died = |unit: &String| self.units.get(unit).is_some_and(|unit| self.now < ended(unit) + unknowable);
         let just_died = template.current().is_some_and(|current| died(&current));
@@ -68,7 +68,7 @@ impl World {
         let now = self.now;
         let Some((target, rules)) = self.generation_rules(unit) else { return };
         let Some(template) = self.template_of(unit) else { return };
-        let unknowable = UNKNOWABLE * (1 + self.faults.slowness / 10);
+        let unknowable = self.unknowable();
         let Some(of) = self.units.get(unit) else { return };
         let at_it = only.is_none_or(|pid| of.as_fpm().is_some_and(|fpm| fpm.requests.values().any(|request| request.pid == pid)));
         let Some(work) = self.at_work(unit, unknowable).filter(|_| at_it) else { return };

@@ -69,6 +69,11 @@ impl World {
         unit.refuse_stop || unit.load == Load::Masked || both || rules.overdue == Some(Overdue::Finish)
     }
 
+    /// What has happened within this the agent could not know when it decided.
+    pub(crate) fn unknowable(&self) -> Us {
+        300 * MS * (1 + self.faults.slowness / 10)
+    }
+
     /// The first deploy that made something started then stale, and whether any since is forced.
     pub(crate) fn made_stale(&self, target: &str, started: Us) -> Option<(Us, bool)> {
         let mut all = self
@@ -100,6 +105,7 @@ impl World {
         // Its drain is counted from when its run was first stale, whichever of its commands is at it.
         let run = self.made_stale(&target, oldest).and(self.made_stale(&target, unit.main_start));
         match run {
+            None if now < unit.main_start + self.unknowable() => {}
             None => self.violates(format!("the agent stops {name}, which runs new code")),
             Some((at, false)) if now < at + us(rules.drain_timeout) => {
                 self.violates(format!(
@@ -157,13 +163,13 @@ impl World {
         let stopped_by_us = unit.last_stop_by_agent.is_some() || self.perhaps_stopped(unit);
         // With settle_after it was decided at its end that it is to run again.
         let decided = if rules.settle_after.is_zero() { now } else { unit.idle_since };
-        let on_its_way = 100 * MS * (1 + self.faults.slowness / 10);
+        let before = decided - self.unknowable();
         let soon = self
             .timers
             .values()
             .filter(|timer| timer.unit == name && timer.active)
             // It was decided a moment before.
-            .any(|timer| [decided, decided - on_its_way].iter().all(|at| timer.slot_after(*at) - at <= us(rules.quiet_within)));
+            .any(|timer| [decided, before].iter().all(|at| timer.slot_after(*at) - at <= us(rules.quiet_within)));
         if !stopped_by_us {
             self.violates(format!("the agent starts {name}, which it did not stop"));
         } else if rules.after == After::UntilNext || (rules.after == After::Auto && soon) {
