@@ -410,7 +410,10 @@ impl Host {
                 self.world.former = std::mem::replace(&mut self.world.policy, (*policy).clone());
                 self.world.policy_changed = now;
                 self.world.note_adopted();
-                self.unusable = None;
+                if self.unusable.take().is_some() {
+                    // What was touched meanwhile nobody has read yet.
+                    self.stamp_told = false;
+                }
                 self.feed(Event::Policy(policy));
                 // Whoever has read its configuration again reads the stamp again.
                 let read = self.world.stamp.clone();
