@@ -161,8 +161,14 @@ impl World {
         let now = self.now;
         self.say(|| format!("== a person turns the host {} in pool {pool}", if out { "out" } else { "in" }));
         // What the balancer was told before, and has not done yet, it does first.
-        self.forget(|what| matches!(what, Happening::PoolTurns { pool: of, ends, .. } if of == pool && *ends <= now));
+        let told = |what: &Happening| match what {
+            Happening::PoolTurns { pool: of, out, ends } if of == pool && *ends <= now => Some(*out),
+            _ => None,
+        };
+        let before = self.queue.values().filter_map(told).last();
+        self.forget(|what| told(what).is_some());
         let Some(balancer) = self.balancers.get_mut(pool) else { return };
+        balancer.out = before.unwrap_or(balancer.out);
         balancer.unseen_in = None;
         if out && !balancer.out {
             // While the agent owes the pool this host, nobody can tell whose depool it is.
