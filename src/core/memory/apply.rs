@@ -233,12 +233,10 @@ impl Memory {
         for (name, target) in &mut self.targets {
             if targets.contains(name) && deploy.targets.contains(name) {
                 let old = target.want.take();
-                // An emergency that is not over stays one, and a trigger is not undone by a stamp that was touched before it.
+                // An emergency that is not over stays one.
                 let unmet = |old: &Want| !target.reached.as_ref().is_some_and(|reached| reached.is(old));
                 let forced = old.as_ref().is_some_and(|old| old.forced && unmet(old));
-                let newer = old.filter(|old| old.landed > deploy.landed);
-                let (landed_at, landed) = newer.map_or((deploy.landed_at, deploy.landed), |old| (old.landed_at, old.landed));
-                target.want = Some(Want { id: deploy.id.clone(), landed_at, landed, forced: forced || deploy.forced.contains(name) });
+                target.want = Some(Want::of(deploy, old.as_ref(), forced || deploy.forced.contains(name)));
             }
         }
         let view = RolloutView::begun(id, deploy, at, by);

@@ -286,6 +286,14 @@ impl Cutting {
 }
 
 impl Want {
+    /// What a deploy wants of a target that was to be renewed for `old`: a trigger is not undone by a stamp that was touched before it.
+    #[must_use]
+    pub fn of(deploy: &Deploy, old: Option<&Want>, forced: bool) -> Want {
+        let newer = old.filter(|old| old.landed > deploy.landed);
+        let (landed_at, landed) = newer.map_or((deploy.landed_at, deploy.landed), |old| (old.landed_at, old.landed));
+        Want { id: deploy.id.clone(), landed_at, landed, forced }
+    }
+
     /// The same deploy or trigger, whether forced or not.
     #[must_use]
     pub fn is(&self, other: &Want) -> bool {

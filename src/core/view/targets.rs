@@ -107,7 +107,7 @@ impl Machine {
     fn wanted(&self, name: &str, memory: &TargetMemory) -> Option<Wanted> {
         let pending = self.pending.as_ref().map(|pending| &pending.deploy).filter(|deploy| deploy.targets.contains(name));
         if let Some(deploy) = pending {
-            let want = Want { id: deploy.id.clone(), landed_at: deploy.landed_at, landed: deploy.landed, forced: false };
+            let want = Want::of(deploy, memory.want.as_ref(), false);
             return Some(Wanted { want, unmet: true, waits: true });
         }
         let want = memory.want.clone()?;
