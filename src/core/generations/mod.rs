@@ -106,8 +106,8 @@ pub struct Generations {
     leaving: BTreeMap<String, Option<EffectId>>,
     /// When one that lingered was over.
     ended: Mono,
-    /// Given up while their start was under way, and when that had its answer: whether they came up the next look shows.
-    unborn: BTreeMap<String, (EffectId, Option<Mono>)>,
+    /// Given up before they were seen to run: their start, while it is under way, and when it had its answer. Whether they came up the next look shows.
+    unborn: BTreeMap<String, (Option<EffectId>, Option<Mono>)>,
     /// How well each may take the place of another: whether it was proven, and for which landing it was started.
     standing: BTreeMap<String, (bool, Mono)>,
     /// Those that the symlink was switched away from, since they did not do.
@@ -245,7 +245,7 @@ impl Generations {
         if matches!(self.phase, Phase::Looking | Phase::Room | Phase::Starting) {
             self.progress = Progress::Idle;
             self.want = None;
-            self.drop_starting();
+            self.drop_starting(now);
             self.enter(now, Phase::Rest);
             self.look.want(now);
         }
@@ -285,7 +285,7 @@ impl Generations {
             self.left(turn, &unit, outcome);
             return true;
         }
-        if let Some((_, answered)) = self.unborn.values_mut().find(|(unborn, _)| *unborn == id) {
+        if let Some((_, answered)) = self.unborn.values_mut().find(|(unborn, _)| *unborn == Some(id)) {
             *answered = Some(turn.now.mono);
             self.look.want(turn.now.mono);
             return true;
@@ -313,11 +313,13 @@ impl Generations {
         matches!(self.phase, Phase::Switching | Phase::Back { .. } | Phase::Mending { .. })
     }
 
-    fn drop_starting(&mut self) {
-        if let Some(fpm) = self.starting.take()
-            && let Some(id) = fpm.start_under_way()
-        {
-            self.unborn.insert(fpm.unit, (id, None));
+    fn drop_starting(&mut self, now: Mono) {
+        let Some(fpm) = self.starting.take() else { return };
+        let under_way = fpm.start_under_way();
+        let seen = self.unit(&fpm.unit).is_some_and(|seen| seen.active.runs());
+        if under_way.is_some() || (fpm.restarted_or_past() && !seen) {
+            self.unborn.insert(fpm.unit, (under_way, under_way.is_none().then_some(now)));
+            self.look.want(now);
         }
     }
 

@@ -95,7 +95,7 @@ impl Generations {
         if !self.has_looked_since(from) {
             return self.look.want(from.max(now));
         }
-        self.drop_starting();
+        self.drop_starting(now);
         if self.seen.obstructed {
             let why =
                 format!("{} is no symlink: move away what is there; each php-fpm listens beside it, under its own name", rules.socket);
@@ -271,7 +271,7 @@ impl Generations {
             turn.phase_ended(&self.name, phase);
         }
         let superseded = self.is_superseded(turn);
-        self.drop_starting();
+        self.drop_starting(now);
         self.before = None;
         if superseded {
             self.note = None;
