@@ -149,6 +149,10 @@ impl Generations {
             }
             return;
         }
+        // Under a hold as well: it is not called reached any more, and what follows from that waits for the hold to end.
+        if let Some(unit) = stale {
+            return self.lapses(turn, unit);
+        }
         // Another one that runs is not kept waiting for the pause between two that are started.
         let switches = self.current.is_none() && !rules.shared() && !self.held && now >= self.switch_at;
         if let Some(to) = self.youngest(None).filter(|_| switches && !self.is_being_restarted(turn, rules)) {
@@ -164,10 +168,6 @@ impl Generations {
                 self.tell_stopped();
             }
             return;
-        }
-        // Under a hold as well: it is not called reached any more, and what follows from that waits for the hold to end.
-        if let Some(unit) = stale {
-            return self.lapses(turn, unit);
         }
         if self.held || self.is_being_restarted(turn, rules) {
             return;
@@ -214,9 +214,11 @@ impl Generations {
         reached.zip(seen).is_some_and(|(want, seen)| !stale_fpm(seen, want, memory).is_empty())
     }
 
-    /// What had been reached is not any more. The machine tries again, as after a rollout that failed.
+    /// What had been reached is not any more. The machine tries again, as after a rollout that failed, but not before the pause of an earlier try is over.
     fn lapses(&mut self, turn: &mut Turn<'_>, unit: String) {
         self.progress = Progress::Idle;
+        self.again_at = self.rescue_at;
+        self.look.want(self.again_at);
         self.put_off_rescue(turn.now.mono);
         turn.record(Entry::Lapsed { target: self.name.clone(), unit });
     }

@@ -92,6 +92,8 @@ pub struct Generations {
     rescue: Option<Want>,
     rescue_tries: u32,
     rescue_at: Mono,
+    /// What has lapsed is not tried again before.
+    again_at: Mono,
     /// The symlink could not be switched to one that runs: not before then.
     switch_at: Mono,
     /// How often the symlink was to be switched in this phase.
@@ -172,6 +174,7 @@ impl Generations {
             rescue: None,
             rescue_tries: 0,
             rescue_at: Mono::BOOT,
+            again_at: Mono::BOOT,
             switch_at: Mono::BOOT,
             tries: 0,
             down_since: None,
@@ -211,6 +214,12 @@ impl Generations {
     #[must_use]
     pub fn serves(&self) -> Option<&str> {
         self.current.as_deref()
+    }
+
+    /// What it had reached has lapsed: when there may be another try.
+    #[must_use]
+    pub fn again_at(&self) -> Mono {
+        self.again_at
     }
 
     /// It has something to do that systemd's signals help with.

@@ -126,7 +126,10 @@ impl Machine {
         if self.policy.unusable.is_some() || self.settling {
             return;
         }
-        let idle = |name: &str| matches!(self.works.get(name), Some(Work::Generations(work)) if *work.progress() == Progress::Idle);
+        let idle = |name: &str| match self.works.get(name) {
+            Some(Work::Generations(work)) => *work.progress() == Progress::Idle && now.mono >= work.again_at(),
+            _ => false,
+        };
         let unmet = self.memory.targets.iter().filter(|(name, _)| idle(name) && !self.held(name));
         let lapsed: Vec<_> = unmet.filter_map(|(name, target)| Some((name.clone(), target.unmet()?.clone()))).collect();
         if let Some(rollout) = &self.memory.rollout {
