@@ -137,11 +137,14 @@ impl Machine {
             self.retry = None;
             return self.start_rollout(now, step, pending.deploy, None, false);
         }
-        if self.retry.as_ref().is_some_and(|retry| retry.at <= now.mono)
-            && self.memory.rollout.is_none()
-            && self.pending.is_none()
-            && let Some(deploy) = self.memory.last_deploy.clone()
-        {
+        let due = self.retry.as_ref().is_some_and(|retry| retry.at <= now.mono);
+        if due && self.memory.rollout.is_none() && self.pending.is_none() {
+            let mut wanted = self.memory.targets.iter().filter(|(name, _)| self.works.contains_key(*name));
+            let Some(deploy) = self.memory.last_deploy.clone().filter(|_| wanted.any(|(_, target)| target.unmet().is_some())) else {
+                // What could not be done has left the configuration since, and was adopted if it has come back.
+                self.retry = None;
+                return;
+            };
             let why = self.retry.as_ref().map(|retry| retry.why.clone()).unwrap_or_default();
             if let Some(retry) = &mut self.retry {
                 retry.at = Mono::NEVER;

@@ -103,6 +103,25 @@ fn a_rollout_ends_when_the_host_is_back_in_the_pool() {
     host.must_be_right();
 }
 
+/// What could not be renewed leaves the configuration, and is adopted when it comes back: the try that was still to come is not made of it.
+#[test]
+fn another_try_is_of_what_is_still_wanted() {
+    let mut host = fpm_host(true, Fpm::default());
+    let before = host.world.units[FPM].invocation.clone();
+    let configured = host.policy.clone();
+    host.world.balancers.get_mut("default").unwrap().check = Hook::Exits(2);
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Blocked) || host.state() == Some(State::Failed)));
+    host.deed(Deed::Policy(Box::new(with_pool(policy(), "default"))));
+    host.run(S);
+    host.world.balancers.get_mut("default").unwrap().check = Hook::Works(30 * MS);
+    host.deed(Deed::Policy(Box::new(configured)));
+    host.run(HOUR);
+    host.must_be_right();
+    assert_eq!(before, host.world.units[FPM].invocation, "restarted for a deploy that it was adopted with");
+    assert_eq!(host.world.balancers["default"].by_agent, (0, 0));
+}
+
 /// A person aborts and thinks better of it: the host is put back, then taken out again, and the check says "out" until the balancer has heard
 /// of either.
 #[test]
