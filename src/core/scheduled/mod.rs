@@ -194,7 +194,8 @@ impl Scheduled {
 
     #[must_use]
     pub fn views(&self, now: Now) -> Vec<UnitView> {
-        self.scripts.values().map(|script| script.view(now)).collect()
+        let landed = self.pursuit.want().map(|want| want.landed);
+        self.scripts.values().map(|script| script.view(now, landed)).collect()
     }
 
     #[must_use]

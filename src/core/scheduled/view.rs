@@ -5,7 +5,7 @@ use super::script::{Script, ScriptStep};
 use crate::core::ladder::Rung;
 use crate::core::status::{TargetState, UnitEnd, UnitView};
 use crate::core::step::Deadline;
-use crate::core::time::Now;
+use crate::core::time::{Mono, Now};
 
 impl Script {
     pub(super) fn deadline(&self) -> Option<Deadline> {
@@ -23,7 +23,9 @@ impl Script {
         }
     }
 
-    pub(super) fn view(&self, now: Now) -> UnitView {
+    /// `landed`: when what is worked for now has landed.
+    pub(super) fn view(&self, now: Now, landed: Option<Mono>) -> UnitView {
+        let outdated = self.seen.active.runs() && landed.is_some_and(|landed| self.seen.main_start < landed);
         let (state, why, deadline) = match &self.step {
             ScriptStep::Draining => (TargetState::Draining, "runs old code; may end by itself".to_owned(), Some(self.drain_until)),
             ScriptStep::Asked { until } => (TargetState::Asked, "was asked to stop at its next checkpoint".to_owned(), Some(*until)),
@@ -42,6 +44,8 @@ impl Script {
             }
             ScriptStep::Done(..) if self.begins(now.mono) => (TargetState::Starting, "stopped; is being started again".to_owned(), None),
             ScriptStep::Done(UnitEnd::Failed, why) => (TargetState::Failed, why.clone(), None),
+            // It was started by somebody else, for whom an earlier deploy was the newest.
+            ScriptStep::Done(UnitEnd::Quiet, _) if outdated => (TargetState::Stale, "about to be looked at".to_owned(), None),
             ScriptStep::Done(_, why) => (TargetState::Fresh, why.clone(), None),
             ScriptStep::Left(why) => (TargetState::Left, why.clone(), None),
         };
