@@ -13,8 +13,8 @@ use super::effect::{Effect, EffectId, Fault, Looked, Outcome};
 use super::entry::Entry;
 use super::memory::{Cutting, Memory, OwedRun};
 use super::orphans::{Ending, Orphans};
-use super::scheduled::{Slots, settle, slots};
-use super::seen::{Active, Exit, UnitSeen};
+use super::scheduled::{Slots, rules_of, settle, slots};
+use super::seen::{Active, UnitSeen};
 use super::status::UnitEnd;
 use super::step::{Deadline, Turn, earliest};
 use super::time::Mono;
@@ -191,8 +191,8 @@ impl Debts {
                 settle_cut_of_earlier(turn, &seen.unit, true);
             }
         }
-        // One that does not end keeps nobody else waiting.
-        for seen in units.into_iter().filter(|seen| !ending.contains(&seen.unit)) {
+        // One that does not end keeps nobody else waiting. What becomes of one that ends by itself is known when systemd is done with it.
+        for seen in units.into_iter().filter(|seen| !ending.contains(&seen.unit) && seen.active != Active::Deactivating) {
             if let Some(interrupted) = turn.memory.quiet.get(&seen.unit).copied() {
                 self.let_run(turn, seen, interrupted);
             } else {
@@ -245,7 +245,8 @@ impl Debts {
 
     /// With what one of several commands is lent for its stop none of the later ones begins: it may have ended short of them.
     fn cut_short(&self, turn: &mut Turn<'_>, seen: &UnitSeen) -> bool {
-        let short = seen.exec_starts > 1 && turn.memory.lent.contains(&seen.unit) && seen.active == Active::Inactive && !signalled(seen);
+        let short =
+            seen.exec_starts > 1 && turn.memory.lent.contains(&seen.unit) && seen.active == Active::Inactive && !seen.was_signalled();
         if short {
             turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
         }
@@ -288,19 +289,19 @@ impl Debts {
         if owed.has_run(seen) {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it has run since".to_owned() });
         }
-        if owed.lent && (seen.result != "success" || signalled(seen)) {
+        if owed.lent && (seen.result != "success" || seen.was_signalled()) {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it failed, or somebody stopped it".to_owned() });
         }
         if owed.settles.is_some() {
             return self.start(turn, seen);
         }
         // By its rules it may have to stay quiet.
-        if turn.policy.unusable.is_some() && !owed.scheduled {
+        if turn.policy.unusable.is_some() && !owed.scheduled && seen.oneshot {
             self.trouble =
                 Some(format!("{} is owed a new run: whether now, its rules say, and the configuration cannot be read", seen.unit));
             return;
         }
-        if let Some((target, rules)) = turn.policy.target_of_script(&seen.unit)
+        if let Some((target, rules)) = rules_of(turn.policy, &seen.unit, &owed.target)
             && !owed.scheduled
         {
             let target = target.to_owned();
@@ -369,11 +370,6 @@ impl Debts {
         let frozen = !memory.frozen.is_empty() && self.thawing.is_none();
         earliest([owed, settled, frozen.then(|| Deadline::new(self.next_thaw, "let stopped workers go on"))])
     }
-}
-
-/// What a signal ends is a success to systemd with what it is lent; one that has gone was unloaded, which only what ends well is.
-fn signalled(seen: &UnitSeen) -> bool {
-    seen.exit.is_some_and(|exit| matches!(exit.how, Exit::Killed(_) | Exit::Exited(129 | 130 | 143)))
 }
 
 #[cfg(test)]

@@ -77,6 +77,12 @@ impl UnitSeen {
         self.exit.is_some_and(|exit| exit.how == Exit::Exited(RUN_AGAIN))
     }
 
+    /// Whether a signal has ended it, which is a success to systemd with what a script is lent. One that has gone was unloaded, as only what ends well is.
+    #[must_use]
+    pub fn was_signalled(&self) -> bool {
+        self.exit.is_some_and(|exit| matches!(exit.how, Exit::Killed(_) | Exit::Exited(129 | 130 | 143)))
+    }
+
     /// Whether one of its timers is about to start it for a slot that has come.
     #[must_use]
     pub fn slot_is_due(&self, now: Wall) -> bool {

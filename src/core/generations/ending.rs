@@ -46,7 +46,8 @@ impl Generations {
                     fpm.renew(now);
                     fpm.advance(turn, loans);
                 }
-            } else if !fpm.committed() {
+            } else if !fpm.committed() && (needed || !fpm.nearly_drained(now)) {
+                // Not when only the look at its own processes has aged meanwhile.
                 self.drained_at.remove(unit);
             }
             if fpm.at_rest() {

@@ -104,7 +104,10 @@ impl Script {
 
     /// What it is about to be lent may be in force already, though nobody has said so yet.
     pub(super) fn note_loan(&mut self, turn: &Turn<'_>) {
-        if self.stop_due && turn.memory.lent.contains(&self.unit) {
+        let lent = turn.memory.lent.contains(&self.unit);
+        // Or an agent before this one has lent it that, and died.
+        let earlier = || turn.memory.reruns.get(&self.unit).is_some_and(|owed| owed.lent && owed.after == self.seen.invocation);
+        if lent && (self.stop_due || earlier()) {
             self.cut_short.get_or_insert(Mono::BOOT);
         }
     }
@@ -112,7 +115,7 @@ impl Script {
     /// It has ended well in what was its last command only since it was lent what it takes to be stopped: that is our doing.
     pub(super) fn is_cut_short(&self, seen: &UnitSeen) -> bool {
         let ended_since = |since| seen.exit.is_none_or(|exit| exit.at >= since);
-        seen.active == Active::Inactive && self.cut_short.is_some_and(ended_since)
+        seen.active == Active::Inactive && !seen.was_signalled() && self.cut_short.is_some_and(ended_since)
     }
 
     /// It goes on with old code. What was done to it is taken back.

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 pub use drain::untouchable;
 pub use quiet::{Slots, slots};
-pub use rerun::settle;
+pub use rerun::{rules_of, settle};
 use script::{Ask, Ended, Script, ScriptStep};
 
 use crate::core::effect::{EffectId, Outcome};

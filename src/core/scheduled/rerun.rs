@@ -7,7 +7,7 @@ use crate::core::asking::Asking;
 use crate::core::effect::{Effect, Outcome};
 use crate::core::entry::Entry;
 use crate::core::loans::Loans;
-use crate::core::policy::{After, ScheduledRules};
+use crate::core::policy::{After, Policy, ScheduledRules, TargetRules};
 use crate::core::seen::{Active, UnitSeen};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
@@ -22,6 +22,16 @@ pub fn settle(turn: &mut Turn<'_>, seen: &UnitSeen, rules: &ScheduledRules) -> S
     let until = turn.now.wall_of(ended.after(rules.settle_after));
     turn.record(Entry::RerunSettles { unit: seen.unit.clone(), until, after: seen.invocation.clone() });
     format!("stopped; it runs again at {until}, when what it left behind has settled (settle_after)")
+}
+
+/// The target of a script that is owed a run, and its rules: of one that no target has by now, since it is excluded, those by which it was stopped.
+#[must_use]
+pub fn rules_of<'p>(policy: &'p Policy, unit: &str, stopped_for: &str) -> Option<(&'p str, &'p ScheduledRules)> {
+    let stopped_by = || match policy.targets.get_key_value(stopped_for)? {
+        (name, TargetRules::Scheduled(rules)) => Some((name.as_str(), rules)),
+        _ => None,
+    };
+    policy.target_of_script(unit).or_else(stopped_by)
 }
 
 impl Script {

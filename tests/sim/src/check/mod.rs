@@ -204,10 +204,12 @@ impl World {
         // What has just come in could not be known.
         let unanswered = if fpm.status == crate::world::Answers::Well { 0 } else { 600 * MS };
         let unknowable = if fpm.load.strays_every > 0 { 8 * S } else { 300 * MS + unanswered };
+        let just_now = 10 * MS * (1 + self.faults.slowness) + self.faults.look_takes;
         // Nor that a person let in some more, in and out again between two checks.
         let ours = || self.balancers.values().filter(|balancer| self.policy.pools.contains_key(&balancer.name));
         let let_in = |began: Us| ours().any(|balancer| balancer.turned_out_by_person && began >= balancer.put_in);
-        let known = |request: &crate::world::Request| (now - request.began > unknowable || request.known(now)) && !let_in(request.began);
+        let known =
+            |request: &crate::world::Request| (now - request.began > unknowable || request.known(now, just_now)) && !let_in(request.began);
         let Some((_, request)) = fpm.requests.iter().find(|(_, request)| only.is_none_or(|pid| request.pid == pid) && known(request))
         else {
             return;

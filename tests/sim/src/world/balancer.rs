@@ -165,7 +165,7 @@ impl World {
             Happening::PoolTurns { pool: of, out, ends } if of == pool && *ends <= now => Some(*out),
             _ => None,
         };
-        let before = self.queue.values().filter_map(told).last();
+        let before = self.queue.values().filter_map(told).next_back();
         self.forget(|what| told(what).is_some());
         let Some(balancer) = self.balancers.get_mut(pool) else { return };
         balancer.out = before.unwrap_or(balancer.out);

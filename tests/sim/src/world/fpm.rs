@@ -59,9 +59,9 @@ pub struct Request {
 }
 
 impl Request {
-    /// The agent was told of it by name, and not only just now.
-    pub(crate) fn known(&self, now: Us) -> bool {
-        self.shown_at.is_some_and(|at| now > at + 10 * MS)
+    /// The agent was told of it by name, and not only within the last `just_now`.
+    pub(crate) fn known(&self, now: Us, just_now: Us) -> bool {
+        self.shown_at.is_some_and(|at| now > at + just_now)
     }
 
     /// Its answer is on the way.

@@ -327,6 +327,29 @@ fn one_that_ends_at_a_checkpoint_and_leaves_a_child_behind_runs_again() {
     }
 }
 
+/// Nothing of it is code any more when the next agent looks, which has no part in how it ends.
+#[test]
+fn one_that_an_earlier_agent_has_asked_and_whose_child_is_still_ending_runs_again() {
+    let mut host = asking(After::Rerun, Script { checkpoint: Some(5 * S), stubborn_child: true, ..Script::default() });
+    let mut only_php = host.policy.clone();
+    for rules in only_php.targets.values_mut() {
+        if let TargetRules::Scheduled(rules) = rules {
+            rules.code = vec!["php*".to_owned()];
+        }
+    }
+    host.deed(Deed::Policy(Box::new(only_php)));
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.asked.contains(SCRIPT)));
+    host.kill_agent();
+    host.run(6 * S);
+    assert_eq!(host.world.units[SCRIPT].active, Active::Deactivating);
+    host.start_agent();
+    host.run(5 * MINUTE);
+    host.settle();
+    host.must_be_right();
+    assert_eq!(host.world.units[SCRIPT].runs.len(), 2);
+}
+
 /// An agent that goes on from there looks for no slot any more: it is written down before.
 #[test]
 fn a_slot_that_came_while_a_script_was_kept_quiet_is_made_up_for_though_the_agent_dies_as_soon_as_it_is_not() {
