@@ -233,8 +233,8 @@ impl Memory {
         for (name, target) in &mut self.targets {
             if targets.contains(name) && deploy.targets.contains(name) {
                 let old = target.want.take();
-                // An emergency that is not over stays one.
-                let unmet = |old: &Want| !target.reached.as_ref().is_some_and(|reached| reached.is(old));
+                // An emergency that is not over stays one; it is for what has been renewed for a trigger that came after it.
+                let unmet = |old: &Want| !target.reached.as_ref().is_some_and(|reached| reached.landed >= old.landed);
                 let forced = old.as_ref().is_some_and(|old| old.forced && unmet(old));
                 target.want = Some(Want::of(deploy, old.as_ref(), forced || deploy.forced.contains(name)));
             }
