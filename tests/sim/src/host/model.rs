@@ -115,10 +115,12 @@ impl Host {
         self.world.violates(wrong);
     }
 
-    /// What it says to whoever waits does not rest on what it has tried and failed since it started.
+    /// What it says to whoever waits does not rest on what it has tried and failed since it started, nor on a php-fpm that it restarts and that has
+    /// left the configuration: an agent that resumes has nothing to prove it by.
     fn tells_by_memory(&self) -> bool {
         let Some(machine) = &self.machine else { return false };
-        !matches!(machine.waited(None), Waited::Blocked { .. } | Waited::Failed { .. })
+        let left = machine.memory().lent.iter().any(|unit| self.world.target_of(unit).is_none());
+        !left && !matches!(machine.waited(None), Waited::Blocked { .. } | Waited::Failed { .. })
     }
 
     /// As it is read back.
