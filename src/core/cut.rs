@@ -17,6 +17,21 @@ pub fn settle_cut(turn: &mut Turn<'_>, unit: &str, happened: bool, killed: bool)
     });
 }
 
+/// The same of a php-fpm that was stopped, and of which a look shows how its master ended: if that died by itself, and was only quicker than
+/// our stop, that is not certain to be our doing.
+pub fn settle_cut_by_stop(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool) {
+    let died = seen.exit.is_some_and(|exit| match exit.how {
+        Exit::Exited(status) => status != 0,
+        Exit::Killed(signal) => signal != 15 && !killed && seen.result != "timeout",
+    });
+    settle(turn, &seen.unit, true, |_, casualty| {
+        if killed {
+            "SIGKILL".clone_into(&mut casualty.ended_by);
+        }
+        casualty.certain &= !died;
+    });
+}
+
 /// The same of what an earlier agent had begun. If it had no answer any more, somebody else may have been quicker: what was cut then is not certain
 /// to be our doing.
 pub fn settle_cut_of_earlier(turn: &mut Turn<'_>, unit: &str, happened: bool) {

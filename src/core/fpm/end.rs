@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::drain::FRESH;
 use super::{Fpm, FpmStep, Purpose, READ_AGAIN};
-use crate::core::cut::settle_cut;
+use crate::core::cut::{settle_cut, settle_cut_by_stop};
 use crate::core::effect::{Effect, EffectId, Outcome};
 use crate::core::evidence::Source;
 use crate::core::ladder::Ladder;
@@ -229,7 +229,12 @@ impl Fpm {
             return self.break_down(turn, "it does not end, not even by SIGKILL".to_owned());
         }
         self.frozen.clear();
-        settle_cut(turn, &self.unit, true, self.ladder.as_ref().is_some_and(Ladder::was_killed));
+        let killed = self.ladder.as_ref().is_some_and(Ladder::was_killed);
+        if same {
+            settle_cut_by_stop(turn, seen, killed);
+        } else {
+            settle_cut(turn, &self.unit, true, killed);
+        }
         self.over(turn);
     }
 
