@@ -17,9 +17,9 @@ pub fn settle_cut(turn: &mut Turn<'_>, unit: &str, happened: bool, killed: bool)
     });
 }
 
-/// The same of a php-fpm that was stopped, and of which a look shows how its master ended: if that died by itself, and was only quicker than
-/// our stop, that is not certain to be our doing.
-pub fn settle_cut_by_stop(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool) {
+/// The same of a php-fpm that was stopped, and of which a look shows how its master ended: if that died by itself, or has been started again since,
+/// and was only quicker than our stop, that is not certain to be our doing.
+pub fn settle_cut_by_stop(turn: &mut Turn<'_>, seen: &UnitSeen, same: bool, killed: bool) {
     let died = seen.exit.is_some_and(|exit| match exit.how {
         Exit::Exited(status) => status != 0,
         Exit::Killed(signal) => signal != 15 && !killed && seen.result != "timeout",
@@ -28,7 +28,7 @@ pub fn settle_cut_by_stop(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool) {
         if killed {
             "SIGKILL".clone_into(&mut casualty.ended_by);
         }
-        casualty.certain &= !died;
+        casualty.certain &= same && !died;
     });
 }
 

@@ -230,11 +230,7 @@ impl Fpm {
         }
         self.frozen.clear();
         let killed = self.ladder.as_ref().is_some_and(Ladder::was_killed);
-        if same {
-            settle_cut_by_stop(turn, seen, killed);
-        } else {
-            settle_cut(turn, &self.unit, true, killed);
-        }
+        settle_cut_by_stop(turn, seen, same, killed);
         self.over(turn);
     }
 

@@ -234,7 +234,7 @@ impl Memory {
             if targets.contains(name) && deploy.targets.contains(name) {
                 let old = target.want.take();
                 // An emergency that is not over stays one; it is for what has been renewed for a trigger that came after it.
-                let unmet = |old: &Want| !target.reached.as_ref().is_some_and(|reached| reached.landed >= old.landed);
+                let unmet = |old: &Want| target.reached.as_ref().is_none_or(|reached| reached.landed < old.landed);
                 let forced = old.as_ref().is_some_and(|old| old.forced && unmet(old));
                 target.want = Some(Want::of(deploy, old.as_ref(), forced || deploy.forced.contains(name)));
             }
