@@ -417,6 +417,30 @@ fn one_that_a_person_stops_between_our_look_and_our_stop_is_that_persons() {
     }
 }
 
+/// With its loan SIGTERM is a success, whoever sends it.
+#[test]
+fn one_of_several_commands_that_a_person_stops_while_its_loan_is_on_its_way_stays_stopped() {
+    let host = || {
+        let mut host = script_host(After::Rerun, Script { steps: 2, ..Script::default() }, HOUR);
+        host.world.touch("d2");
+        host
+    };
+    let mut lent = host();
+    assert!(lent.run_until(2 * MINUTE, |host| host.world.units[SCRIPT].in_force.is_some()));
+    let in_force = lent.world.now;
+    assert!(lent.run_until(2 * MINUTE, |host| host.world.sent.contains_key(SCRIPT)));
+    let asked = lent.world.now;
+    for part in 1..8 {
+        let mut host = host();
+        let after = in_force + (asked - in_force) * part / 8 - host.world.now;
+        host.later(after, Deed::World("a person", Box::new(|world| drop(world.person("stop", SCRIPT, By::Person)))));
+        host.run(2 * MINUTE);
+        host.settle();
+        host.must_be_right();
+        assert_eq!(host.world.units[SCRIPT].runs.len(), 1, "part {part}");
+    }
+}
+
 #[test]
 fn what_goes_on_with_old_code_is_told_as_soon_as_systemd_answers() {
     let mut host = script_host(After::Rerun, Script::default(), HOUR);
