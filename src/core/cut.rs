@@ -10,11 +10,7 @@ use super::time::{Mono, Span};
 
 /// The restart that was to cut these requests took place, or did not: then they were not cut.
 pub fn settle_cut(turn: &mut Turn<'_>, unit: &str, happened: bool, killed: bool) {
-    settle(turn, unit, happened, |_, casualty| {
-        if killed {
-            "SIGKILL".clone_into(&mut casualty.ended_by);
-        }
-    });
+    settle(turn, unit, happened, |_, casualty| ended_by(casualty, killed));
 }
 
 /// The same of a php-fpm that was stopped, and of which a look shows how its master ended: if that died by itself, or has been started again since,
@@ -25,9 +21,7 @@ pub fn settle_cut_by_stop(turn: &mut Turn<'_>, seen: &UnitSeen, same: bool, kill
         Exit::Killed(signal) => signal != 15 && !killed && seen.result != "timeout",
     });
     settle(turn, &seen.unit, true, |_, casualty| {
-        if killed {
-            "SIGKILL".clone_into(&mut casualty.ended_by);
-        }
+        ended_by(casualty, killed);
         casualty.certain &= same && !died;
     });
 }
@@ -36,6 +30,13 @@ pub fn settle_cut_by_stop(turn: &mut Turn<'_>, seen: &UnitSeen, same: bool, kill
 /// to be our doing.
 pub fn settle_cut_of_earlier(turn: &mut Turn<'_>, unit: &str, happened: bool) {
     settle(turn, unit, happened, |answered, casualty| casualty.certain &= answered);
+}
+
+/// What is written down before the stop says SIGTERM.
+fn ended_by(casualty: &mut Casualty, killed: bool) {
+    if killed {
+        "SIGKILL".clone_into(&mut casualty.ended_by);
+    }
 }
 
 /// `tell` is given whether systemd had answered the restart.
@@ -76,19 +77,17 @@ pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool, saw: Sa
             if unseen {
                 casualty.pid = 0;
             }
-            if killed || exit.is_some_and(|exit| exit.how == Exit::Killed(9)) {
-                "SIGKILL".clone_into(&mut casualty.ended_by);
-            }
+            let by_sigkill = exit.is_some_and(|exit| exit.how == Exit::Killed(9));
+            ended_by(&mut casualty, killed || by_sigkill);
             if let Some(exit) = exit.filter(|_| seen.main_start != Mono::BOOT) {
                 casualty.ran = Span(exit.at.since(seen.main_start)).to_string();
             }
-            // Our SIGKILL may have ended only what a main process has left behind.
-            let by_kill = killed && exit.is_some_and(|exit| exit.how == Exit::Killed(9));
             let by_stop = |exit: ExitSeen| match exit.how {
                 Exit::Exited(0 | RUN_AGAIN) => answered && saw == Saw::AtWork,
                 Exit::Exited(_) | Exit::Killed(_) => answered && saw != Saw::SomebodyElse,
             };
-            casualty.certain = by_kill || (casualty.certain && exit.is_some_and(by_stop));
+            // Our SIGKILL may have ended only what a main process has left behind.
+            casualty.certain = (killed && by_sigkill) || (casualty.certain && exit.is_some_and(by_stop));
             casualty.at = turn.now.wall;
             turn.record(Entry::Casualty(casualty));
         }

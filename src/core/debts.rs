@@ -230,9 +230,7 @@ impl Debts {
         let (target, may_rerun) = match turn.policy.target_of_script(&seen.unit) {
             Some((target, rules)) if rules.asks(seen) => (target.to_owned(), rules.may_rerun(seen)),
             // With what it is lent that is no failure only if it was asked. What its rules say of a new run is read when they can be.
-            None if turn.policy.unusable.is_some() && seen.result == "success" => {
-                (String::new(), !seen.refuse_manual_start && !seen.transient)
-            }
+            None if turn.policy.unusable.is_some() && seen.result == "success" => (String::new(), seen.can_run_again()),
             _ => return false,
         };
         turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });

@@ -139,8 +139,7 @@ impl Machine {
         }
         let due = self.retry.as_ref().is_some_and(|retry| retry.at <= now.mono);
         if due && self.memory.rollout.is_none() && self.pending.is_none() {
-            let mut wanted = self.memory.targets.iter().filter(|(name, _)| self.works.contains_key(*name));
-            let Some(deploy) = self.memory.last_deploy.clone().filter(|_| wanted.any(|(_, target)| target.unmet().is_some())) else {
+            let Some(deploy) = self.memory.last_deploy.clone().filter(|_| self.unmet().next().is_some()) else {
                 // What could not be done has left the configuration since, and was adopted if it has come back.
                 self.retry = None;
                 return;

@@ -258,7 +258,7 @@ impl ScheduledRules {
     /// Whether a script that was interrupted may be owed a new run, and systemd lets us start it.
     #[must_use]
     pub fn may_rerun(&self, unit: &UnitSeen) -> bool {
-        self.after != After::UntilNext && !unit.refuse_manual_start && !unit.transient
+        self.after != After::UntilNext && unit.can_run_again()
     }
 
     /// Whether a script that was stopped waits for its next scheduled run, which is at `next`.

@@ -77,6 +77,12 @@ impl UnitSeen {
         self.exit.is_some_and(|exit| exit.how == Exit::Exited(RUN_AGAIN))
     }
 
+    /// Whether systemd would start it anew, if that is asked of it.
+    #[must_use]
+    pub fn can_run_again(&self) -> bool {
+        !self.refuse_manual_start && !self.transient
+    }
+
     /// Whether a signal has ended it, which is a success to systemd with what a script is lent. One that has gone was unloaded, as only what ends well is.
     #[must_use]
     pub fn was_signalled(&self) -> bool {

@@ -45,8 +45,8 @@ impl Machine {
         if self.pending.is_some() {
             return Waited::Pending { why: held.unwrap_or_else(|| "the stamp has changed and is to settle".to_owned()) };
         }
-        let unmet = || self.memory.targets.iter().filter(|(name, target)| self.works.contains_key(*name) && target.unmet().is_some());
-        if let Some(hold) = self.memory.hold.as_ref().filter(|hold| hold.abort && self.memory.rollout.is_none() && unmet().next().is_some())
+        if let Some(hold) =
+            self.memory.hold.as_ref().filter(|hold| hold.abort && self.memory.rollout.is_none() && self.unmet().next().is_some())
         {
             return Waited::Blocked { id: newest, why: format!("{} by {}; held until {}", hold.reason, hold.by, hold.until) };
         }
@@ -54,11 +54,11 @@ impl Machine {
         if let Some(why) = self.repool_trouble() {
             return Waited::Failed { id: newest, why };
         }
-        let waits = unmet().find(|(name, _)| self.memory.holds(name)).and(held);
+        let waits = self.unmet().find(|(name, _)| self.memory.holds(name)).and(held);
         if self.memory.rollout.is_some() {
             return Waited::Pending { why: waits.unwrap_or_else(|| "a rollout is under way".to_owned()) };
         }
-        match (&self.retry, unmet().next().is_some()) {
+        match (&self.retry, self.unmet().next().is_some()) {
             // As status has it: the host is not where it was yet.
             (_, false) if !self.memory.depooled.is_empty() => match self.memory.unproven.keys().next() {
                 Some(unit) => Waited::Failed { id: newest, why: format!("{unit} is not proven to serve") },

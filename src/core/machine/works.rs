@@ -10,7 +10,7 @@ use crate::core::generations::Generations;
 use crate::core::inplace::InPlace;
 use crate::core::intake::Retry;
 use crate::core::loans::Loans;
-use crate::core::memory::{Cutting, TargetMemory};
+use crate::core::memory::{Cutting, Want};
 use crate::core::policy::TargetRules;
 use crate::core::pool::{Goal, Pool};
 use crate::core::scheduled::Scheduled;
@@ -121,6 +121,12 @@ impl Machine {
         self.policy.unusable.is_some() || (self.policy.targets.is_empty() && self.policy.stamp.path.is_empty())
     }
 
+    /// What is not fresh yet for what it is wanted to be fresh for, of the targets of the configuration.
+    pub(in crate::core) fn unmet(&self) -> impl Iterator<Item = (&str, &Want)> {
+        let configured = self.memory.targets.iter().filter(|(name, _)| self.works.contains_key(*name));
+        configured.filter_map(|(name, target)| Some((name.as_str(), target.unmet()?)))
+    }
+
     /// What had been reached and is not any more is wanted again.
     pub(super) fn take_up_lapsed(&mut self, now: Now) {
         if self.policy.unusable.is_some() || self.settling {
@@ -165,9 +171,7 @@ impl Machine {
         if self.memory.rollout.is_some() {
             return self.renew_unmet(now, step);
         }
-        let unmet =
-            |(name, target): (&String, &TargetMemory)| target.unmet().is_some() && self.works.contains_key(name) && !self.held(name);
-        if self.memory.targets.iter().any(unmet) {
+        if self.unmet().any(|(name, _)| !self.held(name)) {
             let fresh = || Retry { at: now.mono, tries: 0, why: "the configuration has changed".to_owned(), blocked: true };
             self.retry.get_or_insert_with(fresh).at = now.mono;
         }

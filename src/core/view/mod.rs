@@ -116,7 +116,7 @@ impl Machine {
     }
 
     fn state(&self) -> State {
-        let unmet = self.memory.targets.iter().any(|(name, target)| self.works.contains_key(name) && target.unmet().is_some());
+        let unmet = self.unmet().next().is_some();
         let stranded = self.memory.rollout.is_none() && !self.memory.depooled.is_empty();
         let repool_fails = self.repool_trouble().is_some();
         let committed = self.memory.rollout.as_ref().is_some_and(|rollout| rollout.over_hold || self.inplace.needs_out());
@@ -209,8 +209,7 @@ impl Machine {
     /// The deploy that goes on when the hold ends.
     fn waits_for_hold(&self) -> Option<&str> {
         let pending = self.pending.as_ref().map(|pending| pending.deploy.id.as_str());
-        let unmet = || self.works.keys().find_map(|name| self.memory.targets.get(name)?.unmet());
-        pending.or_else(|| unmet().map(|want| want.id.as_str()))
+        pending.or_else(|| self.unmet().next().map(|(_, want)| want.id.as_str()))
     }
 
     /// What the unit's target is, as far as that says what comes next.

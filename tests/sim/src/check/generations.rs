@@ -3,11 +3,9 @@
 use restart_agent::core::policy::{AtMax, GenerationRules, TargetRules};
 use restart_agent::core::seen::Active;
 
-use super::us;
-use crate::world::{MS, S, Template, Unit, Us, Wanted, World};
+use super::{UNKNOWABLE, us};
+use crate::world::{S, Template, Unit, Us, Wanted, World};
 
-/// What has happened within this the agent could not know when it decided.
-const UNKNOWABLE: Us = 300 * MS;
 /// A person's doing is seen when somebody looks.
 const SEEN_LATE: Us = 2 * S;
 

@@ -11,6 +11,8 @@ use crate::world::{Balancer, By, Cut, Hook, JobKind, MS, OnTerm, Process, S, Uni
 
 /// A start within this after the landing counts as before it (facts F4.6).
 const BLUR: Us = 50 * MS;
+/// What has happened within this the agent could not know when it decided.
+const UNKNOWABLE: Us = 300 * MS;
 
 pub fn us(span: std::time::Duration) -> Us {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
@@ -69,9 +71,9 @@ impl World {
         unit.refuse_stop || unit.load == Load::Masked || both || rules.overdue == Some(Overdue::Finish)
     }
 
-    /// What has happened within this the agent could not know when it decided.
+    /// The same on a host as slow as this one.
     pub(crate) fn unknowable(&self) -> Us {
-        300 * MS * (1 + self.faults.slowness / 10)
+        UNKNOWABLE * (1 + self.faults.slowness / 10)
     }
 
     /// The first deploy that made something started then stale, and whether any since is forced.

@@ -417,6 +417,14 @@ fn one_that_a_person_stops_between_our_look_and_our_stop_is_that_persons() {
     }
 }
 
+/// Two minutes later all is in order, and it has run so often.
+fn has_run(mut host: Host, times: usize, what: &str) {
+    host.run(2 * MINUTE);
+    host.settle();
+    host.must_be_right();
+    assert_eq!(host.world.units[SCRIPT].runs.len(), times, "{what}");
+}
+
 /// With its loan SIGTERM is a success, whoever sends it.
 #[test]
 fn one_of_several_commands_that_a_person_stops_while_its_loan_is_on_its_way_stays_stopped() {
@@ -434,10 +442,7 @@ fn one_of_several_commands_that_a_person_stops_while_its_loan_is_on_its_way_stay
         let mut host = host();
         let after = in_force + (asked - in_force) * part / 8 - host.world.now;
         host.later(after, Deed::World("a person", Box::new(|world| drop(world.person("stop", SCRIPT, By::Person)))));
-        host.run(2 * MINUTE);
-        host.settle();
-        host.must_be_right();
-        assert_eq!(host.world.units[SCRIPT].runs.len(), 1, "part {part}");
+        has_run(host, 1, &format!("part {part}"));
     }
 }
 
@@ -493,10 +498,7 @@ fn one_of_several_commands_that_ends_as_its_last_while_the_agent_is_away_settles
         host.deed(Deed::KillAgent(20 * S));
         host.run(10 * S);
         assert_eq!(host.world.units[SCRIPT].active, Active::Inactive);
-        host.run(2 * MINUTE);
-        host.settle();
-        host.must_be_right();
-        assert_eq!(host.world.units[SCRIPT].runs.len(), runs, "{after:?}");
+        has_run(host, runs, &format!("{after:?}"));
     }
 }
 
@@ -515,10 +517,7 @@ fn one_that_ends_at_a_checkpoint_before_an_agent_without_a_configuration_starts_
         host.run(5 * MINUTE);
         assert_eq!(host.world.units[SCRIPT].runs.len(), 1, "{after:?}");
         host.deed(Deed::ConfigProblem(None));
-        host.run(2 * MINUTE);
-        host.settle();
-        host.must_be_right();
-        assert_eq!(host.world.units[SCRIPT].runs.len(), runs, "{after:?}");
+        has_run(host, runs, &format!("{after:?}"));
     }
 }
 
@@ -543,10 +542,7 @@ fn the_slot_of_one_that_ends_just_when_it_is_let_finish_is_made_up_for() {
         assert!(host.run_until(2 * MINUTE, |host| host.world.asked.contains(SCRIPT)));
         assert!(host.run_until(2 * MINUTE, |host| !host.world.quiet.contains(SCRIPT)));
         let ends = host.world.now - host.world.units[SCRIPT].main_start - earlier * MS;
-        let mut host = lives(ends);
-        host.run(2 * MINUTE);
-        host.settle();
-        host.must_be_right();
-        assert_eq!(host.world.units[SCRIPT].runs.len(), 2, "{earlier} ms earlier");
+        let host = lives(ends);
+        has_run(host, 2, &format!("{earlier} ms earlier"));
     }
 }
