@@ -18,6 +18,7 @@ fn main() -> ExitCode {
     lab::suite()
         .on_each("no_script_starts_between_begin_and_done_and_none_is_lost", held)
         .on_each("begin_ends_by_itself_by_removal_and_outlives_a_crash", ends)
+        .on_each("what_holds_starts_for_an_older_begin_is_replaced_before_it_ends", replaced)
         .run()
 }
 
@@ -164,4 +165,30 @@ fn ends(release: Release) -> Result<()> {
     let failed = host.ok(&["systemctl", "list-units", "--failed", "--plain", "--no-legend"])?;
     ensure!(failed.trim().is_empty(), "failed: {failed}");
     agent.ensure_nothing_left()
+}
+
+/// What held the starts for a deploy whose `begin_timeout` has just passed is still there, and about to end, when the next one begins.
+fn replaced(release: Release) -> Result<()> {
+    let (host, quicks, _, excluded) = stage(release, "begin-anew")?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("v0")?;
+    agent.configure(&config("10m"))?;
+    // It sleeps for 5 s, and has 25 s more before systemd ends it, as one of the agent's has.
+    let as_the_agent =
+        "--unit=restart-agent-begin --collect --property=Type=oneshot --property=TimeoutStartSec=30 --property=SuccessExitStatus=SIGTERM";
+    let run = ["systemd-run", "--no-block"].into_iter().chain(as_the_agent.split(' ')).chain(["sleep", "5"]);
+    host.ok(&run.collect::<Vec<_>>())?;
+    begin(&host, "v1")?;
+    wait_until_all_wait(&host, &quicks)?;
+    let before = Marks::read(&host)?;
+    // Three slots, of which two come after the 5 s.
+    let now = wait_for("three more runs of the excluded script", MINUTE, || {
+        let marks = Marks::read(&host)?;
+        Ok((marks.starts(&excluded.name) >= before.starts(&excluded.name) + 3).then_some(marks))
+    })?;
+    for job in &quicks {
+        ensure!(now.starts(&job.name) == before.starts(&job.name), "{} was started: {:?}", job.name, now.start_times(&job.name));
+    }
+    ensure!(host.property("restart-agent-begin.service", "ActiveState")? == "activating", "{}", agent.status_text()?);
+    agent.deploy_and_wait("v1", MINUTE)
 }

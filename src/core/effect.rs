@@ -124,8 +124,8 @@ pub enum Effect {
     /// journal: nothing is taken from anybody, and it is done again at the next start.
     #[serde(skip_deserializing)]
     MakeLocks { of: Vec<UnitsOf> },
-    /// As long as this lasts the services that match wait with their start, whoever starts them. Again is no error; it may then last as long as it did.
-    /// Ends by itself. Owes [`Outcome::Done`] within 15 s.
+    /// As long as this lasts the services that match wait with their start, whoever starts them. Again is no error: what lasts as long
+    /// stays, what ends earlier is of a deploy that is over, and is replaced. Ends by itself. Owes [`Outcome::Done`] within 15 s.
     HoldStarts { waits: Vec<UnitsOf>, lasts: Duration },
     /// Whatever waits may start. Owes [`Outcome::Done`] within 15 s.
     ReleaseStarts,

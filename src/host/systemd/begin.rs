@@ -11,23 +11,27 @@ use super::faults::is_named;
 use super::hooks::micros;
 use super::link::CallError;
 use super::names::pattern;
+use super::properties::{SERVICE, UNIT as UNIT_INTERFACE};
 use super::proxies::UnitRow;
 use super::{ACT, Systemd};
 use crate::core::effect::{Fault, Looked, UnitsOf};
 use crate::core::is_of;
+use crate::host::clock;
 
 const UNIT: &str = "restart-agent-begin.service";
 /// What it does. Longer than it should last it cannot.
 const SLEEP: &str = "/bin/sleep";
 const SIGTERM: i32 = 15;
+/// What ends this much before it should is the same: a wait that was asked for again, a little later.
+const EARLY: Duration = Duration::from_secs(3);
 
 impl Systemd {
     /// Starts a unit that is ordered before all loaded services that match, and that has not started as long as it lives: a oneshot has a start
     /// job for all its life (facts, section 1), so their start jobs wait behind it, whoever queues them. It ends by itself. One that is there
-    /// already stays, unless it is about to end.
+    /// already stays if it lasts as long, within [`EARLY`]; else it is of a deploy that is over, and is replaced.
     ///
     /// # Errors
-    /// The fault of listing them, or of starting it; [`Fault::Unreachable`] while the one before is not gone.
+    /// The fault of listing them, of starting it, or of stopping the one before; [`Fault::Unreachable`] while that is not gone.
     pub async fn hold_starts(&self, waits: &[UnitsOf], lasts: Duration) -> Result<(), Fault> {
         let globs: Vec<String> =
             waits.iter().flat_map(|waits| &waits.units).map(|unit| pattern(unit).unwrap_or_else(|| unit.clone())).collect();
@@ -38,8 +42,7 @@ impl Systemd {
             return Ok(());
         }
         let before: Vec<String> = before.into_iter().collect();
-        let seconds = lasts.as_secs().max(1).to_string();
-        let argv = vec![SLEEP.to_owned(), seconds];
+        let argv = vec![SLEEP.to_owned(), format!("{:.3}", lasts.as_secs_f64())];
         let properties: &[(&str, &Variant<'_>)] = &[
             ("Description", &Variant::from("restart-agent: a deploy has begun, scripts wait")),
             ("Type", &Variant::from("oneshot")),
@@ -50,25 +53,36 @@ impl Systemd {
             ("CollectMode", &Variant::from("inactive-or-failed")),
         ];
         let what = "hold back the starts of scripts";
-        let asked = self
-            .link
-            .once(what, Instant::now() + ACT, |live| async move { live.manager.start_transient_unit(UNIT, "fail", properties, &[]).await })
-            .await;
-        match asked {
-            Ok(_) => Ok(()),
-            Err(CallError::Answer(error)) if is_named(&error, "UnitExists") => self.holds(what).await,
-            Err(error) => Err(error.into_fault(what)),
+        let start =
+            async || {
+                self.link
+                    .once(what, Instant::now() + ACT, |live| async move {
+                        live.manager.start_transient_unit(UNIT, "fail", properties, &[]).await
+                    })
+                    .await
+            };
+        let mut asked = start().await;
+        if matches!(&asked, Err(CallError::Answer(error)) if is_named(error, "UnitExists")) {
+            if self.holds(what, lasts).await? {
+                return Ok(());
+            }
+            self.stop_service(UNIT, ACT, None).await?;
+            asked = start().await;
         }
+        asked.map(drop).map_err(|error| error.into_fault(what))
     }
 
-    /// The one that is there holds nothing back any more if it has ended: systemd is about to forget it.
-    async fn holds(&self, what: &str) -> Result<(), Fault> {
+    /// Whether the one that is there lasts as long as this. If it has ended it holds nothing back any more: systemd is about to forget it.
+    async fn holds(&self, what: &str, lasts: Duration) -> Result<bool, Fault> {
         let rows = self.named(&[UNIT]).await?;
         let ends = |row: &UnitRow| matches!(row.3.as_str(), "inactive" | "failed" | "deactivating");
         if rows.iter().any(|(_, row)| ends(row)) {
             return Err(Fault::Unreachable(format!("{what}: the {UNIT} of the deploy before is still there")));
         }
-        Ok(())
+        let values = self.properties(UNIT, &[(UNIT_INTERFACE, "InactiveExitTimestampMonotonic"), (SERVICE, "TimeoutStartUSec")]).await?;
+        let sleeps = Duration::from_micros(values.number(1)).saturating_sub(ACT);
+        let ends = clock::mono_of_monotonic(values.number(0)).after(sleeps);
+        Ok(ends.after(EARLY) >= clock::now().mono.after(lasts))
     }
 
     /// Ends it: whatever waits may start.

@@ -98,9 +98,11 @@ impl World {
     }
 
     /// A unit is started that these are ordered after, and that does not become ready before it ends.
+    /// One that is there stays if it lasts about as long.
     pub(crate) fn hold_starts(&mut self, waits: &[UnitsOf], lasts: Us) {
-        if self.held.is_some() {
-            return;
+        match &self.held {
+            Some((until, _)) if until + 3 * S >= self.now + lasts => return,
+            _ => self.release_starts(),
         }
         let ours = |unit: &&String| waits.iter().any(|waits| is_of(&waits.units, &waits.exclude, unit));
         let units: std::collections::BTreeSet<String> = self.units.keys().filter(ours).cloned().collect();
