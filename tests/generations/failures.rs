@@ -63,13 +63,20 @@ pub fn after_the_switch(release: Release) -> Result<()> {
     host.write(drop_in, "[Service]\nRuntimeMaxSec=1s\n")?;
     host.ok(&["systemctl", "daemon-reload"])?;
     played.stage.stack.deploy_code("v2")?;
-    ensure_fails(&played, "v2", "which runs the old code, serves again")?;
+    ensure_fails(&played, "v2", "which runs the old code, was given its place again")?;
     ensure!(played.stage.stack.current()?.as_deref() == Some(before.as_str()), "{:?}", played.stage.stack.current()?);
     ensure!(played.stage.stack.served_version()? == "v1", "{}", played.stage.stack.served_version()?);
     let said = played.agent.journal()?;
-    ensure!(said.contains(&format!("{}, which runs the old code, serves again", played.stage.stack.unit(&before))), "{said}");
+    ensure!(said.contains(&format!("{}, which runs the old code, was given its place again", played.stage.stack.unit(&before))), "{said}");
     let history = played.agent.history()?;
     ensure!(history[0]["result"] == "failed" && history.len() == 2, "{history:?}");
+    // A person stops that one: nothing serves now, whatever systemd tries with the one that failed, and that is said.
+    host.ok(&["systemctl", "stop", &played.stage.stack.unit(&before)])?;
+    let nothing =
+        |unit: &serde_json::Value| unit["why"].as_str().is_some_and(|why| why.starts_with("nothing serves: php-fpm-generation@v2-1"));
+    played.agent.wait_status("nothing to serve", MINUTE, |status| {
+        status["targets"][0]["units"].as_array().is_some_and(|units| units.iter().any(nothing))
+    })?;
     host.remove(drop_in)?;
     host.ok(&["systemctl", "daemon-reload"])?;
     host.sh_ok("systemctl reset-failed")?;

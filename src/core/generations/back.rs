@@ -72,7 +72,7 @@ impl Generations {
             turn.record(Entry::Switched { target: self.name.clone(), unit: before.clone() });
             self.ending.remove(&before);
             self.has_proven_bad(turn, &unit);
-            let why = format!("{why}; {before}, which runs the old code, serves again");
+            let why = format!("{why}; {before}, which runs the old code, was given its place again");
             return self.failed(turn, &unit, &why, false);
         }
         if self.has_looked_since(self.since) && !self.unit(&before).is_some_and(runs) {

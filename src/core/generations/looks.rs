@@ -163,17 +163,8 @@ impl Generations {
             self.tries = 0;
             return self.enter(now, Phase::Mending { to });
         }
-        if now < self.rescue_at {
-            if self.current.is_none() && self.is_stopped(rules) {
-                self.tell_stopped();
-            }
+        if now < self.rescue_at || self.held || self.is_being_restarted(turn, rules) || self.is_stopped(rules) {
             return;
-        }
-        if self.held || self.is_being_restarted(turn, rules) {
-            return;
-        }
-        if self.is_stopped(rules) {
-            return self.tell_stopped();
         }
         let deploy = turn.memory.stamp.as_ref().map(|stamp| stamp.deploy.id.clone());
         let id = deploy.unwrap_or_else(|| "start".to_owned());
@@ -182,14 +173,10 @@ impl Generations {
     }
 
     /// systemd forgets one that was stopped, not one that has failed.
-    fn is_stopped(&self, rules: &GenerationRules) -> bool {
+    pub(super) fn is_stopped(&self, rules: &GenerationRules) -> bool {
         let led_to = self.served_last.as_ref().filter(|unit| leads_to(rules, &self.seen, unit));
         let inactive = |unit: &String| self.unit(unit).is_none_or(|seen| seen.active == Active::Inactive);
         led_to.is_some_and(inactive) && self.looked && self.rescue.is_none()
-    }
-
-    fn tell_stopped(&mut self) {
-        self.note = Some("nothing serves: somebody has stopped it; a deploy, or a restart of this agent, starts a generation".to_owned());
     }
 
     /// Somebody is at the one that the symlink leads to, or one is being started, as after a boot: it is there in a moment, or down then.

@@ -9,6 +9,9 @@ use crate::core::stale::stale_fpm;
 use crate::core::status::{TargetState, UnitView};
 use crate::core::time::Now;
 
+/// Where a person has seen to it that nothing serves.
+const STOPPED: &str = "nothing serves: somebody has stopped it; a deploy, or a restart of this agent, starts a generation";
+
 impl Generations {
     /// The one that serves, then the one that is to, then those that linger.
     #[must_use]
@@ -17,7 +20,11 @@ impl Generations {
         match self.current.as_ref().and_then(|unit| self.unit(unit)) {
             Some(seen) => views.push(self.current_view(seen, memory, now)),
             None if self.looked && self.starting.is_none() => {
-                let why = self.note.clone().unwrap_or_else(|| "no generation serves".to_owned());
+                let why = match &self.note {
+                    _ if self.is_stopped(rules) => STOPPED.to_owned(),
+                    Some(note) => format!("nothing serves: {note}"),
+                    None => "nothing serves".to_owned(),
+                };
                 views.push(UnitView::new(&rules.unit, TargetState::Failed, why));
             }
             None => {}
