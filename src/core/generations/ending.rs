@@ -8,8 +8,8 @@ use crate::core::loans::Loans;
 use crate::core::seen::Active;
 use crate::core::step::Turn;
 
-/// Whoever is to be ended was seen to be needed by nobody no longer ago than this.
-const FRESH: Duration = Duration::from_secs(1);
+/// Whoever is to be ended was seen to be needed by nobody no longer ago than this; whoever is to be started, to have room.
+pub(super) const FRESH: Duration = Duration::from_secs(1);
 
 impl Generations {
     /// Old ones finish what they have, and are stopped.

@@ -128,6 +128,10 @@ impl Generations {
         let now = turn.now.mono;
         let Some(fpm) = &mut self.starting else { return self.enter(now, Phase::Looking) };
         fpm.advance(turn, loans);
+        if fpm.step == FpmStep::Prepared && !self.still_has_room(turn, rules) {
+            return;
+        }
+        let Some(fpm) = &mut self.starting else { return };
         if fpm.step == FpmStep::Prepared {
             match listens_as_it_should(fpm, rules) {
                 Ok(()) => {

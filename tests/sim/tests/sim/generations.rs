@@ -3,7 +3,7 @@
 use restart_agent::core::Waited;
 use restart_agent::core::effect::Outcome;
 use restart_agent::core::entry::{Entry, Written};
-use restart_agent::core::event::Order;
+use restart_agent::core::event::{Event, Order};
 use restart_agent::core::policy::{AtMax, GenerationRules, TargetRules};
 use restart_agent::core::status::State;
 use sim::host::{Deed, Host, span};
@@ -225,5 +225,23 @@ fn old_code_that_serves_again_under_a_hold_is_not_called_converged() {
     host.order(Order::Release);
     assert!(host.run_until(20 * S, |host| template(host).current().is_some_and(|current| current.contains("@d2-"))));
     host.must_be_right();
+    done(host);
+}
+
+/// Its start waits for the disk, and somebody starts one meanwhile, which leaves no room for it.
+#[test]
+fn the_room_for_one_that_waits_for_the_disk_is_seen_to_again() {
+    let mut host = host_with(GenerationRules { max_generations: 2, ..rules() }, |_| {});
+    host.world.touch("d2");
+    let starts = |written: &Written| matches!(written.entry, Entry::GenerationStarts { .. });
+    assert!(host.run_until(MINUTE, |host| host.journal.iter().any(starts)));
+    host.feed(Event::JournalProblem(Some("no space left on device".to_owned())));
+    host.run(5 * S);
+    host.world.person_at("start", "php-fpm-job@by-hand.service");
+    host.run(5 * S);
+    assert_eq!(host.world.running(TEMPLATE).len(), 2);
+    host.feed(Event::JournalProblem(None));
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+    assert_eq!(template(&host).most, 2);
     done(host);
 }
