@@ -243,8 +243,9 @@ impl Debts {
 
     /// With what one of several commands is lent for its stop none of the later ones begins: it may have ended short of them.
     fn cut_short(&self, turn: &mut Turn<'_>, seen: &UnitSeen) -> bool {
-        let short =
-            seen.exec_starts > 1 && turn.memory.lent.contains(&seen.unit) && seen.active == Active::Inactive && !seen.was_signalled();
+        let lent = turn.memory.lent_since(&seen.unit, turn.now);
+        let since = |lent: Mono| seen.exit.is_none_or(|exit| exit.at >= lent);
+        let short = seen.exec_starts > 1 && lent.is_some_and(since) && seen.active == Active::Inactive && !seen.was_signalled();
         if short {
             turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
         }

@@ -261,7 +261,12 @@ impl Memory {
                     debt.returning = true;
                 }
             }
-            Effect::Lend { drop_ins } => self.lent.extend(drop_ins.keys().cloned()),
+            Effect::Lend { drop_ins } => {
+                for unit in drop_ins.keys() {
+                    self.lent.insert(unit.clone());
+                    self.lent_at.entry(unit.clone()).or_insert(at);
+                }
+            }
             Effect::Freeze { workers } => {
                 self.frozen.retain(|worker| !workers.contains(worker));
                 self.frozen.extend(workers.iter().cloned());
@@ -335,6 +340,7 @@ impl Memory {
             (Effect::Unlend { units }, Outcome::Done) => {
                 for unit in units {
                     self.lent.remove(&unit);
+                    self.lent_at.remove(&unit);
                 }
             }
             (Effect::Freeze { workers }, Outcome::Frozen(there)) => {

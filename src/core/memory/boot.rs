@@ -12,6 +12,7 @@ impl Memory {
         boot.clone_into(&mut self.boot);
         (self.booted_at, self.jumped) = (None, 0);
         self.lent.clear();
+        self.lent_at.clear();
         self.quiet.clear();
         self.starts_held = false;
         // What the boot starts is up again.

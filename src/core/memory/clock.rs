@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::Memory;
-use crate::core::time::{Now, Wall};
+use crate::core::time::{Mono, Now, Wall};
 
 /// Less than this is no difference to anybody.
 const JUMP: Duration = Duration::from_secs(1);
@@ -16,6 +16,12 @@ impl Memory {
         let booted_at = now.boot();
         let same = |known: Wall| known.since(booted_at).max(booted_at.since(known)) < JUMP;
         (!self.booted_at.is_some_and(same)).then_some(booted_at)
+    }
+
+    /// Since when a unit may have what it was lent.
+    #[must_use]
+    pub fn lent_since(&self, unit: &str, now: Now) -> Option<Mono> {
+        self.lent.contains(unit).then(|| self.lent_at.get(unit).map_or(Mono::BOOT, |at| now.mono_of(*at)))
     }
 
     pub(super) fn clock_is(&mut self, booted_at: Wall) {
@@ -30,6 +36,7 @@ impl Memory {
         let walls = walls.chain(lingering).chain(self.hold.iter_mut().map(|hold| &mut hold.until));
         let walls = walls.chain(self.begun.iter_mut().flat_map(|begun| [&mut begun.since, &mut begun.until]));
         let settles = self.reruns.values_mut().filter_map(|owed| owed.settles.as_mut()).map(|settles| &mut settles.until);
+        let walls = walls.chain(self.lent_at.values_mut());
         let walls = walls.chain(settles).chain(self.restarts.values_mut().flatten());
         walls.for_each(|wall| *wall = wall.moved(by));
     }
@@ -40,7 +47,6 @@ mod tests {
     use super::*;
     use crate::core::entry::{Entry, Written};
     use crate::core::memory::Hold;
-    use crate::core::time::Mono;
 
     const HOUR: i64 = 3_600_000_000;
 

@@ -53,6 +53,8 @@ pub struct Memory {
     pub depooled: BTreeMap<String, Depooled>,
     /// Units that may have our drop-in.
     pub lent: BTreeSet<String>,
+    /// Since when.
+    pub lent_at: BTreeMap<String, Wall>,
     /// Units that we may keep from being started, and whether their last run was interrupted by us since.
     pub quiet: BTreeMap<String, bool>,
     /// Scripts that we may have stopped and that are to run again.

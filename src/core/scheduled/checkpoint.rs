@@ -104,11 +104,11 @@ impl Script {
 
     /// What it is about to be lent may be in force already, though nobody has said so yet.
     pub(super) fn note_loan(&mut self, turn: &Turn<'_>) {
-        let lent = turn.memory.lent.contains(&self.unit);
+        let lent = turn.memory.lent_since(&self.unit, turn.now);
         // Or an agent before this one has lent it that, and died.
         let earlier = || turn.memory.reruns.get(&self.unit).is_some_and(|owed| owed.lent && owed.after == self.seen.invocation);
-        if lent && (self.stop_due || earlier()) {
-            self.cut_short.get_or_insert(Mono::BOOT);
+        if let Some(since) = lent.filter(|_| self.stop_due || earlier()) {
+            self.cut_short.get_or_insert(since);
         }
     }
 

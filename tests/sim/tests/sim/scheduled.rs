@@ -1,5 +1,6 @@
 //! Timer-activated scripts.
 
+use restart_agent::core::entry::{Entry, Written};
 use restart_agent::core::event::{Event, Order};
 use restart_agent::core::policy::{After, Overdue, ScheduledRules, TargetRules};
 use restart_agent::core::seen::Active;
@@ -545,4 +546,22 @@ fn the_slot_of_one_that_ends_just_when_it_is_let_finish_is_made_up_for() {
         let host = lives(ends);
         has_run(host, 2, &format!("{earlier} ms earlier"));
     }
+}
+
+/// Its last command had ended, and left something behind that was stopped; the agent dies before it lets its timer start it.
+#[test]
+fn the_slot_of_one_of_several_commands_that_had_ended_before_its_loan_is_made_up_for() {
+    let commands = Script { steps: 2, next_runs: [80 * S, 10 * S].into(), stubborn_child: true, ..Script::default() };
+    let mut host = script_host(After::Rerun, commands, 0);
+    host.world.touch("d2");
+    assert!(host.run_until(2 * MINUTE, |host| host.world.sent.contains_key(SCRIPT)));
+    assert_eq!(host.world.units[SCRIPT].active, Active::Deactivating);
+    assert!(host.run_until(2 * MINUTE, |host| !host.world.units[SCRIPT].active.runs()));
+    let slot = host.world.now + 100 * MS;
+    host.world.timer(SCRIPT, HOUR, slot);
+    let settled = |written: &Written| matches!(written.entry, Entry::CutSettled { .. });
+    assert!(host.run_until(50 * MS, |host| host.journal.iter().any(settled)));
+    host.deed(Deed::KillAgent(10 * S));
+    host.run(9 * S);
+    has_run(host, 2, "its slot came while it was kept quiet");
 }
