@@ -45,7 +45,9 @@ pub fn slots(seen: &UnitSeen, now: Now, interrupted: bool, was_due: bool) -> Slo
         return Slots::Due;
     }
     let fired = ended.after(SLOT_FIRES);
-    Slots::From(if was_due { fired.max(seen.last_trigger()) } else { fired })
+    // The one that was due, if nobody has looked for long, and not another one since.
+    let late = Some(seen.last_trigger()).filter(|at| was_due && *at < ended.after(SLOT_PATIENCE));
+    Slots::From(late.map_or(fired, |late| late.max(fired)))
 }
 
 impl Script {

@@ -565,3 +565,18 @@ fn the_slot_of_one_of_several_commands_that_had_ended_before_its_loan_is_made_up
     host.run(9 * S);
     has_run(host, 2, "its slot came while it was kept quiet");
 }
+
+/// A slot that had passed by its end is skipped; then systemd does not answer for a while, in which another one comes.
+#[test]
+fn the_slot_that_comes_while_systemd_does_not_answer_is_made_up_for() {
+    let mut host = script_host(After::UntilNext, Script { next_runs: [HOUR, 10 * S].into(), ..Script::default() }, 34 * S);
+    host.world.touch("d2");
+    assert!(host.run_until(2 * MINUTE, |host| !host.world.units[SCRIPT].active.runs()));
+    host.run(50 * MS);
+    host.world.faults.systemd_away_until = host.world.now + 20 * S;
+    assert!(host.run_until(30 * S, |host| host.world.units[SCRIPT].missed_slot));
+    assert!(host.run_until(20 * S, |host| host.world.units[SCRIPT].runs.len() == 2), "its next slot is later");
+    host.must_be_right();
+    host.settle();
+    host.must_be_right();
+}
