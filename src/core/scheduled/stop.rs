@@ -173,21 +173,22 @@ impl Script {
     fn gone(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
         let killed = self.ladder.as_ref().is_some_and(Ladder::was_killed);
         let at_checkpoint = self.asking.was_asked(turn.memory, &self.unit) && self.seen.is_to_run_again();
-        if settle_script(turn, &self.seen, killed, self.saw) {
-            // What somebody else has stopped we interrupt no more, whoever had to kill it, nor start again.
-            if self.ours {
-                turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
-            } else if self.saw == Saw::SomebodyElse {
-                self.owe_no_rerun(turn, "somebody else was stopping it");
-            }
-        } else if at_checkpoint || self.is_cut_short(&self.seen) {
+        let stopped = settle_script(turn, &self.seen, killed, self.saw);
+        if stopped && self.ours {
+            turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
+        } else if at_checkpoint || (!stopped && self.is_cut_short(&self.seen)) {
             if at_checkpoint {
-                // What our stop ended was left over by it.
+                // What our stop ended was left over by it, or somebody else was stopping it, and it has heeded us all the same.
                 self.ended = Ended::AtCheckpoint;
             }
             turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
             if !turn.memory.reruns.contains_key(&self.unit) {
                 self.owe_rerun(turn, rules, false);
+            }
+        } else if stopped {
+            // What somebody else has stopped we interrupt no more, whoever had to kill it, nor start again.
+            if self.saw == Saw::SomebodyElse {
+                self.owe_no_rerun(turn, "somebody else was stopping it");
             }
         } else {
             // It was done before it was asked.

@@ -580,3 +580,25 @@ fn the_slot_that_comes_while_systemd_does_not_answer_is_made_up_for() {
     host.settle();
     host.must_be_right();
 }
+
+/// A person stops it after it was asked, and before we do, and it goes on to its checkpoint: it says that it is to be run again.
+#[test]
+fn one_that_heeds_what_it_was_asked_while_a_person_stops_it_runs_again_when_it_has_settled() {
+    for (after, runs) in [(After::Rerun, 2), (After::UntilNext, 1)] {
+        let script = Script { checkpoint: Some(18 * S), on_term: OnTerm::Ignores, next_runs: [HOUR, 10 * S].into(), ..Script::default() };
+        let mut host = settling(after, script, 42 * S);
+        let mut changed = host.policy.clone();
+        if let Some(TargetRules::Scheduled(rules)) = changed.targets.get_mut("maintenance") {
+            rules.checkpoint_timeout = span(10 * S);
+        }
+        host.deed(Deed::Policy(Box::new(changed)));
+        host.world.touch("d2");
+        assert!(host.run_until(MINUTE, |host| host.world.asked.contains(SCRIPT)));
+        let _ = host.world.person("stop", SCRIPT, By::Person);
+        assert!(host.run_until(MINUTE, |host| host.world.sent.contains_key(SCRIPT)));
+        assert!(host.run_until(MINUTE, |host| host.world.units[SCRIPT].checkpointed));
+        host.run(2 * S);
+        host.must_be_right();
+        has_run(host, runs, &format!("{after:?}"));
+    }
+}
