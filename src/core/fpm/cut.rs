@@ -109,16 +109,17 @@ impl Fpm {
         let answers = &*self.of_the_living(answers);
         let now = turn.now.mono;
         let counted = Counted::of(&self.source, answers);
+        if now < self.until && (counted.workers().next().is_some() || !counted.silent.is_empty()) {
+            // As in the count. Who has no answer now may have begun right before it was stopped.
+            let workers = std::mem::take(&mut self.frozen);
+            self.aside = Some(turn.ask(Effect::Thaw { workers }));
+            return self.drain_again(now);
+        }
         if !counted.silent.is_subset(&self.unanswered) {
             self.cut(turn, self.frozen_busy.clone(), self.frozen_at, false);
             return self.enter(now, FpmStep::WaitingForLoan);
         }
         self.unanswered = counted.silent.clone();
-        if counted.workers().next().is_some() && now < self.until {
-            let workers = std::mem::take(&mut self.frozen);
-            self.aside = Some(turn.ask(Effect::Thaw { workers }));
-            return self.drain_again(now);
-        }
         let patient = !self.thawed;
         let (ending, cut): (Vec<WorkerSeen>, Vec<WorkerSeen>) =
             counted.busy.into_values().flatten().partition(|worker| patient && finishing(worker));

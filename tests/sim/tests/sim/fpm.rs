@@ -5,7 +5,7 @@ use restart_agent::core::event::Order;
 use restart_agent::core::policy::{FpmRules, ProofRules, TargetRules};
 use restart_agent::core::status::{State, TargetState};
 use sim::host::{Deed, Host, span};
-use sim::world::{By, Fpm, FpmStart, HOUR, Hook, Load, MINUTE, MS, S, Unit, Us};
+use sim::world::{Answers, By, Fpm, FpmStart, HOUR, Hook, Load, MINUTE, MS, S, Unit, Us};
 
 use crate::given::{FPM, adopted, fpm_host, fpm_rules, policy, with_pool, with_target, world};
 
@@ -372,4 +372,20 @@ fn what_waits_for_the_journal_is_not_restarted_when_it_has_left_the_configuratio
     host.must_be_right();
     assert_eq!(before, host.world.units[FPM].invocation);
     assert!(host.world.left_over().is_empty(), "{:?}", host.world.left_over());
+}
+
+/// It is counted idle, and gives no answer once its workers are stopped: one may have taken a request right before that.
+#[test]
+fn one_that_gives_no_answer_in_the_count_has_its_time() {
+    let load = Load { every: 300 * MS, short: (5 * MS, 10 * MS), ..Load::default() };
+    let mut host = fpm_host(false, Fpm { load: Load { until: u64::MAX, ..load }, ..Fpm::default() });
+    host.world.touch("d2");
+    let landed = host.world.now;
+    let stopped = |host: &Host| host.world.units[FPM].processes.values().any(|process| process.frozen);
+    assert!(host.run_until(4 * S, stopped), "there is nothing to count");
+    host.world.units.get_mut(FPM).unwrap().as_fpm_mut().unwrap().status = Answers::Not;
+    assert!(host.run_until(MINUTE, |host| host.world.sent.contains_key(FPM)));
+    assert!(host.world.now >= landed + 5 * S, "restarted {} ms after the deploy", (host.world.now - landed) / MS);
+    host.settle();
+    host.must_be_right();
 }
