@@ -4,7 +4,7 @@ use restart_agent::core::policy::{AtMax, GenerationRules, TargetRules};
 use restart_agent::core::seen::Active;
 
 use super::{UNKNOWABLE, us};
-use crate::world::{S, Template, Unit, Us, Wanted, World};
+use crate::world::{Answers, Fpm, MS, S, Template, Unit, Us, Wanted, World};
 
 /// A person's doing is seen when somebody looks.
 const SEEN_LATE: Us = 2 * S;
@@ -43,8 +43,11 @@ impl World {
             self.listens(unit) && known(&self.units[unit]) && self.units[unit].as_fpm().is_some_and(|fpm| fpm.pings && !fpm.old_code);
         // In an emergency it does not wait for certainty that the new one has not died since the last look, a second ago at most.
         let emergency = self.generation_rules(unit).is_some_and(|(target, _)| self.emergency(&target));
-        // Neither can it know of the end of the one that served, a moment before this arrives.
-        let unknowable = self.unknowable();
+        // Neither can it know of the end of the one that served, a moment before this arrives,
+        // or in its last count, if that gets no answer.
+        let counts = |fpm: &Fpm| !fpm.status_listen || fpm.status != Answers::Well;
+        let count = if self.units[unit].as_fpm().is_some_and(counts) { 500 * MS } else { 0 };
+        let unknowable = self.unknowable() + count;
         let ended = |unit: &Unit| unit.exit.map_or(0, |exit| exit.at.0).max(unit.idle_since);
         let died = |unit: &String| self.units.get(unit).is_some_and(|unit| self.now < ended(unit) + unknowable);
         let just_died = template.current().is_some_and(|current| died(&current));

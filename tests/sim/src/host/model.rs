@@ -116,11 +116,16 @@ impl Host {
     }
 
     /// What it says to whoever waits does not rest on what it has tried and failed since it started, nor on a php-fpm that it restarts and that has
-    /// left the configuration: an agent that resumes has nothing to prove it by.
+    /// left the configuration, and may be back in it: an agent that resumes has nothing to prove it by.
     fn tells_by_memory(&self) -> bool {
         let Some(machine) = &self.machine else { return false };
-        let left = machine.memory().lent.iter().any(|unit| self.world.target_of(unit).is_none());
-        !left && !matches!(machine.waited(None), Waited::Blocked { .. } | Waited::Failed { .. })
+        let memory = machine.memory();
+        let anew = |name: &String| memory.targets.get(name).is_none_or(|target| target.want.is_none());
+        let left = |unit: &String| match self.world.target_of(unit) {
+            Some((name, TargetRules::PhpFpm(_))) => anew(&name),
+            other => other.is_none(),
+        };
+        !memory.lent.iter().any(left) && !matches!(machine.waited(None), Waited::Blocked { .. } | Waited::Failed { .. })
     }
 
     /// As it is read back.

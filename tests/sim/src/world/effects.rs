@@ -47,10 +47,6 @@ impl World {
         if let Effect::Lend { drop_ins } = &effect {
             self.lent.extend(drop_ins.keys().map(|unit| (unit.clone(), (self.now, Us::MAX))));
         }
-        if let Effect::Unlend { units } = &effect {
-            let lent = self.lent.iter_mut().filter(|(unit, (_, until))| units.contains(unit) && *until == Us::MAX);
-            lent.for_each(|(_, (_, until))| *until = self.now + S);
-        }
         if let Effect::AskToStop { unit, .. } = &effect {
             self.asked_at.insert(unit.clone(), self.now);
         }
@@ -198,6 +194,11 @@ impl World {
                 if self.now < self.faults.reload_fails_until {
                     self.answer(epoch, id, 20 * MS, Outcome::Fault(Fault::Other("Reload: Access denied".to_owned())));
                 } else {
+                    if let Effect::Unlend { units } = &effect {
+                        // Whether it has what it was lent nobody can tell before a reload has taken it back.
+                        let lent = self.lent.iter_mut().filter(|(unit, (_, until))| units.contains(unit) && *until == Us::MAX);
+                        lent.for_each(|(_, (_, until))| *until = self.now + S);
+                    }
                     self.reload();
                     self.answer(epoch, id, 200 * MS, Outcome::Done);
                 }

@@ -356,8 +356,14 @@ impl World {
         }
         let unit = template.unit.clone();
         self.agent_may_switch(&unit, to);
-        self.templates.get_mut(&unit).unwrap().switched = self.now;
+        let unseen = self.now - self.unknowable();
+        let template = self.templates.get_mut(&unit).unwrap();
+        template.switched = self.now;
+        // What a person has just made serve, and nobody has seen, is taken from it unseen, too.
+        let before = template.current().filter(|_| template.touched > unseen);
         self.lead(&unit, Some(to.to_owned()));
+        let template = self.templates.get_mut(&unit).unwrap();
+        template.deposed.extend(before.filter(|before| template.left.contains_key(before)));
         Ok(())
     }
 
