@@ -79,7 +79,9 @@ impl Units {
                 flag("let its timers start it again", cleared)
             }
             Effect::EndLater { unit, after, quit } => done(self.systemd.end_later(unit, *after, *quit).await),
-            Effect::HoldStarts { waits, lasts } => done(self.systemd.hold_starts(waits, *lasts).await),
+            Effect::HoldStarts { waits, lasts } => {
+                done(self.systemd.hold_starts(waits, *lasts, clock::now().mono, clock::suspended()).await)
+            }
             Effect::ReleaseStarts => done(self.systemd.release_starts().await),
             _ => return None,
         })

@@ -10,13 +10,14 @@ use super::acts::REPLACE;
 use super::faults::is_named;
 use super::hooks::micros;
 use super::link::CallError;
+use super::look::boot_clock;
 use super::names::pattern;
 use super::properties::{SERVICE, UNIT as UNIT_INTERFACE};
 use super::proxies::UnitRow;
 use super::{ACT, Systemd};
 use crate::core::effect::{Fault, Looked, UnitsOf};
 use crate::core::is_of;
-use crate::host::clock;
+use crate::core::time::Mono;
 
 const UNIT: &str = "restart-agent-begin.service";
 /// What it does. Longer than it should last it cannot.
@@ -29,10 +30,11 @@ impl Systemd {
     /// Starts a unit that is ordered before all loaded services that match, and that has not started as long as it lives: a oneshot has a start
     /// job for all its life (facts, section 1), so their start jobs wait behind it, whoever queues them. It ends by itself. One that is there
     /// already stays if it lasts as long, within [`EARLY`]; else it is of a deploy that is over, and is replaced.
+    /// `now` and `offset` are as for [`Systemd::look`].
     ///
     /// # Errors
     /// The fault of listing them, of starting it, or of stopping the one before; [`Fault::Unreachable`] while that is not gone.
-    pub async fn hold_starts(&self, waits: &[UnitsOf], lasts: Duration) -> Result<(), Fault> {
+    pub async fn hold_starts(&self, waits: &[UnitsOf], lasts: Duration, now: Mono, offset: u64) -> Result<(), Fault> {
         let globs: Vec<String> =
             waits.iter().flat_map(|waits| &waits.units).map(|unit| pattern(unit).unwrap_or_else(|| unit.clone())).collect();
         let rows = self.matching(&globs, Looked::Exactly).await?;
@@ -63,7 +65,7 @@ impl Systemd {
             };
         let mut asked = start().await;
         if matches!(&asked, Err(CallError::Answer(error)) if is_named(error, "UnitExists")) {
-            if self.holds(what, lasts).await? {
+            if self.holds(what, now.after(lasts), offset).await? {
                 return Ok(());
             }
             self.stop_service(UNIT, ACT, None).await?;
@@ -72,8 +74,8 @@ impl Systemd {
         asked.map(drop).map_err(|error| error.into_fault(what))
     }
 
-    /// Whether the one that is there lasts as long as this. If it has ended it holds nothing back any more: systemd is about to forget it.
-    async fn holds(&self, what: &str, lasts: Duration) -> Result<bool, Fault> {
+    /// Whether the one that is there lasts until then. If it has ended it holds nothing back any more: systemd is about to forget it.
+    async fn holds(&self, what: &str, until: Mono, offset: u64) -> Result<bool, Fault> {
         let rows = self.named(&[UNIT]).await?;
         let ends = |row: &UnitRow| matches!(row.3.as_str(), "inactive" | "failed" | "deactivating");
         if rows.iter().any(|(_, row)| ends(row)) {
@@ -81,8 +83,7 @@ impl Systemd {
         }
         let values = self.properties(UNIT, &[(UNIT_INTERFACE, "InactiveExitTimestampMonotonic"), (SERVICE, "TimeoutStartUSec")]).await?;
         let sleeps = Duration::from_micros(values.number(1)).saturating_sub(ACT);
-        let ends = clock::mono_of_monotonic(values.number(0)).after(sleeps);
-        Ok(ends.after(EARLY) >= clock::now().mono.after(lasts))
+        Ok(boot_clock(values.number(0), offset).after(sleeps + EARLY) >= until)
     }
 
     /// Ends it: whatever waits may start.
