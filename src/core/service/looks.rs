@@ -23,6 +23,7 @@ const LEFT_LOOK: Duration = Duration::from_secs(30);
 const RESTART_LOOK: Duration = Duration::from_secs(1);
 /// Restarts that end together are looked at together.
 pub(super) const BATCH: Duration = Duration::from_millis(10);
+const ENDED: &str = "it ended by itself";
 
 impl Services {
     pub(super) fn seen(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, units: &[UnitSeen]) {
@@ -67,7 +68,7 @@ impl Services {
             if unit.may_heed(turn.memory) {
                 unit.enter(turn.now.mono, Step::Ready);
             } else if matches!(unit.step, Step::Draining { .. } | Step::Due | Step::Left(_)) {
-                unit.done(turn, &self.name, name, UnitEnd::Finished, "it ended by itself");
+                unit.done(turn, &self.name, name, UnitEnd::Finished, ENDED);
             }
         }
     }
@@ -102,7 +103,9 @@ impl Services {
                 || overdue(unit)
                 || (matches!(unit.step, Step::Pausing { .. }) && unseen(unit))
         };
-        let named = self.units.iter().filter(|(_, unit)| by_name(unit));
+        // With them whoever else waits for a look.
+        let any = self.units.values().any(by_name);
+        let named = self.units.iter().filter(|(_, unit)| any && (by_name(unit) || unseen(unit)));
         let cgroups: BTreeMap<String, String> = named.map(|(name, unit)| (name.clone(), unit.seen.cgroup.clone())).collect();
         // The first look is at all of them: what nobody has taken up by then others take for theirs to pay back.
         let all = self.pursuit.gathering();
@@ -130,10 +133,15 @@ impl Service {
         match self.step {
             Step::Draining { .. } | Step::Due | Step::Left(_) if stale.is_empty() => {
                 let (end, why) = match seen.invocation == self.before {
+                    true if !seen.active.runs() => (UnitEnd::Finished, ENDED),
                     true => (UnitEnd::Finished, RENEWED_ITSELF),
                     false => (UnitEnd::Renewed, "somebody else has restarted it"),
                 };
                 self.done(turn, target, &seen.unit, end, why);
+            }
+            // Another run, which only a newer deploy has made stale: its own drain counts.
+            Step::Draining { .. } | Step::Due if seen.active.runs() && seen.invocation != self.before => {
+                self.begin_again(turn.now.mono, seen, stale, drain_until);
             }
             // Also while its request and its loan are taken back, which may last: somebody else may restart or stop it meanwhile.
             _ if self.cooperating() => self.look_before_its_restart(turn, seen, stale),

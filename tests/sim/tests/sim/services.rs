@@ -178,3 +178,45 @@ fn what_is_asked_stays_asked_when_the_agent_comes_back_beside_one_that_is_down()
     host.must_be_right();
     assert!(!host.done[from..].iter().any(|(_, effect)| matches!(effect, Effect::Unask { unit, .. } if unit == WORKER)));
 }
+
+/// A person restarts it in its drain, and nobody looks before the next deploy.
+#[test]
+fn a_service_that_a_person_has_restarted_between_two_deploys_has_a_drain_of_its_own() {
+    let mut host = service_host(ServiceRules { drain_timeout: span(10 * S), ..rules() }, None, 0);
+    host.world.touch("d2");
+    host.run(6 * S);
+    let _ = host.world.person("restart", WORKER, By::Person);
+    host.run(2 * S);
+    host.world.touch("d3");
+    let landed = host.world.now;
+    assert!(host.run_until(MINUTE, |host| host.world.sent.contains_key(WORKER)));
+    assert!(host.world.now >= landed + 10 * S, "restarted {} ms after the deploy", (host.world.now - landed) / MS);
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+    host.must_be_right();
+}
+
+/// One takes long to come up, while the drain of another one ends.
+#[test]
+fn a_service_whose_drain_is_over_while_another_one_starts_is_looked_at_once() {
+    const SLOW: &str = "queue-slow.service";
+    let mut world = world();
+    for name in [WORKER, SLOW] {
+        let daemon = Daemon { on_term: OnTerm::Dies, starts: Starts::Well(20 * MS), unkillable_for: 0, checkpoint: None, holds: 0 };
+        world.add(Unit::new(name, Body::Daemon(daemon)), HOUR);
+    }
+    if let Body::Daemon(daemon) = &mut world.units.get_mut(SLOW).unwrap().body {
+        daemon.starts = Starts::Well(30 * S);
+    }
+    let rules = ServiceRules { drain_timeout: span(5 * S), ..rules() };
+    let mut host = adopted(world, with_target(policy(), "workers", TargetRules::Service(rules)));
+    host.world.touch("d2");
+    assert!(host.run_until(10 * S, |host| starts(host).len() == 2));
+    host.run(2 * S);
+    host.world.touch("d3");
+    let before = host.effects;
+    assert!(host.run_until(10 * S, |host| starts(host).len() == 3), "it waits for the other one");
+    host.run(10 * S);
+    assert!(host.effects - before < 100, "{} effects", host.effects - before);
+    assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)));
+    host.must_be_right();
+}
