@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Generations, Phase, QUIET};
 use crate::core::fpm::FpmStep;
 use crate::core::loans::Loans;
-use crate::core::seen::Active;
+use crate::core::seen::{Active, UnitSeen};
 use crate::core::step::Turn;
 
 /// Whoever is to be ended was seen to be needed by nobody no longer ago than this; whoever is to be started, to have room.
@@ -71,9 +71,15 @@ impl Generations {
         match &self.phase {
             Phase::Looking | Phase::Starting if proving => self.youngest(self.current.as_deref()).into_iter().collect(),
             // Nobody serves: the last one that could is kept, whatever stands in the way of the symlink.
-            _ if !self.serves_well() => self.youngest(None).into_iter().collect(),
+            _ if !self.serves_well() => self.youngest(None).map_or_else(|| self.on_their_way(), |youngest| vec![youngest]),
             _ => Vec::new(),
         }
+    }
+
+    /// Those that come up, as after a boot: as soon as one is up it may serve, before anybody has seen that.
+    fn on_their_way(&self) -> Vec<String> {
+        let comes_up = |unit: &&UnitSeen| unit.active == Active::Activating;
+        self.seen.units.iter().filter(comes_up).map(|unit| unit.unit.clone()).collect()
     }
 
     /// The symlink leads to one that is up, not to one that starts again and again.

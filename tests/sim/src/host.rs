@@ -320,7 +320,8 @@ impl Host {
                 self.journal.push(written);
             }
         }
-        self.world.agent_owes = self.with_queued.depooled.keys().cloned().collect();
+        // With a full disk also what is written there: an agent that comes after this one knows no more.
+        self.world.agent_owes = self.with_queued.depooled.keys().chain(self.durable.depooled.keys()).cloned().collect();
         if let Some(machine) = &self.machine
             && self.with_queued != *machine.memory()
         {
