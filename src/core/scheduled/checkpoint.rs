@@ -5,7 +5,6 @@ use crate::core::asking::{Came, Next};
 use crate::core::effect::{EffectId, Outcome};
 use crate::core::entry::Entry;
 use crate::core::loans::{Loan, Loans};
-use crate::core::look::Looker;
 use crate::core::policy::ScheduledRules;
 use crate::core::seen::{Active, UnitSeen};
 use crate::core::step::Turn;
@@ -13,7 +12,7 @@ use crate::core::time::Mono;
 
 impl Script {
     /// It is kept quiet. As soon as it has what it is lent, and one more look has shown it to be stale still, comes the next rung.
-    pub(super) fn go_down_when_lent(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans, look: &Looker) {
+    pub(super) fn go_down_when_lent(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
         let now = turn.now.mono;
         if self.seen.exec_starts <= 1 || self.stop_due {
             self.borrow(loans, rules);
@@ -29,7 +28,7 @@ impl Script {
             }
         }
         // With nothing old in it, it is about to end.
-        if self.stale.is_empty() || !look.seen_since(self.since) || !self.pending.is_empty() || !self.asking.idle() {
+        if self.stale.is_empty() || self.seen_at < self.since || !self.pending.is_empty() || !self.asking.idle() {
             return;
         }
         if self.cut_short.is_some() {

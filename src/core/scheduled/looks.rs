@@ -74,6 +74,7 @@ impl Scheduled {
     pub(super) fn look_when_due(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
         let now = turn.now.mono;
         self.pursuit.look.read_names(!rules.code.is_empty());
+        let gathering = self.pursuit.gathering();
         let any = |what: fn(&ScriptStep) -> bool| self.scripts.values().any(|script| what(&script.step));
         let look = &mut self.pursuit.look;
         if any(|step| matches!(step, ScriptStep::Stopping)) {
@@ -94,8 +95,8 @@ impl Scheduled {
         // One look serves all that became ready together.
         let quieting = any(|step| matches!(step, ScriptStep::Quieting));
         let unseen = |script: &Script| match script.step {
-            ScriptStep::Ready => !quieting && !look.seen_since(script.since),
-            ScriptStep::Deciding => !look.seen_since(script.since),
+            ScriptStep::Ready => !quieting && script.seen_at < script.since,
+            ScriptStep::Deciding => script.seen_at < script.since,
             _ => false,
         };
         if self.scripts.values().any(unseen) {
@@ -104,7 +105,8 @@ impl Scheduled {
         // A unit that is being stopped is asked for by name: one that has ended does not match "running".
         let named = self.scripts.iter().filter(|(_, script)| script.watched(now) || script.awaits_look(turn, rules));
         let cgroups: BTreeMap<String, String> = named.map(|(unit, script)| (unit.clone(), script.seen.cgroup.clone())).collect();
-        if cgroups.is_empty() {
+        // The first look is at all of them: what only this deploy has made stale waits for nobody else.
+        if cgroups.is_empty() || gathering {
             look.ask(turn, &rules.units, Looked::WithTimers, cgroups);
         } else {
             let units: Vec<String> = cgroups.keys().cloned().collect();

@@ -190,12 +190,12 @@ impl Script {
         match self.step {
             ScriptStep::Draining => self.drain(turn, rules, loans),
             ScriptStep::Quieting if self.pending.is_empty() => self.enter(turn.now.mono, ScriptStep::Ready),
-            ScriptStep::Ready => self.go_down_when_lent(turn, rules, loans, look),
+            ScriptStep::Ready => self.go_down_when_lent(turn, rules, loans),
             ScriptStep::Asked { until } => self.wait_for_checkpoint(turn, until),
             ScriptStep::Holding { until } => self.wait_for_lock(turn, rules, until),
             ScriptStep::Stopping => self.escalate(turn, rules, loans),
             ScriptStep::Stopped => self.go_on_when_given_back(turn, rules, loans),
-            ScriptStep::Deciding if look.seen_since(self.since) => self.decide(turn),
+            ScriptStep::Deciding if self.seen_at >= self.since => self.decide(turn),
             // A newer deploy is looked for first.
             ScriptStep::Lifting if self.pending.is_empty() && look.began().is_some() => self.go_on_when_lifted(turn, rules),
             ScriptStep::Quieting

@@ -602,3 +602,24 @@ fn one_that_heeds_what_it_was_asked_while_a_person_stops_it_runs_again_when_it_h
         has_run(host, runs, &format!("{after:?}"));
     }
 }
+
+/// One is asked to stop and has long for that; another one, which began after the first deploy, is stale only for the next.
+#[test]
+fn a_script_that_only_the_next_deploy_makes_stale_does_not_wait_for_one_that_was_asked() {
+    const LATER: &str = "mediawiki_job_b.service";
+    let mut world = world();
+    world.add(Unit::script(SCRIPT, Script::default()), 60 * S);
+    world.add(Unit::script(LATER, Script::default()), 0);
+    let rules = ScheduledRules { drain_timeout: span(10 * S), checkpoint_timeout: span(5 * MINUTE), ..script_rules(After::Rerun) };
+    let mut host = adopted(world, with_target(policy(), "maintenance", TargetRules::Scheduled(rules)));
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.asked.contains(SCRIPT)));
+    let _ = host.world.person("start", LATER, By::Person);
+    host.run(5 * S);
+    host.world.touch("d3");
+    assert!(host.run_until(15 * S, |host| host.world.asked.contains(LATER)), "it waits for the other one");
+    host.run(10 * MINUTE);
+    assert_eq!(host.state(), Some(State::Converged));
+    host.settle();
+    host.must_be_right();
+}
