@@ -270,7 +270,7 @@ impl Debts {
             Ending::Kill { cgroup } => {
                 self.orphans.killed(&seen.unit, turn.now.mono);
                 self.next = turn.now.mono.after(DYING_LOOK);
-                let id = turn.ask(Effect::Kill { unit: seen.unit.clone(), cgroup });
+                let id = turn.ask(Effect::Kill { unit: seen.unit.clone(), invocation: seen.invocation.clone(), cgroup });
                 self.pending.insert(id, Debt::Kill(seen.unit.clone()));
             }
             Ending::Never => self.trouble = Some(format!("{} does not end, not even by SIGKILL", seen.unit)),

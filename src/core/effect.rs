@@ -98,8 +98,14 @@ pub enum Effect {
     /// Make `socket` a symlink to `to`, by rename(2): whoever connects finds the old one or the new one (facts 12). Owes [`Outcome::Done`] at
     /// once.
     Switch { socket: String, to: String },
-    /// KillUnit(all, SIGKILL), and SIGKILL for what is left in `cgroup` if systemd no longer knows it (facts F3.2). Owes [`Outcome::Done`].
-    Kill { unit: String, cgroup: String },
+    /// KillUnit(all, SIGKILL), and SIGKILL for what is left in `cgroup` if systemd no longer knows it (facts F3.2). Owes [`Outcome::Done`], or
+    /// a fault and no signal if the unit is in another run than `invocation` by then; empty: whichever.
+    Kill {
+        unit: String,
+        #[serde(default)]
+        invocation: String,
+        cgroup: String,
+    },
     /// Make `stop/UNIT`, then run the command `ask`, if there is one, as a transient unit: the unit is asked to stop at its next checkpoint. `unask`
     /// is in the intent, so that it can be taken back even if the configuration has changed by then. Owes [`Outcome::Done`] within 35 s.
     AskToStop {
@@ -391,7 +397,7 @@ mod tests {
             Effect::LetRun { unit: unit() },
             Effect::HoldStarts { waits: vec![UnitsOf { units: vec![unit()], exclude: Vec::new() }], lasts: within },
             Effect::ReleaseStarts,
-            Effect::Kill { unit: unit(), cgroup: String::new() },
+            Effect::Kill { unit: unit(), invocation: String::new(), cgroup: String::new() },
             Effect::ResetFailed { unit: unit() },
             Effect::Freeze { workers: vec![worker()] },
             Effect::Thaw { workers: vec![worker()] },

@@ -65,7 +65,7 @@ impl Units {
             Effect::Start { unit } => self.systemd.start(unit).await.map_or_else(Outcome::Fault, |()| Outcome::Queued),
             Effect::Restart { unit, cut, within } => job(self.restart(unit, cut, *within).await),
             Effect::End { unit, cut, within } => job(self.end(unit, cut, *within).await),
-            Effect::Kill { unit, cgroup } => done(self.kill(unit, cgroup).await),
+            Effect::Kill { unit, invocation, cgroup } => done(self.kill(unit, invocation, cgroup).await),
             Effect::ResetFailed { unit } => done(self.systemd.reset_failed(unit).await),
             Effect::Freeze { workers } => self.freeze(workers).map_or_else(Outcome::Fault, Outcome::Frozen),
             Effect::Thaw { workers } => done(self.thaw(workers)),
@@ -214,8 +214,8 @@ impl Units {
     }
 
     /// KillUnit, and by hand what systemd does not know (any more) in the cgroup (facts F3.2).
-    async fn kill(&self, unit: &str, cgroup: &str) -> Result<(), Fault> {
-        if self.systemd.kill(unit).await? == Killed::Sent {
+    async fn kill(&self, unit: &str, invocation: &str, cgroup: &str) -> Result<(), Fault> {
+        if self.systemd.kill(unit, invocation).await? == Killed::Sent {
             return Ok(());
         }
         let hit =

@@ -502,7 +502,7 @@ fn every_kind_of_entry_can_be_read_back() {
         Effect::Stop { unit: "a.service".to_owned(), within: seconds },
         Effect::Start { unit: "a.service".to_owned() },
         Effect::Restart { unit: "a.service".to_owned(), cut: vec![worker.clone()], within: seconds },
-        Effect::Kill { unit: "a.service".to_owned(), cgroup: String::new() },
+        Effect::Kill { unit: "a.service".to_owned(), invocation: String::new(), cgroup: String::new() },
         Effect::Freeze { workers: vec![worker.clone()] },
     ];
     let outcomes = vec![

@@ -77,7 +77,8 @@ impl Fpm {
         match ladder.rung(now) {
             Rung::Kill if old_lives => {
                 ladder.killed(now);
-                self.aside = Some(turn.ask(Effect::Kill { unit: self.unit.clone(), cgroup: self.seen.cgroup.clone() }));
+                let (invocation, cgroup) = (self.seen.invocation.clone(), self.seen.cgroup.clone());
+                self.aside = Some(turn.ask(Effect::Kill { unit: self.unit.clone(), invocation, cgroup }));
             }
             Rung::Unkillable
                 if old_lives && !self.seen.processes.is_empty() && now >= ladder.sent().after(self.rules.term_timeout + START_TIMEOUT) =>

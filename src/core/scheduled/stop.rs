@@ -113,7 +113,8 @@ impl Script {
         match ladder.rung(turn.now.mono) {
             Rung::Kill if looked && !ended && !runs_anew => {
                 ladder.killed(turn.now.mono);
-                let id = turn.ask(Effect::Kill { unit: self.unit.clone(), cgroup: self.seen.cgroup.clone() });
+                let (unit, seen) = (self.unit.clone(), &self.seen);
+                let id = turn.ask(Effect::Kill { unit, invocation: seen.invocation.clone(), cgroup: seen.cgroup.clone() });
                 self.pending.insert(id, Ask::Kill);
             }
             Rung::Unkillable if stuck => {

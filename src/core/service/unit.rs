@@ -143,7 +143,8 @@ impl Service {
                 match ladder.rung(now) {
                     Rung::Kill => {
                         ladder.killed(now);
-                        self.killing = Some(turn.ask(Effect::Kill { unit: name.to_owned(), cgroup: self.seen.cgroup.clone() }));
+                        let (invocation, cgroup) = (self.seen.invocation.clone(), self.seen.cgroup.clone());
+                        self.killing = Some(turn.ask(Effect::Kill { unit: name.to_owned(), invocation, cgroup }));
                     }
                     Rung::Unkillable => {
                         self.pending = None;

@@ -143,11 +143,14 @@ impl Systemd {
         }
     }
 
-    /// KillUnit(all, SIGKILL).
+    /// KillUnit(all, SIGKILL), unless it is in another run than this by now; empty: whichever.
     ///
     /// # Errors
-    /// The fault of the call.
-    pub async fn kill(&self, unit: &str) -> Result<Killed, Fault> {
+    /// The fault of the call; [`Fault::Other`] for another run.
+    pub async fn kill(&self, unit: &str, invocation: &str) -> Result<Killed, Fault> {
+        if !invocation.is_empty() && self.exported_invocation(unit).is_some_and(|now| now != invocation) {
+            return Err(Fault::Other(format!("{unit} was started again meanwhile: that run is not killed for the one before")));
+        }
         let what = format!("kill {unit}");
         match self.link.answer(&what, ACT, |live| async move { live.manager.kill_unit(unit, "all", SIGKILL).await }).await {
             Ok(()) => Ok(Killed::Sent),

@@ -182,6 +182,12 @@ impl Systemd {
         }
     }
 
+    /// Which run a unit is in, or was in last, without asking systemd: it exports that.
+    pub(super) fn exported_invocation(&self, id: &str) -> Option<String> {
+        let link = fs::read_link(self.places.invocations.join(format!("invocation:{id}"))).ok()?;
+        link.to_str().map(str::to_owned)
+    }
+
     /// A running unit's run and processes. systemd exports the InvocationID, and a unit keeps its cgroup's path from run to run.
     async fn bare(&self, id: &str, seen: &mut UnitSeen, look: &Look<'_>) -> Result<(), Fault> {
         let known = self.memory.lock().unwrap_or_else(PoisonError::into_inner).recall_bare(id);
@@ -212,8 +218,7 @@ impl Systemd {
         seen.refuse_manual_stop = bare.refuse_manual_stop;
         seen.transient = bare.transient;
         seen.leaves_processes = bare.leaves_processes;
-        let exported = fs::read_link(self.places.invocations.join(format!("invocation:{id}")));
-        seen.invocation = match exported.ok().and_then(|link| link.to_str().map(str::to_owned)) {
+        seen.invocation = match self.exported_invocation(id) {
             Some(invocation) => invocation,
             None => self.properties(id, &[(UNIT, "InvocationID")]).await?.hex(0),
         };
@@ -224,8 +229,7 @@ impl Systemd {
 
     /// The processes of the run that was last seen, if it is still the same: same InvocationID, same main process.
     fn same_run(&self, id: &str, run: &Run, look: &Look<'_>) -> Result<Option<Vec<ProcessSeen>>, Fault> {
-        let exported = fs::read_link(self.places.invocations.join(format!("invocation:{id}")));
-        if !exported.is_ok_and(|link| link.as_os_str() == run.invocation.as_str()) {
+        if self.exported_invocation(id).is_none_or(|exported| exported != run.invocation) {
             return Ok(None);
         }
         let processes = (look.read)(&run.cgroup)?;

@@ -280,10 +280,16 @@ impl World {
                     }
                 }
             }
-            Effect::Kill { unit, .. } => {
-                self.agent_may_kill(&unit);
-                self.kill_unit(&unit, By::Agent);
-                self.answer(epoch, id, 0, Outcome::Done);
+            Effect::Kill { unit, invocation, .. } => {
+                let anew = self.units.get(&unit).is_some_and(|unit| !invocation.is_empty() && unit.invocation != invocation);
+                let outcome = if anew {
+                    Outcome::Fault(Fault::Other(format!("{unit} was started again meanwhile")))
+                } else {
+                    self.agent_may_kill(&unit);
+                    self.kill_unit(&unit, By::Agent);
+                    Outcome::Done
+                };
+                self.answer(epoch, id, 0, outcome);
             }
             Effect::ResetFailed { unit } => {
                 self.reset_failed(&unit);
