@@ -229,8 +229,8 @@ impl Debts {
         }
         let (target, may_rerun) = match turn.policy.target_of_script(&seen.unit) {
             Some((target, rules)) if rules.asks(seen) => (target.to_owned(), rules.may_rerun(seen)),
-            // With what it is lent that is no failure only if it was asked. What its rules say of a new run is read when they can be.
-            None if turn.policy.unusable.is_some() && seen.result == "success" => (String::new(), seen.can_run_again()),
+            // With what it is lent that is no failure only if it was asked. Its rules are read when they can be; what has left the configuration has none.
+            None if seen.result != "exit-code" => (String::new(), seen.can_run_again()),
             _ => return false,
         };
         turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
@@ -282,13 +282,18 @@ impl Debts {
         if turn.memory.lent.contains(&seen.unit) {
             return self.soon(turn);
         }
+        // Whoever has lent it something has kept its later commands from running: what it is owed is known when it has ended.
+        if seen.active.runs() && owed.lent && seen.invocation == owed.after {
+            return;
+        }
         if seen.active.runs() {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it runs".to_owned() });
         }
         if owed.has_run(seen) {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it has run since".to_owned() });
         }
-        if owed.lent && (seen.result != "success" || seen.was_signalled()) {
+        let failed = if seen.oneshot { owed.lent && (seen.result != "success" || seen.was_signalled()) } else { !seen.has_ended_well() };
+        if failed {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it failed, or somebody stopped it".to_owned() });
         }
         if owed.settles.is_some() {

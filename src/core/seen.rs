@@ -77,6 +77,12 @@ impl UnitSeen {
         self.exit.is_some_and(|exit| exit.how == Exit::Exited(RUN_AGAIN))
     }
 
+    /// Whether a service that was asked to end has done so. One that nothing refers to is unloaded when it has ended well.
+    #[must_use]
+    pub fn has_ended_well(&self) -> bool {
+        self.exit.map_or(self.active == Active::Inactive, |exit| matches!(exit.how, Exit::Exited(0 | RUN_AGAIN)))
+    }
+
     /// Whether systemd would start it anew, if that is asked of it.
     #[must_use]
     pub fn can_run_again(&self) -> bool {

@@ -22,8 +22,8 @@ impl Script {
                 Loan::Failed(why) => return self.give_up(turn, &why),
             }
             if self.stop_due && self.cut_short.is_none() {
-                // Its next command may have begun before that.
-                self.cut_short = Some(now);
+                // Its next command may have begun before that; it may have ended since that was asked for, and nobody has looked.
+                self.cut_short = turn.memory.lent_since(&self.unit, turn.now).or(Some(now));
                 self.enter(now, ScriptStep::Ready);
             }
         }

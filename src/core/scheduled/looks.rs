@@ -123,6 +123,8 @@ impl Script {
                 self.answered.is_some() || self.ladder.as_ref().is_some_and(|ladder| !matches!(ladder.rung(now), Rung::Grace { .. }))
             }
             ScriptStep::Quieting | ScriptStep::Ready | ScriptStep::Asked { .. } | ScriptStep::Holding { .. } | ScriptStep::Deciding => true,
+            // It may yet end at the checkpoint that it was asked for.
+            ScriptStep::Stopped | ScriptStep::Lifting if self.ended.goes_on() => true,
             _ => self.begins(now),
         }
     }

@@ -37,6 +37,9 @@ pub fn rules_of<'p>(policy: &'p Policy, unit: &str, stopped_for: &str) -> Option
 impl Script {
     /// What starts must not start with what was lent for the stop.
     pub(super) fn go_on_when_given_back(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
+        if self.is_heeding(turn) {
+            return;
+        }
         self.release(loans);
         if self.asking.taken_back(turn, &self.unit)
             && !turn.memory.lent.contains(&self.unit)
@@ -73,6 +76,12 @@ impl Script {
         self.let_run(turn);
     }
 
+    /// It goes on no more: it has ended at a checkpoint, and systemd is not done with what it left behind.
+    fn is_heeding(&self, turn: &Turn<'_>) -> bool {
+        let ending = self.ended.goes_on() && self.seen.active == Active::Deactivating;
+        ending && self.asking.was_asked(turn.memory, &self.unit) && self.seen.is_to_run_again()
+    }
+
     /// One that goes on does so.
     fn go_on(&mut self, turn: &mut Turn<'_>) {
         match self.ended.clone() {
@@ -85,6 +94,8 @@ impl Script {
                 self.asking = Asking::default();
                 self.enter(turn.now.mono, ScriptStep::Draining);
             }
+            // What has landed since has made it stale again.
+            _ if !self.stale.is_empty() => self.begin_again(turn, "it goes on"),
             _ => {
                 self.owe_no_rerun(turn, "it renewed itself");
                 self.ended_by_itself(turn);
@@ -92,16 +103,22 @@ impl Script {
         }
     }
 
+    fn begin_again(&mut self, turn: &mut Turn<'_>, why: &str) {
+        self.owe_no_rerun(turn, why);
+        *self = Script::new(&self.target, self.seen.clone(), self.stale.clone(), turn.now.mono, self.drain_until);
+    }
+
     /// Its timers may start it again: rerun at once, or stay quiet until then.
     pub(super) fn go_on_when_lifted(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
+        if self.is_heeding(turn) {
+            return;
+        }
         if self.ended.goes_on() {
             return self.go_on(turn);
         }
         if self.has_run_since() && !self.stale.is_empty() {
             // Whoever started it was quicker than we, and a newer deploy than that: begin again with it.
-            self.owe_no_rerun(turn, "it runs");
-            *self = Script::new(&self.target, self.seen.clone(), self.stale.clone(), turn.now.mono, self.drain_until);
-            return;
+            return self.begin_again(turn, "it runs");
         }
         let missed = self.missed_slot();
         let owed = turn.memory.reruns.get(&self.unit).map(|owed| owed.scheduled);

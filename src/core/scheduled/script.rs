@@ -53,7 +53,7 @@ pub(super) struct Script {
     pub goes_on: bool,
     /// Of one with several ExecStart=: its stop is due.
     pub stop_due: bool,
-    /// Since when it has what it is lent for that, with which no later command of this run begins.
+    /// Since when it may have what it is lent for that, with which no later command of this run begins.
     pub cut_short: Option<Mono>,
     pub asking: Asking,
     pub ended: Ended,

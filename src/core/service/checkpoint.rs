@@ -3,13 +3,12 @@
 
 use super::unit::{Service, Step};
 use crate::core::asking::{Asking, Came, Next};
-use crate::core::cooperation::RUN_AGAIN;
 use crate::core::effect::{Effect, EffectId, Outcome};
 use crate::core::entry::Entry;
 use crate::core::loans::{Loan, Loans, service_drop_in};
 use crate::core::memory::{Memory, Want};
 use crate::core::policy::{Overdue, ServiceRules};
-use crate::core::seen::{Active, Exit, UnitSeen};
+use crate::core::seen::{Active, UnitSeen};
 use crate::core::stale::Stale;
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
@@ -100,11 +99,6 @@ impl Service {
     pub(super) fn look_before_its_restart(&mut self, turn: &Turn<'_>, seen: &UnitSeen, stale: Stale) {
         let runs = seen.active.runs();
         let anew = runs && !seen.invocation.is_empty() && seen.invocation != self.before;
-        let done = match seen.exit {
-            Some(exit) => matches!(exit.how, Exit::Exited(0 | RUN_AGAIN)),
-            // One that nothing refers to is unloaded when it has ended well.
-            None => seen.active == Active::Inactive,
-        };
         let then = if anew {
             Then::Verify
         } else if !stale.is_empty() || seen.active == Active::Deactivating {
@@ -119,7 +113,7 @@ impl Service {
         } else if runs {
             // systemd is about to start it again by itself (Restart=); if that takes long it is restarted.
             Then::Verify
-        } else if self.asking.was_asked(turn.memory, &self.seen.unit) && done {
+        } else if self.asking.was_asked(turn.memory, &self.seen.unit) && seen.has_ended_well() {
             Then::Start
         } else {
             Then::Finish("it ended by itself")
@@ -160,7 +154,10 @@ impl Service {
                 self.pending = Some(turn.ask(Effect::Start { unit: name }));
             }
             Then::Verify => self.enter(turn.now.mono, Step::Verifying),
-            Then::Finish(why) => self.done(turn, target, &name, UnitEnd::Finished, why),
+            Then::Finish(why) => {
+                self.settle(turn, why);
+                self.done(turn, target, &name, UnitEnd::Finished, why);
+            }
             Then::Leave(why) => self.leave(turn, target, &name, why),
             Then::Pause => {
                 self.leave(turn, target, &name, PAUSED);
@@ -178,7 +175,6 @@ impl Service {
     }
 
     pub(super) fn leave(&mut self, turn: &mut Turn<'_>, target: &str, name: &str, why: &str) {
-        self.settle(turn, why);
         turn.unit_ended_noting(target, name, UnitEnd::Left, why, self.asking.trouble());
         self.enter(turn.now.mono, Step::Left(why.to_owned()));
     }

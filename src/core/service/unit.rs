@@ -263,7 +263,10 @@ impl Service {
     }
 
     pub(super) fn done(&mut self, turn: &mut Turn<'_>, target: &str, name: &str, end: UnitEnd, why: &str) {
-        self.settle(turn, why);
+        // Whether any other is owed a start `debts` finds out: it may have ended when asked, and nobody has looked since.
+        if end == UnitEnd::Renewed {
+            self.settle(turn, why);
+        }
         turn.unit_ended_noting(target, name, end, why, self.asking.trouble());
         if end != UnitEnd::Failed {
             self.stale = Stale::default();

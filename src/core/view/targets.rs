@@ -130,11 +130,12 @@ impl Machine {
             units.retain(|unit| unit.state > TargetState::Adopted || runs(unit));
         }
         let php = matches!(rules, TargetRules::PhpFpm(_));
-        let changed = php && wanted.is_some_and(|wanted| wanted.waits && rest.looked < wanted.want.landed);
+        let landed_since = |wanted: &&Wanted| wanted.unmet && (wanted.waits || !php) && rest.looked < wanted.want.landed;
+        let changed = wanted.filter(landed_since).is_some();
         for resting in &rest.units {
             let mut view = self.at_rest(name, rules, memory, wanted, resting);
-            // What did not run may have come up between the look and the landing.
-            if changed && view.state == TargetState::Fresh {
+            // What did not run may have come up between the look and the landing; so may a script of which only its ExecStopPost= was seen.
+            if changed && (php || resting.oldest.is_none()) && view.state == TargetState::Fresh {
                 (view.state, view.why) = (TargetState::Stale, "about to be looked at".to_owned());
             }
             match units.iter_mut().find(|unit| unit.unit == view.unit) {

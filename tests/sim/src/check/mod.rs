@@ -1,6 +1,7 @@
 //! What must never happen, checked while things happen: the rules as the contract has them, against what is true in the world.
 
 mod generations;
+mod reruns;
 mod strays;
 
 use restart_agent::core::generation_name;
@@ -20,6 +21,11 @@ pub fn us(span: std::time::Duration) -> Us {
 
 fn matches(pattern: &str, name: &str) -> bool {
     pattern == name || pattern.split_once('*').is_some_and(|(head, tail)| name.starts_with(head) && name.ends_with(tail))
+}
+
+/// Whether it runs deployed code, by its name.
+pub(crate) fn carries(code: &[String], process: &Process) -> bool {
+    code.is_empty() || code.iter().any(|pattern| matches(pattern, process.comm))
 }
 
 fn covers(units: &[String], exclude: &[String], name: &str) -> bool {
@@ -103,11 +109,14 @@ impl World {
         if Self::protected(unit, &rules) {
             return self.violates(format!("the agent stops {name}, which its rules protect"));
         }
-        let Some(oldest) = unit.processes.values().map(|process| process.start).min() else { return };
+        let Some(oldest) = unit.processes.values().filter(|process| carries(&rules.code, process)).map(|process| process.start).min()
+        else {
+            return;
+        };
         // Its drain is counted from when its run was first stale, whichever of its commands is at it.
         let run = self.made_stale(&target, oldest).and(self.made_stale(&target, unit.main_start));
         match run {
-            None if now < unit.main_start + self.unknowable() => {}
+            None if now < oldest.max(unit.main_start) + self.unknowable() => {}
             None => self.violates(format!("the agent stops {name}, which runs new code")),
             Some((at, false)) if now < at + us(rules.drain_timeout) => {
                 self.violates(format!(
@@ -385,7 +394,8 @@ impl World {
         for unit in self.units.values() {
             let Some((target, rules)) = self.target_of(&unit.name) else { continue };
             let Some(want) = self.newest_want(&target).filter(|want| want.at > since(&target)) else { continue };
-            let old = |process: &Process| process.start < want.at;
+            let code: &[String] = if let TargetRules::Scheduled(rules) = &rules { &rules.code } else { &[] };
+            let old = |process: &Process| process.start < want.at && carries(code, process);
             if !unit.processes.values().any(old) {
                 continue;
             }
@@ -428,6 +438,9 @@ impl World {
         }
         for unit in self.units.values().filter(|unit| unit.missed_slot) {
             left.push(format!("{} has not run at its slot, and not since", unit.name));
+        }
+        for unit in self.units.values().filter(|unit| self.is_to_run_again(unit)) {
+            left.push(format!("{} was interrupted by the agent, and has not run since", unit.name));
         }
         // What a person took out at the very moment at which the agent saw it back is that person's.
         for balancer in self.balancers.values().filter(|balancer| balancer.out && !balancer.turned_out_by_person) {

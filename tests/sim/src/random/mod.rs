@@ -26,6 +26,8 @@ struct Draw {
     rng: Rng,
     /// For opcaches and their guards, so that a seed tells the same story beside them as without them.
     opcaches: Rng,
+    /// Likewise for what of a script carries code, and what it leaves behind when it ends: in one world of five.
+    codes: Option<Rng>,
 }
 
 impl Draw {
@@ -86,6 +88,18 @@ impl Draw {
         }
     }
 
+    fn code(&self) -> Vec<String> {
+        if self.codes.is_some() { vec!["php*".to_owned()] } else { Vec::new() }
+    }
+
+    /// How it is made, for the code that it carries.
+    fn made(&mut self, script: Script) -> Script {
+        let Some(codes) = &mut self.codes else { return script };
+        let loops = if codes.chance(60) { codes.between(S, 40 * S) } else { 0 };
+        let stop_post = if codes.chance(40) { codes.between(50 * MS, 8 * S) } else { 0 };
+        Script { loops, tidies: codes.between(10 * MS, 8 * S), stop_post, ..script }
+    }
+
     fn script(&mut self) -> Script {
         let runs = (0..self.rng.between(0, 4)).map(|_| self.rng.between(S, 5 * MINUTE)).collect();
         Script {
@@ -98,6 +112,7 @@ impl Draw {
             stubborn_child: self.rng.chance(10),
             checkpoint: self.rng.chance(50).then(|| self.rng.between(10 * MS, 30 * S)),
             holds: if self.rng.chance(30) { self.rng.between(S, 3 * MINUTE) } else { 0 },
+            ..Script::default()
         }
     }
 
@@ -162,7 +177,7 @@ fn policy(draw: &mut Draw) -> Policy {
         let asks = draw.rng.chance(40);
         let commands = asks && draw.rng.chance(40);
         let rules = ScheduledRules {
-            code: Vec::new(),
+            code: draw.code(),
             units: vec![format!("job{n}-*.service")],
             exclude: vec![format!("job{n}-excluded.service")],
             drain_timeout: span(draw.rng.between(0, 20 * S)),
@@ -218,7 +233,8 @@ fn populate(draw: &mut Draw, world: &mut World, policy: &Policy) {
                 let prefix = rules.units[0].trim_end_matches("*.service").to_owned();
                 for n in 0..draw.rng.between(1, 4) {
                     let name = if draw.rng.chance(8) { format!("{prefix}excluded.service") } else { format!("{prefix}{n}.service") };
-                    let mut unit = Unit::script(&name, draw.script());
+                    let script = draw.script();
+                    let mut unit = Unit::script(&name, draw.made(script));
                     unit.on_success = draw.rng.chance(10);
                     unit.on_failure = draw.rng.chance(25);
                     unit.refuse_stop = draw.rng.chance(4);
@@ -466,12 +482,14 @@ fn deaths(draw: &mut Draw, host: &mut Host) {
 /// One host, with all that befalls it.
 #[must_use]
 pub fn host(seed: u64, told: bool) -> Host {
-    let mut draw =
-        Draw { rng: Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ 0xabcd), opcaches: Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ 0xcace) };
+    let salted = |salt| Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ salt);
+    let mut codes = salted(0xc0d1);
+    let codes = codes.chance(20).then_some(codes);
+    let mut draw = Draw { rng: salted(0xabcd), opcaches: salted(0xcace), codes };
     let mut world = World::new(seed);
     world.story.told = told;
     // By itself, so that a seed whose looks are quick tells the same story as ever. A count of php-fpm's requests holds for less than these.
-    world.faults.look_takes = *Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ 0x100c).pick(&[0, 0, 0, 0, 15 * MS, 40 * MS]);
+    world.faults.look_takes = *salted(0x100c).pick(&[0, 0, 0, 0, 15 * MS, 40 * MS]);
     let has = Has::of(seed);
     let mut policy = policy(&mut draw);
     if has == Has::Only {

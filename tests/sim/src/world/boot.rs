@@ -17,6 +17,8 @@ impl World {
             // What it has started and not lived to write down it starts again.
             let unwritten = self.agent_was_away && unit.active.runs() && unit.runs.last().is_some_and(|(_, by)| *by == By::Agent);
             let stopped = unit.last_stop_by_agent.or((meant || unwritten).then_some(0));
+            // Its exit status nobody can read any more.
+            unit.may_stay_down |= unit.active.runs() || unit.checkpointed;
             unit.processes.clear();
             (unit.active, unit.result, unit.exit) = (Active::Inactive, "success", None);
             (unit.job, unit.stop, unit.last_stop_by_agent) = (None, None, stopped);

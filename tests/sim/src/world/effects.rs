@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use restart_agent::core::effect::{Effect, EffectId, Fault, FpmRequest, JobEnd, Looked, Outcome, WorkerRef};
-use restart_agent::core::seen::{Active, Load, ProcessSeen, UnitSeen};
+use restart_agent::core::seen::{Active, Exit, Load, ProcessSeen, UnitSeen};
 use restart_agent::core::time::Mono;
 
 use super::balancer::Command;
@@ -222,7 +222,7 @@ impl World {
             Effect::Unask { unit, unask } => {
                 self.asked.remove(&unit);
                 let takes = if unask.is_empty() { MS } else { 300 * MS };
-                if !unask.is_empty() && self.rng.chance(20) {
+                if !unask.is_empty() && (self.rng.chance(20) || self.now < self.faults.unask_fails_until) {
                     self.answer(epoch, id, takes, Outcome::Fault(Fault::Other("its command `unask` exits 1".to_owned())));
                 } else {
                     let meant = self.commanded.remove(&unit);
@@ -471,12 +471,18 @@ impl World {
     /// It looks whether it is still asked.
     pub(super) fn reaches_checkpoint(&mut self, name: &str, pid: u32) {
         let alive = self.units.get(name).is_some_and(|unit| unit.processes.get(&pid).is_some_and(|process| process.signalled.is_none()));
-        if alive && self.asked.contains(name) {
+        if alive && self.php_reaches_checkpoint(name, pid) {
+            return;
+        }
+        let tidied = self.units.get(name).is_some_and(|unit| unit.tidying);
+        if alive && (tidied || self.asked.contains(name)) {
             if let Some(unit) = self.units.get_mut(name) {
                 unit.checkpointed = true;
+                // What it says when nobody asks for it any more need not be heard.
+                unit.may_stay_down |= !self.asked.contains(name);
             }
             self.say(|| format!("{name}: has reached a checkpoint"));
-            self.process_ended(name, pid, restart_agent::core::seen::Exit::Exited(75));
+            self.process_ended(name, pid, Exit::Exited(75));
             if self
                 .units
                 .get(name)
@@ -485,6 +491,20 @@ impl World {
                 self.violates(format!("{name} was asked, and what it says then is a failure"));
             }
         }
+    }
+
+    /// The `php` of a shell ends there, and then the shell, by the same exit status, whether it is still asked or not.
+    fn php_reaches_checkpoint(&mut self, name: &str, shell: u32) -> bool {
+        let Some(unit) = self.units.get_mut(name) else { return false };
+        let Some(tidies) = unit.as_script().filter(|script| script.loops > 0 && !unit.tidying).map(|script| script.tidies) else {
+            return false;
+        };
+        let php = unit.processes.values().find(|process| process.role == Role::Looped).map(|process| process.pid);
+        let (Some(php), true) = (php, self.asked.contains(name)) else { return true };
+        self.units.get_mut(name).unwrap().tidying = true;
+        self.process_ended(name, php, Exit::Exited(75));
+        self.after(tidies, Happening::Checkpoint { unit: name.to_owned(), pid: shell });
+        true
     }
 
     fn holds_lock(&self, unit: &Unit) -> bool {

@@ -133,6 +133,8 @@ pub struct Faults {
     pub systemd_away_until: Us,
     /// Reload fails until then.
     pub reload_fails_until: Us,
+    /// No command that takes a request to stop back works until then.
+    pub unask_fails_until: Us,
     /// Of a hundred hints so many are lost.
     pub lost_hints: u64,
     /// Effects take up to so many times longer.

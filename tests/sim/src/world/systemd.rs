@@ -119,7 +119,7 @@ impl World {
             let waits = self
                 .units
                 .get(&name)
-                .is_some_and(|unit| !unit.active.runs() && unit.job.is_some_and(|job| job.kind == JobKind::Start && !job.starting));
+                .is_some_and(|unit| !unit.active.runs() && unit.job.is_some_and(|job| job.kind != JobKind::Stop && !job.starting));
             if waits {
                 self.begin_start(&name, By::Timer);
             }
@@ -192,7 +192,7 @@ impl World {
         self.say(|| format!("{name}: SIGTERM, by {by:?}"));
         self.after(timeout, Happening::StopTimeout { unit: name.to_owned(), generation });
         if pids.is_empty() {
-            return self.run_over(name);
+            return self.run_over(name, false);
         }
         for pid in pids {
             self.term(name, pid, by == By::Agent);
@@ -289,11 +289,13 @@ impl World {
         match process.role {
             Role::Worker => self.worker_gone(name, &process),
             Role::Main if oneshot => self.script_cut(name, &process, how),
+            Role::Looped => self.starts_the_next_php(name),
+            Role::StopPost => return self.run_over(name, true),
             _ => {}
         }
         let unit = self.units.get_mut(name).unwrap();
         if unit.processes.is_empty() {
-            return self.run_over(name);
+            return self.run_over(name, false);
         }
         if process.role == Role::Main {
             let rest: Vec<u32> = unit.processes.keys().copied().collect();
@@ -324,8 +326,8 @@ impl World {
         self.master_follows(name);
     }
 
-    /// No process is left.
-    fn run_over(&mut self, name: &str) {
+    /// No process is left. `posted`: its ExecStopPost= has run.
+    fn run_over(&mut self, name: &str, posted: bool) {
         let unit = self.units.get_mut(name).unwrap();
         let exit = unit.exit.map(|exit| exit.how);
         let timed_out = unit.stop.as_ref().is_some_and(|stop| stop.timed_out);
@@ -339,7 +341,7 @@ impl World {
         };
         // What it is lent makes a failure of any end that the agent's stop brought about.
         let clean = clean && !(unit.lent_no_success() && unit.stop.as_ref().is_some_and(|stop| stop.by == By::Agent));
-        let goes_on = oneshot && clean && !timed_out && unit.step + 1 < unit.steps();
+        let goes_on = !posted && oneshot && clean && !timed_out && unit.step + 1 < unit.steps();
         if goes_on && unit.last_step && unit.stop.is_none() {
             // What it was lent has cut it short.
             unit.last_stop_by_agent = Some(self.now);
@@ -352,6 +354,10 @@ impl World {
             }
             return self.run_script(name);
         }
+        if !posted && self.runs_stop_post(name) {
+            return;
+        }
+        let unit = self.units.get_mut(name).unwrap();
         let stop = unit.stop.take();
         let by_agent = stop.as_ref().is_some_and(|stop| stop.by == By::Agent);
         (unit.active, unit.result) = match (timed_out, clean, exit) {
@@ -382,6 +388,22 @@ impl World {
         if restarts_itself {
             self.waits_to_come_back(name);
         }
+    }
+
+    /// Whatever has ended it, that runs; it ends soon, and no deadline of systemd's is counted for it.
+    fn runs_stop_post(&mut self, name: &str) -> bool {
+        let Some(lasts) = self.units[name].as_script().map(|script| script.stop_post).filter(|lasts| *lasts > 0) else { return false };
+        let (since, generation) = (self.now, self.name());
+        let unit = self.units.get_mut(name).unwrap();
+        unit.active = Active::Deactivating;
+        match &mut unit.stop {
+            Some(stop) => stop.generation = generation,
+            None => unit.stop = Some(Stop { since, by: By::Systemd, generation, timed_out: false }),
+        }
+        let pid = self.spawn(name, 1, Role::StopPost, "cleanup", OnTerm::Dies, 0);
+        self.say(|| format!("{name}: its ExecStopPost= runs"));
+        self.after(lasts, Happening::ProcessEnds { unit: name.to_owned(), pid, how: Exit::Exited(0) });
+        true
     }
 
     fn waits_to_come_back(&mut self, name: &str) {
@@ -432,10 +454,10 @@ impl World {
         unit.active = Active::Activating;
         unit.result = "success";
         unit.exit = None;
-        (unit.step, unit.last_step) = (0, false);
+        (unit.step, unit.last_step, unit.tidying) = (0, false, false);
         unit.main_start = now;
         unit.last_stop_by_agent = None;
-        unit.checkpointed = false;
+        (unit.checkpointed, unit.may_stay_down) = (false, false);
         self.say(|| format!("{name}: starts, by {by:?}"));
         match self.units[name].body.clone() {
             Body::Script(_) => self.run_script(name),
@@ -508,12 +530,24 @@ impl World {
         let Body::Script(script) = &mut unit.body else { return };
         let lasts = script.next_runs.pop_front().unwrap_or(script.lasts);
         let script = script.clone();
-        let pid = self.spawn(name, 1, Role::Main, "php", script.on_term, script.unkillable_for);
+        let main = if script.loops > 0 { "bash" } else { "php" };
+        let pid = self.spawn(name, 1, Role::Main, main, script.on_term, script.unkillable_for);
         self.units.get_mut(name).unwrap().main_pid = pid;
+        self.starts_the_next_php(name);
         if script.stubborn_child {
             self.spawn(name, pid, Role::Child, "ffmpeg", OnTerm::Ignores, 0);
         }
         self.after(lasts, Happening::ProcessEnds { unit: name.to_owned(), pid, how: Exit::Exited(script.exits) });
+    }
+
+    /// A shell that nobody has told to end starts the next one.
+    fn starts_the_next_php(&mut self, name: &str) {
+        let unit = &self.units[name];
+        let Some(lasts) = unit.as_script().map(|script| script.loops).filter(|lasts| *lasts > 0) else { return };
+        let shell = unit.processes.get(&unit.main_pid).filter(|shell| shell.signalled.is_none() && !unit.tidying && unit.stop.is_none());
+        let Some(shell) = shell.map(|shell| shell.pid) else { return };
+        let pid = self.spawn(name, shell, Role::Looped, "php", OnTerm::Dies, 0);
+        self.after(lasts, Happening::ProcessEnds { unit: name.to_owned(), pid, how: Exit::Exited(0) });
     }
 
     /// A service is ready, or its start has failed.
@@ -564,7 +598,11 @@ impl World {
         }
         match verb {
             "start" => self.start_unit(name, by),
-            "stop" => self.stop_unit(name, by),
+            "stop" => {
+                let job = self.stop_unit(name, by)?;
+                self.units.get_mut(name).unwrap().may_stay_down = true;
+                Ok(job)
+            }
             _ => self.restart_unit(name, by),
         }
     }

@@ -23,6 +23,10 @@ pub enum OnTerm {
 pub enum Role {
     Main,
     Child,
+    /// The `php` that a shell has started.
+    Looped,
+    /// ExecStopPost=.
+    StopPost,
     /// A php-fpm worker of the pool.
     Worker,
     /// The worker that answers pm.status_listen.
@@ -65,6 +69,12 @@ pub struct Script {
     pub checkpoint: Option<Us>,
     /// Until when each of its runs holds its lock, from its start.
     pub holds: Us,
+    /// Its main process is a shell that starts one `php` after the other, each for so long; 0: it is the `php` itself.
+    pub loops: Us,
+    /// How long such a shell takes to end after the `php` that has reached a checkpoint.
+    pub tidies: Us,
+    /// How long its ExecStopPost= takes.
+    pub stop_post: Us,
 }
 
 impl Default for Script {
@@ -79,6 +89,9 @@ impl Default for Script {
             stubborn_child: false,
             checkpoint: None,
             holds: 0,
+            loops: 0,
+            tidies: 0,
+            stop_post: 0,
         }
     }
 }
@@ -178,8 +191,12 @@ pub struct Unit {
     pub stop: Option<Stop>,
     /// The stop of the last invocation was ours, and when it was begun.
     pub last_stop_by_agent: Option<Us>,
+    /// Its `php` has reached a checkpoint, and it is about to say so.
+    pub tidying: bool,
     /// Its last run ended at a checkpoint, since it was asked to.
     pub checkpointed: bool,
+    /// A person has stopped it since it was last started, or the host has gone down: whoever interrupted that run owes it no other.
+    pub may_stay_down: bool,
     /// Since when no process of it runs.
     pub idle_since: Us,
     /// A slot came while it was kept quiet, long after its end, and it has not run since.
@@ -224,7 +241,9 @@ impl Unit {
             starts: Vec::new(),
             stop: None,
             last_stop_by_agent: None,
+            tidying: false,
             checkpointed: false,
+            may_stay_down: false,
             idle_since: 0,
             missed_slot: false,
             doubtful_slot: false,

@@ -7,6 +7,7 @@ mod generations;
 mod given;
 mod opcache;
 mod random;
+mod reruns;
 mod scheduled;
 mod services;
 mod status;

@@ -220,3 +220,71 @@ fn a_service_whose_drain_is_over_while_another_one_starts_is_looked_at_once() {
     assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)));
     host.must_be_right();
 }
+
+/// It has ended by the time that its request is taken back, and is not old any more: nobody but us will start it.
+#[test]
+fn a_service_that_ends_at_its_checkpoint_just_when_it_is_spared_comes_up_again() {
+    let command = |name: &str| vec![format!("/usr/local/bin/{name}-{{unit}}")];
+    for early in [-100, 10, 200, 400, 600] {
+        let lives = |checkpoint| {
+            let rules = ServiceRules { checkpoint_timeout: span(MINUTE), ask: command("ask"), unask: command("unask"), ..rules() };
+            let mut host = service_host(rules, Some(checkpoint), 0);
+            host.world.touch("d2");
+            assert!(host.run_until(MINUTE, |host| host.world.asked.contains(WORKER)));
+            host.later(10 * S, Deed::Order(Order::Hold { reason: "a dump".to_owned(), span: span(30 * S), targets: None }));
+            host
+        };
+        let mut host = lives((10 * S).saturating_add_signed(-early * MS.cast_signed()));
+        host.run(20 * S);
+        host.settle();
+        host.must_be_right();
+        assert_eq!(starts(&host), [By::Systemd, By::Agent], "{early} ms early");
+    }
+}
+
+/// Its command does not work for so long that it is given up for this rollout. The next one takes one that does not run for one that somebody has stopped.
+#[test]
+fn a_service_that_has_ended_at_its_checkpoint_and_whose_request_cannot_be_taken_back_comes_up_when_it_can() {
+    let command = |name: &str| vec![format!("/usr/local/bin/{name}-{{unit}}")];
+    let rules = ServiceRules { checkpoint_timeout: span(MINUTE), ask: command("ask"), unask: command("unask"), ..rules() };
+    let mut host = service_host(rules, Some(S), 0);
+    host.world.touch("d2");
+    host.world.faults.unask_fails_until = host.world.now + 20 * S;
+    host.later(5 * S, Deed::Touch("d3".to_owned()));
+    host.run(2 * MINUTE);
+    host.settle();
+    host.must_be_right();
+    assert_eq!(starts(&host), [By::Systemd, By::Agent]);
+}
+
+/// No rule says whether: it is down since it was asked.
+#[test]
+fn a_service_that_has_ended_when_asked_is_started_again_also_by_an_agent_without_a_configuration() {
+    let mut host = service_host(ServiceRules { checkpoint_timeout: span(MINUTE), ..rules() }, Some(20 * S), 0);
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.asked.contains(WORKER)));
+    host.deed(Deed::ConfigProblem(Some("config.toml:7: unknown key".to_owned())));
+    host.kill_agent();
+    host.run(30 * S);
+    host.start_agent();
+    host.run(MINUTE);
+    assert_eq!(starts(&host), [By::Systemd, By::Agent]);
+    host.deed(Deed::ConfigProblem(None));
+    host.settle();
+    host.must_be_right();
+}
+
+/// It had been asked, but that is not what ended it.
+#[test]
+fn a_service_that_a_person_stops_while_the_agent_that_has_asked_it_is_away_stays_stopped() {
+    let mut host = service_host(ServiceRules { checkpoint_timeout: span(MINUTE), ..rules() }, None, 0);
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.asked.contains(WORKER)));
+    host.deed(Deed::KillAgent(10 * S));
+    host.run(S);
+    drop(host.world.person("stop", WORKER, By::Person));
+    host.run(MINUTE);
+    host.settle();
+    host.must_be_right();
+    assert_eq!(starts(&host), [By::Systemd]);
+}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use restart_agent::core::deploy::StampFault;
 use restart_agent::core::event::Order;
-use restart_agent::core::policy::{After, TargetRules};
+use restart_agent::core::policy::{After, ScheduledRules, TargetRules};
 use restart_agent::core::status::{State, TargetState, TargetView, UnitView};
 use sim::host::{Deed, Host};
 use sim::world::{Answers, By, Fpm, FpmStart, Hook, Load, MINUTE, MS, S, Script, Unit};
@@ -220,4 +220,20 @@ fn what_did_not_run_when_it_was_looked_at_is_not_called_so_when_a_deploy_has_lan
     host.run(S);
     host.must_be_right();
     assert_eq!(unit(&host).state, TargetState::Held);
+}
+
+/// What carries code had ended by the look of the agent that starts, and it has run anew since.
+#[test]
+fn a_script_of_which_only_its_end_was_seen_is_not_called_new_for_what_has_landed_since() {
+    let mut world = world();
+    world.add(Unit::script(SCRIPT, Script { next_runs: [60 * S].into(), stop_post: 5 * S, ..Script::default() }), 60 * S + MS);
+    let rules = ScheduledRules { code: vec!["php*".to_owned()], ..script_rules(After::Rerun) };
+    let mut host = adopted(world, with_target(policy(), "maintenance", TargetRules::Scheduled(rules)));
+    assert_eq!(unit(&host).unit, SCRIPT);
+    assert!(host.world.person("start", SCRIPT, By::Person).is_ok());
+    host.run(S);
+    host.world.touch("d2");
+    host.run(100 * MS);
+    host.must_be_right();
+    assert_eq!(unit(&host).state, TargetState::Stale);
 }

@@ -1,0 +1,39 @@
+//! Whom the agent has interrupted, and who is to run again.
+
+use restart_agent::core::policy::{After, ScheduledRules, TargetRules};
+use restart_agent::core::seen::Load;
+
+use super::{covers, us};
+use crate::world::{Unit, World};
+
+impl World {
+    /// Its last run was interrupted by the agent, and its rules give it another, which it has not had, though it can be started.
+    pub(super) fn is_to_run_again(&self, unit: &Unit) -> bool {
+        let cannot = unit.refuse_start || unit.transient || unit.load == Load::Masked;
+        if unit.active.runs() || unit.may_stay_down || cannot || !unit.interrupted() {
+            return false;
+        }
+        let Some(rules) = self.rules_of_script(&unit.name) else { return unit.checkpointed && !unit.oneshot() };
+        match rules.after {
+            After::Rerun => true,
+            After::UntilNext => false,
+            After::Auto => unit.checkpointed || self.has_no_run_soon(unit, rules),
+        }
+    }
+
+    /// One that has left the configuration since has the rules by which it was interrupted.
+    fn rules_of_script(&self, name: &str) -> Option<&ScheduledRules> {
+        [&self.policy, &self.former].into_iter().flat_map(|policy| policy.targets.values()).find_map(|rules| match rules {
+            TargetRules::Scheduled(rules) if covers(&rules.units, &rules.exclude, name) => Some(rules),
+            _ => None,
+        })
+    }
+
+    /// Nor had it at any moment since its end.
+    fn has_no_run_soon(&self, unit: &Unit, rules: &ScheduledRules) -> bool {
+        self.timers.values().filter(|timer| timer.unit == unit.name && timer.active).all(|timer| {
+            let next = timer.slot_after(self.now);
+            next == timer.slot_after(unit.idle_since) && next - self.now > us(rules.quiet_within)
+        })
+    }
+}

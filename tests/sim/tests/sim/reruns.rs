@@ -1,0 +1,112 @@
+//! Scripts that are to run again since the agent has interrupted them, however that came about.
+
+use restart_agent::core::event::Order;
+use restart_agent::core::policy::{After, Overdue, ScheduledRules, TargetRules};
+use sim::host::{Deed, Host, span};
+use sim::world::{HOUR, MINUTE, MS, S, Script, Us};
+
+use crate::given::{SCRIPT, policy, script_host, script_rules, with_target};
+
+/// These rules from now on.
+fn by(mut host: Host, rules: ScheduledRules) -> Host {
+    host.deed(Deed::Policy(Box::new(with_target(policy(), "maintenance", TargetRules::Scheduled(rules)))));
+    host
+}
+
+fn asking() -> ScheduledRules {
+    ScheduledRules { checkpoint_timeout: span(20 * S), ..script_rules(After::Rerun) }
+}
+
+fn is_asked(host: &mut Host) {
+    assert!(host.run_until(2 * MINUTE, |host| host.world.asked.contains(SCRIPT)));
+}
+
+/// So long later all is in order, and it has run so often.
+fn has_run(mut host: Host, after: Us, times: usize, what: &str) {
+    host.run(after);
+    host.settle();
+    host.must_be_right();
+    assert_eq!(host.world.units[SCRIPT].runs.len(), times, "{what}");
+}
+
+/// systemd is not done with what it has left behind when the time is over that it has to reach a checkpoint, or a hold comes.
+#[test]
+fn one_that_ends_at_a_checkpoint_and_leaves_a_child_behind_runs_again_though_it_is_spared() {
+    let child = || Script { checkpoint: Some(2 * S), stubborn_child: true, ..Script::default() };
+    let finish = || ScheduledRules { overdue: Some(Overdue::Finish), ..asking() };
+    let mut host = by(script_host(After::Rerun, child(), HOUR), finish());
+    host.world.touch("d2");
+    is_asked(&mut host);
+    has_run(host, 5 * MINUTE, 2, "it is let finish");
+    for rules in [finish(), asking()] {
+        for span in [MINUTE, HOUR].map(span) {
+            let mut host = by(script_host(After::Rerun, child(), HOUR), rules.clone());
+            host.world.touch("d2");
+            is_asked(&mut host);
+            host.later(5 * S, Deed::Order(Order::Hold { reason: "a dump".to_owned(), span, targets: None }));
+            has_run(host, 5 * MINUTE, 2, "held");
+        }
+    }
+}
+
+/// With its loan, which is in force before anybody has said so, its second command does not run.
+#[test]
+fn one_of_several_commands_that_ends_as_its_last_while_its_loan_is_on_its_way_runs_again() {
+    let lives = |lasts: Us| {
+        let mut host = script_host(After::Rerun, Script { steps: 2, next_runs: [lasts].into(), ..Script::default() }, HOUR);
+        host.world.touch("d2");
+        host
+    };
+    let mut lent = lives(HOUR);
+    assert!(lent.run_until(2 * MINUTE, |host| host.world.units[SCRIPT].exec_reset()));
+    let in_force = lent.world.now - lent.world.units[SCRIPT].main_start;
+    assert!(lent.run_until(2 * MINUTE, |host| host.world.sent.contains_key(SCRIPT)));
+    let asked = lent.world.now - lent.world.units[SCRIPT].main_start;
+    for part in 1..40 {
+        let lasts = in_force + (asked - in_force) * part / 40;
+        has_run(lives(lasts), 2 * MINUTE, 2, &format!("part {part}"));
+    }
+}
+
+/// The next agent spares it for its lock, and has lent it nothing itself.
+#[test]
+fn one_of_several_commands_that_an_earlier_agent_has_lent_to_runs_again_when_it_ends_as_its_last() {
+    let holds = Script { steps: 2, holds: HOUR, next_runs: [130 * S].into(), ..Script::default() };
+    let rules = ScheduledRules { hold_timeout: span(20 * S), ..script_rules(After::Rerun) };
+    let mut host = by(script_host(After::Rerun, holds, HOUR), rules);
+    host.world.touch("d2");
+    assert!(host.run_until(2 * MINUTE, |host| host.world.units[SCRIPT].exec_reset()));
+    host.deed(Deed::KillAgent(S));
+    host.run(2 * S);
+    assert!(host.world.units[SCRIPT].active.runs() && !host.world.sent.contains_key(SCRIPT));
+    has_run(host, 2 * MINUTE, 2, "its second command did not run");
+}
+
+/// Whatever its rules were: by its exit status it has said that it is to be run again.
+#[test]
+fn one_that_ends_at_a_checkpoint_and_leaves_the_configuration_while_the_agent_is_away_runs_again() {
+    let mut host = by(script_host(After::Rerun, Script { checkpoint: Some(10 * S), ..Script::default() }, HOUR), asking());
+    host.world.touch("d2");
+    is_asked(&mut host);
+    host.kill_agent();
+    host.run(15 * S);
+    assert!(!host.world.units[SCRIPT].active.runs());
+    host.deed(Deed::Policy(Box::new(policy())));
+    host.start_agent();
+    has_run(host, MINUTE, 2, "its target has gone");
+}
+
+/// It stays quiet by the rules by which it was stopped.
+#[test]
+fn one_that_is_excluded_while_it_is_owed_a_run_waits_for_its_timer_as_before() {
+    let mut host = script_host(After::Auto, Script::default(), 20 * MINUTE);
+    host.world.touch("d2");
+    assert!(host.run_until(2 * MINUTE, |host| host.world.units[SCRIPT].stop.is_some()));
+    host.kill_agent();
+    host.run(S);
+    assert!(host.memory().reruns.contains_key(SCRIPT));
+    let mut host = by(host, ScheduledRules { exclude: vec![SCRIPT.to_owned()], ..script_rules(After::Auto) });
+    host.start_agent();
+    host.run(500 * MS);
+    has_run(host, MINUTE, 1, "it was started");
+}
