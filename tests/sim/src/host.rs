@@ -20,7 +20,7 @@ use restart_agent::core::status::{AgentView, Casualty, State, StatusView, Target
 use restart_agent::core::step::Step;
 use restart_agent::core::time::Mono;
 
-use crate::world::{By, Cut, Happening, MINUTE, MS, S, Us, World};
+use crate::world::{By, Cut, Happening, LOOKED_AT, MINUTE, MS, S, Us, World};
 
 /// As the engine's: the stamp is read this often whatever is hinted.
 const SLOW_POLL: Us = 60 * S;
@@ -733,7 +733,7 @@ impl Host {
         self.crash = None;
         self.heal();
         if !self.world.templates.is_empty() {
-            self.run(generations::LOOKED_AT);
+            self.run(LOOKED_AT);
         }
         // A look that failed is repeated after a few seconds; until then status says that it did.
         self.run_until(50 * MINUTE, |host| host.quiet() && !host.status().problems.iter().any(|why| why.contains("cannot look at")));

@@ -81,9 +81,8 @@ impl World {
         let running = self.running(&template.unit).len() + just_ended;
         let end_oldest = rules.at_max == AtMax::EndOldest && running >= rules.max_generations as usize;
         let over = now + UNKNOWABLE >= left.saturating_add(us(rules.linger));
-        // What a person has made of it, nobody knows: a boot, a second start, a symlink that came and went.
-        // It may have led to this one for a moment before, which nobody saw.
-        let person = !self.hands_off(template) || template.deposed.contains(unit) || left == Us::MAX && template.touched > of.main_start;
+        // What a person has made of it, nobody knows: a boot, a second start.
+        let person = !self.hands_off(template) || left == Us::MAX && template.touched > of.main_start;
         if !(forced || end_oldest || over || person || now < self.policy_changed + 5 * S) {
             let waits = (left.saturating_add(us(rules.linger)).min(now + 3600 * S) - now) as f64 / 1e6;
             self.violates(format!("{what} for {unit} with {work} in flight, {waits:.3} s before its linger is over"));

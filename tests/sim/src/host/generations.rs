@@ -5,12 +5,9 @@ use restart_agent::core::policy::TargetRules;
 use restart_agent::core::seen::Active;
 use restart_agent::core::status::TargetState;
 
-use super::{Host, S, Us};
+use super::{Host, S};
 use crate::check::us;
 use crate::world::Template;
-
-/// In a settled world whatever waits is looked at within this.
-pub(super) const LOOKED_AT: Us = 75 * S;
 
 impl Host {
     /// A hold begins nothing and cuts nothing.

@@ -15,6 +15,9 @@ use super::{Happening, MS, S, Us, World};
 /// The instance that the boot starts.
 pub const BOOT: &str = name::BOOT;
 
+/// In a settled world whatever waits is looked at within this.
+pub(crate) const LOOKED_AT: Us = 75 * S;
+
 #[derive(Debug, Clone)]
 pub struct Template {
     pub unit: String,
@@ -42,8 +45,9 @@ pub struct Template {
     pub switched: Us,
     /// Since when the symlink has led elsewhere, by instance that it has led to.
     pub left: BTreeMap<String, Us>,
-    /// Of these, the ones that it was a person who took it away from.
-    pub deposed: BTreeSet<String>,
+    /// To which a person has led it back: since when it had led elsewhere, and when that was. If it leads away again before anybody has looked,
+    /// nobody knows that it had led back.
+    pub led_back: BTreeMap<String, (Us, Us)>,
     /// Runs that have answered as they should, and runs that have served.
     pub proven: BTreeSet<String>,
     pub served: BTreeSet<String>,
@@ -82,7 +86,7 @@ impl Template {
             touched: 0,
             switched: 0,
             left: BTreeMap::new(),
-            deposed: BTreeSet::new(),
+            led_back: BTreeMap::new(),
             proven: BTreeSet::new(),
             served: BTreeSet::new(),
             bad: BTreeSet::new(),
@@ -123,6 +127,18 @@ impl Template {
         let file = socket.strip_prefix(name::directory(&self.socket))?.strip_prefix('/')?;
         let instance = file.strip_suffix(name::STATUS_SUFFIX).or_else(|| file.strip_suffix(".sock"))?;
         Some(self.instance(instance))
+    }
+
+    /// The symlink leads to it no more.
+    fn leaves(&mut self, unit: String, now: Us) {
+        let unseen = self.led_back.remove(&unit).filter(|(_, back)| now < back + LOOKED_AT).map(|(left, _)| left);
+        self.left.entry(unit).or_insert(unseen.unwrap_or(now));
+    }
+
+    /// It leads to it again, or for the first time since that was started.
+    fn comes_back(&mut self, unit: String, started: Us, now: Us) {
+        let left = self.left.remove(&unit).unwrap_or(started);
+        self.led_back.entry(unit).or_insert((left, now));
     }
 
     /// The unit that the symlink leads to, whether it runs or not.
@@ -189,18 +205,19 @@ impl World {
     /// The symlink leads elsewhere from now on.
     fn lead(&mut self, unit: &str, to: Option<String>) {
         let now = self.now;
+        let leads_to = to.as_deref().map(|to| self.unit_at(to)).and_then(|unit| self.units.get(&unit));
+        let started = leads_to.map_or(now, |unit| unit.main_start);
         let template = self.templates.values_mut().find(|template| template.unit == *unit || template.has(unit)).unwrap();
         if template.leads_to == to {
             return;
         }
         if let Some(before) = template.current() {
-            template.left.entry(before).or_insert(now);
+            template.leaves(before, now);
         }
         template.leads_to.clone_from(&to);
         template.stopped_by_person = false;
         if let Some(current) = template.current().filter(|_| !template.obstructed) {
-            template.left.remove(&current);
-            template.deposed.remove(&current);
+            template.comes_back(current, started, now);
         }
         self.say(|| format!("{unit}: the symlink leads to {}", to.as_deref().unwrap_or("nothing")));
         self.note_served(unit);
@@ -356,14 +373,11 @@ impl World {
         }
         let unit = template.unit.clone();
         self.agent_may_switch(&unit, to);
-        let unseen = self.now - self.unknowable();
-        let template = self.templates.get_mut(&unit).unwrap();
-        template.switched = self.now;
-        // What a person has just made serve, and nobody has seen, is taken from it unseen, too.
-        let before = template.current().filter(|_| template.touched > unseen);
+        self.templates.get_mut(&unit).unwrap().switched = self.now;
         self.lead(&unit, Some(to.to_owned()));
-        let template = self.templates.get_mut(&unit).unwrap();
-        template.deposed.extend(before.filter(|before| template.left.contains_key(before)));
+        // It has not led there behind the agent's back.
+        let current = self.unit_at(to);
+        self.templates.get_mut(&unit).unwrap().led_back.remove(&current);
         Ok(())
     }
 
@@ -387,10 +401,7 @@ impl World {
     pub fn person_leads(&mut self, template: &str, to: Option<String>) {
         self.say(|| "== a person changes the symlink".to_owned());
         self.touched(template);
-        let before = self.templates.get(template).and_then(Template::current);
         self.lead(template, to);
-        let of = self.templates.get_mut(template).unwrap();
-        of.deposed.extend(before.filter(|before| of.left.contains_key(before)));
     }
 
     /// Something else takes the place of the symlink, or makes way for it: meanwhile nobody serves.
@@ -399,14 +410,8 @@ impl World {
         let Some(template) = self.templates.get_mut(template).filter(|template| template.obstructed != obstructed) else { return };
         (template.obstructed, template.touched) = (obstructed, now);
         match template.current() {
-            Some(current) if obstructed => {
-                template.left.insert(current.clone(), now);
-                template.deposed.insert(current);
-            }
-            Some(current) => {
-                template.left.remove(&current);
-                template.deposed.remove(&current);
-            }
+            Some(current) if obstructed => template.leaves(current, now),
+            Some(current) => template.comes_back(current, now, now),
             None => {}
         }
     }
@@ -476,7 +481,7 @@ impl World {
             template.leads_to = None;
             template.obstructed = false;
             template.left.clear();
-            template.deposed.clear();
+            template.led_back.clear();
             template.stopped_by_person = false;
             let boot = template.instance(BOOT);
             self.units.retain(|unit, _| name::instance_of(&name, unit).is_none());

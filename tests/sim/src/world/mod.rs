@@ -25,6 +25,7 @@ use crate::rng::Rng;
 
 pub use balancer::{Balancer, Hook};
 pub use fpm::{Answers, Fpm, FpmStart, Load, Request, some_load};
+pub(crate) use generations::LOOKED_AT;
 pub use generations::{BOOT, Template};
 pub use stray::Stray;
 pub use timer::Timer;
