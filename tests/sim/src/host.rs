@@ -236,6 +236,10 @@ impl Host {
         let lent = self.durable.reruns.values().filter(|owed| owed.lent).map(|owed| owed.after.clone());
         let runs: Vec<String> = runs.chain(lent).collect();
         self.world.maybe_stopped.extend(runs);
+        // What this one has not written down the next one tells.
+        let told = self.casualties();
+        let written = |cut: &Cut| told.iter().any(|casualty| casualty.unit == cut.unit && casualty.pid == cut.pid);
+        self.world.cuts.iter_mut().filter(|cut| !written(cut)).for_each(|cut| cut.certain = false);
         self.world.epoch += 1;
         self.world.agent_was_away = true;
         self.died = self.world.now;
@@ -682,13 +686,16 @@ impl Host {
         let recorded = self.casualties();
         self.check_recorded(&recorded);
         let mut left: Vec<Cut> = self.world.cuts.clone();
-        let mut phantoms = Vec::new();
+        let (mut phantoms, mut uncertain) = (Vec::new(), Vec::new());
         for casualty in &recorded {
             let same =
                 |cut: &Cut| cut.unit == casualty.unit && cut.request == casualty.request && (cut.pid == casualty.pid || casualty.pid == 0);
             match left.iter().position(same) {
                 Some(at) => {
-                    left.remove(at);
+                    let cut = left.remove(at);
+                    if cut.certain && !casualty.certain {
+                        uncertain.push(cut.unit);
+                    }
                 }
                 None if casualty.certain => phantoms.push(format!("{} {:?}", casualty.unit, casualty.request)),
                 None => {}
@@ -700,6 +707,9 @@ impl Host {
         left.retain(|cut| !cut.doubtful && !perhaps(cut));
         if !left.is_empty() {
             self.world.violates(format!("cut and not recorded: {left:?}"));
+        }
+        if !uncertain.is_empty() {
+            self.world.violates(format!("cut for certain, and told as perhaps: {}", uncertain.join(", ")));
         }
         if !phantoms.is_empty() {
             self.world.violates(format!("recorded and not cut: {}", phantoms.join(", ")));
@@ -736,7 +746,11 @@ impl Host {
             self.run(LOOKED_AT);
         }
         // A look that failed is repeated after a few seconds; until then status says that it did.
-        self.run_until(50 * MINUTE, |host| host.quiet() && !host.status().problems.iter().any(|why| why.contains("cannot look at")));
+        let quiet = |host: &Host| host.quiet() && !host.status().problems.iter().any(|why| why.contains("cannot look at"));
+        if !self.world.templates.is_empty() {
+            self.run_until_idle_ones_have_ended(50 * MINUTE, quiet);
+        }
+        self.run_until(50 * MINUTE, quiet);
         self.run(2 * S);
         // An opcache that has filled up just then.
         if self.memory().rollout.as_ref().is_some_and(|rollout| rollout.view.by.as_deref() == Some("the opcache guard")) {

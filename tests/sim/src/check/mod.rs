@@ -6,7 +6,7 @@ mod strays;
 
 use restart_agent::core::generation_name;
 use restart_agent::core::policy::{After, FpmRules, Overdue, ScheduledRules, TargetRules};
-use restart_agent::core::seen::{Active, Exit, Load};
+use restart_agent::core::seen::{Active, Exit, ExitSeen, Load};
 
 use crate::world::{Balancer, By, Cut, Hook, JobKind, MS, OnTerm, Process, S, Unit, Us, World};
 
@@ -79,7 +79,7 @@ impl World {
 
     /// The same on a host as slow as this one.
     pub(crate) fn unknowable(&self) -> Us {
-        UNKNOWABLE * (1 + self.faults.slowness / 10)
+        UNKNOWABLE * (1 + self.faults.slowness / 10) + self.faults.look_takes
     }
 
     /// The first deploy that made something started then stale, and whether any since is forced.
@@ -144,10 +144,11 @@ impl World {
     }
 
     /// A dead agent has written that it would stop it; or it may have ended while our stop was on its way, which nobody can tell from an end by that;
-    /// or it ended with its loan, with which the next of several commands does not run: which of them was its last nobody can tell.
+    /// or it ended well, and by nobody's doing, with its loan, with which the next of several commands does not run: which of them was its last nobody can tell.
     pub(crate) fn perhaps_stopped(&self, unit: &Unit) -> bool {
         let on_its_way = |at: &Us| unit.exit.is_some_and(|exit| exit.at.0 >= *at && exit.at.0 < at + 300 * MS);
-        let with_its_loan = |(from, until): &(Us, Us)| unit.exit.is_some_and(|exit| (*from..*until).contains(&exit.at.0));
+        let well = |exit: &ExitSeen| matches!(exit.how, Exit::Exited(0)) && !unit.may_stay_down;
+        let with_its_loan = |(from, until): &(Us, Us)| unit.exit.filter(well).is_some_and(|exit| (*from..*until).contains(&exit.at.0));
         let several = unit.as_script().is_some_and(|script| script.steps > 1);
         self.maybe_stopped.contains(&unit.invocation)
             || self.sent.get(&unit.name).is_some_and(on_its_way)
@@ -355,8 +356,17 @@ impl World {
         if let Some(doubtful) = cut
             && !self.cuts.iter().any(|cut| cut.invocation == invocation)
         {
-            self.cuts.push(Cut { unit: name.to_owned(), invocation, pid: process.pid, request: None, at: now, doubtful });
+            let certain = !doubtful && self.is_ours_for_certain(name, how);
+            self.cuts.push(Cut { unit: name.to_owned(), invocation, pid: process.pid, request: None, at: now, doubtful, certain });
         }
+    }
+
+    /// The stop of this agent has ended it, nobody else's, and its exit tells so, unless somebody has it started again at once.
+    fn is_ours_for_certain(&self, name: &str, how: Exit) -> bool {
+        let Some(unit) = self.units.get(name) else { return false };
+        let ours = unit.stop.as_ref().is_some_and(|stop| stop.by == By::Agent) && self.sent_by.get(name) == Some(&self.epoch);
+        let ours = ours && unit.job.is_none_or(|job| job.kind == JobKind::Stop);
+        ours && !unit.may_stay_down && !self.maybe_stopped.contains(&unit.invocation) && !matches!(how, Exit::Exited(0 | 75))
     }
 
     /// A script that the agent stopped is in state `failed`.

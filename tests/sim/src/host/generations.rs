@@ -1,13 +1,18 @@
 //! What holds for generations, as far as it takes both the agent's memory and the world to say.
 
+use std::collections::BTreeMap;
+
 use restart_agent::core::effect::Effect;
 use restart_agent::core::policy::TargetRules;
 use restart_agent::core::seen::Active;
 use restart_agent::core::status::TargetState;
 
-use super::{Host, S};
+use super::{Host, MS, S, Us};
 use crate::check::us;
-use crate::world::Template;
+use crate::world::{Answers, Template};
+
+/// So long after its last work one that serves no more has ended.
+const IDLE_ENDS: Us = 30 * S;
 
 impl Host {
     /// A hold begins nothing and cuts nothing.
@@ -69,6 +74,47 @@ impl Host {
                 self.world.violates(format!("at rest {:?} is still being started", of.starting));
             }
         }
+    }
+
+    /// The same as [`Host::run_until`], and whoever serves no more, and has nothing to finish, does not wait for its linger.
+    pub(super) fn run_until_idle_ones_have_ended(&mut self, span: Us, holds: impl Fn(&Host) -> bool) {
+        let mut idle: BTreeMap<String, Us> = BTreeMap::new();
+        let until = self.world.now + span;
+        while self.world.now < until && self.world.wrong.is_empty() && !self.generations_quiet() && !self.run_until(S, &holds) {
+            let now = self.world.now;
+            let old = self.idle_ones();
+            idle.retain(|unit, _| old.contains(unit));
+            for unit in old {
+                if now > *idle.entry(unit.clone()).or_insert(now) + IDLE_ENDS {
+                    return self.world.violates(format!("{unit} has had nothing to finish for {} s, and is not ended", IDLE_ENDS / S));
+                }
+            }
+        }
+    }
+
+    /// Those that nobody will need any more, as far as the agent can know: they tell what they are at, and no look is so old when it comes that it tells nothing of children.
+    fn idle_ones(&self) -> Vec<String> {
+        let look_takes = 6 * MS * (1 + self.world.faults.slowness) + self.world.faults.look_takes;
+        if self.machine.is_none()
+            || look_takes >= 200 * MS
+            || self.memory().rollout.is_some()
+            || self.memory().hold.is_some()
+            || self.one_is_watched()
+            || !self.all_serve()
+        {
+            return Vec::new();
+        }
+        let ours = |unit: &str| self.world.generation_rules(unit).is_some();
+        let of = |template: &Template| {
+            let current = template.current();
+            self.world.running(&template.unit).into_iter().filter(move |unit| Some(unit) != current.as_ref())
+        };
+        let idle = |unit: &String| {
+            let of = &self.world.units[unit];
+            let tells = of.as_fpm().is_some_and(|fpm| fpm.has_status && fpm.status == Answers::Well);
+            ours(unit) && tells && of.active == Active::Active && of.stop.is_none() && self.world.at_work(unit, 0).is_none()
+        };
+        self.world.templates.values().flat_map(of).filter(idle).collect()
     }
 
     /// Nothing lingers, and nothing is being started.

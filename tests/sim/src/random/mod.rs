@@ -490,6 +490,11 @@ pub fn host(seed: u64, told: bool) -> Host {
     world.story.told = told;
     // By itself, so that a seed whose looks are quick tells the same story as ever. A count of php-fpm's requests holds for less than these.
     world.faults.look_takes = *salted(0x100c).pick(&[0, 0, 0, 0, 15 * MS, 40 * MS]);
+    // And some are slower than a last count is good for.
+    let mut slow = salted(0x510c);
+    if slow.chance(6) {
+        world.faults.look_takes = *slow.pick(&[150 * MS, 400 * MS]);
+    }
     let has = Has::of(seed);
     let mut policy = policy(&mut draw);
     if has == Has::Only {

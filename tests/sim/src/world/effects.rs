@@ -40,6 +40,7 @@ impl World {
         let epoch = self.epoch;
         if let Effect::Stop { unit, .. } | Effect::Restart { unit, .. } | Effect::End { unit, .. } = &effect {
             self.sent.insert(unit.clone(), self.now);
+            self.sent_by.insert(unit.clone(), self.epoch);
             if let Some(grace) = self.term_timeout(unit) {
                 self.graces.insert(unit.clone(), grace);
             }

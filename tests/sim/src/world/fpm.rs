@@ -410,7 +410,15 @@ impl World {
             let on_its_way = if strays { 100 * MS } else { 0 }.max(6 * MS * (1 + self.faults.slowness));
             let doubtful = request.finishing || !known || now - request.began < on_its_way;
             let invocation = self.units[name].invocation.clone();
-            self.cuts.push(Cut { unit: name.to_owned(), invocation, pid: process.pid, request: request_line, at: now, doubtful });
+            self.cuts.push(Cut {
+                unit: name.to_owned(),
+                invocation,
+                pid: process.pid,
+                request: request_line,
+                at: now,
+                doubtful,
+                certain: false,
+            });
         }
         if !stopping && self.units[name].processes.contains_key(&master) {
             // The master starts another.

@@ -155,6 +155,8 @@ pub struct Cut {
     pub at: Us,
     /// Whether it was cut or had just ended is a matter of milliseconds.
     pub doubtful: bool,
+    /// The agent whose stop has ended it can tell.
+    pub certain: bool,
 }
 
 /// A deploy, or a trigger, as the world saw it: what is older than `at` is stale.
@@ -204,6 +206,8 @@ pub struct World {
     pub epoch: u64,
     /// StopUnit or RestartUnit that the agent sent, by unit, newest last.
     pub sent: BTreeMap<String, Us>,
+    /// By which agent.
+    pub sent_by: BTreeMap<String, u64>,
     /// The grace that the rules gave it then.
     pub graces: BTreeMap<String, Us>,
     /// From when, and until when, it was last lent something, as far as the agent can know.
@@ -274,6 +278,7 @@ impl World {
             waiting: BTreeMap::new(),
             epoch: 0,
             sent: BTreeMap::new(),
+            sent_by: BTreeMap::new(),
             graces: BTreeMap::new(),
             lent: BTreeMap::new(),
             kill_sent: BTreeMap::new(),

@@ -458,6 +458,10 @@ impl World {
         unit.main_start = now;
         unit.last_stop_by_agent = None;
         (unit.checkpointed, unit.may_stay_down) = (false, false);
+        if by != By::Agent {
+            // Before anybody has looked how the run before has ended.
+            self.cuts.iter_mut().filter(|cut| cut.unit == name && now < cut.at + 2 * S).for_each(|cut| cut.certain = false);
+        }
         self.say(|| format!("{name}: starts, by {by:?}"));
         match self.units[name].body.clone() {
             Body::Script(_) => self.run_script(name),
@@ -595,6 +599,10 @@ impl World {
         let both = self.sent.get(name).is_some_and(|sent| self.now < sent + 300 * MS);
         if let Some(unit) = self.units.get(name).filter(|_| both && verb != "start") {
             self.maybe_stopped.insert(unit.invocation.clone());
+        }
+        // What is started again as soon as it has ended tells nobody how it did.
+        if let Some(unit) = self.units.get(name).filter(|unit| unit.stop.is_some()) {
+            self.cuts.iter_mut().filter(|cut| cut.invocation == unit.invocation).for_each(|cut| cut.certain = false);
         }
         match verb {
             "start" => self.start_unit(name, by),
