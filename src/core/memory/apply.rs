@@ -75,6 +75,8 @@ impl Memory {
             Entry::Lapsed { target, .. } => {
                 if let Some(target) = self.targets.get_mut(target) {
                     target.reached = None;
+                    // An emergency was over when that was reached.
+                    target.want.iter_mut().for_each(|want| want.forced = false);
                 }
             }
             Entry::Reached { target, .. } => {
