@@ -365,7 +365,7 @@ impl World {
     fn is_ours_for_certain(&self, name: &str, how: Exit) -> bool {
         let Some(unit) = self.units.get(name) else { return false };
         let ours = unit.stop.as_ref().is_some_and(|stop| stop.by == By::Agent) && self.sent_by.get(name) == Some(&self.epoch);
-        let ours = ours && unit.job.is_none_or(|job| job.kind == JobKind::Stop);
+        let ours = ours && unit.job.is_none_or(|job| job.kind == JobKind::Stop) && !self.was_stopped_unseen(unit);
         ours && !unit.may_stay_down && !self.maybe_stopped.contains(&unit.invocation) && !matches!(how, Exit::Exited(0 | 75))
     }
 

@@ -10,7 +10,7 @@ impl World {
     /// Its last run was interrupted by the agent, and its rules give it another, which it has not had, though it can be started.
     pub(super) fn is_to_run_again(&self, unit: &Unit) -> bool {
         let cannot = unit.refuse_start || unit.transient || unit.load == Load::Masked;
-        if unit.active.runs() || unit.may_stay_down || cannot || !unit.interrupted() {
+        if unit.active.runs() || unit.may_stay_down || cannot || !unit.interrupted() || self.was_stopped_unseen(unit) {
             return false;
         }
         let Some(rules) = self.rules_of_script(&unit.name) else { return unit.checkpointed && !unit.oneshot() };
@@ -19,6 +19,11 @@ impl World {
             After::UntilNext => false,
             After::Auto => unit.checkpointed || self.has_no_run_soon(unit, rules),
         }
+    }
+
+    /// Somebody had started it a moment before: the stop was meant for the run before that.
+    pub(super) fn was_stopped_unseen(&self, unit: &Unit) -> bool {
+        unit.last_stop_by_agent.is_some_and(|at| at < unit.main_start + self.unknowable())
     }
 
     /// One that has left the configuration since has the rules by which it was interrupted.
