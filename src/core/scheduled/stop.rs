@@ -113,9 +113,12 @@ impl Script {
         match ladder.rung(turn.now.mono) {
             Rung::Kill if looked && !ended && !runs_anew => {
                 ladder.killed(turn.now.mono);
-                let (unit, seen) = (self.unit.clone(), &self.seen);
-                let id = turn.ask(Effect::Kill { unit, invocation: seen.invocation.clone(), cgroup: seen.cgroup.clone() });
-                self.pending.insert(id, Ask::Kill);
+                self.kill(turn);
+            }
+            Rung::Unkillable if stuck && !self.seen.processes.iter().any(|process| self.hit.contains(&(process.pid, process.start))) => {
+                // An ExecStopPost= began after the SIGKILL. It has had its time.
+                ladder.kill_sent(turn.now.mono);
+                self.kill(turn);
             }
             Rung::Unkillable if stuck => {
                 let pids: Vec<String> = self.seen.processes.iter().map(|process| process.pid.to_string()).collect();
@@ -125,6 +128,13 @@ impl Script {
             }
             Rung::Kill | Rung::Unkillable | Rung::Grace { .. } | Rung::Dying { .. } => {}
         }
+    }
+
+    fn kill(&mut self, turn: &mut Turn<'_>) {
+        self.hit = self.seen.processes.iter().map(|process| (process.pid, process.start)).collect();
+        let (unit, seen) = (self.unit.clone(), &self.seen);
+        let id = turn.ask(Effect::Kill { unit, invocation: seen.invocation.clone(), cgroup: seen.cgroup.clone() });
+        self.pending.insert(id, Ask::Kill);
     }
 
     pub(super) fn kill_answered(&mut self, turn: &Turn<'_>, outcome: &Outcome) {
