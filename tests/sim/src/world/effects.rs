@@ -46,7 +46,11 @@ impl World {
             }
         }
         if let Effect::Lend { drop_ins } = &effect {
-            self.lent.extend(drop_ins.keys().map(|unit| (unit.clone(), (self.now, Us::MAX))));
+            for unit in drop_ins.keys() {
+                // What no reload has taken back since the first time is there since then.
+                let (from, until) = self.lent.entry(unit.clone()).or_insert((self.now, Us::MAX));
+                (*from, *until) = (if *until > self.now { *from } else { self.now }, Us::MAX);
+            }
         }
         if let Effect::AskToStop { unit, .. } = &effect {
             self.asked_at.insert(unit.clone(), self.now);
