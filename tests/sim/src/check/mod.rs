@@ -148,7 +148,9 @@ impl World {
     pub(crate) fn perhaps_stopped(&self, unit: &Unit) -> bool {
         let on_its_way = |at: &Us| unit.exit.is_some_and(|exit| exit.at.0 >= *at && exit.at.0 < at + 300 * MS);
         let well = |exit: &ExitSeen| matches!(exit.how, Exit::Exited(0)) && !unit.may_stay_down;
-        let with_its_loan = |(from, until): &(Us, Us)| unit.exit.filter(well).is_some_and(|exit| (*from..*until).contains(&exit.at.0));
+        // What was in force once has its effect on that run, also when it is taken back before the end.
+        let began = unit.runs.last().map_or(0, |(at, _)| *at);
+        let with_its_loan = |(from, until): &(Us, Us)| unit.exit.filter(well).is_some_and(|exit| *from <= exit.at.0 && began < *until);
         let several = unit.as_script().is_some_and(|script| script.steps > 1);
         self.maybe_stopped.contains(&unit.invocation)
             || self.sent.get(&unit.name).is_some_and(on_its_way)
