@@ -65,11 +65,10 @@ pub enum Saw {
 /// somebody else was stopping it already, or if it exited with 0, or 75, unless it was seen at work after systemd had begun to stop it: it
 /// may have been done; nor if nobody knows that the stop was sent, since the agent has died, unless our SIGKILL ended it.
 pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool, saw: Saw) -> bool {
-    let Some(Cutting { invocation, asked, casualties, answered, in_vain, .. }) = turn.memory.cutting.get(&seen.unit).cloned() else {
-        return false;
-    };
-    // Of a later run its exit says nothing; but for one that had begun, unseen, when we asked: then that is the one that we have ended.
-    let unseen = seen.invocation != invocation && seen.main_start != Mono::BOOT && seen.main_start < asked;
+    let Some(cutting) = turn.memory.cutting.get(&seen.unit).cloned() else { return false };
+    // Of a later run its exit says nothing.
+    let unseen = found_another(&cutting, seen);
+    let Cutting { invocation, asked, casualties, answered, in_vain, .. } = cutting;
     let exit = seen.exit.filter(|exit| (seen.invocation == invocation || unseen) && exit.at != Mono::BOOT);
     let happened = !in_vain && exit.is_none_or(|exit| exit.at >= asked);
     if happened {
@@ -92,13 +91,24 @@ pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool, saw: Sa
             turn.record(Entry::Casualty(casualty));
         }
     }
+    if let Some(owed) = turn.memory.reruns.get(&seen.unit).filter(|_| happened && unseen && !seen.active.runs()).cloned() {
+        // That run is not the one that is owed.
+        let (unit, after) = (seen.unit.clone(), seen.invocation.clone());
+        turn.record(Entry::RerunOwed { unit, target: owed.target, scheduled: owed.scheduled, lent: owed.lent, after });
+    }
     turn.record(Entry::CutSettled { unit: seen.unit.clone(), happened });
     happened
+}
+
+/// Whether this is another run than the one that was seen, which had begun, unseen, when the stop was asked for: then that has ended this one.
+#[must_use]
+pub fn found_another(cutting: &Cutting, seen: &UnitSeen) -> bool {
+    seen.invocation != cutting.invocation && seen.main_start != Mono::BOOT && seen.main_start < cutting.asked
 }
 
 /// The stop or restart that was to cut it has begun and not ended.
 #[must_use]
 pub fn still_ending(cutting: &Cutting, seen: &UnitSeen) -> bool {
     let ending = seen.active == Active::Deactivating || (!seen.active.runs() && !seen.processes.is_empty());
-    seen.invocation == cutting.invocation && ending
+    (seen.invocation == cutting.invocation || found_another(cutting, seen)) && ending
 }

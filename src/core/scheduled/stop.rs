@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::script::{Ask, Ended, Script, ScriptStep};
-use crate::core::cut::{Saw, settle_cut, settle_script};
+use crate::core::cut::{Saw, found_another, settle_cut, settle_script, still_ending};
 use crate::core::effect::{Effect, Fault, Outcome};
 use crate::core::entry::Entry;
 use crate::core::ladder::{Ladder, Rung};
@@ -97,9 +97,11 @@ impl Script {
     pub(super) fn escalate(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
         let Some(ladder) = &mut self.ladder else { return };
         let ended = !self.seen.active.runs() && self.seen.processes.is_empty();
-        // Another run is not to be stopped for this one.
-        let runs_anew = self.seen.invocation != self.invocation && self.stale.is_empty();
-        if self.answered.is_some() && self.seen_at >= self.since && (ended || runs_anew) {
+        // Another run is not to be stopped for this one, unless our stop has found that: whether it has, a look after its answer tells.
+        let stops = turn.memory.cutting.get(&self.unit).is_some_and(|cutting| still_ending(cutting, &self.seen));
+        let runs_anew = self.seen.invocation != self.invocation && self.stale.is_empty() && !stops;
+        let goes_on = runs_anew && self.answered.is_some_and(|answered| self.seen_at >= answered);
+        if self.answered.is_some() && self.seen_at >= self.since && (ended || goes_on) {
             self.gone(turn, rules);
             // At once, so that the last one to end takes all back with one Reload.
             return self.release(loans);
@@ -184,6 +186,9 @@ impl Script {
     fn gone(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
         let killed = self.ladder.as_ref().is_some_and(Ladder::was_killed);
         let at_checkpoint = self.asking.was_asked(turn.memory, &self.unit) && self.seen.is_to_run_again();
+        if turn.memory.cutting.get(&self.unit).is_some_and(|cutting| found_another(cutting, &self.seen)) {
+            self.invocation.clone_from(&self.seen.invocation);
+        }
         let stopped = settle_script(turn, &self.seen, killed, self.saw);
         if stopped && self.ours {
             turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });

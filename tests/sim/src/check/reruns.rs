@@ -21,9 +21,9 @@ impl World {
         }
     }
 
-    /// Somebody had started it a moment before: the stop was meant for the run before that.
+    /// Somebody has started it while the stop was on its way, which was meant for the run before.
     pub(super) fn was_stopped_unseen(&self, unit: &Unit) -> bool {
-        unit.last_stop_by_agent.is_some_and(|at| at < unit.main_start + self.unknowable())
+        unit.last_stop_by_agent.is_some() && self.sent.get(&unit.name).is_some_and(|sent| *sent <= unit.main_start)
     }
 
     /// One that has left the configuration since has the rules by which it was interrupted.

@@ -418,6 +418,33 @@ fn one_that_a_person_stops_between_our_look_and_our_stop_is_that_persons() {
     }
 }
 
+/// Nobody has seen that run, and our stop ends it all the same.
+#[test]
+fn one_that_a_person_restarts_between_our_look_and_our_stop_runs_again() {
+    let lives = |restarted: Option<u64>| {
+        let mut host = script_host(After::Rerun, Script::default(), HOUR);
+        host.world.faults.look_takes = 40 * MS;
+        host.world.touch("d2");
+        if let Some(at) = restarted {
+            let after = at - host.world.now;
+            host.later(after, Deed::World("a person", Box::new(|world| drop(world.person("restart", SCRIPT, By::Person)))));
+        }
+        assert!(host.run_until(2 * MINUTE, |host| host.world.sent.contains_key(SCRIPT)));
+        host
+    };
+    let asked = lives(None).world.sent[SCRIPT];
+    for earlier in 1..=7 {
+        for killed in [false, true] {
+            let mut host = lives(Some(asked - earlier * 5 * MS));
+            if killed {
+                host.run(S / 100);
+                host.deed(Deed::KillAgent(S));
+            }
+            has_run(host, 3, &format!("{} ms earlier", earlier * 5));
+        }
+    }
+}
+
 /// Two minutes later all is in order, and it has run so often.
 fn has_run(mut host: Host, times: usize, what: &str) {
     host.run(2 * MINUTE);
