@@ -58,6 +58,12 @@ pub fn stale(unit: &UnitSeen, code: &[String], want: &Want, target: &TargetMemor
     Stale { processes, oldest }
 }
 
+/// Whether what started then is what an emergency is about. One that was started for it is not, also for a deploy that goes on with it.
+#[must_use]
+pub fn is_urgent(start: Mono, want: &Want) -> bool {
+    want.forced && start < want.emergency.unwrap_or(want.landed).after(START_BLUR)
+}
+
 /// php-fpm: every worker is as old as its master, which owns the opcache.
 #[must_use]
 pub fn stale_fpm(unit: &UnitSeen, want: &Want, target: &TargetMemory) -> Stale {

@@ -10,7 +10,7 @@ use crate::core::fpm::Fpm;
 use crate::core::memory::{TargetMemory, Want};
 use crate::core::policy::GenerationRules;
 use crate::core::seen::{Active, GenerationsSeen, Load, UnitSeen};
-use crate::core::stale::{START_BLUR, stale_fpm};
+use crate::core::stale::{is_urgent, stale_fpm};
 use crate::core::step::Turn;
 use crate::core::target::Progress;
 use crate::core::time::Mono;
@@ -110,9 +110,8 @@ impl Generations {
         }
         let lingering = turn.memory.targets.get(&self.name).and_then(|memory| memory.lingering.get(&seen.unit)).cloned();
         let since = lingering.as_ref().map_or(now.mono, |lingering| now.mono_of(lingering.since).min(now.mono));
-        let forced = self.want.as_ref().is_some_and(|want| want.forced);
-        let older = self.want.as_ref().is_some_and(|want| seen.main_start < want.landed.after(START_BLUR));
-        let until = if never_served || (forced && older) { now.mono } else { since.after(rules.linger) };
+        let urgent = self.want.as_ref().is_some_and(|want| is_urgent(seen.main_start, want));
+        let until = if never_served || urgent { now.mono } else { since.after(rules.linger) };
         let want = self.want.clone().unwrap_or_default();
         let mut fpm = Fpm::ending(&self.name, &rules.of(&seen.unit), want, seen.clone(), now.mono);
         fpm.shared = rules.shared();

@@ -29,7 +29,7 @@ use super::look::Looker;
 use super::memory::Want;
 use super::policy::GenerationRules;
 use super::seen::{FpmLayout, GenerationsSeen, UnitSeen};
-use super::stale::START_BLUR;
+use super::stale::is_urgent;
 use super::step::{Deadline, Turn, earliest};
 use super::target::Progress;
 use super::time::Mono;
@@ -234,11 +234,7 @@ impl Generations {
         if other && !matches!(self.phase, Phase::Switching | Phase::Watching { .. } | Phase::Closing { .. } | Phase::Back { .. }) {
             self.enter(now, Phase::Looking);
         }
-        if want.forced {
-            // An emergency is over for what runs the new code.
-            let older = |fpm: &&mut Fpm| fpm.started() < want.landed.after(START_BLUR);
-            self.ending.values_mut().filter(older).for_each(|fpm| fpm.end_by(now));
-        }
+        self.ending.values_mut().filter(|fpm| is_urgent(fpm.started(), &want)).for_each(|fpm| fpm.end_by(now));
         self.want = Some(want);
         self.renewed = now;
         self.progress = Progress::Working;

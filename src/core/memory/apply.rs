@@ -237,8 +237,11 @@ impl Memory {
                 let old = target.want.take();
                 // An emergency that is not over stays one; it is for what has been renewed for a trigger that came after it.
                 let unmet = |old: &Want| target.reached.as_ref().is_none_or(|reached| reached.landed < old.landed);
-                let forced = old.as_ref().is_some_and(|old| old.forced && unmet(old));
-                target.want = Some(Want::of(deploy, old.as_ref(), forced || deploy.forced.contains(name)));
+                let goes_on = old.as_ref().filter(|old| old.forced && unmet(old));
+                let anew = deploy.forced.contains(name);
+                let want = Want::of(deploy, old.as_ref(), anew || goes_on.is_some());
+                let emergency = if anew { Some(want.landed) } else { goes_on.and_then(|old| old.emergency) };
+                target.want = Some(Want { emergency, ..want });
             }
         }
         let view = RolloutView::begun(id, deploy, at, by);

@@ -34,6 +34,7 @@ impl Memory {
             target.bad.clear();
             for want in target.want.iter_mut().chain(target.reached.iter_mut()) {
                 want.landed = Mono::BOOT;
+                want.emergency = want.emergency.map(|_| Mono::BOOT);
             }
         }
         let deploys =

@@ -148,6 +148,9 @@ pub struct Want {
     /// On the boot clock of [`Memory::boot`].
     pub landed: Mono,
     pub forced: bool,
+    /// When the emergency landed that it stands for, which may be that of a deploy before.
+    #[serde(default)]
+    pub emergency: Option<Mono>,
 }
 
 /// A run that we owe to a script.
@@ -293,7 +296,7 @@ impl Want {
     pub fn of(deploy: &Deploy, old: Option<&Want>, forced: bool) -> Want {
         let newer = old.filter(|old| old.landed > deploy.landed);
         let (landed_at, landed) = newer.map_or((deploy.landed_at, deploy.landed), |old| (old.landed_at, old.landed));
-        Want { id: deploy.id.clone(), landed_at, landed, forced }
+        Want { id: deploy.id.clone(), landed_at, landed, forced, emergency: None }
     }
 
     /// The same deploy or trigger, whether forced or not.

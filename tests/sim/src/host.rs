@@ -211,6 +211,10 @@ impl Host {
             Some(problem) => Policy { unusable: Some(problem.clone()), ..Policy::default() },
             None => self.policy.clone(),
         };
+        // What had left the configuration and is back in it was never missed.
+        if self.unusable.is_none() {
+            self.world.forget_templates_but(&policy);
+        }
         let (machine, step) = Machine::resume(self.durable.clone(), policy, &self.boot, "sim", self.world.clock());
         self.machine = Some(machine);
         self.due = None;
@@ -410,7 +414,9 @@ impl Host {
                 for name in policy.targets.keys() {
                     self.since.entry(name.clone()).or_insert(now);
                 }
-                self.world.forget_templates_but(&policy);
+                if self.machine.is_some() {
+                    self.world.forget_templates_but(&policy);
+                }
                 self.policy = (*policy).clone();
                 self.world.former = std::mem::replace(&mut self.world.policy, (*policy).clone());
                 self.world.policy_changed = now;

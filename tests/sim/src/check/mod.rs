@@ -368,6 +368,8 @@ impl World {
         let Some(unit) = self.units.get(name) else { return false };
         let ours = unit.stop.as_ref().is_some_and(|stop| stop.by == By::Agent) && self.sent_by.get(name) == Some(&self.epoch);
         let ours = ours && unit.job.is_none_or(|job| job.kind == JobKind::Stop) && !self.was_stopped_unseen(unit);
+        // One that was stuck in the kernel was given up: what ended it at last nobody has seen.
+        let ours = ours && unit.as_script().is_none_or(|script| script.unkillable_for == 0);
         ours && !unit.may_stay_down && !self.maybe_stopped.contains(&unit.invocation) && !matches!(how, Exit::Exited(0 | 75))
     }
 
