@@ -19,7 +19,13 @@ impl Script {
             match loans.of(&self.unit) {
                 Loan::Here => {}
                 Loan::Coming => return,
-                Loan::Failed(why) => return self.give_up(turn, &why),
+                Loan::Failed(why) => {
+                    if !turn.memory.lent.contains(&self.unit) {
+                        // Nobody has tried to lend it anything.
+                        self.owe_no_rerun(turn, "it was not stopped");
+                    }
+                    return self.give_up(turn, &why);
+                }
             }
             if self.stop_due && self.cut_short.is_none() {
                 // Its next command may have begun before that; it may have ended since that was asked for, and nobody has looked.

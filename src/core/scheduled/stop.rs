@@ -190,13 +190,13 @@ impl Script {
             self.invocation.clone_from(&self.seen.invocation);
         }
         let stopped = settle_script(turn, &self.seen, killed, self.saw);
+        if at_checkpoint {
+            // Also while our stop, or somebody else's, was on its way: it has heeded us.
+            self.ended = Ended::AtCheckpoint;
+        }
         if stopped && self.ours {
             turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
         } else if at_checkpoint || (!stopped && self.is_cut_short(&self.seen)) {
-            if at_checkpoint {
-                // What our stop ended was left over by it, or somebody else was stopping it, and it has heeded us all the same.
-                self.ended = Ended::AtCheckpoint;
-            }
             turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
             if !turn.memory.reruns.contains_key(&self.unit) {
                 self.owe_rerun(turn, rules, false);
