@@ -77,14 +77,14 @@ impl Scheduled {
         let gathering = self.pursuit.gathering();
         let any = |what: fn(&ScriptStep) -> bool| self.scripts.values().any(|script| what(&script.step));
         let look = &mut self.pursuit.look;
-        if any(|step| matches!(step, ScriptStep::Stopping)) {
-            look.want(now.after(STOP_LOOK));
-        } else if self.scripts.values().any(|script| script.begins(now)) {
+        if self.scripts.values().any(|script| script.begins(now)) {
             look.want(now.after(QUEUED_LOOK));
-        } else if any(|step| matches!(step, ScriptStep::Asked { .. } | ScriptStep::Holding { .. })) {
-            look.want(now.after(ASKED_LOOK));
         } else if self.scripts.values().any(|script| script.awaits_look(turn, rules)) {
             look.want(now.after(SLOT_LOOK));
+        } else if any(|step| matches!(step, ScriptStep::Stopping)) {
+            look.want(now.after(STOP_LOOK));
+        } else if any(|step| matches!(step, ScriptStep::Asked { .. } | ScriptStep::Holding { .. })) {
+            look.want(now.after(ASKED_LOOK));
         } else if self.scripts.values().any(|script| script.step == ScriptStep::Ready && script.stale.is_empty()) {
             look.want(now.after(STOP_LOOK));
         } else if self.scripts.values().any(|script| !script.at_rest()) {
