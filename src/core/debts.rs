@@ -3,6 +3,7 @@
 //! or a changed configuration left over.
 
 mod dependents;
+mod ended;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub struct Debts {
     over: BTreeSet<String>,
     /// The last round took requests back.
     unasking: bool,
+    /// Whose were taken back.
+    unasked: BTreeSet<String>,
     next: Mono,
     /// Something is owed that no rollout is at.
     waiting: bool,
@@ -137,7 +140,14 @@ impl Debts {
             (Debt::Look(began), Outcome::Units(units)) => self.looked(turn, began, units, owned),
             (Debt::Kill(unit), Outcome::Fault(_)) => self.orphans.kill_failed(&unit, turn.now.mono),
             (Debt::Kill(_), _) => {}
-            (Debt::Unask(_) | Debt::LetRun(_), Outcome::Done) => self.paid(turn),
+            (Debt::Unask(unit), Outcome::Done) => {
+                self.unasked.insert(unit);
+                self.paid(turn);
+            }
+            (Debt::LetRun(unit), Outcome::Done) => {
+                self.unasked.remove(&unit);
+                self.paid(turn);
+            }
             (Debt::Unask(unit), other) => {
                 self.trouble = Some(format!("the request to stop {unit} could not be taken back: {}", other.said()));
             }
@@ -222,36 +232,6 @@ impl Debts {
         self.pending.insert(id, Debt::LetRun(seen.unit.clone()));
     }
 
-    /// It had been asked, and has ended while nobody looked: by its exit status it is to be run again.
-    fn ended_at_checkpoint(&self, turn: &mut Turn<'_>, seen: &UnitSeen) -> bool {
-        if !seen.is_to_run_again() {
-            return false;
-        }
-        let (target, may_rerun) = match turn.policy.target_of_script(&seen.unit) {
-            Some((target, rules)) if rules.asks(seen) => (target.to_owned(), rules.may_rerun(seen)),
-            // With what it is lent that is no failure only if it was asked. Its rules are read when they can be; what has left the configuration has none.
-            None if seen.result != "exit-code" => (String::new(), seen.can_run_again()),
-            _ => return false,
-        };
-        turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
-        if may_rerun {
-            let (unit, after) = (seen.unit.clone(), seen.invocation.clone());
-            turn.record(Entry::RerunOwed { unit, target, scheduled: false, lent: false, after });
-        }
-        true
-    }
-
-    /// With what one of several commands is lent for its stop none of the later ones begins: it may have ended short of them.
-    fn cut_short(&self, turn: &mut Turn<'_>, seen: &UnitSeen) -> bool {
-        let lent = turn.memory.lent_since(&seen.unit, turn.now);
-        let since = |lent: Mono| seen.exit.is_none_or(|exit| exit.at >= lent);
-        let short = seen.exec_starts > 1 && lent.is_some_and(since) && seen.active == Active::Inactive && !seen.was_signalled();
-        if short {
-            turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
-        }
-        short
-    }
-
     /// Those that what they were lent still keeps quiet, and no rollout is at: it is not taken back before their passed slots are over.
     #[must_use]
     pub fn kept(&self, memory: &Memory, owned: &dyn Fn(&str) -> bool) -> BTreeSet<String> {
@@ -281,6 +261,9 @@ impl Debts {
         let Some(owed) = turn.memory.reruns.get(&seen.unit).cloned() else { return };
         if turn.memory.lent.contains(&seen.unit) {
             return self.soon(turn);
+        }
+        if owed.lent && !owed.reloaded {
+            return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it was lent nothing".to_owned() });
         }
         // Whoever has lent it something has kept its later commands from running: what it is owed is known when it has ended.
         if seen.active.runs() && owed.lent && seen.invocation == owed.after {

@@ -27,6 +27,7 @@ impl Memory {
                 self.boot_is(boot);
                 // What was under way then will have no outcome; whatever it may have done is remembered by itself.
                 self.open.clear();
+                self.may_have_reloaded(&[]);
                 self.cutting.retain(|_, cutting| cutting.begun);
                 self.strays.retain(|cut| cut.begun);
             }
@@ -179,7 +180,9 @@ impl Memory {
             }
             Entry::RerunOwed { unit, target, scheduled, lent, after } => {
                 let (target, after) = (target.clone(), after.clone());
-                self.reruns.insert(unit.clone(), OwedRun { target, scheduled: *scheduled, lent: *lent, after, settles: None });
+                let before = self.reruns.get(unit).filter(|owed| owed.lent && owed.after == after);
+                let reloaded = before.map_or(self.lent.contains(unit), |owed| owed.reloaded);
+                self.reruns.insert(unit.clone(), OwedRun { target, scheduled: *scheduled, lent: *lent, reloaded, after, settles: None });
             }
             Entry::RerunSettles { unit, until, after } => {
                 if let Some(owed) = self.reruns.get_mut(unit) {
@@ -317,6 +320,11 @@ impl Memory {
 
     fn came_of(&mut self, id: EffectId, outcome: &Outcome) {
         let Some(effect) = self.open.remove(&id.0) else { return };
+        match (&effect, outcome) {
+            (Effect::Lend { .. }, Outcome::Done | Outcome::Fault(Fault::Unreachable(_))) => self.may_have_reloaded(&[]),
+            (Effect::Unlend { units }, Outcome::Done | Outcome::Fault(Fault::Unreachable(_))) => self.may_have_reloaded(units),
+            _ => {}
+        }
         match (effect, outcome) {
             (Effect::Depool { pool, .. }, Outcome::Fault(Fault::Journal(_))) => {
                 // Not begun: there is nothing to put back. Any other fault may have come after the act.

@@ -4,9 +4,12 @@ mod apply;
 mod boot;
 mod clock;
 mod count;
+mod owed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+pub use owed::{OwedRun, Settles};
 
 use serde::{Deserialize, Serialize};
 
@@ -151,42 +154,6 @@ pub struct Want {
     /// When the emergency landed that it stands for, which may be that of a deploy before.
     #[serde(default)]
     pub emergency: Option<Mono>,
-}
-
-/// A run that we owe to a script.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OwedRun {
-    pub target: String,
-    /// Its scheduled run came while we kept it quiet.
-    #[serde(default)]
-    pub scheduled: bool,
-    /// It was only lent something: see [`Entry::RerunOwed`].
-    #[serde(default)]
-    pub lent: bool,
-    /// The invocation that it is owed after: any later one is the run that is owed. Empty: not known.
-    #[serde(default)]
-    pub after: String,
-    /// It waits, since what that run left behind is stale only after a while.
-    #[serde(default)]
-    pub settles: Option<Settles>,
-}
-
-impl OwedRun {
-    /// The unit has run since this was owed, whoever started it.
-    #[must_use]
-    pub fn has_run(&self, seen: &UnitSeen) -> bool {
-        let settles = self.settles.iter().map(|settles| &settles.after);
-        let after = settles.chain([&self.after]).find(|after| !after.is_empty());
-        after.is_some_and(|after| !seen.invocation.is_empty() && seen.invocation != *after)
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settles {
-    pub until: Wall,
-    /// Where earlier versions look for it, and have written it.
-    #[serde(default)]
-    pub after: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -20,10 +20,8 @@ impl Script {
                 Loan::Here => {}
                 Loan::Coming => return,
                 Loan::Failed(why) => {
-                    if !turn.memory.lent.contains(&self.unit) {
-                        // Nobody has tried to lend it anything.
-                        self.owe_no_rerun(turn, "it was not stopped");
-                    }
+                    // Nobody would know what a later Reload does to it.
+                    self.release(loans);
                     return self.give_up(turn, &why);
                 }
             }

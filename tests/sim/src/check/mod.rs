@@ -145,7 +145,7 @@ impl World {
         }
     }
 
-    /// A dead agent has written that it would stop it; or it may have ended while our stop was on its way, which nobody can tell from an end by that;
+    /// A dead agent has written that it would stop it, or systemd has not answered; or it may have ended while our stop was on its way, which nobody can tell from an end by that;
     /// or it ended well, and by nobody's doing, with its loan, with which the next of several commands does not run: which of them was its last nobody can tell.
     pub(crate) fn perhaps_stopped(&self, unit: &Unit) -> bool {
         let on_its_way = |at: &Us| unit.exit.is_some_and(|exit| exit.at.0 >= *at && exit.at.0 < at + 300 * MS);
@@ -155,6 +155,7 @@ impl World {
         let with_its_loan = |(from, until): &(Us, Us)| unit.exit.filter(well).is_some_and(|exit| *from <= exit.at.0 && began < *until);
         let several = unit.as_script().is_some_and(|script| script.steps > 1);
         self.maybe_stopped.contains(&unit.invocation)
+            || self.unanswered.contains(&unit.invocation)
             || self.sent.get(&unit.name).is_some_and(on_its_way)
             || (several && self.lent.get(&unit.name).is_some_and(with_its_loan))
     }

@@ -79,6 +79,18 @@ impl World {
         self.after(after, Happening::Act { epoch, id, effect, stage });
     }
 
+    fn is_not_answered(&mut self, effect: &Effect) {
+        let runs = self.units.values().filter(|unit| match effect {
+            Effect::Stop { unit: of, .. } => *of == unit.name,
+            Effect::Lend { .. } | Effect::Unlend { .. } => {
+                unit.steps() > 1 && self.lent.get(&unit.name).is_some_and(|lent| lent.1 == Us::MAX)
+            }
+            _ => false,
+        });
+        let runs: Vec<String> = runs.map(|unit| unit.invocation.clone()).collect();
+        self.unanswered.extend(runs);
+    }
+
     /// One part of an effect. Says whether it changed anything.
     pub(crate) fn act(&mut self, epoch: u64, id: EffectId, effect: Effect, stage: u8) -> bool {
         let over_the_bus = !matches!(
@@ -96,6 +108,7 @@ impl World {
                 | Effect::Switch { .. }
         );
         if over_the_bus && self.now < self.faults.systemd_away_until {
+            self.is_not_answered(&effect);
             self.answer(epoch, id, 0, Outcome::Fault(Fault::Unreachable("the bus does not answer".to_owned())));
             return false;
         }

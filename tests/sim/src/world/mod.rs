@@ -216,6 +216,8 @@ pub struct World {
     pub kill_sent: BTreeMap<String, Us>,
     /// Runs that a dead agent has written it would stop: nobody can know whether it did.
     pub maybe_stopped: std::collections::BTreeSet<String>,
+    /// Runs that were to be stopped, or lent what keeps their later commands from running, when systemd did not answer: likewise.
+    pub unanswered: std::collections::BTreeSet<String>,
     /// By target: the landing of the newest deploy that it has reached, as the agent says.
     pub reached: BTreeMap<String, Us>,
     /// And what before that.
@@ -283,6 +285,7 @@ impl World {
             lent: BTreeMap::new(),
             kill_sent: BTreeMap::new(),
             maybe_stopped: std::collections::BTreeSet::new(),
+            unanswered: std::collections::BTreeSet::new(),
             reached: BTreeMap::new(),
             reached_before: BTreeMap::new(),
             agent_owes: std::collections::BTreeSet::new(),

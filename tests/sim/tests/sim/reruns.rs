@@ -110,3 +110,16 @@ fn one_that_is_excluded_while_it_is_owed_a_run_waits_for_its_timer_as_before() {
     host.run(500 * MS);
     has_run(host, MINUTE, 1, "it was started");
 }
+
+/// Its loan was never in force, so all its commands have run.
+#[test]
+fn one_of_several_commands_whose_loan_fails_is_owed_no_run() {
+    for fails in [35 * S, 100 * S] {
+        let script = Script { steps: 2, next_runs: [110 * S, 90 * S].into(), ..Script::default() };
+        let mut host = script_host(After::Rerun, script, HOUR);
+        host.world.touch("d2");
+        host.world.faults.reload_fails_until = host.world.now + fails;
+        assert!(host.run_until(MINUTE, |host| host.memory().reruns.contains_key(SCRIPT)));
+        has_run(host, 5 * MINUTE, 1, "all its commands have run");
+    }
+}

@@ -1,0 +1,44 @@
+//! How something that is kept quiet has ended while nobody looked.
+
+use super::Debts;
+use crate::core::entry::Entry;
+use crate::core::seen::{Active, UnitSeen};
+use crate::core::step::Turn;
+use crate::core::time::Mono;
+
+impl Debts {
+    /// It had been asked, and has ended while nobody looked: by its exit status it is to be run again.
+    pub(super) fn ended_at_checkpoint(&self, turn: &mut Turn<'_>, seen: &UnitSeen) -> bool {
+        if !seen.is_to_run_again() {
+            return false;
+        }
+        let (target, may_rerun) = match turn.policy.target_of_script(&seen.unit) {
+            Some((target, rules)) if rules.asks(seen) => (target.to_owned(), rules.may_rerun(seen)),
+            // Its rules are read when they can be; what has left the configuration has none.
+            None if self.was_asked(seen) => (String::new(), seen.can_run_again()),
+            _ => return false,
+        };
+        turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
+        if may_rerun {
+            let (unit, after) = (seen.unit.clone(), seen.invocation.clone());
+            turn.record(Entry::RerunOwed { unit, target, scheduled: false, lent: false, after });
+        }
+        true
+    }
+
+    /// With what it is lent exit status 75 is no failure only if it was asked, and always one if it has OnSuccess=.
+    fn was_asked(&self, seen: &UnitSeen) -> bool {
+        seen.result != "exit-code" || self.unasked.contains(&seen.unit)
+    }
+
+    /// With what one of several commands is lent for its stop none of the later ones begins: it may have ended short of them.
+    pub(super) fn cut_short(&self, turn: &mut Turn<'_>, seen: &UnitSeen) -> bool {
+        let lent = turn.memory.lent_since(&seen.unit, turn.now);
+        let since = |lent: Mono| seen.exit.is_none_or(|exit| exit.at >= lent);
+        let short = seen.exec_starts > 1 && lent.is_some_and(since) && seen.active == Active::Inactive && !seen.was_signalled();
+        if short {
+            turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
+        }
+        short
+    }
+}

@@ -1,0 +1,55 @@
+//! The runs that we owe to scripts.
+
+use serde::{Deserialize, Serialize};
+
+use super::Memory;
+use crate::core::seen::UnitSeen;
+use crate::core::time::Wall;
+
+/// A run that we owe to a script.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwedRun {
+    pub target: String,
+    /// Its scheduled run came while we kept it quiet.
+    #[serde(default)]
+    pub scheduled: bool,
+    /// It was only lent something: see [`Entry::RerunOwed`].
+    #[serde(default)]
+    pub lent: bool,
+    /// And systemd may have reloaded since: it may have it.
+    #[serde(default)]
+    pub reloaded: bool,
+    /// The invocation that it is owed after: any later one is the run that is owed. Empty: not known.
+    #[serde(default)]
+    pub after: String,
+    /// It waits, since what that run left behind is stale only after a while.
+    #[serde(default)]
+    pub settles: Option<Settles>,
+}
+
+impl OwedRun {
+    /// The unit has run since this was owed, whoever started it.
+    #[must_use]
+    pub fn has_run(&self, seen: &UnitSeen) -> bool {
+        let settles = self.settles.iter().map(|settles| &settles.after);
+        let after = settles.chain([&self.after]).find(|after| !after.is_empty());
+        after.is_some_and(|after| !seen.invocation.is_empty() && seen.invocation != *after)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settles {
+    pub until: Wall,
+    /// Where earlier versions look for it, and have written it.
+    #[serde(default)]
+    pub after: String,
+}
+
+impl Memory {
+    /// What is lent may be in force since, but for these.
+    pub(super) fn may_have_reloaded(&mut self, without: &[String]) {
+        let lent = &self.lent;
+        let reruns = self.reruns.iter_mut().filter(|(unit, _)| lent.contains(*unit) && !without.contains(unit));
+        reruns.for_each(|(_, owed)| owed.reloaded = true);
+    }
+}
