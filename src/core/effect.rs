@@ -144,6 +144,12 @@ pub enum Effect {
 }
 
 impl Effect {
+    /// SIGKILL for the run that was seen last.
+    #[must_use]
+    pub fn kill(unit: &str, seen: &UnitSeen) -> Effect {
+        Effect::Kill { unit: unit.to_owned(), invocation: seen.invocation.clone(), cgroup: seen.cgroup.clone() }
+    }
+
     /// Whether it changes anything on the host: then intent and outcome go into the journal.
     #[must_use]
     pub fn acts(&self) -> bool {

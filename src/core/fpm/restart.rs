@@ -77,8 +77,7 @@ impl Fpm {
         match ladder.rung(now) {
             Rung::Kill if old_lives => {
                 ladder.killed(now);
-                let (invocation, cgroup) = (self.seen.invocation.clone(), self.seen.cgroup.clone());
-                self.aside = Some(turn.ask(Effect::Kill { unit: self.unit.clone(), invocation, cgroup }));
+                self.aside = Some(turn.ask(Effect::kill(&self.unit, &self.seen)));
             }
             Rung::Unkillable
                 if old_lives && !self.seen.processes.is_empty() && now >= ladder.sent().after(self.rules.term_timeout + START_TIMEOUT) =>

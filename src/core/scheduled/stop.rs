@@ -134,8 +134,7 @@ impl Script {
 
     fn kill(&mut self, turn: &mut Turn<'_>) {
         self.hit = self.seen.processes.iter().map(|process| (process.pid, process.start)).collect();
-        let (unit, seen) = (self.unit.clone(), &self.seen);
-        let id = turn.ask(Effect::Kill { unit, invocation: seen.invocation.clone(), cgroup: seen.cgroup.clone() });
+        let id = turn.ask(Effect::kill(&self.unit, &self.seen));
         self.pending.insert(id, Ask::Kill);
     }
 

@@ -1,6 +1,7 @@
 //! The rungs before RestartUnit that need the service's help: it is asked to stop at its next checkpoint, spared while it holds its lock, and let
 //! finish if its rules say so. One that ended when asked is started again.
 
+use super::looks::ENDED;
 use super::unit::{Service, Step};
 use crate::core::asking::{Asking, Came, Next};
 use crate::core::effect::{Effect, EffectId, Outcome};
@@ -116,7 +117,7 @@ impl Service {
         } else if self.asking.was_asked(turn.memory, &self.seen.unit) && seen.has_ended_well() {
             Then::Start
         } else {
-            Then::Finish("it ended by itself")
+            Then::Finish(ENDED)
         };
         self.stale = stale;
         self.seen.update(seen);

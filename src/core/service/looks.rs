@@ -23,7 +23,8 @@ const LEFT_LOOK: Duration = Duration::from_secs(30);
 const RESTART_LOOK: Duration = Duration::from_secs(1);
 /// Restarts that end together are looked at together.
 pub(super) const BATCH: Duration = Duration::from_millis(10);
-const ENDED: &str = "it ended by itself";
+/// What is said of one that nobody has ended.
+pub(super) const ENDED: &str = "it ended by itself";
 
 impl Services {
     pub(super) fn seen(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, units: &[UnitSeen]) {

@@ -143,8 +143,7 @@ impl Service {
                 match ladder.rung(now) {
                     Rung::Kill => {
                         ladder.killed(now);
-                        let (invocation, cgroup) = (self.seen.invocation.clone(), self.seen.cgroup.clone());
-                        self.killing = Some(turn.ask(Effect::Kill { unit: name.to_owned(), invocation, cgroup }));
+                        self.killing = Some(turn.ask(Effect::kill(name, &self.seen)));
                     }
                     Rung::Unkillable => {
                         self.pending = None;

@@ -9,7 +9,7 @@ use zbus::Variant;
 use super::acts::REPLACE;
 use super::faults::is_named;
 use super::hooks::micros;
-use super::link::CallError;
+use super::link::{CallError, Live};
 use super::look::boot_clock;
 use super::names::pattern;
 use super::properties::{SERVICE, UNIT as UNIT_INTERFACE};
@@ -55,14 +55,8 @@ impl Systemd {
             ("CollectMode", &Variant::from("inactive-or-failed")),
         ];
         let what = "hold back the starts of scripts";
-        let start =
-            async || {
-                self.link
-                    .once(what, Instant::now() + ACT, |live| async move {
-                        live.manager.start_transient_unit(UNIT, "fail", properties, &[]).await
-                    })
-                    .await
-            };
+        let transient = |live: Live| async move { live.manager.start_transient_unit(UNIT, "fail", properties, &[]).await };
+        let start = || self.link.once(what, Instant::now() + ACT, transient);
         let mut asked = start().await;
         if matches!(&asked, Err(CallError::Answer(error)) if is_named(error, "UnitExists")) {
             if self.holds(what, now.after(lasts), offset).await? {

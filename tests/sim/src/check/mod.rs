@@ -116,7 +116,7 @@ impl World {
         // Its drain is counted from when its run was first stale, whichever of its commands is at it.
         let run = self.made_stale(&target, oldest).and(self.made_stale(&target, unit.main_start));
         // With its loan the later ones of several commands do not begin: it is stopped though what it runs now is new.
-        let short = unit.as_script().is_some_and(|script| script.steps > 1) && self.lent.contains_key(name);
+        let short = unit.steps() > 1 && self.lent.contains_key(name);
         match run {
             None if now < oldest.max(unit.main_start) + self.unknowable() || short => {}
             None => self.violates(format!("the agent stops {name}, which runs new code")),
@@ -153,11 +153,10 @@ impl World {
         // What was in force once has its effect on that run, also when it is taken back before the end.
         let began = unit.runs.last().map_or(0, |(at, _)| *at);
         let with_its_loan = |(from, until): &(Us, Us)| unit.exit.filter(well).is_some_and(|exit| *from <= exit.at.0 && began < *until);
-        let several = unit.as_script().is_some_and(|script| script.steps > 1);
         self.maybe_stopped.contains(&unit.invocation)
             || self.unanswered.contains(&unit.invocation)
             || self.sent.get(&unit.name).is_some_and(on_its_way)
-            || (several && self.lent.get(&unit.name).is_some_and(with_its_loan))
+            || (unit.steps() > 1 && self.lent.get(&unit.name).is_some_and(with_its_loan))
     }
 
     pub(crate) fn agent_may_start(&mut self, name: &str) {
