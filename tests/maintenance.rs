@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         .on_each("what_runs_through_between_deploys_is_not_interrupted_in_a_row_t28", in_a_row)
         .on_each("a_script_that_is_named_by_an_alias_or_with_escapes_is_kept_quiet_and_given_no_success", names)
         .on_each("a_hundred_scripts_take_two_reloads", a_hundred)
+        .on_each("an_exec_stop_post_that_outlasts_the_sigkill_is_not_stuck", stop_post)
         .run()
 }
 
@@ -532,5 +533,26 @@ fn a_hundred(release: Release) -> Result<()> {
     }
     ensure!(cut(&agent)?.len() == 100, "{:?}", agent.casualties()?.len());
     ensure_sound(&host, &jobs)?;
+    agent.ensure_nothing_left()
+}
+
+/// What begins after our SIGKILL has got no signal yet: it has 5 s, and then one of its own.
+fn stop_post(release: Release) -> Result<()> {
+    let host = Host::boot(release, "stop-post")?;
+    let lasts = script("job-lasts", Shape::Ignores).on_failure().service("ExecStopPost=/bin/sleep 60").timer("job-lasts", FAR);
+    let all = vec![lasts];
+    jobs::install(&host, &all)?;
+    jobs::start(&host, &all)?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("v0")?;
+    agent.configure(&config(&[("jobs", "job-*.service", "drain_timeout = \"0s\"\nterm_timeout = \"1s\"\nafter = \"rerun\"")]))?;
+    agent.deploy_and_wait("v1", MINUTE)?;
+    jobs::settled(&host)?;
+    let marks = Marks::read(&host)?;
+    ensure!(marks.starts("job-lasts") == 2, "it was started {} times\n{}", marks.starts("job-lasts"), agent.status_text()?);
+    ensure!(marks.count("job-lasts", "failure") == 0, "it failed");
+    ensure!(cut(&agent)?.get("job-lasts.service").map(String::as_str) == Some("SIGKILL"), "{:?}", agent.casualties()?);
+    let said = agent.journal()?;
+    ensure!(!said.contains("stuck in the kernel"), "{said}");
     agent.ensure_nothing_left()
 }
