@@ -34,7 +34,7 @@ pub(super) struct Service {
     pub ladder: Option<Ladder>,
     pub pending: Option<EffectId>,
     pub killing: Option<EffectId>,
-    /// The invocation that was stale.
+    /// The invocation that was stale, or that its last restart ends.
     pub before: String,
     /// When what it was last restarted for landed. A newer deploy may have come since.
     pub restarted_for: Option<Mono>,
@@ -194,6 +194,10 @@ impl Service {
 
     fn restart(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, name: &str, want: &Want) {
         self.restarted_for = Some(want.landed);
+        // What it ends may be another run than the one that was stale: one that has not come up, and that somebody is stopping.
+        if self.seen.active.runs() {
+            self.before.clone_from(&self.seen.invocation);
+        }
         let within = rules.term_timeout + START_TIMEOUT;
         self.pending = Some(turn.ask(Effect::Restart { unit: name.to_owned(), cut: Vec::new(), within }));
         self.ladder = Some(Ladder::new(turn.now.mono, rules.term_timeout));

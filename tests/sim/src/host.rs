@@ -1,6 +1,7 @@
 //! One simulated host with its agent: a miniature engine that writes what the core says, then performs it, and that can die at
 //! any point and go on from the journal.
 
+mod deadlines;
 mod generations;
 mod model;
 
@@ -95,6 +96,11 @@ pub struct Host {
     outstanding: BTreeMap<EffectId, Effect>,
     asked_at: BTreeMap<EffectId, Us>,
     held_since: Option<Us>,
+    /// Since when nobody has stood in the way of the agent, whether something did at the last look, or the status alerted, and when the next is due.
+    disturbed: Us,
+    kept: bool,
+    alerted: bool,
+    deadlines_at: Us,
     boot: String,
     pub crash: Option<Crash>,
     /// It dies so long after that point.
@@ -141,6 +147,10 @@ impl Host {
             outstanding: BTreeMap::new(),
             asked_at: BTreeMap::new(),
             held_since: None,
+            disturbed: 0,
+            kept: false,
+            alerted: false,
+            deadlines_at: 0,
             boot: "boot-1".to_owned(),
             crash: None,
             crash_late: 0,
@@ -287,11 +297,16 @@ impl Host {
         let step = machine.handle(now, event);
         self.handled += 1;
         if stamp && self.world.stamp.is_ok() {
+            // Nobody knew of it until now.
+            if self.world.faults.lost_hints > 0 && !self.stamp_told {
+                self.disturb();
+            }
             self.stamp_told = true;
         }
         let reached = step.entries.iter().any(|written| matches!(written.entry, Entry::Reached { .. } | Entry::RolloutFinished { .. }));
+        let begun = step.entries.iter().any(|written| matches!(written.entry, Entry::RolloutStarted { .. }));
         self.take(step);
-        self.check_now(stamp || reached);
+        self.check_now(stamp || reached, begun || reached);
     }
 
     /// Writes the entries, then performs the effects (law 2).
@@ -386,6 +401,9 @@ impl Host {
     pub fn deed(&mut self, deed: Deed) {
         if !matches!(deed, Deed::SlowPoll(_)) {
             self.world.say(|| format!("== {deed:?}"));
+        }
+        if !matches!(deed, Deed::SlowPoll(_) | Deed::Touch(_)) {
+            self.disturb();
         }
         match deed {
             Deed::Touch(content) => {
@@ -593,10 +611,11 @@ impl Host {
     }
 
     /// What holds after every turn.
-    fn check_now(&mut self, thorough: bool) {
+    fn check_now(&mut self, thorough: bool, rollout: bool) {
         let Some(machine) = &self.machine else { return };
         let told = machine.policy().unusable.is_none();
         self.check_waits();
+        self.check_deadlines(rollout);
         if told {
             self.check_out();
         }
@@ -731,6 +750,7 @@ impl Host {
     /// Nothing that people or fate did stands in the way any more.
     pub fn heal(&mut self) {
         self.world.say(|| "== everything is mended".to_owned());
+        self.disturb();
         self.disk_good();
         self.world.heal();
         if self.machine.is_none() {

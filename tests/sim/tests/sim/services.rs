@@ -221,6 +221,29 @@ fn a_service_whose_drain_is_over_while_another_one_starts_is_looked_at_once() {
     host.must_be_right();
 }
 
+/// Its new run is older than the next deploy, ignores SIGTERM as the one before did, and comes to be stopped by a person before it is up.
+#[test]
+fn a_service_that_somebody_stops_in_its_start_and_that_does_not_end_gets_sigkill_of_ours() {
+    let mut world = world();
+    let daemon = Daemon { on_term: OnTerm::Ignores, starts: Starts::Well(20 * MS), unkillable_for: 0, checkpoint: None, holds: 0 };
+    world.add(Unit::new(WORKER, Body::Daemon(daemon)), HOUR);
+    if let Body::Daemon(daemon) = &mut world.units.get_mut(WORKER).unwrap().body {
+        daemon.starts = Starts::Well(30 * S);
+    }
+    let mut host = adopted(world, with_target(policy(), "workers", TargetRules::Service(rules())));
+    host.world.touch("d2");
+    assert!(host.run_until(10 * S, |host| starts(host).len() == 2));
+    host.run(2 * S);
+    host.world.touch("d3");
+    host.run(3 * S);
+    let _ = host.world.person("stop", WORKER, By::Person);
+    let old = host.world.units[WORKER].invocation.clone();
+    let gone = |host: &Host| host.world.units[WORKER].invocation != old;
+    assert!(host.run_until(10 * S, gone), "the run that a person stops lasts until systemd's own timeout");
+    assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)));
+    host.must_be_right();
+}
+
 /// It has ended by the time that its request is taken back, and is not old any more: nobody but us will start it.
 #[test]
 fn a_service_that_ends_at_its_checkpoint_just_when_it_is_spared_comes_up_again() {

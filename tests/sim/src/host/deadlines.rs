@@ -1,0 +1,92 @@
+//! After the sum of its deadlines nothing runs old code, unless something that alerts says so.
+
+use restart_agent::core::policy::TargetRules;
+use restart_agent::core::status::{State, TargetState};
+
+use super::{Host, MINUTE, S, Us};
+use crate::check::{carries, us};
+use crate::world::{MS, Wanted};
+
+/// The agent's own turns, on top of what the rules allow: looks once a second, a try again after one that got no answer, the end of what has had SIGKILL.
+const SLACK: Us = 15 * S;
+
+/// What a proof of php-fpm takes at most: one that is under way when the next deploy lands is gone through with.
+const PROOF: Us = 90 * S;
+
+impl Host {
+    /// Somebody has done something that may keep the agent from what it does, or undo it: all deadlines begin anew.
+    pub(super) fn disturb(&mut self) {
+        self.disturbed = self.world.now;
+    }
+
+    fn is_kept_from_it(&self) -> bool {
+        let faults = &self.world.faults;
+        let away = faults.systemd_away_until.max(faults.reload_fails_until) > self.world.now;
+        let held = self.memory().hold.is_some();
+        // Of a stamp that nobody has read nobody knows.
+        self.world.lost || self.machine.is_none() || self.unusable.is_some() || self.disk_full || away || held || !self.stamp_told
+    }
+
+    /// Once a second, for what it costs, and whenever a rollout begins or ends.
+    pub(super) fn check_deadlines(&mut self, rollout: bool) {
+        let now = self.world.now;
+        let kept = self.is_kept_from_it();
+        // What was the case at the last look was so until this turn.
+        if kept || self.kept || self.alerted {
+            self.disturb();
+        }
+        self.kept = kept;
+        if kept || (now < self.deadlines_at && !rollout) {
+            return;
+        }
+        self.deadlines_at = now + S;
+        self.alerted = false;
+        let since = self.since.clone();
+        let mut stale = self.world.stale_units(|target| since.get(target).copied().unwrap_or(Us::MAX));
+        if stale.is_empty() {
+            return;
+        }
+        let status = self.status();
+        // What has failed is tried again with all its deadlines.
+        self.alerted = matches!(status.state, State::Blocked | State::Failed | State::Held);
+        let said = |unit: &String| {
+            let views = status.targets.iter().flat_map(|target| &target.units);
+            let mut of = views.filter(|view| view.unit == *unit);
+            of.any(|view| matches!(view.state, TargetState::Failed | TargetState::Held | TargetState::Left) && !view.why.is_empty())
+        };
+        stale.retain(|unit| self.is_overdue(unit) && !self.spared_for_once(unit) && !said(unit));
+        if !stale.is_empty() && !self.alerted {
+            let why = status.waiting_for.unwrap_or_default();
+            self.world.violates(format!("{} runs old code after all its deadlines, and nothing alerts: {why}", stale.join(", ")));
+        }
+    }
+
+    fn is_overdue(&self, name: &str) -> bool {
+        let Some(unit) = self.world.units.get(name) else { return false };
+        let Some((target, rules)) = self.world.target_of(name) else { return false };
+        let code: &[String] = if let TargetRules::Scheduled(rules) = &rules { &rules.code } else { &[] };
+        let oldest = unit.processes.values().filter(|process| carries(code, process)).map(|process| process.start).min();
+        let names = |wanted: &&Wanted| wanted.targets.as_ref().is_none_or(|names| names.contains(&target));
+        // A target that was out of the configuration has what landed before it was back adopted.
+        let from = self.since.get(&target).copied().unwrap_or(0).max(oldest.unwrap_or(Us::MAX));
+        let mut made_stale = self.world.wanted.iter().filter(names).map(|wanted| wanted.at).filter(|at| from < *at);
+        let stuck = unit.processes.values().any(|process| process.unkillable_until + SLACK > self.world.now);
+        made_stale.next().is_some_and(|at| self.world.now > at.max(self.disturbed) + self.deadline(&rules)) && !stuck
+    }
+
+    /// By when what such a deploy makes old has ended, from its landing, on a host as slow as this one.
+    fn deadline(&self, rules: &TargetRules) -> Us {
+        let slow = 20 * (self.world.faults.look_takes + 6 * MS * self.world.faults.slowness);
+        let pools: Us = self.policy.pools.values().map(|pool| us(pool.timeout) * 2 + us(pool.quiet)).max().unwrap_or(0);
+        let of = match rules {
+            TargetRules::PhpFpm(rules) => us(rules.drain_timeout + rules.term_timeout) + pools + PROOF,
+            // With as many as may run it waits for the oldest, which lingers; and between two tries for ones that do not stay up it pauses.
+            TargetRules::Generations(rules) => us(rules.linger + rules.term_timeout) + PROOF + 5 * MINUTE,
+            TargetRules::Scheduled(rules) => us(rules.drain_timeout + rules.checkpoint_timeout + rules.hold_timeout + rules.term_timeout),
+            TargetRules::Service(rules) => us(rules.drain_timeout + rules.checkpoint_timeout + rules.hold_timeout + rules.term_timeout),
+            TargetRules::Strays(rules) => us(rules.drain_timeout + rules.term_timeout),
+        };
+        let stamp = &self.policy.stamp;
+        us(stamp.settle * 5 + stamp.min_interval) + of + SLACK + slow
+    }
+}
