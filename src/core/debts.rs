@@ -139,7 +139,7 @@ impl Debts {
             }
             (Debt::Look(began), Outcome::Units(units)) => self.looked(turn, began, units, owned),
             (Debt::Kill(unit), Outcome::Fault(_)) => self.orphans.kill_failed(&unit, turn.now.mono),
-            (Debt::Kill(_), _) => {}
+            (Debt::Kill(unit), _) => self.orphans.kill_sent(&unit, turn.now.mono),
             (Debt::Unask(unit), Outcome::Done) => {
                 self.unasked.insert(unit);
                 self.paid(turn);
@@ -244,11 +244,10 @@ impl Debts {
 
     fn goes_on_ending(&mut self, turn: &mut Turn<'_>, began: Mono, cutting: &Cutting, seen: &UnitSeen) {
         self.trouble = Some(format!("{} is still being stopped", seen.unit));
-        match self.orphans.ending(cutting, seen, began) {
+        match self.orphans.ending(cutting, seen, began, turn.now.mono) {
             Ending::Wait => {}
             Ending::LookAt(at) => self.next = self.next.min(at),
             Ending::Kill { cgroup } => {
-                self.orphans.killed(&seen.unit, turn.now.mono);
                 self.next = turn.now.mono.after(DYING_LOOK);
                 let id = turn.ask(Effect::Kill { unit: seen.unit.clone(), invocation: seen.invocation.clone(), cgroup });
                 self.pending.insert(id, Debt::Kill(seen.unit.clone()));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::seen::ProcessSeen;
 use super::time::Mono;
 
 /// After SIGKILL a process is gone in milliseconds (facts F3.1: 12 ms); one that is still there after this long sits in the kernel.
@@ -17,6 +18,8 @@ pub struct Ladder {
     sent: Mono,
     term_timeout: Duration,
     killed: Option<Mono>,
+    /// The processes that it was for.
+    hit: Vec<(u32, Mono)>,
     /// A SIGKILL could not be sent: not again before this.
     not_before: Mono,
 }
@@ -38,7 +41,7 @@ pub enum Rung {
 impl Ladder {
     #[must_use]
     pub fn new(sent: Mono, term_timeout: Duration) -> Ladder {
-        Ladder { sent, term_timeout, killed: None, not_before: sent }
+        Ladder { sent, term_timeout, killed: None, hit: Vec::new(), not_before: sent }
     }
 
     #[must_use]
@@ -54,6 +57,12 @@ impl Ladder {
     /// SIGKILL was sent now.
     pub fn killed(&mut self, now: Mono) {
         self.killed.get_or_insert(now);
+    }
+
+    /// SIGKILL is sent now, to these.
+    pub fn kills(&mut self, now: Mono, processes: &[ProcessSeen]) {
+        self.killed = Some(now);
+        self.hit = processes.iter().map(|process| (process.pid, process.start)).collect();
     }
 
     /// It has been sent by now, which may have taken a while.
@@ -74,6 +83,15 @@ impl Ladder {
             Some(at) => Rung::Dying { until: at.after(KILL_PATIENCE) },
             None if now >= due => Rung::Kill,
             None => Rung::Grace { until: due },
+        }
+    }
+
+    /// The same of a unit of which a look that began then showed these processes: an ExecStopPost= that began after the SIGKILL has had its time, and
+    /// nobody has sent it a signal.
+    pub fn rung_of(&self, looked: Mono, processes: &[ProcessSeen]) -> Rung {
+        match self.rung(looked) {
+            Rung::Unkillable if !processes.iter().any(|process| self.hit.contains(&(process.pid, process.start))) => Rung::Kill,
+            rung => rung,
         }
     }
 }

@@ -49,7 +49,7 @@ impl Orphans {
     }
 
     /// This one had not ended in a look that had begun then.
-    pub fn ending(&mut self, cutting: &Cutting, seen: &UnitSeen, looked: Mono) -> Ending {
+    pub fn ending(&mut self, cutting: &Cutting, seen: &UnitSeen, looked: Mono, now: Mono) -> Ending {
         let Some(grace) = cutting.grace else { return Ending::Wait };
         // Counted from when systemd began to stop it, which may be much later than we asked.
         let begun = if seen.active == Active::Deactivating { cutting.asked.max(seen.state_since) } else { cutting.asked };
@@ -61,16 +61,19 @@ impl Orphans {
         if !seen.cgroup.is_empty() {
             orphan.cgroup.clone_from(&seen.cgroup);
         }
-        match orphan.ladder.rung(looked) {
+        match orphan.ladder.rung_of(looked, &seen.processes) {
             Rung::Grace { until } | Rung::Dying { until } => Ending::LookAt(until),
-            Rung::Kill => Ending::Kill { cgroup: orphan.cgroup.clone() },
+            Rung::Kill => {
+                orphan.ladder.kills(now, &seen.processes);
+                Ending::Kill { cgroup: orphan.cgroup.clone() }
+            }
             Rung::Unkillable => Ending::Never,
         }
     }
 
-    pub fn killed(&mut self, unit: &str, now: Mono) {
+    pub fn kill_sent(&mut self, unit: &str, now: Mono) {
         if let Some(orphan) = self.units.get_mut(unit) {
-            orphan.ladder.killed(now);
+            orphan.ladder.kill_sent(now);
         }
     }
 

@@ -46,8 +46,6 @@ pub(super) struct Script {
     pub ours: bool,
     /// When the present stop was first asked for.
     pub asked_from: Option<Mono>,
-    /// The processes that its SIGKILL was for.
-    pub hit: Vec<(u32, Mono)>,
     pub saw: Saw,
     /// How often its stop was begun in vain.
     pub tries: u32,
@@ -144,7 +142,6 @@ impl Script {
             answered: None,
             ours: true,
             asked_from: None,
-            hit: Vec::new(),
             saw: Saw::Nothing,
             tries: 0,
             goes_on: false,

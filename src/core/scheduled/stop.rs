@@ -95,7 +95,7 @@ impl Script {
     }
 
     pub(super) fn escalate(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
-        let Some(ladder) = &mut self.ladder else { return };
+        let Some(ladder) = &self.ladder else { return };
         let ended = !self.seen.active.runs() && self.seen.processes.is_empty();
         // Another run is not to be stopped for this one, unless our stop has found that: whether it has, a look after its answer tells.
         let stops = turn.memory.cutting.get(&self.unit).is_some_and(|cutting| still_ending(cutting, &self.seen));
@@ -111,18 +111,9 @@ impl Script {
         let stopping = matches!(self.seen.active, Active::Deactivating | Active::Inactive | Active::Failed);
         let begun = if self.seen.active == Active::Deactivating { self.seen.state_since } else { Mono::BOOT };
         let looked = stopping && self.seen_at >= ladder.sent().max(begun).after(rules.term_timeout);
-        let stuck = ladder.rung(self.seen_at) == Rung::Unkillable && !ended;
-        match ladder.rung(turn.now.mono) {
-            Rung::Kill if looked && !ended && !runs_anew => {
-                ladder.killed(turn.now.mono);
-                self.kill(turn);
-            }
-            Rung::Unkillable if stuck && !self.seen.processes.iter().any(|process| self.hit.contains(&(process.pid, process.start))) => {
-                // An ExecStopPost= began after the SIGKILL. It has had its time.
-                ladder.kill_sent(turn.now.mono);
-                self.kill(turn);
-            }
-            Rung::Unkillable if stuck => {
+        match ladder.rung_of(self.seen_at, &self.seen.processes) {
+            Rung::Kill if looked && !ended && !runs_anew => self.kill(turn),
+            Rung::Unkillable if !ended => {
                 let pids: Vec<String> = self.seen.processes.iter().map(|process| process.pid.to_string()).collect();
                 let why = format!("process {} does not end, not even by SIGKILL: it is stuck in the kernel", pids.join(", "));
                 // What it owes is paid when it has ended all the same, whoever sees that.
@@ -133,7 +124,7 @@ impl Script {
     }
 
     fn kill(&mut self, turn: &mut Turn<'_>) {
-        self.hit = self.seen.processes.iter().map(|process| (process.pid, process.start)).collect();
+        self.ladder.iter_mut().for_each(|ladder| ladder.kills(turn.now.mono, &self.seen.processes));
         let id = turn.ask(Effect::kill(&self.unit, &self.seen));
         self.pending.insert(id, Ask::Kill);
     }

@@ -110,8 +110,10 @@ impl Services {
                 return true;
             }
             if unit.killing.take_if(|killing| *killing == id).is_some() {
-                if let (Outcome::Fault(_), Some(ladder)) = (outcome, &mut unit.ladder) {
-                    ladder.kill_failed(now);
+                match (outcome, &mut unit.ladder) {
+                    (Outcome::Fault(_), Some(ladder)) => ladder.kill_failed(now),
+                    (_, Some(ladder)) => ladder.kill_sent(now),
+                    (_, None) => {}
                 }
                 self.pursuit.look.want(now.after(BATCH));
                 return true;

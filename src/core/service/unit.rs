@@ -140,9 +140,9 @@ impl Service {
                     return;
                 }
                 let Some(ladder) = &mut self.ladder else { return };
-                match ladder.rung(now) {
+                match ladder.rung_of(self.seen_at, &self.seen.processes) {
                     Rung::Kill => {
-                        ladder.killed(now);
+                        ladder.kills(now, &self.seen.processes);
                         self.killing = Some(turn.ask(Effect::kill(name, &self.seen)));
                     }
                     Rung::Unkillable => {

@@ -263,7 +263,7 @@ fn populate(draw: &mut Draw, world: &mut World, policy: &Policy) {
                     let checkpoint = draw.rng.chance(50).then(|| draw.rng.between(10 * MS, 30 * S));
                     // From an hour ago, when it was started.
                     let holds = if draw.rng.chance(30) { HOUR + draw.rng.between(S, 3 * MINUTE) } else { 0 };
-                    let daemon = Daemon { on_term, starts: Starts::Well(10 * MS), unkillable_for: 0, checkpoint, holds };
+                    let daemon = Daemon { on_term, starts: Starts::Well(10 * MS), checkpoint, holds, ..Daemon::default() };
                     let mut unit = Unit::new(&format!("queue-{n}.service"), Body::Daemon(daemon));
                     unit.refuse_stop = draw.rng.chance(3);
                     world.add(unit, HOUR);

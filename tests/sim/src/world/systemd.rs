@@ -392,7 +392,10 @@ impl World {
 
     /// Whatever has ended it, that runs; it ends soon, and no deadline of systemd's is counted for it.
     fn runs_stop_post(&mut self, name: &str) -> bool {
-        let Some(lasts) = self.units[name].as_script().map(|script| script.stop_post).filter(|lasts| *lasts > 0) else { return false };
+        let lasts = self.units[name].stop_post();
+        if lasts == 0 {
+            return false;
+        }
         let (since, generation) = (self.now, self.name());
         let unit = self.units.get_mut(name).unwrap();
         unit.active = Active::Deactivating;

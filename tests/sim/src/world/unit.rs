@@ -102,9 +102,16 @@ pub struct Daemon {
     pub on_term: OnTerm,
     pub starts: Starts,
     pub unkillable_for: Us,
-    /// As [`Script::checkpoint`] and [`Script::holds`].
+    /// As [`Script::checkpoint`], [`Script::holds`] and [`Script::stop_post`].
     pub checkpoint: Option<Us>,
     pub holds: Us,
+    pub stop_post: Us,
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Daemon { on_term: OnTerm::Dies, starts: Starts::Well(20_000), unkillable_for: 0, checkpoint: None, holds: 0, stop_post: 0 }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -260,10 +267,7 @@ impl Unit {
 
     #[must_use]
     pub fn daemon(name: &str) -> Unit {
-        Unit::new(
-            name,
-            Body::Daemon(Daemon { on_term: OnTerm::Dies, starts: Starts::Well(20_000), unkillable_for: 0, checkpoint: None, holds: 0 }),
-        )
+        Unit::new(name, Body::Daemon(Daemon::default()))
     }
 
     #[must_use]
@@ -293,6 +297,16 @@ impl Unit {
             Body::Script(script) => (script.checkpoint, script.holds),
             Body::Daemon(daemon) => (daemon.checkpoint, daemon.holds),
             Body::Fpm(_) => (None, 0),
+        }
+    }
+
+    /// How long its ExecStopPost= takes.
+    #[must_use]
+    pub fn stop_post(&self) -> Us {
+        match &self.body {
+            Body::Script(script) => script.stop_post,
+            Body::Daemon(daemon) => daemon.stop_post,
+            Body::Fpm(_) => 0,
         }
     }
 

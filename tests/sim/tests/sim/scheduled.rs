@@ -48,6 +48,25 @@ fn a_script_that_is_being_stopped_goes_down_the_ladder_though_its_target_has_lef
     assert_eq!(ended_by, ["SIGKILL"]);
 }
 
+/// Nobody has sent its ExecStopPost= a signal, which begins when the SIGKILL has ended what ran.
+#[test]
+fn an_exec_stop_post_that_begins_after_our_sigkill_is_not_stuck_in_the_kernel_though_its_target_has_left_the_configuration() {
+    let script = Script { on_term: OnTerm::Ignores, stop_post: HOUR, ..Script::default() };
+    let mut host = script_host(After::Rerun, script, HOUR);
+    host.world.touch("d2");
+    let stopping = |host: &Host| host.world.units[SCRIPT].active == Active::Deactivating;
+    assert!(host.run_until(2 * MINUTE, stopping));
+    host.later(S, Deed::Policy(Box::new(policy())));
+    let stuck = |host: &Host| host.status().problems.iter().any(|why| why.contains("SIGKILL"));
+    assert!(host.run_until(MINUTE, |host| !stopping(host) || stuck(host)));
+    assert!(!stuck(&host), "{:?}", host.status().problems);
+    assert!(host.run_until(MINUTE, Host::quiet));
+    host.run(S);
+    host.check_at_rest();
+    host.must_be_right();
+    assert_eq!(host.world.units[SCRIPT].runs.len(), 2);
+}
+
 /// It was lent something; or the rollout would wait for ever for that to be given back.
 #[test]
 fn a_script_that_has_ended_by_itself_when_the_next_deploy_lands_holds_nothing_up() {

@@ -6,7 +6,7 @@ use restart_agent::core::event::Order;
 use restart_agent::core::policy::{ServiceRules, TargetRules};
 use restart_agent::core::status::{State, UnitEnd};
 use sim::host::{Deed, Host, span};
-use sim::world::{Body, By, Daemon, HOUR, MINUTE, MS, OnTerm, S, Starts, Unit, Us};
+use sim::world::{Body, By, Daemon, HOUR, MINUTE, MS, S, Starts, Unit, Us};
 
 use crate::given::{adopted, policy, with_target, world};
 
@@ -30,7 +30,7 @@ fn rules() -> ServiceRules {
 /// `holds`: its lock, for so long from its start, which is an hour ago.
 fn service_host(rules: ServiceRules, checkpoint: Option<Us>, holds: Us) -> Host {
     let mut world = world();
-    let daemon = Daemon { on_term: OnTerm::Dies, starts: Starts::Well(20 * MS), unkillable_for: 0, checkpoint, holds };
+    let daemon = Daemon { checkpoint, holds, ..Daemon::default() };
     world.add(Unit::new(WORKER, Body::Daemon(daemon)), HOUR);
     adopted(world, with_target(policy(), "workers", TargetRules::Service(rules)))
 }
@@ -101,7 +101,7 @@ fn a_service_that_an_earlier_agent_has_asked_is_started_again_also_if_it_ends_in
 fn a_service_that_the_next_deploy_makes_stale_in_its_start_is_spared_for_its_lock_all_the_same() {
     let rules = ServiceRules { drain_timeout: span(S), hold_timeout: span(20 * S), ..rules() };
     let mut host = service_host(rules, None, 30 * S);
-    let daemon = Daemon { on_term: OnTerm::Dies, starts: Starts::Well(10 * S), unkillable_for: 0, checkpoint: None, holds: 30 * S };
+    let daemon = Daemon { starts: Starts::Well(10 * S), holds: 30 * S, ..Daemon::default() };
     host.world.units.get_mut(WORKER).unwrap().body = Body::Daemon(daemon);
     host.world.touch("d2");
     assert!(host.run_until(MINUTE, |host| starts(host).len() == 2));
@@ -163,7 +163,7 @@ fn a_service_that_somebody_stops_while_its_loan_is_taken_back_stays_stopped() {
 #[test]
 fn what_is_asked_stays_asked_when_the_agent_comes_back_beside_one_that_is_down() {
     let mut host = service_host(ServiceRules { checkpoint_timeout: span(20 * S), ..rules() }, None, 0);
-    let daemon = |starts| Daemon { on_term: OnTerm::Dies, starts, unkillable_for: 0, checkpoint: None, holds: 0 };
+    let daemon = |starts| Daemon { starts, ..Daemon::default() };
     host.world.add(Unit::new("queue-down.service", Body::Daemon(daemon(Starts::Well(10 * MS)))), HOUR);
     host.world.units.get_mut("queue-down.service").unwrap().body = Body::Daemon(daemon(Starts::Fails(99)));
     host.world.touch("d2");
@@ -201,7 +201,7 @@ fn a_service_whose_drain_is_over_while_another_one_starts_is_looked_at_once() {
     const SLOW: &str = "queue-slow.service";
     let mut world = world();
     for name in [WORKER, SLOW] {
-        let daemon = Daemon { on_term: OnTerm::Dies, starts: Starts::Well(20 * MS), unkillable_for: 0, checkpoint: None, holds: 0 };
+        let daemon = Daemon::default();
         world.add(Unit::new(name, Body::Daemon(daemon)), HOUR);
     }
     if let Body::Daemon(daemon) = &mut world.units.get_mut(SLOW).unwrap().body {

@@ -136,6 +136,11 @@ pub fn stories() -> Vec<Story> {
         Story::new("script: ignores SIGTERM", 30, || deploy(host(quick(After::Rerun), on_term(OnTerm::Ignores))))
             .shows(|host| host.casualties().iter().any(|casualty| casualty.ended_by == "SIGKILL"))
             .as_planned(),
+        // Its ExecStopPost= gets the time of a SIGKILL, and one of its own.
+        Story::new("script: killed, and leaves an ExecStopPost= that lasts", 60, || {
+            deploy(host(quick(After::Rerun), Script { stop_post: 20 * S, ..on_term(OnTerm::Ignores) }))
+        })
+        .shows(|host| cut(host) && runs(host) == 2 && !host.memory().totals.rollouts.contains_key("failed")),
         Story::new("script: cannot be killed", 90, || {
             let stuck = Script { on_term: OnTerm::Ignores, unkillable_for: 60 * S + 40 * S, ..Script::default() };
             deploy(host(quick(After::Rerun), stuck))

@@ -26,7 +26,7 @@ pub fn rules() -> ServiceRules {
 }
 
 fn daemon() -> Daemon {
-    Daemon { on_term: OnTerm::Dies, starts: Starts::Well(20_000), unkillable_for: 0, checkpoint: None, holds: 0 }
+    Daemon::default()
 }
 
 fn host(rules: ServiceRules, daemon: Daemon) -> Host {
@@ -63,6 +63,11 @@ pub fn stories() -> Vec<Story> {
             deploy(host(rules(), Daemon { on_term: OnTerm::Exits { status: 0, after: 3 * S }, ..daemon() }))
         })
         .shows(once),
+        // Its ExecStopPost= gets the time of a SIGKILL, and one of its own.
+        Story::new("service: killed, and leaves an ExecStopPost= that lasts", 60, || {
+            deploy(host(rules(), Daemon { on_term: OnTerm::Ignores, stop_post: 20 * S, ..daemon() }))
+        })
+        .shows(|host| once(host) && !host.memory().totals.rollouts.contains_key("failed")),
         Story::new("service: at a checkpoint", 30, move || deploy(host(asks(), Daemon { checkpoint: Some(2 * S), ..daemon() })))
             .as_planned(),
         Story::new("service: asked, and does not listen", 30, move || deploy(host(asks(), daemon()))).shows(once).as_planned(),
