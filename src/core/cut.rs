@@ -2,7 +2,7 @@
 
 use super::cooperation::RUN_AGAIN;
 use super::entry::Entry;
-use super::memory::Cutting;
+use super::memory::{Cutting, OwedRun};
 use super::seen::{Active, Exit, ExitSeen, UnitSeen};
 use super::status::Casualty;
 use super::step::Turn;
@@ -11,6 +11,18 @@ use super::time::{Mono, Span};
 /// The restart that was to cut these requests took place, or did not: then they were not cut.
 pub fn settle_cut(turn: &mut Turn<'_>, unit: &str, happened: bool, killed: bool) {
     settle(turn, unit, happened, |_, casualty| ended_by(casualty, killed));
+}
+
+/// This run goes on, so it is owed no other one for having been stopped. With what one of several commands was lent for that, none of the later ones of this
+/// run begins all the same: whether it is owed another one is known when it has ended.
+pub fn settle_rerun_of_running(turn: &mut Turn<'_>, seen: &UnitSeen, why: &str) {
+    let Some(OwedRun { target, scheduled, reloaded, after, .. }) = turn.memory.reruns.get(&seen.unit).cloned() else { return };
+    let unit = seen.unit.clone();
+    if reloaded && after == seen.invocation && seen.exec_starts > 1 {
+        turn.record(Entry::RerunOwed { unit, target, scheduled, lent: true, after });
+    } else {
+        turn.record(Entry::RerunSettled { unit, why: why.to_owned() });
+    }
 }
 
 /// The same of a php-fpm that was stopped, and of which a look shows how its master ended: if that died by itself, or has been started again since,

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::asking::over;
-use super::cut::{Saw, settle_cut, settle_cut_of_earlier, settle_script, still_ending};
-use super::effect::{Effect, EffectId, Fault, Looked, Outcome};
+use super::cut::{Saw, settle_cut, settle_cut_of_earlier, settle_rerun_of_running, settle_script, still_ending};
+use super::effect::{Effect, EffectId, Looked, Outcome};
 use super::entry::Entry;
 use super::memory::{Cutting, Memory, OwedRun};
 use super::orphans::{Ending, Orphans};
@@ -126,9 +126,7 @@ impl Debts {
             (Debt::BringBack(unit, dependent), outcome) => {
                 let why = match outcome {
                     Outcome::Queued => format!("it went down with {unit}, and was started again"),
-                    Outcome::Fault(Fault::NoSuchUnit(_) | Fault::Refused(_)) => {
-                        format!("it went down with {unit}, and could not be started again: {}", outcome.said())
-                    }
+                    other if other.is_refusal() => format!("it went down with {unit}, and could not be started again: {}", other.said()),
                     other => {
                         self.trouble = Some(format!("{dependent} went down with {unit} and could not be started again: {}", other.said()));
                         return true;
@@ -156,7 +154,7 @@ impl Debts {
             }
             (Debt::Rerun(unit), other) => {
                 let why = format!("{unit} could not be started again: {}", other.said());
-                if matches!(other, Outcome::Fault(Fault::NoSuchUnit(_) | Fault::Refused(_))) {
+                if other.is_refusal() {
                     turn.record(Entry::RerunSettled { unit, why: why.clone() });
                 }
                 self.trouble = Some(why);
@@ -184,9 +182,7 @@ impl Debts {
             } else if seen.invocation == cutting.invocation && seen.active.runs() {
                 // The stop or restart was not begun after all.
                 settle_cut(turn, &seen.unit, false, false);
-                if turn.memory.reruns.contains_key(&seen.unit) {
-                    turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it was not stopped".to_owned() });
-                }
+                settle_rerun_of_running(turn, seen, "it was not stopped");
             } else if cutting.of_script() {
                 if settle_script(turn, seen, self.orphans.was_killed(&seen.unit), Saw::Nothing) {
                     if cutting.ours() {
@@ -269,7 +265,7 @@ impl Debts {
             return;
         }
         if seen.active.runs() {
-            return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it runs".to_owned() });
+            return settle_rerun_of_running(turn, seen, "it runs");
         }
         if owed.has_run(seen) {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it has run since".to_owned() });

@@ -296,6 +296,12 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// systemd will not: another try is in vain.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Outcome::Fault(Fault::NoSuchUnit(_) | Fault::Refused(_)))
+    }
+
     /// Why it is not the one that was hoped for, for people.
     #[must_use]
     pub fn said(&self) -> String {

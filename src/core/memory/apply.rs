@@ -180,7 +180,7 @@ impl Memory {
             }
             Entry::RerunOwed { unit, target, scheduled, lent, after } => {
                 let (target, after) = (target.clone(), after.clone());
-                let before = self.reruns.get(unit).filter(|owed| owed.lent && owed.after == after);
+                let before = self.reruns.get(unit).filter(|owed| owed.after == after);
                 let reloaded = before.map_or(self.lent.contains(unit), |owed| owed.reloaded);
                 self.reruns.insert(unit.clone(), OwedRun { target, scheduled: *scheduled, lent: *lent, reloaded, after, settles: None });
             }

@@ -108,9 +108,11 @@ impl Script {
     /// What it is about to be lent may be in force already, though nobody has said so yet.
     pub(super) fn note_loan(&mut self, turn: &Turn<'_>) {
         let lent = turn.memory.lent_since(&self.unit, turn.now);
-        // Or an agent before this one has lent it that, and died.
-        let earlier = || turn.memory.reruns.get(&self.unit).is_some_and(|owed| owed.lent && owed.after == self.seen.invocation);
-        if let Some(since) = lent.filter(|_| self.stop_due || earlier()) {
+        // Or it was lent that before: by an agent that has died, or for a stop that was lost.
+        let before = turn.memory.reruns.get(&self.unit).filter(|owed| owed.lent && owed.after == self.seen.invocation);
+        // It makes no difference to this run that it has been taken back since.
+        let once = before.filter(|owed| owed.reloaded).map(|_| Mono::BOOT);
+        if let Some(since) = lent.filter(|_| self.stop_due || before.is_some()).or(once) {
             self.cut_short.get_or_insert(since);
         }
     }

@@ -146,6 +146,11 @@ impl Script {
             // A later command of it runs, and those after that would not.
             return self.stop(turn, rules);
         }
+        if self.stop_due && turn.memory.lent.contains(&self.unit) {
+            // The same, if its loan, which is on its way, comes to be in force.
+            self.stale = Stale::default();
+            return;
+        }
         self.release(loans);
         self.spare(turn.now.mono, Ended::Renewed);
     }

@@ -4,6 +4,7 @@ use super::script::{Ask, Ended, Script, ScriptStep};
 use std::time::Duration;
 
 use crate::core::asking::Asking;
+use crate::core::cut::settle_rerun_of_running;
 use crate::core::effect::{Effect, Outcome};
 use crate::core::entry::Entry;
 use crate::core::loans::Loans;
@@ -97,14 +98,14 @@ impl Script {
             // What has landed since has made it stale again.
             _ if !self.stale.is_empty() => self.begin_again(turn, "it goes on"),
             _ => {
-                self.owe_no_rerun(turn, "it renewed itself");
+                settle_rerun_of_running(turn, &self.seen, "it renewed itself");
                 self.ended_by_itself(turn);
             }
         }
     }
 
     fn begin_again(&mut self, turn: &mut Turn<'_>, why: &str) {
-        self.owe_no_rerun(turn, why);
+        settle_rerun_of_running(turn, &self.seen, why);
         *self = Script::new(&self.target, self.seen.clone(), self.stale.clone(), turn.now.mono, self.drain_until);
     }
 
@@ -184,6 +185,11 @@ impl Script {
 
     pub(super) fn script_started(&mut self, turn: &mut Turn<'_>, outcome: &Outcome) {
         let scheduled = turn.memory.reruns.get(&self.unit).is_some_and(|owed| owed.scheduled);
+        if *outcome != Outcome::Queued && !outcome.is_refusal() {
+            // Nobody knows whether systemd has heard it. It stays owed, and `debts` looks, and pays it.
+            let why = format!("stopped; it could not be started again yet: {}", outcome.said());
+            return self.done(turn, UnitEnd::Quiet, why);
+        }
         let (end, why) = if *outcome == Outcome::Queued {
             let how = match self.ended {
                 _ if scheduled => "its scheduled run came while it was kept quiet, and was started late, with the new code",

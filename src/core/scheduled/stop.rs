@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::script::{Ask, Ended, Script, ScriptStep};
-use crate::core::cut::{Saw, found_another, settle_cut, settle_script, still_ending};
+use crate::core::cut::{Saw, found_another, settle_cut, settle_rerun_of_running, settle_script, still_ending};
 use crate::core::effect::{Effect, Fault, Outcome};
 use crate::core::entry::Entry;
 use crate::core::ladder::{Ladder, Rung};
@@ -85,7 +85,7 @@ impl Script {
                 }
                 settle_cut(turn, &self.unit, false, false);
                 if !unknown {
-                    self.owe_no_rerun(turn, "it was not stopped");
+                    settle_rerun_of_running(turn, &self.seen, "it was not stopped");
                 }
                 self.release(loans);
                 self.give_up(turn, &format!("it could not be stopped: {fault}"));
@@ -159,7 +159,7 @@ impl Script {
     /// The stop was lost, with the bus or with an earlier agent: begin again.
     pub(super) fn stop_was_lost(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen, stale: Stale) {
         settle_cut(turn, &self.unit, false, false);
-        self.owe_no_rerun(turn, "it was not stopped");
+        settle_rerun_of_running(turn, seen, "it was not stopped");
         self.tries += 1;
         if self.tries >= STOP_TRIES {
             return self.give_up(turn, "systemd takes its stop and does not do it");

@@ -1,5 +1,6 @@
 //! Scripts that are to run again since the agent has interrupted them, however that came about.
 
+use restart_agent::core::effect::Effect;
 use restart_agent::core::event::Order;
 use restart_agent::core::policy::{After, Overdue, ScheduledRules, TargetRules};
 use sim::host::{Deed, Host, span};
@@ -65,6 +66,64 @@ fn one_of_several_commands_that_ends_as_its_last_while_its_loan_is_on_its_way_ru
     for part in 1..40 {
         let lasts = in_force + (asked - in_force) * part / 40;
         has_run(lives(lasts), 2 * MINUTE, 2, &format!("part {part}"));
+    }
+}
+
+/// What begins while its loan is on its way is new, and its last.
+#[test]
+fn one_of_several_commands_that_renews_itself_while_its_loan_is_on_its_way_runs_again() {
+    let lives = |lasts: Us| {
+        let mut host = script_host(After::Rerun, Script { steps: 3, next_runs: [lasts, 5 * MINUTE].into(), ..Script::default() }, HOUR);
+        host.world.faults.slowness = 40;
+        host.world.touch("d2");
+        host
+    };
+    let mut lent = lives(HOUR);
+    assert!(lent.run_until(2 * MINUTE, |host| host.world.units[SCRIPT].drop_in.is_some()));
+    let written = lent.world.now - lent.world.units[SCRIPT].main_start;
+    assert!(lent.run_until(2 * MINUTE, |host| host.world.sent.contains_key(SCRIPT)));
+    let asked = lent.world.now - lent.world.units[SCRIPT].main_start;
+    for part in 0..40 {
+        let lasts = written - 300 * MS + (asked - written + 300 * MS) * part / 40;
+        let mut host = lives(lasts);
+        host.run(10 * MINUTE);
+        host.settle();
+        assert_eq!(host.world.wrong, Vec::<String>::new(), "part {part}");
+    }
+}
+
+/// The agent dies before the stop for which it was lent something; the next one spares it for its lock first, and then a hold comes.
+#[test]
+fn one_of_several_commands_whose_stop_was_lost_runs_again_when_it_ends_as_its_last() {
+    let holds = Script { steps: 2, holds: HOUR, next_runs: [150 * S].into(), ..Script::default() };
+    let rules = ScheduledRules { hold_timeout: span(20 * S), ..script_rules(After::Rerun) };
+    let mut host = by(script_host(After::Rerun, holds, HOUR), rules);
+    host.world.touch("d2");
+    let stop = |host: &Host| host.memory().open.values().any(|open| matches!(open, Effect::Stop { .. }));
+    assert!(host.run_until(2 * MINUTE, stop));
+    host.deed(Deed::KillAgent(S));
+    host.run(3 * S);
+    host.deed(Deed::Order(Order::Hold { reason: "a dump".to_owned(), span: span(HOUR), targets: None }));
+    assert!(host.run_until(MINUTE, |host| !host.world.units[SCRIPT].active.runs()));
+    assert_eq!(host.world.units[SCRIPT].last_stop_by_agent, host.world.units[SCRIPT].exit.map(|exit| exit.at.0));
+    has_run(host, 2 * MINUTE, 2, "its second command did not run");
+}
+
+/// Nobody knows whether systemd has heard that it is to be started.
+#[test]
+fn one_whose_start_systemd_does_not_answer_is_started_as_soon_as_it_does() {
+    for away in [S, 20 * S, 3 * MINUTE] {
+        let mut host = script_host(After::Rerun, Script::default(), HOUR);
+        host.world.touch("d2");
+        let start = |host: &Host| host.memory().open.values().any(|open| matches!(open, Effect::Start { .. }));
+        assert!(host.run_until(2 * MINUTE, start));
+        host.world.faults.systemd_away_until = host.world.now + away;
+        host.run(away);
+        assert_eq!(host.world.units[SCRIPT].runs.len(), 1);
+        host.run(6 * S);
+        assert_eq!(host.world.units[SCRIPT].runs.len(), 2, "{away}");
+        assert_eq!(host.memory().totals.rollouts.get("failed"), None);
+        has_run(host, MINUTE, 2, "it was started again");
     }
 }
 
