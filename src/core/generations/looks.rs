@@ -102,7 +102,8 @@ impl Generations {
             settle_cut_of_earlier(turn, &seen.unit, cutting.invocation != seen.invocation);
         }
         // One that has never served has nothing to finish.
-        let never_served = memory.started.contains(&seen.unit) && !memory.served.contains(&seen.unit);
+        let has_led = memory.served.contains(&seen.unit) || memory.led.contains(&seen.unit);
+        let never_served = memory.started.contains(&seen.unit) && !has_led;
         if !memory.lingering.contains_key(&seen.unit) {
             let running = turn.memory.rollout.as_ref().map(|rollout| &rollout.view);
             let rollout = running.or(turn.memory.last_rollout.as_ref()).map(|view| view.id.clone());

@@ -54,6 +54,13 @@ pub fn socket_of(socket: &str, instance: &str) -> String {
     format!("{}/{instance}.sock", directory(socket))
 }
 
+/// Whether this unit, of whichever template, is the one that listens there.
+#[must_use]
+pub fn listens_at(unit: &str, socket: &str) -> bool {
+    let instance = unit.split_once('@').and_then(|(_, rest)| rest.rsplit_once('.'));
+    instance.is_some_and(|(instance, _)| socket_of(socket, instance) == socket)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,5 +87,8 @@ mod tests {
             assert_eq!(instance_of(template, other), None, "{other}");
         }
         assert_eq!(socket_of("/run/php/job/current.sock", "v1-2"), "/run/php/job/v1-2.sock");
+        assert!(listens_at("php-fpm-job@v1-2.service", "/run/php/job/v1-2.sock"));
+        assert!(!listens_at("php-fpm-job@v1-2.service", "/run/php/job/v1-2.status.sock"));
+        assert!(!listens_at("php-fpm-job@v1-2.service", "/run/php/job/v1-23.sock"));
     }
 }

@@ -26,7 +26,7 @@ impl Memory {
             Entry::Started { boot, .. } => {
                 self.boot_is(boot);
                 // What was under way then will have no outcome; whatever it may have done is remembered by itself.
-                self.open.clear();
+                std::mem::take(&mut self.open).values().for_each(|open| self.may_have_led(open));
                 self.may_have_reloaded(&[]);
                 self.cutting.retain(|_, cutting| cutting.begun);
                 self.strays.retain(|cut| cut.begun);
@@ -129,6 +129,7 @@ impl Memory {
                     target.fresh.remove(unit);
                     target.started.remove(unit);
                     target.served.remove(unit);
+                    target.led.remove(unit);
                     target.bad.remove(unit);
                 }
                 self.restarts.remove(unit);
@@ -346,6 +347,7 @@ impl Memory {
                 self.asked.remove(&unit);
                 self.unasks.remove(&unit);
             }
+            (effect @ Effect::Switch { .. }, Outcome::Done) => self.may_have_led(&effect),
             (Effect::ReleaseStarts, Outcome::Done) => self.starts_held = false,
             (Effect::LetRun { unit }, Outcome::Done) => {
                 self.quiet.remove(&unit);

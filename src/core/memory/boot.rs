@@ -31,6 +31,7 @@ impl Memory {
             target.lingering.clear();
             target.started.clear();
             target.served.clear();
+            target.led.clear();
             target.bad.clear();
             for want in target.want.iter_mut().chain(target.reached.iter_mut()) {
                 want.landed = Mono::BOOT;

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::deploy::{Deploy, StampIdentity};
 use crate::core::effect::{Effect, WorkerRef};
+use crate::core::generations::name;
 use crate::core::opcache::GuardMemory;
 use crate::core::seen::{Dependent, UnitSeen};
 use crate::core::status::{Casualty, CasualtyKind, RolloutView, Totals};
@@ -132,6 +133,8 @@ pub struct TargetMemory {
     /// Generations that we have begun to start, and those to which the symlink has led.
     pub started: BTreeSet<String>,
     pub served: BTreeSet<String>,
+    /// Those to which we have switched it, or may have, whether anybody has seen that or not.
+    pub led: BTreeSet<String>,
     /// And those that have proven bad.
     pub bad: BTreeSet<String>,
     pub opcache: GuardMemory,
@@ -335,6 +338,15 @@ impl Memory {
     #[must_use]
     pub fn owes_run(&self) -> bool {
         self.reruns.values().any(|owed| owed.settles.is_none())
+    }
+
+    /// The symlink leads to a generation, or may have led to it, by this: then requests have come to that.
+    fn may_have_led(&mut self, effect: &Effect) {
+        let Effect::Switch { to, .. } = effect else { return };
+        for target in self.targets.values_mut() {
+            let led = target.started.iter().filter(|unit| name::listens_at(unit, to)).cloned();
+            target.led.extend(led);
+        }
     }
 
     /// Whether the hold keeps this target from being renewed now.

@@ -7,7 +7,7 @@ use restart_agent::core::event::{Event, Order};
 use restart_agent::core::policy::{AtMax, GenerationRules, TargetRules};
 use restart_agent::core::status::State;
 use sim::host::{Deed, Host, span};
-use sim::world::{Answers, Fpm, FpmStart, Load, MINUTE, MS, S, START, Template, Us, World};
+use sim::world::{Answers, Fpm, FpmStart, Load, MINUTE, MS, S, START, Template, Unit, Us, World};
 
 use crate::given::{adopted, policy, with_target, world};
 
@@ -225,6 +225,25 @@ fn old_code_that_serves_again_under_a_hold_is_not_called_converged() {
     host.order(Order::Release);
     assert!(host.run_until(20 * S, |host| template(host).current().is_some_and(|current| current.contains("@d2-"))));
     host.must_be_right();
+    done(host);
+}
+
+/// The agent dies as it switches, a person turns the symlink back, and what has served meanwhile answers no ping any more.
+#[test]
+fn what_has_served_only_while_no_agent_was_there_finishes_what_it_has() {
+    let mut host = host_with(rules(), |_| {});
+    let boot = template(&host).leads_to.clone();
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| template(host).current().as_deref() == Some(NEW)));
+    host.deed(Deed::KillAgent(5 * S));
+    assert!(host.world.send(TEMPLATE, 50 * S));
+    host.run(S);
+    host.world.person_leads(TEMPLATE, boot);
+    host.world.units.get_mut(NEW).and_then(Unit::as_fpm_mut).unwrap().pings = false;
+    let bad = |written: &Written| matches!(&written.entry, Entry::ProvenBad { .. });
+    assert!(host.run_until(MINUTE, |host| host.journal.iter().any(bad)));
+    host.run(5 * S);
+    assert!(host.world.at_work(NEW, 0).is_some(), "it was ended with a request in flight");
     done(host);
 }
 
