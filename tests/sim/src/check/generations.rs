@@ -133,11 +133,14 @@ impl World {
         let known = |unit: &Unit| {
             template.proven.contains(&unit.invocation) || template.served.contains(&unit.invocation) || template.served.contains(&unit.name)
         };
+        // Whoever does not answer as it should does no better, though it has served when nobody else was there.
+        let proof = self.generation_rules(&unit).is_some_and(|(_, rules)| rules.proof.is_some());
+        let answers = |unit: &Unit| unit.as_fpm().is_some_and(|fpm| fpm.pings && !(proof && fpm.old_code));
         let others = self.running(&template.unit).into_iter().filter(|other| *other != unit);
         let better: Vec<String> = others
             .filter(|other| {
                 self.units.get(other).is_some_and(|unit| {
-                    unit.active == Active::Active && unit.stop.is_none() && known(unit) && self.now > unit.main_start + S
+                    unit.active == Active::Active && unit.stop.is_none() && known(unit) && answers(unit) && self.now > unit.main_start + S
                 })
             })
             .collect();
