@@ -206,7 +206,8 @@ impl World {
             Some(TargetRules::PhpFpm(before)) if landed < self.policy_changed => before.drain_timeout,
             _ => rules.drain_timeout,
         };
-        let from = if self.policy.pools.is_empty() { Some(landed) } else { self.out_since() };
+        let began_without_pools = self.former.pools.is_empty() && landed < self.policy_changed;
+        let from = if self.policy.pools.is_empty() || began_without_pools { Some(landed) } else { self.out_since() };
         Some(from.map_or(Us::MAX, |from| from + us(rules.drain_timeout.min(before))))
     }
 
