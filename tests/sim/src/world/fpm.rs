@@ -202,7 +202,7 @@ impl World {
     }
 
     /// A connection of the web server: a worker takes it, at once or when there is one.
-    pub(super) fn connect(&mut self, name: &str, lasts: Us, child: Option<Us>) {
+    pub fn connect(&mut self, name: &str, lasts: Us, child: Option<Us>) {
         let since = self.now;
         if let Some(fpm) = self.units.get_mut(name).and_then(|unit| unit.as_fpm_mut()) {
             fpm.queue.push_back(Queued { since, lasts, child });

@@ -247,6 +247,25 @@ fn what_has_served_only_while_no_agent_was_there_finishes_what_it_has() {
     done(host);
 }
 
+/// It takes requests as soon as it runs, and another deploy lands before it is proven.
+#[test]
+fn what_shares_its_socket_finishes_what_it_has_taken_before_its_proof() {
+    let quiet = Load { every: 0, ..load() };
+    let mut host = host_with(GenerationRules { socket: "php-fpm-job.socket".to_owned(), ..rules() }, |template| template.load = quiet);
+    // As long as it is at work nobody asks where the symlink leads, which there is none of.
+    assert!(host.world.send(TEMPLATE, 50 * S));
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.listens(NEW)));
+    host.world.connect(NEW, 50 * S, None);
+    host.world.units.get_mut(NEW).and_then(Unit::as_fpm_mut).unwrap().pings = false;
+    host.world.touch("d3");
+    let proven = |host: &Host| host.memory().targets["jobrunner"].current.as_ref().is_some_and(|unit| unit.contains("@d3-"));
+    assert!(host.run_until(20 * S, proven), "{:?}", host.world.wrong);
+    host.run(10 * S);
+    assert!(host.world.at_work(NEW, 0).is_some(), "it was ended with a request in flight");
+    host.must_be_right();
+}
+
 /// Its start waits for the disk, and somebody starts one meanwhile, which leaves no room for it.
 #[test]
 fn the_room_for_one_that_waits_for_the_disk_is_seen_to_again() {
