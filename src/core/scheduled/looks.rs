@@ -11,7 +11,7 @@ use crate::core::ladder::Rung;
 use crate::core::loans::Loans;
 use crate::core::policy::ScheduledRules;
 use crate::core::seen::{Active, UnitSeen};
-use crate::core::stale::{Stale, carries, stale};
+use crate::core::stale::{self, Stale, carries};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::target::is_of;
@@ -43,13 +43,22 @@ impl Scheduled {
             if !known && !is_of(&rules.units, &rules.exclude, &seen.unit) {
                 continue;
             }
-            let stale = stale(seen, &rules.code, &want, &memory);
+            let stale = stale::stale(seen, &rules.code, &want, &memory);
             if seen.active.runs() || !seen.processes.is_empty() {
                 present.insert(seen.unit.clone());
             }
             if let Some(script) = self.scripts.get_mut(&seen.unit) {
                 script.seen_at = self.pursuit.look.began().unwrap_or(script.seen_at);
+                let begins = script.started_for.is_some();
                 script.look(turn, rules, loans, seen, stale, drain_until);
+                // Started for an earlier deploy: a newer one may have landed before it was seen to begin.
+                if begins && script.started_for.is_none() {
+                    let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
+                    let stale = stale::stale(seen, &rules.code, &want, &memory);
+                    if !stale.is_empty() {
+                        *script = Script::new(&self.name, seen.clone(), stale, turn.now.mono, drain_until);
+                    }
+                }
             } else if !stale.is_empty() && self.pursuit.works() {
                 // One that was given up in an earlier rollout may still be being stopped.
                 match turn.memory.cutting.get(&seen.unit).cloned() {
@@ -213,8 +222,6 @@ impl Script {
                 if anew && seen.main_start >= self.start_asked {
                     let (target, unit, invocation) = (self.target.clone(), self.unit.clone(), seen.invocation.clone());
                     turn.record(Entry::Fresh { target, unit, invocation, landed });
-                } else if !stale.is_empty() {
-                    *self = Script::new(&self.target, seen.clone(), stale, turn.now.mono, drain_until);
                 }
             }
             ScriptStep::Done(end, _) if !stale.is_empty() && end != UnitEnd::Failed => {

@@ -326,6 +326,35 @@ fn what_its_timer_has_started_before_the_agent_could_is_not_started_again() {
     host.must_be_right();
 }
 
+/// That run is new for the deploy before: whoever looks is told that it is stale, at whatever moment.
+#[test]
+fn what_was_started_again_right_before_a_deploy_landed_is_not_called_new() {
+    let lives = |landed: Option<u64>| {
+        let mut host = script_host(After::Rerun, Script::default(), HOUR);
+        let mut policy = host.policy.clone();
+        policy.stamp.settle = span(10 * MS);
+        host.deed(Deed::Policy(Box::new(policy)));
+        host.world.faults.slowness = 20;
+        host.world.touch("d2");
+        if let Some(landed) = landed {
+            host.later(landed - host.world.now, Deed::Touch("d3".to_owned()));
+        }
+        assert!(host.run_until(MINUTE, |host| host.world.units[SCRIPT].runs.len() == 2));
+        host
+    };
+    let started = lives(None).world.units[SCRIPT].runs[1].0;
+    for later in 1..=20 {
+        let mut host = lives(Some(started + later * MS));
+        for _ in 0..500 {
+            host.run(MS);
+            let read = host.world.stamp.clone();
+            host.feed(Event::Stamp(read));
+        }
+        host.settle();
+        host.must_be_right();
+    }
+}
+
 /// What it leaves behind, systemd is ending by then, and we end for good.
 #[test]
 fn one_that_ends_at_a_checkpoint_and_leaves_a_child_behind_runs_again() {
