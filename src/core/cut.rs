@@ -75,7 +75,8 @@ pub enum Saw {
 
 /// The script has ended. Says whether that was our doing: it ended after it was asked to, whatever its exit status. That is not certain if
 /// somebody else was stopping it already, or if it exited with 0, or 75, unless it was seen at work after systemd had begun to stop it: it
-/// may have been done; nor if nobody knows that the stop was sent, since the agent has died, unless our SIGKILL ended it.
+/// may have been done; nor if nobody knows that the stop was sent, since the agent has died, unless our SIGKILL ended it. Whoever was stopping the run
+/// that was seen has not stopped the one that had begun, unseen, since.
 pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool, saw: Saw) -> bool {
     let Some(cutting) = turn.memory.cutting.get(&seen.unit).cloned() else { return false };
     // Of a later run its exit says nothing.
@@ -98,7 +99,7 @@ pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool, saw: Sa
                 Exit::Exited(_) | Exit::Killed(_) => answered && saw != Saw::SomebodyElse,
             };
             // Our SIGKILL may have ended only what a main process has left behind.
-            casualty.certain = (killed && by_sigkill) || (casualty.certain && exit.is_some_and(by_stop));
+            casualty.certain = (killed && by_sigkill) || ((casualty.certain || unseen) && exit.is_some_and(by_stop));
             casualty.at = turn.now.wall;
             turn.record(Entry::Casualty(casualty));
         }

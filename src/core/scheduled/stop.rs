@@ -143,7 +143,8 @@ impl Script {
             return;
         }
         let asked = self.asked_from.unwrap_or(Mono::BOOT);
-        if self.ours && seen.state_since != Mono::BOOT && seen.state_since < asked {
+        let anew = seen.invocation != self.invocation;
+        if (self.ours || anew) && seen.state_since != Mono::BOOT && seen.state_since < asked {
             (self.ours, self.saw) = (false, Saw::SomebodyElse);
         } else if self.saw == Saw::Nothing && seen.processes.iter().any(|process| process.pid == seen.main_pid) {
             self.saw = Saw::AtWork;
@@ -178,6 +179,8 @@ impl Script {
         let at_checkpoint = self.asking.was_asked(turn.memory, &self.unit) && self.seen.is_to_run_again();
         if turn.memory.cutting.get(&self.unit).is_some_and(|cutting| found_another(cutting, &self.seen)) {
             self.invocation.clone_from(&self.seen.invocation);
+            // Whoever was stopping the run before has started this one.
+            self.ours = self.saw != Saw::SomebodyElse;
         }
         let stopped = settle_script(turn, &self.seen, killed, self.saw);
         if at_checkpoint {
@@ -186,6 +189,9 @@ impl Script {
         }
         if stopped && self.ours {
             turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
+            if !turn.memory.reruns.contains_key(&self.unit) {
+                self.owe_rerun(turn, rules, false);
+            }
         } else if at_checkpoint || (!stopped && self.is_cut_short(&self.seen)) {
             turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
             if !turn.memory.reruns.contains_key(&self.unit) {

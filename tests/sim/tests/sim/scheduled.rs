@@ -493,6 +493,33 @@ fn one_that_a_person_restarts_between_our_look_and_our_stop_runs_again() {
     }
 }
 
+/// The run that we saw was being stopped by whoever has started the one that our stop finds.
+#[test]
+fn one_that_a_person_has_restarted_while_it_took_its_time_to_end_runs_again() {
+    let mut found = 0;
+    for earlier in 1..=40 {
+        let slow = Script { on_term: OnTerm::Exits { status: 143, after: 100 * MS }, ..Script::default() };
+        let mut host = script_host(After::Rerun, slow, HOUR);
+        host.world.faults.look_takes = 40 * MS;
+        host.world.touch("d2");
+        assert!(host.run_until(2 * MINUTE, |host| host.memory().rollout.is_some()));
+        let after = 30 * S - earlier * 5 * MS;
+        host.later(after, Deed::World("a person", Box::new(|world| drop(world.person("restart", SCRIPT, By::Person)))));
+        host.run(2 * MINUTE);
+        host.settle();
+        host.must_be_right();
+        // A casualty that nobody had seen is of that run.
+        if let [casualty] = host.casualties().as_slice()
+            && casualty.pid == 0
+        {
+            found += 1;
+            assert!(casualty.certain);
+            assert_eq!(host.world.units[SCRIPT].runs.len(), 3);
+        }
+    }
+    assert!(found > 3, "{found}");
+}
+
 /// Two minutes later all is in order, and it has run so often.
 fn has_run(mut host: Host, times: usize, what: &str) {
     host.run(2 * MINUTE);
