@@ -34,7 +34,7 @@ impl Fpm {
             self.notes.push(format!("{} {why}", pool.called()));
         }
         // What was seen while it was found idle need not be asked again; of what is busy it is to be known who is who at this moment.
-        let seen = self.idle && now.since(self.seen_at) <= FRESH;
+        let seen = self.idle && now.since(self.seen_at) <= FRESH && !self.is_seen_of_old();
         let step = match (self.seen.active.runs(), asks && seen) {
             // What had failed may have come up again meanwhile, by itself (Restart=): that is not to be restarted, nor cut without a count.
             (false, _) if self.purpose == Purpose::Renew => FpmStep::Seeing,
@@ -67,8 +67,12 @@ impl Fpm {
     }
 
     pub(super) fn counted(&mut self, turn: &mut Turn<'_>, answers: &PoolAnswers) {
-        let answers = &*self.of_the_living(answers);
         let now = turn.now.mono;
+        if self.note_start(now, answers) {
+            // Somebody has restarted it since it was seen.
+            return self.enter(now, FpmStep::Seeing);
+        }
+        let answers = &*self.of_the_living(answers);
         let counted = Counted::of(&self.source, answers);
         if now < self.until && (counted.workers().next().is_some() || !counted.silent.is_empty()) {
             // It has come in since the drain ended idle, and has its time.
@@ -106,14 +110,15 @@ impl Fpm {
     }
 
     pub(super) fn recounted(&mut self, turn: &mut Turn<'_>, answers: &PoolAnswers) {
-        let answers = &*self.of_the_living(answers);
         let now = turn.now.mono;
+        let anew = self.note_start(now, answers);
+        let answers = &*self.of_the_living(answers);
         let counted = Counted::of(&self.source, answers);
-        if now < self.until && (counted.workers().next().is_some() || !counted.silent.is_empty()) {
+        if anew || (now < self.until && (counted.workers().next().is_some() || !counted.silent.is_empty())) {
             // As in the count. Who has no answer now may have begun right before it was stopped.
             let workers = std::mem::take(&mut self.frozen);
             self.aside = Some(turn.ask(Effect::Thaw { workers }));
-            return self.drain_again(now);
+            return if anew { self.enter(now, FpmStep::Seeing) } else { self.drain_again(now) };
         }
         if !counted.silent.is_subset(&self.unanswered) {
             self.cut(turn, self.frozen_busy.clone(), self.frozen_at, false);

@@ -131,6 +131,7 @@ impl Fpm {
             _ if self.purpose == Purpose::End && self.nearly_drained(now) && !self.at_work().is_empty() => self.pace(now),
             _ if self.nearly_drained(now) && !self.idle => FRESH / 2,
             source if !source.mute.is_empty() => LOOK_WITHOUT_STATUS,
+            _ if self.is_seen_of_old() => LOOK_WITHOUT_STATUS,
             // Nobody answers: perhaps it is because somebody has stopped it.
             _ if self.silent => LOOK_WHILE_SILENT,
             _ => return false,
@@ -155,6 +156,7 @@ impl Fpm {
     }
 
     pub(super) fn polled(&mut self, now: Mono, answers: &PoolAnswers) {
+        self.note_start(now, answers);
         let answers = &*self.of_the_living(answers);
         let mut flight = flight(&self.source, answers);
         let probes = u64::try_from(self.source.own.iter().filter(|own| **own).count()).unwrap_or(0);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::drain::FRESH;
-use super::{Fpm, FpmStep, Purpose, READ_AGAIN};
+use super::{Fpm, FpmStep, Purpose};
 use crate::core::cut::{settle_cut, settle_cut_by_stop};
 use crate::core::effect::{Effect, EffectId, Outcome};
 use crate::core::evidence::Source;
@@ -15,6 +15,8 @@ use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::time::{Mono, Span};
 
+/// Until a configuration that could not be read is read again: without it nobody knows where an old generation says what it is at.
+const READ_AGAIN: Duration = Duration::from_secs(30);
 /// From the end of the grace: for what SIGKILL has to end, and what ExecStopPost= does.
 const STOP_TIMEOUT: Duration = Duration::from_secs(45);
 

@@ -4,19 +4,48 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::proof::VERIFY_TIMEOUT;
-use super::{Fpm, FpmStep, Purpose, STOPPED};
+use super::{Fpm, FpmStep, Purpose};
 use crate::core::effect::{Effect, Looked, Outcome};
 use crate::core::entry::Entry;
 use crate::core::memory::Want;
-use crate::core::seen::{Active, UnitSeen};
+use crate::core::seen::{Active, PoolAnswers, UnitSeen};
 use crate::core::stale::stale_fpm;
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
+use crate::core::time::Mono;
 
 /// For somebody's stop: what is lent gives systemd 5 s more than the grace to end it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+pub(super) const STOPPED: &str = "somebody has stopped it, so it is left stopped";
+
+/// When each pool says that it was started, and when one was last found to say another time than before.
+#[derive(Debug, Default)]
+pub(super) struct Started {
+    pools: BTreeMap<String, i64>,
+    changed: Mono,
+}
+
 impl Fpm {
+    /// Whether its status says that it was started anew, by somebody else, since it was last asked.
+    pub(super) fn note_start(&mut self, now: Mono, answers: &PoolAnswers) -> bool {
+        let mut anew = false;
+        // Of those that listen on one socket nobody knows who has answered.
+        for status in answers.values().flatten().filter(|_| !self.shared) {
+            let before = self.started.pools.insert(status.pool.clone(), status.start_time);
+            anew |= before.is_some_and(|before| before != status.start_time);
+        }
+        if anew {
+            self.started.changed = now;
+        }
+        anew
+    }
+
+    /// It was seen before it was started anew.
+    pub(super) fn is_seen_of_old(&self) -> bool {
+        self.seen_at < self.started.changed
+    }
+
     pub(super) fn ask_status(&mut self, turn: &mut Turn<'_>, full: bool, timeout: Duration) {
         if self.source.asks() {
             self.asked_full = full;
@@ -46,7 +75,7 @@ impl Fpm {
                 if self.purpose == Purpose::End && seen.invocation != before && seen.active.runs() =>
             {
                 // Whatever it is now is drained as well.
-                self.seen = seen.clone();
+                self.saw(seen);
                 self.drain_again(now);
             }
             FpmStep::Draining { .. } if seen.invocation != before && seen.active.runs() => {
@@ -113,7 +142,7 @@ impl Fpm {
 
     /// Trap T19.
     fn restarted_by_somebody(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen) {
-        self.seen = seen.clone();
+        self.saw(seen);
         self.tell_gone(turn);
         self.notes.push("somebody else has restarted it".to_owned());
         turn.record(Entry::Unproven { target: self.target.clone(), unit: self.unit.clone() });

@@ -45,9 +45,6 @@ const TESTS: u32 = 3;
 const TEST_AGAIN: Duration = Duration::from_millis(500);
 /// Of an old generation that cannot be read now.
 const INSPECT_AGAIN: Duration = Duration::from_secs(5);
-pub(super) const STOPPED: &str = "somebody has stopped it, so it is left stopped";
-/// Until a configuration that could not be read is read again: without it nobody knows where an old generation says what it is at.
-const READ_AGAIN: Duration = Duration::from_secs(30);
 const RESTART_LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
@@ -76,6 +73,8 @@ pub struct Fpm {
     look_began: Mono,
     /// When the look had begun from which [`Fpm::seen`] is.
     seen_at: Mono,
+    /// When it was started, by what it says.
+    started: looks::Started,
     /// When the last answered look of the restart had begun.
     looked_at: Mono,
     /// The old invocation is no more.
@@ -165,6 +164,7 @@ impl Fpm {
             looking: None,
             look_began: Mono::BOOT,
             seen_at: Mono::BOOT,
+            started: looks::Started::default(),
             looked_at: Mono::BOOT,
             old_gone: false,
             restarted_at: Wall(0),

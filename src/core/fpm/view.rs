@@ -1,6 +1,7 @@
 //! What status is told of one php-fpm, and until when it waits.
 
-use super::{FINISHING, Fpm, FpmStep, Purpose, RESTART_LOOK, STOPPED};
+use super::looks::STOPPED;
+use super::{FINISHING, Fpm, FpmStep, Purpose, RESTART_LOOK};
 use crate::core::ladder::Rung;
 use crate::core::status::{TargetState, UnitView};
 use crate::core::step::Deadline;

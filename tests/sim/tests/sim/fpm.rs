@@ -389,3 +389,31 @@ fn one_that_gives_no_answer_in_the_count_has_its_time() {
     host.settle();
     host.must_be_right();
 }
+
+/// Its status says when it was started: what is new by then is not restarted, nor are its requests cut.
+#[test]
+fn what_a_person_restarts_while_it_is_counted_is_not_restarted_again() {
+    let load =
+        Load { every: 50 * MS, strays_every: 0, short: (5 * MS, 30 * MS), long_percent: 20, long: (20 * S, 30 * S), until: u64::MAX };
+    let lives = |restarted: Option<Us>| {
+        let mut host = fpm_host(false, Fpm { workers: 40, load, ..Fpm::default() });
+        host.world.faults.slowness = 60;
+        host.world.touch("d2");
+        if let Some(at) = restarted {
+            let after = at - host.world.now;
+            host.later(after, Deed::World("a person restarts it", Box::new(|world| drop(world.person("restart", FPM, By::Person)))));
+        }
+        host
+    };
+    let asked = |mut host: Host| host.run_until(MINUTE, |host| host.world.sent.contains_key(FPM)).then(|| host.world.sent[FPM]);
+    let cut = asked(lives(None)).unwrap();
+    let mut spared = 0;
+    for earlier in 1..=40 {
+        let mut host = lives(Some(cut - earlier * 25 * MS));
+        host.run(MINUTE);
+        host.settle();
+        host.must_be_right();
+        spared += usize::from(!host.world.sent.contains_key(FPM));
+    }
+    assert!(spared > 20, "{spared}");
+}
