@@ -496,8 +496,7 @@ fn one_that_a_person_restarts_between_our_look_and_our_stop_runs_again() {
 /// The run that we saw was being stopped by whoever has started the one that our stop finds.
 #[test]
 fn one_that_a_person_has_restarted_while_it_took_its_time_to_end_runs_again() {
-    let mut found = 0;
-    for earlier in 1..=40 {
+    let lives = |earlier: u64, killed: Option<u64>| {
         let slow = Script { on_term: OnTerm::Exits { status: 143, after: 100 * MS }, ..Script::default() };
         let mut host = script_host(After::Rerun, slow, HOUR);
         host.world.faults.look_takes = 40 * MS;
@@ -505,9 +504,18 @@ fn one_that_a_person_has_restarted_while_it_took_its_time_to_end_runs_again() {
         assert!(host.run_until(2 * MINUTE, |host| host.memory().rollout.is_some()));
         let after = 30 * S - earlier * 5 * MS;
         host.later(after, Deed::World("a person", Box::new(|world| drop(world.person("restart", SCRIPT, By::Person)))));
+        let sent = host.run_until(2 * MINUTE, |host| host.world.sent.contains_key(SCRIPT));
+        if let Some(later) = killed.filter(|_| sent) {
+            host.later(later * 20 * MS, Deed::KillAgent(S));
+        }
         host.run(2 * MINUTE);
         host.settle();
         host.must_be_right();
+        host
+    };
+    let mut found = 0;
+    for earlier in 1..=40 {
+        let host = lives(earlier, None);
         // A casualty that nobody had seen is of that run.
         if let [casualty] = host.casualties().as_slice()
             && casualty.pid == 0
@@ -515,6 +523,9 @@ fn one_that_a_person_has_restarted_while_it_took_its_time_to_end_runs_again() {
             found += 1;
             assert!(casualty.certain);
             assert_eq!(host.world.units[SCRIPT].runs.len(), 3);
+            for later in 0..10 {
+                assert_eq!(lives(earlier, Some(later)).world.units[SCRIPT].runs.len(), 3, "{earlier} {later}");
+            }
         }
     }
     assert!(found > 3, "{found}");
