@@ -6,7 +6,7 @@ use restart_agent::core::event::Order;
 use restart_agent::core::policy::{ServiceRules, TargetRules};
 use restart_agent::core::status::{State, UnitEnd};
 use sim::host::{Deed, Host, span};
-use sim::world::{Body, By, Daemon, HOUR, MINUTE, MS, S, Starts, Unit, Us};
+use sim::world::{Body, By, Daemon, HOUR, MINUTE, MS, OnTerm, S, Starts, Unit, Us};
 
 use crate::given::{adopted, policy, with_target, world};
 
@@ -225,7 +225,7 @@ fn a_service_whose_drain_is_over_while_another_one_starts_is_looked_at_once() {
 #[test]
 fn a_service_that_somebody_stops_in_its_start_and_that_does_not_end_gets_sigkill_of_ours() {
     let mut world = world();
-    let daemon = Daemon { on_term: OnTerm::Ignores, starts: Starts::Well(20 * MS), unkillable_for: 0, checkpoint: None, holds: 0 };
+    let daemon = Daemon { on_term: OnTerm::Ignores, ..Daemon::default() };
     world.add(Unit::new(WORKER, Body::Daemon(daemon)), HOUR);
     if let Body::Daemon(daemon) = &mut world.units.get_mut(WORKER).unwrap().body {
         daemon.starts = Starts::Well(30 * S);
