@@ -167,7 +167,8 @@ impl Script {
         }
         self.stale = stale;
         self.seen = seen.clone();
-        self.ladder = None;
+        // Whoever is seen to stop it from now on is somebody else.
+        (self.ladder, self.asked_from) = (None, None);
         self.ended = Ended::ByItself;
         self.drain_until = turn.now.mono;
         self.enter(turn.now.mono, ScriptStep::Draining);

@@ -1,5 +1,6 @@
 //! Timer-activated scripts.
 
+use restart_agent::core::effect::Effect;
 use restart_agent::core::entry::{Entry, Written};
 use restart_agent::core::event::{Event, Order};
 use restart_agent::core::policy::{After, Overdue, ScheduledRules, TargetRules};
@@ -529,6 +530,24 @@ fn one_that_a_person_has_restarted_while_it_took_its_time_to_end_runs_again() {
         }
     }
     assert!(found > 3, "{found}");
+}
+
+/// The agent has died before it sent its stop, and the next one has seen that; then a person stops it, and the agent is about to.
+#[test]
+fn one_that_a_person_stops_after_our_stop_was_lost_is_that_persons() {
+    for steps in [1, 2] {
+        let slow = Script { on_term: OnTerm::Exits { status: 143, after: 2 * S }, stubborn_child: true, steps, ..Script::default() };
+        let mut host = script_host(After::Rerun, slow, HOUR);
+        host.world.faults.slowness = 10;
+        host.world.touch("d2");
+        let stop = |host: &Host| host.memory().open.values().any(|open| matches!(open, Effect::Stop { .. }));
+        assert!(host.run_until(2 * MINUTE, stop));
+        host.deed(Deed::KillAgent(50 * MS));
+        let lost = |written: &Written| matches!(written.entry, Entry::CutSettled { happened: false, .. });
+        assert!(host.run_until(S, |host| host.journal.iter().any(lost)));
+        assert!(host.world.person("stop", SCRIPT, By::Person).is_ok());
+        has_run(host, 1, &format!("{steps}"));
+    }
 }
 
 /// Two minutes later all is in order, and it has run so often.
