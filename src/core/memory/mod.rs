@@ -334,10 +334,10 @@ impl Memory {
         self.interrupted.get(&unit.unit).filter(|row| unit.last_end <= row.last).map_or(0, |row| row.times)
     }
 
-    /// A script is owed a run now, and not only when what it left behind has settled.
+    /// A script is owed a run now, and not only when what it left behind has settled, or perhaps when it has ended.
     #[must_use]
     pub fn owes_run(&self) -> bool {
-        self.reruns.values().any(|owed| owed.settles.is_none())
+        self.reruns.values().any(|owed| owed.settles.is_none() && !owed.lent)
     }
 
     /// The symlink leads to a generation, or may have led to it, by this: then requests have come to that.

@@ -686,7 +686,7 @@ impl Host {
             (!memory.lent.is_empty(), "lent"),
             (!memory.quiet.is_empty(), "quiet"),
             (memory.starts_held, "starts held"),
-            (!memory.reruns.is_empty(), "reruns"),
+            (self.owes_runs(), "reruns"),
             (!memory.frozen.is_empty(), "frozen"),
             (!memory.unproven.is_empty(), "unproven"),
             (!memory.asked.is_empty() || !memory.unasks.is_empty(), "asked"),
@@ -785,6 +785,13 @@ impl Host {
         self.check_at_rest();
     }
 
+    /// Whether one that goes on, with what keeps its later commands from running, is owed another run is known when it has ended.
+    fn owes_runs(&self) -> bool {
+        let goes_on =
+            |unit: &str, after: &str| self.world.units.get(unit).is_some_and(|unit| unit.active.runs() && unit.invocation == after);
+        self.memory().reruns.iter().any(|(unit, owed)| !owed.lent || !goes_on(unit, &owed.after))
+    }
+
     #[must_use]
     pub fn quiet(&self) -> bool {
         let memory = self.memory();
@@ -795,7 +802,7 @@ impl Host {
             && memory.lent.is_empty()
             && memory.quiet.is_empty()
             && !memory.starts_held
-            && memory.reruns.is_empty()
+            && !self.owes_runs()
             && memory.frozen.is_empty()
             && memory.cutting.is_empty()
             && self.stamp_told

@@ -109,6 +109,19 @@ fn one_of_several_commands_whose_stop_was_lost_runs_again_when_it_ends_as_its_la
     has_run(host, 2 * MINUTE, 2, "its second command did not run");
 }
 
+/// It has what it was lent for its stop when its target leaves the configuration, and goes on for an hour.
+#[test]
+fn nobody_waits_for_the_end_of_what_is_perhaps_owed_a_run_then() {
+    let mut host = script_host(After::Rerun, Script { steps: 2, ..Script::default() }, HOUR);
+    host.world.touch("d2");
+    assert!(host.run_until(2 * MINUTE, |host| host.world.units[SCRIPT].exec_reset()));
+    host.deed(Deed::Policy(Box::new(policy())));
+    host.run(6 * S);
+    assert!(host.memory().rollout.is_none(), "{:?}", host.memory().rollout);
+    assert!(host.world.units[SCRIPT].active.runs() && !host.world.sent.contains_key(SCRIPT));
+    has_run(host, HOUR, 2, "its second command did not run");
+}
+
 /// Nobody knows whether systemd has heard that it is to be started.
 #[test]
 fn one_whose_start_systemd_does_not_answer_is_started_as_soon_as_it_does() {
