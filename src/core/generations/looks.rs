@@ -231,8 +231,12 @@ impl Generations {
 
     /// As many as count for `max_generations`.
     pub(super) fn running(&self) -> usize {
-        let unborn = self.unborn.keys().filter(|unit| !self.unit(unit).is_some_and(|seen| seen.active.runs()));
-        self.seen.units.iter().filter(|unit| unit.active.runs()).count() + unborn.count()
+        self.seen.units.iter().filter(|unit| unit.active.runs()).count() + self.unseen().count()
+    }
+
+    /// Given up after their start, and not seen to run since: they may, or not.
+    pub(super) fn unseen(&self) -> impl Iterator<Item = &String> {
+        self.unborn.keys().filter(|unit| !self.unit(unit).is_some_and(|seen| seen.active.runs()))
     }
 
     /// The last look is one that nothing can have slipped through.

@@ -266,6 +266,30 @@ fn what_shares_its_socket_finishes_what_it_has_taken_before_its_proof() {
     host.must_be_right();
 }
 
+/// A person stops one in its proof, right before another deploy takes its place: there is room for that, and nobody is ended for it.
+#[test]
+fn one_that_is_stopped_before_it_is_given_up_takes_no_room() {
+    let mut host = host_with(GenerationRules { max_generations: 3, at_max: AtMax::EndOldest, ..rules() }, |_| {});
+    assert!(host.world.send(TEMPLATE, 40 * S));
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged) && host.memory().rollout.is_none()));
+    assert!(host.world.send(TEMPLATE, 40 * S));
+    host.run(6 * S);
+    let (boot, third) = ("php-fpm-job@boot.service", "php-fpm-job@d3-1.service");
+    host.world.touch("d3");
+    assert!(host.run_until(MINUTE, |host| host.memory().rollout.is_some()));
+    let began = host.world.now;
+    assert!(host.run_until(MINUTE, |host| host.world.listens(third)));
+    host.world.units.get_mut(third).and_then(Unit::as_fpm_mut).unwrap().pings = false;
+    host.world.touch("d4");
+    host.run(began + 4900 * MS - host.world.now);
+    host.world.person_at("stop", third);
+    host.run(10 * S);
+    assert!(template(&host).current().is_some_and(|current| current.contains("@d4-")));
+    assert!(host.world.at_work(boot, 0).is_some(), "it was ended with a request in flight");
+    done(host);
+}
+
 /// Its start waits for the disk, and somebody starts one meanwhile, which leaves no room for it.
 #[test]
 fn the_room_for_one_that_waits_for_the_disk_is_seen_to_again() {
