@@ -88,10 +88,12 @@ impl Services {
         }
         let unseen = |unit: &Service| match unit.step {
             Step::Ready => unit.seen_at < unit.since,
+            Step::Pausing { .. } if unit.waits_for_a_look() => true,
             Step::Draining { until } | Step::Pausing { until } | Step::Asked { until } | Step::Holding { until } => {
                 now >= until && unit.seen_at < until
             }
             Step::Restarting => unit.grace_over(rules).is_some_and(|until| now >= until && unit.seen_at < until),
+            Step::Due => unit.waits_for_a_look(),
             _ => false,
         };
         if self.units.values().any(unseen) {
@@ -102,7 +104,7 @@ impl Services {
             matches!(unit.step, Step::Verifying)
                 || unit.cooperating()
                 || overdue(unit)
-                || (matches!(unit.step, Step::Pausing { .. }) && unseen(unit))
+                || (matches!(unit.step, Step::Pausing { .. } | Step::Due) && unseen(unit))
         };
         // With them whoever else waits for a look.
         let any = self.units.values().any(by_name);

@@ -24,6 +24,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(95);
 /// A service that does not come up is started again so often, with this pause.
 const START_TRIES: u32 = 3;
 const START_PAUSE: Duration = Duration::from_secs(2);
+/// What was seen no longer ago than this is good enough for its restart: it may have waited for its turn, or for the journal, since.
+const FRESH: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Service {
@@ -44,6 +46,8 @@ pub(super) struct Service {
     /// systemd has called the start of its last restart failed.
     pub start_failed: bool,
     pub asking: Asking,
+    /// Nothing stands before its restart but a look that began then or later.
+    pub looked_from: Option<Mono>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +97,7 @@ impl Service {
             tries: 0,
             start_failed: false,
             asking: Asking::default(),
+            looked_from: None,
         }
     }
 
@@ -159,9 +164,27 @@ impl Service {
                 }
             }
             // In the pause it may have come up, or somebody may have seen to it.
-            Step::Pausing { until } if now >= until && self.seen_at >= until && turn.journal_good => self.restart(turn, rules, name, want),
+            Step::Pausing { until } if now >= until && self.seen_at >= until => {
+                if self.may_go(now, turn.journal_good) {
+                    self.restart(turn, rules, name, want);
+                }
+            }
             _ => {}
         }
+    }
+
+    /// What somebody else has done to it while it had to wait is to be seen first.
+    fn may_go(&mut self, now: Mono, free: bool) -> bool {
+        if !free {
+            self.looked_from = None;
+            return false;
+        }
+        let old = now.since(self.seen_at) > FRESH;
+        self.seen_at >= *self.looked_from.get_or_insert(if old { now } else { self.seen_at })
+    }
+
+    pub(super) fn waits_for_a_look(&self) -> bool {
+        self.looked_from.is_some_and(|from| self.seen_at < from)
     }
 
     /// As soon as no process of its old run can outlive the restart: what runs then would be taken for new.
@@ -185,7 +208,7 @@ impl Service {
                 }
             }
         }
-        if *under_way < WINDOW && turn.journal_good {
+        if self.may_go(turn.now.mono, *under_way < WINDOW && turn.journal_good) {
             *under_way += 1;
             self.settle(turn, "it is restarted");
             self.restart(turn, rules, name, want);
@@ -201,6 +224,7 @@ impl Service {
         let within = rules.term_timeout + START_TIMEOUT;
         self.pending = Some(turn.ask(Effect::Restart { unit: name.to_owned(), cut: Vec::new(), within }));
         self.ladder = Some(Ladder::new(turn.now.mono, rules.term_timeout));
+        self.looked_from = None;
         self.enter(turn.now.mono, Step::Restarting);
     }
 

@@ -2,7 +2,7 @@
 
 use restart_agent::core::effect::Effect;
 use restart_agent::core::entry::Entry;
-use restart_agent::core::event::Order;
+use restart_agent::core::event::{Event, Order};
 use restart_agent::core::policy::{ServiceRules, TargetRules};
 use restart_agent::core::status::{State, UnitEnd};
 use sim::host::{Deed, Host, span};
@@ -310,4 +310,26 @@ fn a_service_that_a_person_stops_while_the_agent_that_has_asked_it_is_away_stays
     host.settle();
     host.must_be_right();
     assert_eq!(starts(&host), [By::Systemd]);
+}
+
+/// Its restart waits for the disk, and somebody restarts it meanwhile.
+#[test]
+fn a_service_that_somebody_restarts_while_the_disk_is_full_is_not_restarted_again() {
+    for late in 1..=10 {
+        let mut host = service_host(ServiceRules { drain_timeout: span(10 * S), ..rules() }, None, 0);
+        host.world.touch("d2");
+        host.run(2 * S);
+        host.deed(Deed::DiskFull);
+        host.feed(Event::JournalProblem(Some("no space left on device".to_owned())));
+        host.run(10 * S + late * 500 * MS);
+        let _ = host.world.person("restart", WORKER, By::Person);
+        host.run(1500 * MS);
+        host.deed(Deed::DiskGood);
+        host.feed(Event::JournalProblem(None));
+        assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+        host.run(S);
+        host.check_at_rest();
+        host.must_be_right();
+        assert_eq!(starts(&host), [By::Systemd, By::Person]);
+    }
 }
