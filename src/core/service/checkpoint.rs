@@ -151,7 +151,7 @@ impl Service {
                 self.restart_in_turn(turn, rules, loans, (target, &name), under_way, want);
             }
             Then::Start => {
-                self.restarted_for = Some(want.landed);
+                self.restarted_for = Some((turn.now.mono, want.landed));
                 self.pending = Some(turn.ask(Effect::Start { unit: name }));
             }
             Then::Verify => self.enter(turn.now.mono, Step::Verifying),

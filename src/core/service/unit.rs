@@ -12,7 +12,7 @@ use crate::core::loans::{Loan, Loans, RESTART_DROP_IN};
 use crate::core::memory::Want;
 use crate::core::policy::ServiceRules;
 use crate::core::seen::{Active, Load, UnitSeen};
-use crate::core::stale::Stale;
+use crate::core::stale::{START_BLUR, Stale};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::time::Mono;
@@ -38,8 +38,8 @@ pub(super) struct Service {
     pub killing: Option<EffectId>,
     /// The invocation that was stale, or that its last restart ends.
     pub before: String,
-    /// When what it was last restarted for landed. A newer deploy may have come since.
-    pub restarted_for: Option<Mono>,
+    /// When it was last restarted, and when what that was for landed. A newer deploy may have come since.
+    pub restarted_for: Option<(Mono, Mono)>,
     /// When the look had begun that it was last seen in.
     pub seen_at: Mono,
     pub tries: u32,
@@ -216,7 +216,7 @@ impl Service {
     }
 
     fn restart(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, name: &str, want: &Want) {
-        self.restarted_for = Some(want.landed);
+        self.restarted_for = Some((turn.now.mono, want.landed));
         // What it ends may be another run than the one that was stale: one that has not come up, and that somebody is stopping.
         if self.seen.active.runs() {
             self.before.clone_from(&self.seen.invocation);
@@ -255,7 +255,9 @@ impl Service {
 
     pub(super) fn verify(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale) {
         if self.came_up(seen) {
-            if let Some(landed) = self.restarted_for {
+            // Somebody else may have been quicker than our start: that run is as old as it is.
+            let begun = |asked: Mono| seen.processes.iter().all(|process| process.start.after(START_BLUR) >= asked);
+            if let Some((_, landed)) = self.restarted_for.filter(|(asked, _)| begun(*asked)) {
                 let (target, unit, invocation) = (target.to_owned(), seen.unit.clone(), seen.invocation.clone());
                 turn.record(Entry::Fresh { target, unit, invocation, landed });
             }

@@ -159,6 +159,21 @@ fn a_service_that_somebody_stops_while_its_loan_is_taken_back_stays_stopped() {
     assert_eq!(starts(&while_its_loan_is_taken_back("stop")), [By::Systemd]);
 }
 
+/// It is owed a start, which has to wait, and the one that somebody else has given it is old by then.
+#[test]
+fn a_service_that_somebody_starts_before_the_next_deploy_is_not_called_new_since_its_start_was_due() {
+    let mut host = service_host(ServiceRules { checkpoint_timeout: span(10 * S), ..rules() }, Some(S), 0);
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.asked.contains(WORKER)));
+    host.world.faults.reload_fails_until = host.world.now + 20 * S;
+    host.later(5 * S, Deed::World("a person starts it", Box::new(move |world| drop(world.person("start", WORKER, By::Person)))));
+    host.later(10 * S, Deed::Touch("d3".to_owned()));
+    host.run(MINUTE);
+    host.settle();
+    host.must_be_right();
+    assert_eq!(starts(&host), [By::Systemd, By::Person, By::Agent]);
+}
+
 /// The other one has not come up after the deploy before, and is to be looked at by its name.
 #[test]
 fn what_is_asked_stays_asked_when_the_agent_comes_back_beside_one_that_is_down() {
