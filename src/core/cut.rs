@@ -76,11 +76,11 @@ pub enum Saw {
 /// The script has ended. Says whether that was our doing: it ended after it was asked to, whatever its exit status. That is not certain if
 /// somebody else was stopping it already, or if it exited with 0, or 75, unless it was seen at work after systemd had begun to stop it: it
 /// may have been done; nor if nobody knows that the stop was sent, since the agent has died, unless our SIGKILL ended it. Whoever was stopping the run
-/// that was seen has not stopped the one that had begun, unseen, since.
-pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool, saw: Saw) -> bool {
+/// that was seen has not stopped the one that had begun, unseen, since. `done`: as in [`found_another`].
+pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool, saw: Saw, done: Option<Mono>) -> bool {
     let Some(cutting) = turn.memory.cutting.get(&seen.unit).cloned() else { return false };
     // Of a later run its exit says nothing.
-    let unseen = found_another(&cutting, seen);
+    let unseen = found_another(&cutting, seen, done);
     let Cutting { invocation, asked, casualties, answered, in_vain, .. } = cutting;
     let exit = seen.exit.filter(|exit| (seen.invocation == invocation || unseen) && exit.at != Mono::BOOT);
     let happened = !in_vain && exit.is_none_or(|exit| exit.at >= asked);
@@ -113,15 +113,17 @@ pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool, saw: Sa
     happened
 }
 
-/// Whether this is another run than the one that was seen, which had begun, unseen, when the stop was asked for: then that has ended this one.
+/// Whether this is another run than the one that was seen, which had begun, unseen, when the stop was asked for, or has while that was on its way, and
+/// has ended by then that systemd said that the stop was `done`: then that has ended this one.
 #[must_use]
-pub fn found_another(cutting: &Cutting, seen: &UnitSeen) -> bool {
-    seen.invocation != cutting.invocation && seen.main_start != Mono::BOOT && seen.main_start < cutting.asked
+pub fn found_another(cutting: &Cutting, seen: &UnitSeen, done: Option<Mono>) -> bool {
+    let by_then = done.is_some_and(|done| seen.exit.is_some_and(|exit| exit.at != Mono::BOOT && exit.at <= done));
+    seen.invocation != cutting.invocation && seen.main_start != Mono::BOOT && (seen.main_start < cutting.asked || by_then)
 }
 
 /// The stop or restart that was to cut it has begun and not ended.
 #[must_use]
 pub fn still_ending(cutting: &Cutting, seen: &UnitSeen) -> bool {
     let ending = seen.active == Active::Deactivating || (!seen.active.runs() && !seen.processes.is_empty());
-    (seen.invocation == cutting.invocation || found_another(cutting, seen)) && ending
+    (seen.invocation == cutting.invocation || found_another(cutting, seen, None)) && ending
 }

@@ -42,6 +42,8 @@ pub(super) struct Script {
     pub seen_at: Mono,
     /// When its stop was answered, or taken up.
     pub answered: Option<Mono>,
+    /// When systemd was heard to have done it.
+    pub stop_done: Option<Mono>,
     /// Nobody else was stopping it already when we did: that it does not end by itself is our doing.
     pub ours: bool,
     /// When the present stop was first asked for.
@@ -140,6 +142,7 @@ impl Script {
             invocation: String::new(),
             seen_at: now,
             answered: None,
+            stop_done: None,
             ours: true,
             asked_from: None,
             saw: Saw::Nothing,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::script::{Ask, Ended, Script, ScriptStep};
 use crate::core::cut::{Saw, found_another, settle_cut, settle_rerun_of_running, settle_script, still_ending};
-use crate::core::effect::{Effect, Fault, Outcome};
+use crate::core::effect::{Effect, Fault, JobEnd, Outcome};
 use crate::core::entry::Entry;
 use crate::core::ladder::{Ladder, Rung};
 use crate::core::loans::Loans;
@@ -47,7 +47,7 @@ impl Script {
         }
         let id = turn.ask(Effect::Stop { unit: self.unit.clone(), within: rules.term_timeout + STOP_SLACK });
         self.pending.insert(id, Ask::StopScript);
-        self.answered = None;
+        (self.answered, self.stop_done) = (None, None);
         (self.ours, self.saw) = (ours, Saw::Nothing);
         self.ended = Ended::Stopped;
         self.ladder = Some(Ladder::new(turn.now.mono, rules.term_timeout));
@@ -75,7 +75,10 @@ impl Script {
 
     pub(super) fn stop_answered(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, outcome: &Outcome) {
         match outcome {
-            Outcome::Job(_) => self.answered = Some(turn.now.mono),
+            Outcome::Job(end) => {
+                self.answered = Some(turn.now.mono);
+                self.stop_done = self.answered.filter(|_| *end == JobEnd::Done);
+            }
             Outcome::Fault(fault) => {
                 self.tries += 1;
                 let unknown = matches!(fault, Fault::Unreachable(_) | Fault::Other(_));
@@ -97,8 +100,9 @@ impl Script {
     pub(super) fn escalate(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
         let Some(ladder) = &self.ladder else { return };
         let ended = !self.seen.active.runs() && self.seen.processes.is_empty();
-        // Another run is not to be stopped for this one, unless our stop has found that: whether it has, a look after its answer tells.
-        let stops = turn.memory.cutting.get(&self.unit).is_some_and(|cutting| still_ending(cutting, &self.seen));
+        // Another run is not to be stopped for this one, unless our stop has found that, or is about to: whether it has, a look after its answer tells.
+        let found = self.answered.is_none() && self.seen.active == Active::Deactivating;
+        let stops = found || turn.memory.cutting.get(&self.unit).is_some_and(|cutting| still_ending(cutting, &self.seen));
         let runs_anew = self.seen.invocation != self.invocation && self.stale.is_empty() && !stops;
         let goes_on = runs_anew && self.answered.is_some_and(|answered| self.seen_at >= answered);
         if self.answered.is_some() && self.seen_at >= self.since && (ended || goes_on) {
@@ -178,12 +182,12 @@ impl Script {
     fn gone(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
         let killed = self.ladder.as_ref().is_some_and(Ladder::was_killed);
         let at_checkpoint = self.asking.was_asked(turn.memory, &self.unit) && self.seen.is_to_run_again();
-        if turn.memory.cutting.get(&self.unit).is_some_and(|cutting| found_another(cutting, &self.seen)) {
+        if turn.memory.cutting.get(&self.unit).is_some_and(|cutting| found_another(cutting, &self.seen, self.stop_done)) {
             self.invocation.clone_from(&self.seen.invocation);
             // Whoever was stopping the run before has started this one.
             self.ours = self.saw != Saw::SomebodyElse;
         }
-        let stopped = settle_script(turn, &self.seen, killed, self.saw);
+        let stopped = settle_script(turn, &self.seen, killed, self.saw, self.stop_done);
         if at_checkpoint {
             // Also while our stop, or somebody else's, was on its way: it has heeded us.
             self.ended = Ended::AtCheckpoint;

@@ -253,7 +253,13 @@ impl Host {
         // What this one has not written down the next one tells.
         let told = self.casualties();
         let written = |cut: &Cut| told.iter().any(|casualty| casualty.unit == cut.unit && casualty.pid == cut.pid);
-        self.world.cuts.iter_mut().filter(|cut| !written(cut)).for_each(|cut| cut.certain = false);
+        // What had begun while its stop was on its way it does not know.
+        let unseen = self.world.units.values().filter(|unit| self.world.was_stopped_unseen(unit)).map(|unit| unit.invocation.clone());
+        let unseen: BTreeSet<String> = unseen.collect();
+        for cut in self.world.cuts.iter_mut().filter(|cut| !written(cut)) {
+            cut.certain = false;
+            cut.doubtful |= unseen.contains(&cut.invocation);
+        }
         self.world.epoch += 1;
         self.world.agent_was_away = true;
         self.died = self.world.now;
@@ -715,7 +721,9 @@ impl Host {
         for casualty in &recorded {
             let same =
                 |cut: &Cut| cut.unit == casualty.unit && cut.request == casualty.request && (cut.pid == casualty.pid || casualty.pid == 0);
-            match left.iter().position(same) {
+            // A run that nobody had seen is rather one that was cut than one that had just ended.
+            let cut = left.iter().position(|cut| same(cut) && !cut.doubtful);
+            match cut.or_else(|| left.iter().position(same)) {
                 Some(at) => {
                     let cut = left.remove(at);
                     if cut.certain && !casualty.certain {

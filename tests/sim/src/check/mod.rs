@@ -362,6 +362,9 @@ impl World {
             && !self.cuts.iter().any(|cut| cut.invocation == invocation)
         {
             let certain = !doubtful && self.is_ours_for_certain(name, how);
+            // The agent that could tell is dead.
+            let of_earlier = self.sent_by.get(name).is_some_and(|by| *by != self.epoch);
+            let doubtful = doubtful || (of_earlier && self.units.get(name).is_some_and(|unit| self.was_stopped_unseen(unit)));
             self.cuts.push(Cut { unit: name.to_owned(), invocation, pid: process.pid, request: None, at: now, doubtful, certain });
         }
     }

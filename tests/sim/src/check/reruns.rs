@@ -22,7 +22,7 @@ impl World {
     }
 
     /// Somebody has started it while the stop was on its way, which was meant for the run before.
-    pub(super) fn was_stopped_unseen(&self, unit: &Unit) -> bool {
+    pub(crate) fn was_stopped_unseen(&self, unit: &Unit) -> bool {
         unit.last_stop_by_agent.is_some() && self.sent.get(&unit.name).is_some_and(|sent| *sent <= unit.main_start)
     }
 

@@ -497,13 +497,14 @@ fn one_that_a_person_restarts_between_our_look_and_our_stop_runs_again() {
 /// The run that we saw was being stopped by whoever has started the one that our stop finds.
 #[test]
 fn one_that_a_person_has_restarted_while_it_took_its_time_to_end_runs_again() {
-    let lives = |earlier: u64, killed: Option<u64>| {
+    let lives = |slowness: u64, earlier: u64, killed: Option<u64>| {
         let slow = Script { on_term: OnTerm::Exits { status: 143, after: 100 * MS }, ..Script::default() };
         let mut host = script_host(After::Rerun, slow, HOUR);
         host.world.faults.look_takes = 40 * MS;
+        host.world.faults.slowness = slowness;
         host.world.touch("d2");
         assert!(host.run_until(2 * MINUTE, |host| host.memory().rollout.is_some()));
-        let after = 30 * S - earlier * 5 * MS;
+        let after = 30 * S + slowness * 20 * MS - earlier * 10 * MS;
         host.later(after, Deed::World("a person", Box::new(|world| drop(world.person("restart", SCRIPT, By::Person)))));
         let sent = host.run_until(2 * MINUTE, |host| host.world.sent.contains_key(SCRIPT));
         if let Some(later) = killed.filter(|_| sent) {
@@ -514,22 +515,26 @@ fn one_that_a_person_has_restarted_while_it_took_its_time_to_end_runs_again() {
         host.must_be_right();
         host
     };
-    let mut found = 0;
-    for earlier in 1..=40 {
-        let host = lives(earlier, None);
-        // A casualty that nobody had seen is of that run.
-        if let [casualty] = host.casualties().as_slice()
-            && casualty.pid == 0
-        {
-            found += 1;
-            assert!(casualty.certain);
-            assert_eq!(host.world.units[SCRIPT].runs.len(), 3);
-            for later in 0..10 {
-                assert_eq!(lives(earlier, Some(later)).world.units[SCRIPT].runs.len(), 3, "{earlier} {later}");
+    for slowness in [0, 20] {
+        let mut found = 0;
+        for earlier in 1..=60 {
+            let host = lives(slowness, earlier, None);
+            // A casualty that nobody had seen is of that run.
+            if let [casualty] = host.casualties().as_slice()
+                && casualty.pid == 0
+            {
+                found += 1;
+                assert!(casualty.certain);
+                assert_eq!(host.world.units[SCRIPT].runs.len(), 3);
+                // Who comes after an agent that died does not know when its stop was done, and may not run again what began in between.
+                for later in 0..10 {
+                    let runs = lives(slowness, earlier, Some(later)).world.units[SCRIPT].runs.len();
+                    assert!(runs == 3 || slowness > 0, "{earlier} {later}");
+                }
             }
         }
+        assert!(found > 1, "{found}");
     }
-    assert!(found > 3, "{found}");
 }
 
 /// The agent has died before it sent its stop, and the next one has seen that; then a person stops it, and the agent is about to.
