@@ -453,7 +453,7 @@ impl World {
         unit.starts.push(now);
         unit.runs.push((now, by));
         (unit.missed_slot, unit.doubtful_slot) = (false, false);
-        unit.invocation.clone_from(&invocation);
+        let before = std::mem::replace(&mut unit.invocation, invocation.clone());
         unit.active = Active::Activating;
         unit.result = "success";
         unit.exit = None;
@@ -463,7 +463,8 @@ impl World {
         (unit.checkpointed, unit.may_stay_down) = (false, false);
         if by != By::Agent {
             // Before anybody has looked how the run before has ended.
-            self.cuts.iter_mut().filter(|cut| cut.unit == name && now < cut.at + 2 * S).for_each(|cut| cut.certain = false);
+            let unseen = now < self.units[name].idle_since.max(self.faults.systemd_away_until) + 2 * S;
+            self.cuts.iter_mut().filter(|cut| cut.invocation == before && unseen).for_each(|cut| cut.certain = false);
         }
         self.say(|| format!("{name}: starts, by {by:?}"));
         match self.units[name].body.clone() {
