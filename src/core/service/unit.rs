@@ -164,8 +164,9 @@ impl Service {
                 }
             }
             // In the pause it may have come up, or somebody may have seen to it.
-            Step::Pausing { until } if now >= until && self.seen_at >= until => {
-                if self.may_go(now, turn.journal_good) {
+            Step::Pausing { until } => {
+                let paused = now >= until && self.seen_at >= until;
+                if paused && self.may_go(now, turn.journal_good) {
                     self.restart(turn, rules, name, want);
                 }
             }
