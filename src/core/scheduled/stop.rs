@@ -103,7 +103,7 @@ impl Script {
         // Another run is not to be stopped for this one, unless our stop has found that, or is about to: whether it has, a look after its answer tells.
         let found = self.answered.is_none() && self.seen.active == Active::Deactivating;
         let stops = found || turn.memory.cutting.get(&self.unit).is_some_and(|cutting| still_ending(cutting, &self.seen));
-        let runs_anew = self.seen.invocation != self.invocation && self.stale.is_empty() && !stops;
+        let runs_anew = self.seen.invocation != self.invocation && self.seen.active.runs() && !stops;
         let goes_on = runs_anew && self.answered.is_some_and(|answered| self.seen_at >= answered);
         if self.answered.is_some() && self.seen_at >= self.since && (ended || goes_on) {
             self.gone(turn, rules);

@@ -555,6 +555,22 @@ fn one_that_a_person_stops_after_our_stop_was_lost_is_that_persons() {
     }
 }
 
+/// It begins, by a person's doing, while our stop of the run before goes on, and so soon after the next deploy has landed that it counts as old.
+#[test]
+fn one_that_a_person_restarts_in_our_stop_and_the_next_deploy_makes_stale_is_begun_with_again() {
+    for phase in 0..10 {
+        let after = 3 * S + phase * 50 * MS;
+        let mut host = script_host(After::Rerun, Script { on_term: OnTerm::Exits { status: 143, after }, ..Script::default() }, HOUR);
+        host.world.faults.look_takes = 30 * MS;
+        host.world.touch("d2");
+        assert!(host.run_until(2 * MINUTE, |host| host.world.units[SCRIPT].stop.is_some()));
+        host.later(after - 30 * MS, Deed::Touch("d3".to_owned()));
+        host.run(200 * MS);
+        assert!(host.world.person("restart", SCRIPT, By::Person).is_ok());
+        has_run(host, 3, &format!("{phase}"));
+    }
+}
+
 /// Two minutes later all is in order, and it has run so often.
 fn has_run(mut host: Host, times: usize, what: &str) {
     host.run(2 * MINUTE);
