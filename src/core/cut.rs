@@ -76,8 +76,9 @@ pub enum Saw {
 /// The script has ended. Says whether that was our doing: it ended after it was asked to, whatever its exit status. That is not certain if
 /// somebody else was stopping it already, or if it exited with 0, or 75, unless it was seen at work after systemd had begun to stop it: it
 /// may have been done; nor if nobody knows that the stop was sent, since the agent has died, unless our SIGKILL ended it. Whoever was stopping the run
-/// that was seen has not stopped the one that had begun, unseen, since. `done`: as in [`found_another`].
-pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool, saw: Saw, done: Option<Mono>) -> bool {
+/// that was seen has not stopped the one that had begun, unseen, since. `killed`: since when our SIGKILL may have ended it. `done`: as in
+/// [`found_another`].
+pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: Option<Mono>, saw: Saw, done: Option<Mono>) -> bool {
     let Some(cutting) = turn.memory.cutting.get(&seen.unit).cloned() else { return false };
     // Of a later run its exit says nothing.
     let unseen = found_another(&cutting, seen, done);
@@ -90,7 +91,7 @@ pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool, saw: Sa
                 casualty.pid = 0;
             }
             let by_sigkill = exit.is_some_and(|exit| exit.how == Exit::Killed(9));
-            ended_by(&mut casualty, killed || by_sigkill);
+            ended_by(&mut casualty, killed.is_some() || by_sigkill);
             if let Some(exit) = exit.filter(|_| seen.main_start != Mono::BOOT) {
                 casualty.ran = Span(exit.at.since(seen.main_start)).to_string();
             }
@@ -98,8 +99,9 @@ pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: bool, saw: Sa
                 Exit::Exited(0 | RUN_AGAIN) => answered && saw == Saw::AtWork,
                 Exit::Exited(_) | Exit::Killed(_) => answered && saw != Saw::SomebodyElse,
             };
-            // Our SIGKILL may have ended only what a main process has left behind.
-            casualty.certain = (killed && by_sigkill) || ((casualty.certain || unseen) && exit.is_some_and(by_stop));
+            // Our SIGKILL may have ended only what a main process has left behind, and systemd's own deadline that.
+            let by_ours = by_sigkill && killed.is_some_and(|from| exit.is_some_and(|exit| exit.at >= from));
+            casualty.certain = by_ours || ((casualty.certain || unseen) && exit.is_some_and(by_stop));
             casualty.at = turn.now.wall;
             turn.record(Entry::Casualty(casualty));
         }

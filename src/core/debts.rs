@@ -184,7 +184,7 @@ impl Debts {
                 settle_cut(turn, &seen.unit, false, false);
                 settle_rerun_of_running(turn, seen, "it was not stopped");
             } else if cutting.of_script() {
-                if settle_script(turn, seen, self.orphans.was_killed(&seen.unit), Saw::Nothing, None) {
+                if settle_script(turn, seen, self.orphans.killed_from(&seen.unit), Saw::Nothing, None) {
                     if cutting.ours() {
                         turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
                     }

@@ -18,6 +18,8 @@ pub struct Ladder {
     sent: Mono,
     term_timeout: Duration,
     killed: Option<Mono>,
+    /// When the first one was asked for.
+    killed_from: Option<Mono>,
     /// The processes that it was for.
     hit: Vec<(u32, Mono)>,
     /// A SIGKILL could not be sent: not again before this.
@@ -41,7 +43,7 @@ pub enum Rung {
 impl Ladder {
     #[must_use]
     pub fn new(sent: Mono, term_timeout: Duration) -> Ladder {
-        Ladder { sent, term_timeout, killed: None, hit: Vec::new(), not_before: sent }
+        Ladder { sent, term_timeout, killed: None, killed_from: None, hit: Vec::new(), not_before: sent }
     }
 
     #[must_use]
@@ -54,14 +56,22 @@ impl Ladder {
         self.killed.is_some()
     }
 
+    /// What ended before this was not ended by our SIGKILL.
+    #[must_use]
+    pub fn killed_from(&self) -> Option<Mono> {
+        self.killed_from
+    }
+
     /// SIGKILL was sent now.
     pub fn killed(&mut self, now: Mono) {
         self.killed.get_or_insert(now);
+        self.killed_from.get_or_insert(now);
     }
 
     /// SIGKILL is sent now, to these.
     pub fn kills(&mut self, now: Mono, processes: &[ProcessSeen]) {
         self.killed = Some(now);
+        self.killed_from.get_or_insert(now);
         self.hit = processes.iter().map(|process| (process.pid, process.start)).collect();
     }
 
@@ -72,7 +82,7 @@ impl Ladder {
 
     /// It was not sent after all, since systemd does not answer: again a little later.
     pub fn kill_failed(&mut self, now: Mono) {
-        self.killed = None;
+        (self.killed, self.killed_from) = (None, None);
         self.not_before = now.after(KILL_AGAIN);
     }
 

@@ -84,7 +84,7 @@ impl Orphans {
     }
 
     #[must_use]
-    pub fn was_killed(&self, unit: &str) -> bool {
-        self.units.get(unit).is_some_and(|orphan| orphan.ladder.was_killed())
+    pub fn killed_from(&self, unit: &str) -> Option<Mono> {
+        self.units.get(unit).and_then(|orphan| orphan.ladder.killed_from())
     }
 }

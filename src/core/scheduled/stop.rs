@@ -180,7 +180,7 @@ impl Script {
 
     /// It has ended. Whether our signal ended it, its exit tells.
     fn gone(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
-        let killed = self.ladder.as_ref().is_some_and(Ladder::was_killed);
+        let killed = self.ladder.as_ref().and_then(Ladder::killed_from);
         let at_checkpoint = self.asking.was_asked(turn.memory, &self.unit) && self.seen.is_to_run_again();
         if turn.memory.cutting.get(&self.unit).is_some_and(|cutting| found_another(cutting, &self.seen, self.stop_done)) {
             self.invocation.clone_from(&self.seen.invocation);

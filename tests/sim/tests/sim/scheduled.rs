@@ -571,6 +571,18 @@ fn one_that_a_person_restarts_in_our_stop_and_the_next_deploy_makes_stale_is_beg
     }
 }
 
+/// It is systemd's own deadline that ends it; our SIGKILL ends what it has left behind.
+#[test]
+fn of_what_had_ended_before_our_sigkill_nobody_is_certain_who_ended_it() {
+    let mut host = script_host(After::Rerun, Script { on_term: OnTerm::Ignores, stop_post: HOUR, ..Script::default() }, HOUR);
+    assert!(host.world.person("stop", SCRIPT, By::Person).is_ok());
+    host.run(50 * S);
+    host.world.touch("d2");
+    assert!(host.run_until(2 * MINUTE, |host| host.world.kill_sent.contains_key(SCRIPT)));
+    assert!(host.world.units[SCRIPT].exit.is_some(), "it had ended by then");
+    has_run(host, 1, "a person has stopped it");
+}
+
 /// Two minutes later all is in order, and it has run so often.
 fn has_run(mut host: Host, times: usize, what: &str) {
     host.run(2 * MINUTE);
