@@ -120,7 +120,8 @@ impl InPlace {
     }
 
     fn drained_after_its_check(&self, now: Mono) -> bool {
-        self.checked_from.is_some_and(|from| now >= from.after(CHECKED_FOR)) && self.live().any(|unit| unit.drained(now))
+        // A pool that was not in the configuration then has not been asked at all.
+        self.checked_from.is_none_or(|from| now >= from.after(CHECKED_FOR)) && self.live().any(|unit| unit.drained(now))
     }
 
     fn recheck(&mut self, turn: &mut Turn<'_>, loans: &mut Loans, pools: &mut BTreeMap<String, Pool>) {
@@ -163,6 +164,7 @@ impl InPlace {
             self.phase = Phase::Draining;
             return;
         }
+        self.checked_from = self.checked_from.filter(|_| !turn.policy.pools.is_empty());
         self.phase = Phase::Renewing;
         self.renew_drained(turn, loans);
     }
