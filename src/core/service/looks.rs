@@ -148,6 +148,10 @@ impl Service {
             }
             // Also while its request and its loan are taken back, which may last: somebody else may restart or stop it meanwhile.
             _ if self.cooperating() => self.look_before_its_restart(turn, seen, stale),
+            // One that might have been down, and was not: nobody has restarted it for this deploy.
+            Step::Verifying if look.seen_since(self.since) && self.before.is_empty() && !stale.is_empty() && self.came_up(seen) => {
+                self.begin_again(turn.now.mono, seen, stale, drain_until);
+            }
             Step::Verifying if look.seen_since(self.since) => self.verify(turn, target, seen, stale),
             // Its end was missed, since the bus went away.
             Step::Restarting if self.pending.is_none() && !self.under_way(seen) => self.verify(turn, target, seen, stale),

@@ -17,7 +17,7 @@ use restart_agent::core::event::{Answer, Event, Order};
 use restart_agent::core::machine::Machine;
 use restart_agent::core::memory::Memory;
 use restart_agent::core::policy::Policy;
-use restart_agent::core::status::{AgentView, Casualty, State, StatusView, TargetState};
+use restart_agent::core::status::{AgentView, Casualty, RolloutResult, State, StatusView, TargetState};
 use restart_agent::core::step::Step;
 use restart_agent::core::time::Mono;
 
@@ -311,6 +311,9 @@ impl Host {
         }
         let reached = step.entries.iter().any(|written| matches!(written.entry, Entry::Reached { .. } | Entry::RolloutFinished { .. }));
         let begun = step.entries.iter().any(|written| matches!(written.entry, Entry::RolloutStarted { .. }));
+        if step.entries.iter().any(|written| matches!(written.entry, Entry::RolloutFinished { result: RolloutResult::Failed, .. })) {
+            self.disturb();
+        }
         self.take(step);
         self.check_now(stamp || reached, begun || reached);
     }

@@ -10,7 +10,7 @@ use restart_agent::core::seen::{Active, Exit, GenerationsSeen, UnitSeen};
 
 use super::fpm::{Fpm, FpmStart, Load};
 use super::unit::{By, OnTerm, Role, Unit};
-use super::{Happening, MS, S, Us, World};
+use super::{Happening, MINUTE, MS, S, Us, World};
 
 /// The instance that the boot starts.
 pub const BOOT: &str = name::BOOT;
@@ -428,7 +428,8 @@ impl World {
     /// What was done while there was no agent, this one could not know before now.
     pub(crate) fn agent_begins(&mut self, away_since: Us) {
         let now = self.now;
-        for template in self.templates.values_mut().filter(|template| template.touched >= away_since) {
+        // What was done since the last look of the one before, which looks once a minute, this one has yet to see.
+        for template in self.templates.values_mut().filter(|template| template.touched + MINUTE >= away_since) {
             template.touched = now;
         }
     }

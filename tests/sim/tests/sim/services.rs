@@ -1,7 +1,7 @@
 //! Long-running services.
 
 use restart_agent::core::effect::Effect;
-use restart_agent::core::entry::Entry;
+use restart_agent::core::entry::{Entry, Written};
 use restart_agent::core::event::{Event, Order};
 use restart_agent::core::policy::{ServiceRules, TargetRules};
 use restart_agent::core::status::{State, UnitEnd};
@@ -293,6 +293,25 @@ fn a_service_that_has_ended_at_its_checkpoint_and_whose_request_cannot_be_taken_
     host.settle();
     host.must_be_right();
     assert_eq!(starts(&host), [By::Systemd, By::Agent]);
+}
+
+/// Its request cannot be taken back, so that it is given up; the next deploy lands before anybody else has looked whether it runs.
+#[test]
+fn a_service_that_goes_on_with_old_code_is_not_told_as_restarted_by_the_next_deploy() {
+    let command = |name: &str| vec![format!("/usr/local/bin/{name}-{{unit}}")];
+    let rules = ServiceRules { checkpoint_timeout: span(5 * S), ask: command("ask"), unask: command("unask"), ..rules() };
+    for after in (0..20).map(|tenths| 6 * S + tenths * 300 * MS) {
+        let mut host = service_host(rules.clone(), None, 0);
+        host.world.touch("d2");
+        host.world.faults.unask_fails_until = host.world.now + 8 * S;
+        host.later(after, Deed::Touch("d3".to_owned()));
+        host.run(MINUTE);
+        host.settle();
+        host.must_be_right();
+        let renewed = |written: &Written| matches!(&written.entry, Entry::UnitEnded(ended) if ended.what == UnitEnd::Renewed);
+        let renewals = host.journal.iter().filter(|written| renewed(written)).count();
+        assert_eq!(renewals, starts(&host).len() - 1, "d3 after {} ms", after / MS);
+    }
 }
 
 /// No rule says whether: it is down since it was asked.
