@@ -168,7 +168,8 @@ impl Host {
     /// A hold, or an abort, begins nothing.
     pub(super) fn check_hold(&mut self, effect: &Effect) {
         let now = self.world.now;
-        self.held_since = if self.memory().hold.is_some() { self.held_since.or(Some(now)) } else { None };
+        // What has begun and waits for the disk comes to its safe point after that.
+        self.held_since = if self.memory().hold.is_some() { self.held_since.filter(|_| !self.disk_full).or(Some(now)) } else { None };
         let Some(since) = self.held_since else { return };
         let targets: BTreeSet<String> = match effect {
             Effect::Stop { unit, .. } | Effect::Restart { unit, .. } | Effect::AskToStop { unit, .. } => {
