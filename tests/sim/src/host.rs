@@ -101,6 +101,9 @@ pub struct Host {
     kept: bool,
     alerted: bool,
     deadlines_at: Us,
+    /// Whom the status called failed or held at the last look, and of each unit when it last did.
+    told: BTreeSet<String>,
+    told_at: BTreeMap<String, Us>,
     boot: String,
     pub crash: Option<Crash>,
     /// It dies so long after that point.
@@ -151,6 +154,8 @@ impl Host {
             kept: false,
             alerted: false,
             deadlines_at: 0,
+            told: BTreeSet::new(),
+            told_at: BTreeMap::new(),
             boot: "boot-1".to_owned(),
             crash: None,
             crash_late: 0,

@@ -35,12 +35,15 @@ impl Host {
         if kept || self.kept || self.alerted {
             self.disturb();
         }
+        // And whoever had failed is tried again with all its deadlines, while the rollout may still have been at others.
+        self.told_at.extend(self.told.iter().map(|unit| (unit.clone(), now)));
         self.kept = kept;
         if kept || (now < self.deadlines_at && !rollout) {
             return;
         }
         self.deadlines_at = now + S;
         self.alerted = false;
+        self.told.clear();
         let since = self.since.clone();
         let mut stale = self.world.stale_units(|target| since.get(target).copied().unwrap_or(Us::MAX));
         if stale.is_empty() {
@@ -54,7 +57,8 @@ impl Host {
             let mut of = views.filter(|view| view.unit == *unit);
             of.any(|view| matches!(view.state, TargetState::Failed | TargetState::Held | TargetState::Left) && !view.why.is_empty())
         };
-        stale.retain(|unit| self.is_overdue(unit) && !self.spared_for_once(unit) && !said(unit));
+        self.told = stale.iter().filter(|unit| said(unit)).cloned().collect();
+        stale.retain(|unit| self.is_overdue(unit) && !self.spared_for_once(unit) && !self.told.contains(unit));
         if !stale.is_empty() && !self.alerted {
             let why = status.waiting_for.unwrap_or_default();
             self.world.violates(format!("{} runs old code after all its deadlines, and nothing alerts: {why}", stale.join(", ")));
@@ -71,7 +75,8 @@ impl Host {
         let from = self.since.get(&target).copied().unwrap_or(0).max(oldest.unwrap_or(Us::MAX));
         let mut made_stale = self.world.wanted.iter().filter(names).map(|wanted| wanted.at).filter(|at| from < *at);
         let stuck = unit.processes.values().any(|process| process.unkillable_until + SLACK > self.world.now);
-        made_stale.next().is_some_and(|at| self.world.now > at.max(self.disturbed) + self.deadline(&rules)) && !stuck
+        let disturbed = self.told_at.get(name).copied().unwrap_or(0).max(self.disturbed);
+        made_stale.next().is_some_and(|at| self.world.now > at.max(disturbed) + self.deadline(&rules)) && !stuck
     }
 
     /// By when what such a deploy makes old has ended, from its landing, on a host as slow as this one.
