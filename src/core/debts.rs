@@ -35,6 +35,8 @@ pub struct Debts {
     orphans: Orphans,
     /// Of what is kept quiet: those whose passed slots are over.
     over: BTreeSet<String>,
+    /// Of those that no stop of ours is at: whom somebody else was seen to stop.
+    stopped: BTreeSet<String>,
     /// The last round took requests back.
     unasking: bool,
     /// Whose were taken back.
@@ -107,6 +109,7 @@ impl Debts {
         }
         let units: Vec<String> = units.into_iter().collect();
         self.orphans.keep(&units);
+        self.stopped.retain(|unit| units.contains(unit));
         let id = turn.ask(Effect::Look { units, looked: Looked::Exactly, cgroups: self.orphans.cgroups(), names: false });
         self.pending.insert(id, Debt::Look(turn.now.mono));
     }
@@ -175,7 +178,10 @@ impl Debts {
         let units: Vec<&UnitSeen> = units.iter().filter(|seen| !owned(&seen.unit)).collect();
         let mut ending = BTreeSet::new();
         for seen in &units {
-            let Some(cutting) = turn.memory.cutting.get(&seen.unit).cloned() else { continue };
+            let Some(cutting) = turn.memory.cutting.get(&seen.unit).cloned() else {
+                self.note_stop(seen);
+                continue;
+            };
             if still_ending(&cutting, seen) {
                 ending.insert(seen.unit.clone());
                 self.goes_on_ending(turn, began, &cutting, seen);
@@ -270,7 +276,8 @@ impl Debts {
         if owed.has_run(seen) {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it has run since".to_owned() });
         }
-        let failed = if seen.oneshot { owed.lent && (seen.result != "success" || seen.was_signalled()) } else { !seen.has_ended_well() };
+        let stopped = seen.result != "success" || seen.was_signalled() || self.stopped.contains(&seen.unit);
+        let failed = if seen.oneshot { owed.lent && stopped } else { !seen.has_ended_well() };
         if failed {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it failed, or somebody stopped it".to_owned() });
         }

@@ -95,6 +95,12 @@ impl UnitSeen {
         self.exit.is_some_and(|exit| matches!(exit.how, Exit::Killed(_) | Exit::Exited(129 | 130 | 143)))
     }
 
+    /// Whether somebody has asked for its end: it does not end by itself, for its main process is there still.
+    #[must_use]
+    pub fn is_being_stopped(&self) -> bool {
+        self.active == Active::Deactivating && self.processes.iter().any(|process| process.pid == self.main_pid)
+    }
+
     /// Whether one of its timers is about to start it for a slot that has come.
     #[must_use]
     pub fn slot_is_due(&self, now: Wall) -> bool {

@@ -31,11 +31,21 @@ impl Debts {
         seen.result != "exit-code" || self.unasked.contains(&seen.unit)
     }
 
+    /// What somebody else stops was not cut short by what it was lent.
+    pub(super) fn note_stop(&mut self, seen: &UnitSeen) {
+        if seen.is_being_stopped() {
+            self.stopped.insert(seen.unit.clone());
+        } else if seen.active.runs() && seen.active != Active::Deactivating {
+            self.stopped.remove(&seen.unit);
+        }
+    }
+
     /// With what one of several commands is lent for its stop none of the later ones begins: it may have ended short of them.
     pub(super) fn cut_short(&self, turn: &mut Turn<'_>, seen: &UnitSeen) -> bool {
         let lent = turn.memory.lent_since(&seen.unit, turn.now);
         let since = |lent: Mono| seen.exit.is_none_or(|exit| exit.at >= lent);
-        let short = seen.exec_starts > 1 && lent.is_some_and(since) && seen.active == Active::Inactive && !seen.was_signalled();
+        let well = seen.active == Active::Inactive && !seen.was_signalled() && !self.stopped.contains(&seen.unit);
+        let short = seen.exec_starts > 1 && lent.is_some_and(since) && well;
         if short {
             turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
         }

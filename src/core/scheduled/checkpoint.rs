@@ -2,6 +2,7 @@
 
 use super::script::{Ended, Script, ScriptStep};
 use crate::core::asking::{Came, Next};
+use crate::core::cut::Saw;
 use crate::core::effect::{EffectId, Outcome};
 use crate::core::entry::Entry;
 use crate::core::loans::{Loan, Loans};
@@ -80,7 +81,8 @@ impl Script {
         self.note_loan(turn);
         let same = seen.invocation == self.seen.invocation;
         let run_again = same && self.asking.was_asked(turn.memory, &self.unit) && seen.is_to_run_again();
-        let cut_short = same && self.is_cut_short(seen);
+        // Somebody's stop has ended it, not what it was lent.
+        let cut_short = same && self.saw != Saw::SomebodyElse && self.is_cut_short(seen);
         self.invocation.clone_from(&self.seen.invocation);
         self.seen.timers.clone_from(&seen.timers);
         self.seen.active = seen.active;

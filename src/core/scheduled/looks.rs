@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Scheduled;
 use super::script::{Ended, Script, ScriptStep};
+use crate::core::cut::Saw;
 use crate::core::effect::Looked;
 use crate::core::entry::Entry;
 use crate::core::ladder::Rung;
@@ -175,6 +176,9 @@ impl Script {
         let runs = seen.active != Active::Deactivating && seen.processes.iter().any(|process| process.pid == seen.main_pid);
         self.goes_on = stale.is_empty() && same && runs;
         let ending = stale.is_empty() && same && !runs;
+        if seen.is_being_stopped() && !turn.memory.cutting.contains_key(&self.unit) {
+            self.saw = Saw::SomebodyElse;
+        }
         match self.step {
             // What was seen before it was done says nothing of what was done.
             ScriptStep::Done(..) if self.seen_at < self.since => {}

@@ -634,7 +634,7 @@ impl World {
         }
     }
 
-    pub(crate) fn reload(&mut self) {
+    pub fn reload(&mut self) {
         self.say(|| "systemd reloads".to_owned());
         for unit in self.units.values_mut() {
             unit.in_force.clone_from(&unit.drop_in);

@@ -4,7 +4,7 @@ use restart_agent::core::effect::Effect;
 use restart_agent::core::event::Order;
 use restart_agent::core::policy::{After, Overdue, ScheduledRules, TargetRules};
 use sim::host::{Deed, Host, span};
-use sim::world::{HOUR, MINUTE, MS, S, Script, Us};
+use sim::world::{By, HOUR, MINUTE, MS, OnTerm, S, Script, Us};
 
 use crate::given::{SCRIPT, policy, script_host, script_rules, with_target};
 
@@ -194,4 +194,22 @@ fn one_of_several_commands_whose_loan_fails_is_owed_no_run() {
         assert!(host.run_until(MINUTE, |host| host.memory().reruns.contains_key(SCRIPT)));
         has_run(host, 5 * MINUTE, 1, "all its commands have run");
     }
+}
+
+/// Somebody's stop has ended its first command, and its second one goes on regardless, past a slot. What it was lent meanwhile came into force with a
+/// Reload of somebody else's, when it had nothing to cut short any more.
+#[test]
+fn the_slot_of_one_of_several_commands_that_a_person_has_stopped_before_its_loan_is_made_up_for() {
+    let on_term = OnTerm::Exits { status: 0, after: S };
+    let commands = Script { steps: 2, next_runs: [HOUR, MINUTE, 10 * S, 10 * S].into(), on_term, ..Script::default() };
+    let mut host = script_host(After::Rerun, commands, 0);
+    let _ = host.world.person("stop", SCRIPT, By::Person);
+    host.run(5 * S);
+    let slot = host.world.now + 50 * S;
+    host.world.timer(SCRIPT, HOUR, slot);
+    host.world.touch("d2");
+    host.world.faults.reload_fails_until = host.world.now + 40 * S;
+    host.later(42 * S, Deed::World("a person reloads systemd", Box::new(|world| world.reload())));
+    assert!(host.run_until(2 * MINUTE, |host| !host.world.units[SCRIPT].active.runs()));
+    has_run(host, MINUTE, 2, "its slot came while it ran");
 }
