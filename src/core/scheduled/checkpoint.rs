@@ -1,11 +1,12 @@
 //! The rungs before SIGTERM that need the script's help: it is asked to stop at its next checkpoint, and it is spared while it holds its lock.
 
 use super::script::{Ended, Script, ScriptStep};
-use crate::core::asking::{Came, Next};
+use crate::core::asking::{Asking, Came, Next};
 use crate::core::cut::Saw;
 use crate::core::effect::{EffectId, Outcome};
 use crate::core::entry::Entry;
 use crate::core::loans::{Loan, Loans};
+use crate::core::memory::Memory;
 use crate::core::policy::ScheduledRules;
 use crate::core::seen::{Active, UnitSeen};
 use crate::core::step::Turn;
@@ -107,6 +108,27 @@ impl Script {
         self.enter(turn.now.mono, ScriptStep::Stopped);
     }
 
+    /// Its main process has said by its exit status that it is to be run again, and something is left of it. What comes of that may take longer than
+    /// this rollout, and than the request.
+    pub(super) fn owe_heeded(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, seen: &UnitSeen) {
+        let asked = seen.invocation == self.seen.invocation && self.asking.was_asked(turn.memory, &self.unit);
+        if asked && says_run_again(seen) && !turn.memory.cutting.contains_key(&self.unit) && !owes_heeded(turn.memory, seen) {
+            self.invocation.clone_from(&seen.invocation);
+            self.owe_rerun(turn, rules, false);
+        }
+    }
+
+    /// It has done so in an earlier rollout: nobody asks it again, and that is how it ended.
+    pub(super) fn take_up_heeded(&mut self, turn: &Turn<'_>) {
+        if self.has_heeded(turn.memory) {
+            self.asking = Asking::taken_up(true);
+        }
+    }
+
+    pub(super) fn has_heeded(&self, memory: &Memory) -> bool {
+        says_run_again(&self.seen) && !memory.cutting.contains_key(&self.unit) && owes_heeded(memory, &self.seen)
+    }
+
     /// What it is about to be lent may be in force already, though nobody has said so yet.
     pub(super) fn note_loan(&mut self, turn: &Turn<'_>) {
         let lent = turn.memory.lent_since(&self.unit, turn.now);
@@ -142,4 +164,12 @@ impl Script {
         }
         true
     }
+}
+
+fn says_run_again(seen: &UnitSeen) -> bool {
+    seen.active == Active::Deactivating && !seen.is_being_stopped() && seen.is_to_run_again()
+}
+
+fn owes_heeded(memory: &Memory, seen: &UnitSeen) -> bool {
+    memory.reruns.get(&seen.unit).is_some_and(|owed| !owed.lent && owed.after == seen.invocation)
 }

@@ -28,6 +28,7 @@ impl Script {
         if turn.now.mono < self.drain_until || !turn.journal_good {
             return;
         }
+        self.take_up_heeded(turn);
         self.keep_quiet(turn);
     }
 }

@@ -179,6 +179,7 @@ impl Script {
         if seen.is_being_stopped() && !turn.memory.cutting.contains_key(&self.unit) {
             self.saw = Saw::SomebodyElse;
         }
+        self.owe_heeded(turn, rules, seen);
         match self.step {
             // What was seen before it was done says nothing of what was done.
             ScriptStep::Done(..) if self.seen_at < self.since => {}

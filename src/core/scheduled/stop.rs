@@ -31,7 +31,7 @@ impl Script {
         self.invocation.clone_from(&self.seen.invocation);
         if ours {
             self.owe_rerun(turn, rules, false);
-        } else {
+        } else if !self.has_heeded(turn.memory) {
             self.owe_no_rerun(turn, "somebody else is stopping it");
         }
         let casualties = vec![self.casualty(turn, ours)];
@@ -87,7 +87,7 @@ impl Script {
                     return self.enter(turn.now.mono, ScriptStep::Ready);
                 }
                 settle_cut(turn, &self.unit, false, false);
-                if !unknown {
+                if !unknown && !self.has_heeded(turn.memory) {
                     settle_rerun_of_running(turn, &self.seen, "it was not stopped");
                 }
                 self.release(loans);

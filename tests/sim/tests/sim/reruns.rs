@@ -196,6 +196,24 @@ fn one_of_several_commands_whose_loan_fails_is_owed_no_run() {
     }
 }
 
+/// It has reached its checkpoint, and what it has left behind outlives the request, which is taken back when its stop cannot be written down.
+#[test]
+fn one_that_has_heeded_a_request_runs_again_when_it_has_settled_though_a_later_rollout_ends_what_it_has_left_behind() {
+    for settle_after in [0, MINUTE] {
+        let script = Script { checkpoint: Some(2 * S), stubborn_child: true, next_runs: [HOUR, 10 * S].into(), ..Script::default() };
+        let mut host = by(script_host(After::Rerun, script, HOUR), ScheduledRules { settle_after: span(settle_after), ..asking() });
+        host.world.touch("d2");
+        is_asked(&mut host);
+        host.run(5 * S);
+        host.deed(Deed::DiskFull);
+        assert!(host.run_until(MINUTE, |host| host.world.asked.is_empty()));
+        host.deed(Deed::DiskGood);
+        host.world.touch("id = \"d3\"\nforce = true\n");
+        assert!(host.run_until(5 * MINUTE, |host| !host.world.units[SCRIPT].active.runs()));
+        has_run(host, 2 * MINUTE, 2, &format!("{settle_after}"));
+    }
+}
+
 /// Somebody's stop has ended its first command, and its second one goes on regardless, past a slot. What it was lent meanwhile came into force with a
 /// Reload of somebody else's, when it had nothing to cut short any more.
 #[test]
