@@ -179,11 +179,12 @@ pub fn fpm_drop_in(term_timeout: Duration) -> String {
 
 /// What a service is lent that is asked: exit status 75 is no failure then, and what systemd starts again by itself (Restart=) it does not start before
 /// the request is taken back, or each run would end at once, up to the start limit. One with OnSuccess= is given no success that it did not earn
-/// (facts M2).
+/// (facts M2). What it would leave behind at its checkpoint ends with it, or its next run would begin among that.
 #[must_use]
 pub fn service_drop_in(unit: &UnitSeen) -> String {
     let exit = if unit.on_success { "" } else { "SuccessExitStatus=75\n" };
-    format!("# Lent by restart-agent for the time of a rollout.\n[Service]\nRestartSec=60s\n{exit}")
+    let head = if unit.leaves_processes { RESTART_DROP_IN } else { "# Lent by restart-agent for the time of a rollout.\n[Service]\n" };
+    format!("{head}RestartSec=60s\n{exit}")
 }
 
 /// What a service is lent for its restart whose `KillMode=` or `SendSIGKILL=` would leave processes of its old run behind, with the old code.

@@ -265,9 +265,9 @@ impl World {
         if let TargetRules::Service(rules) = &rules
             && unit.active == Active::Active
         {
-            let forced = self.made_stale(&target, unit.main_start).is_some_and(|(_, forced)| forced);
+            let forced = self.made_stale(&target, unit.oldest_start()).is_some_and(|(_, forced)| forced);
             let held = now < unit.main_start + unit.manners().1 && !forced;
-            let deploy = self.made_stale(&target, unit.main_start).map_or(0, |(at, _)| at);
+            let deploy = self.made_stale(&target, unit.oldest_start()).map_or(0, |(at, _)| at);
             let wrong = if rules.overdue == Some(Overdue::Finish) {
                 Some("which its rules let finish")
             } else if self.asked.contains(name) || self.commanded.contains_key(name) {
@@ -283,7 +283,7 @@ impl World {
         }
         let Some(unit) = self.units.get(name) else { return };
         if unit.active == Active::Active {
-            match self.made_stale(&target, unit.main_start) {
+            match self.made_stale(&target, unit.oldest_start()) {
                 None => {
                     let at = unit.main_start;
                     // An unproven php-fpm that does not answer may be restarted.
@@ -416,7 +416,8 @@ impl World {
             let Some(want) = self.newest_want(&target).filter(|want| want.at > since(&target)) else { continue };
             let code: &[String] = if let TargetRules::Scheduled(rules) = &rules { &rules.code } else { &[] };
             let old = |process: &Process| process.start < want.at && carries(code, process);
-            if !unit.processes.values().any(old) {
+            // What somebody else's stop of it has left behind is no service any more.
+            if !unit.processes.values().any(old) || (unit.leaves() && !unit.active.runs()) {
                 continue;
             }
             let allowed = match &rules {

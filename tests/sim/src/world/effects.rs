@@ -30,6 +30,7 @@ fn bare(full: UnitSeen) -> UnitSeen {
         refuse_manual_start: full.refuse_manual_start,
         refuse_manual_stop: full.refuse_manual_stop,
         transient: full.transient,
+        leaves_processes: full.leaves_processes,
         ..UnitSeen::default()
     }
 }
@@ -572,7 +573,7 @@ impl World {
             refuse_manual_start: unit.refuse_start,
             refuse_manual_stop: unit.refuse_stop,
             transient: unit.transient,
-            leaves_processes: false,
+            leaves_processes: unit.leaves(),
             holds_lock: self.holds_lock(unit),
             on_success: unit.on_success,
             on_failure: unit.on_failure,

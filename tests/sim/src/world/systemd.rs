@@ -158,7 +158,7 @@ impl World {
         {
             return Ok(job.id);
         }
-        let idle = unit.processes.is_empty() && !unit.active.runs();
+        let idle = (unit.processes.is_empty() || unit.leaves()) && !unit.active.runs();
         let id = self.new_job(name, JobKind::Restart);
         if idle {
             self.begin_start_soon(name, id, by);
@@ -172,7 +172,7 @@ impl World {
         let now = self.now;
         let generation = self.name();
         let unit = self.units.get_mut(name).unwrap();
-        if unit.processes.is_empty() && !unit.active.runs() {
+        if (unit.processes.is_empty() || unit.leaves()) && !unit.active.runs() {
             // Nothing ends, so no timer hears of it: one whose slot has passed has been told by the end itself.
             return unit.job.into_iter().for_each(|job| self.job_removed(name, job.id, JobEnd::Done));
         }
@@ -186,7 +186,7 @@ impl World {
         unit.active = Active::Deactivating;
         unit.stop = Some(Stop { since: now, by, generation, timed_out: false });
         let timeout = unit.stop_timeout();
-        let mixed = unit.lent_mixed();
+        let mixed = unit.lent_mixed() || unit.leaves_now();
         let pids: Vec<u32> =
             unit.processes.values().filter(|process| !mixed || process.role == Role::Main).map(|process| process.pid).collect();
         self.say(|| format!("{name}: SIGTERM, by {by:?}"));
@@ -267,7 +267,8 @@ impl World {
         stop.timed_out = true;
         let by = stop.by;
         self.say(|| format!("{name}: systemd's own TimeoutStopSec= has passed: SIGKILL"));
-        let pids: Vec<u32> = self.units[name].processes.keys().copied().collect();
+        let spared = |process: &Process| self.units[name].leaves_now() && process.role != Role::Main;
+        let pids: Vec<u32> = self.units[name].processes.values().filter(|process| !spared(process)).map(|process| process.pid).collect();
         for pid in pids {
             self.kill_process(name, pid, by == By::Agent);
         }
@@ -294,7 +295,11 @@ impl World {
             _ => {}
         }
         let unit = self.units.get_mut(name).unwrap();
-        if unit.processes.is_empty() {
+        if !unit.active.runs() {
+            // What its last run has left behind.
+            return;
+        }
+        if unit.processes.is_empty() || (process.role == Role::Main && unit.leaves_now()) {
             return self.run_over(name, false);
         }
         if process.role == Role::Main {
@@ -482,6 +487,9 @@ impl World {
                 };
                 let pid = self.spawn(name, 1, Role::Main, "worker", daemon.on_term, daemon.unkillable_for);
                 self.units.get_mut(name).unwrap().main_pid = pid;
+                if daemon.leaves {
+                    self.spawn(name, pid, Role::Child, "worker", OnTerm::Dies, 0);
+                }
                 self.after(after, Happening::Started { unit: name.to_owned(), invocation, well });
             }
             Body::Fpm(_) => {
@@ -579,7 +587,8 @@ impl World {
         unit.result = "exit-code";
         unit.fired.1 += 1;
         unit.exit = Some(ExitSeen { how: Exit::Exited(78), at: Mono(self.now) });
-        unit.processes.clear();
+        let since = unit.main_start;
+        unit.processes.retain(|_, process| process.start < since);
         unit.main_pid = 0;
         let job = unit.job;
         unit.idle_since = self.now;

@@ -106,11 +106,21 @@ pub struct Daemon {
     pub checkpoint: Option<Us>,
     pub holds: Us,
     pub stop_post: Us,
+    /// It has a child, and KillMode=process: that stays when the service is stopped.
+    pub leaves: bool,
 }
 
 impl Default for Daemon {
     fn default() -> Self {
-        Daemon { on_term: OnTerm::Dies, starts: Starts::Well(20_000), unkillable_for: 0, checkpoint: None, holds: 0, stop_post: 0 }
+        Daemon {
+            on_term: OnTerm::Dies,
+            starts: Starts::Well(20_000),
+            unkillable_for: 0,
+            checkpoint: None,
+            holds: 0,
+            stop_post: 0,
+            leaves: false,
+        }
     }
 }
 
@@ -298,6 +308,24 @@ impl Unit {
             Body::Daemon(daemon) => (daemon.checkpoint, daemon.holds),
             Body::Fpm(_) => (None, 0),
         }
+    }
+
+    /// Of its main process, or of what an earlier run has left behind.
+    #[must_use]
+    pub fn oldest_start(&self) -> Us {
+        self.processes.values().map(|process| process.start).fold(self.main_start, Us::min)
+    }
+
+    /// Its own `KillMode=`.
+    #[must_use]
+    pub fn leaves(&self) -> bool {
+        matches!(&self.body, Body::Daemon(daemon) if daemon.leaves)
+    }
+
+    /// The one in force.
+    #[must_use]
+    pub fn leaves_now(&self) -> bool {
+        self.leaves() && !self.lent("KillMode=control-group")
     }
 
     /// How long its ExecStopPost= takes.

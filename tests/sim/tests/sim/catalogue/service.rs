@@ -70,6 +70,13 @@ pub fn stories() -> Vec<Story> {
         .shows(|host| once(host) && !host.memory().totals.rollouts.contains_key("failed")),
         Story::new("service: at a checkpoint", 30, move || deploy(host(asks(), Daemon { checkpoint: Some(2 * S), ..daemon() })))
             .as_planned(),
+        // KillMode=process: what it leaves behind runs old code.
+        Story::new("service: leaves processes", 30, || deploy(host(rules(), Daemon { leaves: true, ..daemon() }))).shows(once).as_planned(),
+        Story::new("service: leaves processes at a checkpoint", 30, move || {
+            deploy(host(asks(), Daemon { leaves: true, checkpoint: Some(2 * S), ..daemon() }))
+        })
+        .shows(once)
+        .as_planned(),
         Story::new("service: asked, and does not listen", 30, move || deploy(host(asks(), daemon()))).shows(once).as_planned(),
         Story::new("service: asked by a command", 30, move || {
             let argv = |name: &str| vec![format!("/usr/local/bin/{name}-{{unit}}")];
