@@ -191,7 +191,7 @@ impl Machine {
                 Some(Work::Fpm) => self.inplace.renew(now.mono, &name, want, began),
                 Some(Work::Generations(work)) => work.renew(now.mono, want),
                 Some(Work::Scheduled(work)) => work.renew(&mut turn!(self, now, step), &mut self.loans, want, began),
-                Some(Work::Services(work)) => work.renew(&mut turn!(self, now, step), want, began),
+                Some(Work::Services(work)) => work.renew(&turn!(self, now, step), want, began),
                 Some(Work::Strays(work)) => work.renew(&turn!(self, now, step), want, began),
                 None => {}
             }

@@ -133,6 +133,7 @@ impl Memory {
                     target.bad.remove(unit);
                 }
                 self.restarts.remove(unit);
+                self.maybe_down.remove(unit);
             }
             Entry::Cutting { unit, invocation, asked, grace, casualties } => {
                 let (invocation, casualties) = (invocation.clone(), casualties.clone());
@@ -144,7 +145,8 @@ impl Memory {
             Entry::CutSettled { unit, .. } => {
                 self.cutting.remove(unit);
             }
-            Entry::PhaseBegan { .. } | Entry::PhaseEnded { .. } | Entry::UnitEnded(_) => self.note(None, written),
+            Entry::PhaseBegan { .. } | Entry::PhaseEnded { .. } => self.note(None, written),
+            Entry::UnitEnded(ended) => self.unit_ended(ended, written),
             // It may come to light after its rollout.
             Entry::Casualty(casualty) => self.note(casualty.rollout.as_deref(), written),
             Entry::InFlight { rollout, .. } => self.note(rollout.as_deref(), written),
@@ -225,7 +227,7 @@ impl Memory {
     }
 
     /// Adds it to the rollout with this id, running or last; without an id to the newer of the two.
-    fn note(&mut self, id: Option<&str>, written: &Written) {
+    pub(super) fn note(&mut self, id: Option<&str>, written: &Written) {
         let views = self.rollout.as_mut().map(|rollout| &mut rollout.view).into_iter().chain(&mut self.last_rollout);
         if let Some(view) = views.into_iter().find(|view| id.is_none_or(|id| view.id == id))
             && (view.finished_at.is_none() || !written.entry.may_wait())
@@ -303,6 +305,7 @@ impl Memory {
             }
             Effect::Restart { unit, .. } => {
                 self.cut_begun(unit);
+                self.maybe_down.insert(unit.clone());
                 let restarts = self.restarts.entry(unit.clone()).or_default();
                 restarts.push(at);
                 if restarts.len() > RESTARTS_KEPT {

@@ -86,6 +86,8 @@ pub struct Memory {
     pub hold: Option<Hold>,
     /// When each unit was last restarted by us, newest last, at most eight each: for the rate limit.
     pub restarts: BTreeMap<String, Vec<Wall>>,
+    /// Units that we may have restarted, and of which nobody has seen since what became of that, or that did not come up.
+    pub maybe_down: BTreeSet<String>,
     pub totals: Totals,
 }
 

@@ -1,9 +1,11 @@
-//! The runs that we owe to scripts.
+//! The runs that we owe to scripts, and to services.
 
 use serde::{Deserialize, Serialize};
 
 use super::Memory;
+use crate::core::entry::Written;
 use crate::core::seen::UnitSeen;
+use crate::core::status::{UnitEnd, UnitOutcome};
 use crate::core::time::Wall;
 
 /// A run that we owe to a script.
@@ -46,6 +48,14 @@ pub struct Settles {
 }
 
 impl Memory {
+    /// One that did not come up is brought up with the next try.
+    pub(super) fn unit_ended(&mut self, ended: &UnitOutcome, written: &Written) {
+        if ended.what != UnitEnd::Failed {
+            self.maybe_down.remove(&ended.unit);
+        }
+        self.note(None, written);
+    }
+
     /// What is lent may be in force since, but for these.
     pub(super) fn may_have_reloaded(&mut self, without: &[String]) {
         let lent = &self.lent;

@@ -62,6 +62,11 @@ impl Services {
         if self.pursuit.look.exact() {
             return;
         }
+        // What we have restarted is not found among what runs if it did not come up, and is ours to bring up.
+        let down = turn.memory.maybe_down.iter().filter(|name| !present.contains(*name) && is_of(&rules.units, &rules.exclude, name));
+        for name in down {
+            self.units.entry(name.clone()).or_insert_with(|| Service::down(name, turn.now.mono));
+        }
         for (name, unit) in &mut self.units {
             if present.contains(name) {
                 continue;
@@ -79,7 +84,9 @@ impl Services {
         self.pursuit.look.read_names(!rules.code.is_empty());
         let restarting = self.units.values().any(|unit| matches!(unit.step, Step::Restarting | Step::Verifying));
         let cooperating = self.units.values().any(Service::cooperating);
-        if restarting || cooperating {
+        let ended_by_others = |unit: &Service| unit.is_ended_by_others(turn.memory);
+        let waits = cooperating || self.units.values().any(ended_by_others);
+        if restarting || waits {
             self.pursuit.look.want(now.after(if restarting { RESTART_LOOK } else { ASKED_LOOK }));
         } else if self.units.values().any(|unit| !unit.at_rest()) {
             self.pursuit.look.want(now.after(DRAIN_LOOK));
@@ -103,6 +110,7 @@ impl Services {
         let by_name = |unit: &Service| {
             matches!(unit.step, Step::Verifying)
                 || unit.cooperating()
+                || ended_by_others(unit)
                 || overdue(unit)
                 || (matches!(unit.step, Step::Pausing { .. } | Step::Due) && unseen(unit))
         };

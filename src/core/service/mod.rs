@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use looks::BATCH;
 use unit::{Service, Step};
 
-use crate::core::effect::{EffectId, JobEnd, Outcome};
+use crate::core::effect::{EffectId, Outcome};
 use crate::core::loans::Loans;
 use crate::core::memory::Want;
 use crate::core::policy::ServiceRules;
@@ -43,14 +43,8 @@ impl Services {
         self.pursuit.gathering()
     }
 
-    pub fn renew(&mut self, turn: &mut Turn<'_>, want: Want, began: Mono) {
+    pub fn renew(&mut self, turn: &Turn<'_>, want: Want, began: Mono) {
         self.units.retain(|_, unit| !unit.at_rest());
-        // What did not come up the last time is not found among what runs, and is ours to bring up.
-        let views = turn.memory.rollout.iter().map(|rollout| &rollout.view).chain(&turn.memory.last_rollout);
-        let failed = views.flat_map(|view| &view.units).filter(|end| end.target == self.name && end.what == UnitEnd::Failed);
-        for end in failed {
-            self.units.entry(end.unit.clone()).or_insert_with(|| Service::down(&end.unit, turn.now.mono));
-        }
         if want.forced {
             for unit in self.units.values_mut() {
                 if let Step::Draining { until } = &mut unit.step {
@@ -122,7 +116,7 @@ impl Services {
                 match outcome {
                     Outcome::Fault(fault) => unit.refused(turn, &self.name, name, fault),
                     _ => {
-                        unit.start_failed = matches!(outcome, Outcome::Job(JobEnd::Failed));
+                        unit.job_end = if let Outcome::Job(end) = outcome { Some(end.clone()) } else { None };
                         unit.enter(now, Step::Verifying);
                     }
                 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::checkpoint::Then;
 use crate::core::asking::Asking;
-use crate::core::effect::{Effect, EffectId, Fault};
+use crate::core::effect::{Effect, EffectId, Fault, JobEnd};
 use crate::core::entry::Entry;
 use crate::core::ladder::{Ladder, Rung};
 use crate::core::loans::{Loan, Loans, RESTART_DROP_IN};
-use crate::core::memory::Want;
+use crate::core::memory::{Memory, Want};
 use crate::core::policy::ServiceRules;
 use crate::core::seen::{Active, Load, UnitSeen};
 use crate::core::stale::{START_BLUR, Stale};
@@ -43,8 +43,8 @@ pub(super) struct Service {
     /// When the look had begun that it was last seen in.
     pub seen_at: Mono,
     pub tries: u32,
-    /// systemd has called the start of its last restart failed.
-    pub start_failed: bool,
+    /// What systemd has said of its last restart.
+    pub job_end: Option<JobEnd>,
     pub asking: Asking,
     /// Nothing stands before its restart but a look that began then or later.
     pub looked_from: Option<Mono>,
@@ -95,7 +95,7 @@ impl Service {
             restarted_for: None,
             seen_at: now,
             tries: 0,
-            start_failed: false,
+            job_end: None,
             asking: Asking::default(),
             looked_from: None,
         }
@@ -188,6 +188,11 @@ impl Service {
         self.looked_from.is_some_and(|from| self.seen_at < from)
     }
 
+    /// It ends, or is being restarted, by whom or what ever: not by us.
+    pub(super) fn is_ended_by_others(&self, memory: &Memory) -> bool {
+        self.step == Step::Due && self.seen.active == Active::Deactivating && !memory.maybe_down.contains(&self.seen.unit)
+    }
+
     /// As soon as no process of its old run can outlive the restart: what runs then would be taken for new.
     pub(super) fn restart_in_turn(
         &mut self,
@@ -198,6 +203,10 @@ impl Service {
         under_way: &mut usize,
         want: &Want,
     ) {
+        // What somebody is stopping is to stay down, and comes to its end without us.
+        if self.is_ended_by_others(turn.memory) && turn.now.mono < self.since.after(rules.term_timeout) {
+            return;
+        }
         if self.seen.leaves_processes {
             loans.want(name, RESTART_DROP_IN);
             match loans.of(name) {
@@ -225,6 +234,7 @@ impl Service {
         let within = rules.term_timeout + START_TIMEOUT;
         self.pending = Some(turn.ask(Effect::Restart { unit: name.to_owned(), cut: Vec::new(), within }));
         self.ladder = Some(Ladder::new(turn.now.mono, rules.term_timeout));
+        self.job_end = None;
         self.looked_from = None;
         self.enter(turn.now.mono, Step::Restarting);
     }
@@ -234,7 +244,7 @@ impl Service {
         let renewed = !seen.invocation.is_empty() && seen.invocation != self.before;
         // One that waits for systemd to start it once more has no job.
         // And one whose start has failed may be in another try of systemd's own (Restart=), which says nothing yet.
-        let starting = seen.active == Active::Activating && seen.job && !self.start_failed;
+        let starting = seen.active == Active::Activating && seen.job && self.job_end != Some(JobEnd::Failed);
         let up = matches!(seen.active, Active::Active | Active::Reloading) || starting;
         renewed && up
     }
@@ -265,7 +275,9 @@ impl Service {
             self.seen = seen.clone();
             return self.done(turn, target, &seen.unit, UnitEnd::Renewed, "restarted");
         }
-        if self.restarted_for.is_none() && seen.active == Active::Inactive {
+        // Or by whoever has taken our restart's place in the queue of systemd.
+        let by_others = self.restarted_for.is_none() || self.job_end == Some(JobEnd::Canceled);
+        if by_others && seen.active == Active::Inactive && !seen.job {
             return self.done(turn, target, &seen.unit, UnitEnd::Finished, "somebody has stopped it");
         }
         self.stale = stale;

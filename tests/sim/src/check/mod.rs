@@ -164,7 +164,7 @@ impl World {
         if self.asked.contains(name) || self.commanded.contains_key(name) {
             self.violates(format!("the agent starts {name}, which would find itself asked to stop"));
         }
-        let Some((_, rules)) = self.scheduled_rules(name) else { return };
+        let Some((_, rules)) = self.scheduled_rules(name) else { return self.agent_may_bring_up(name) };
         let Some(unit) = self.units.get(name) else { return };
         if unit.active.runs() || unit.job.is_some_and(|job| job.kind == JobKind::Start) {
             return;
@@ -190,6 +190,20 @@ impl World {
             self.violates(format!("the agent starts {name}, which it did not stop"));
         } else if rules.after == After::UntilNext || (rules.after == After::Auto && soon) {
             self.violates(format!("the agent starts {name}, which by its rules is to stay quiet"));
+        }
+    }
+
+    /// What a person has stopped stays down, unless it had failed, or ended at a checkpoint, before.
+    fn agent_may_bring_up(&mut self, name: &str) {
+        let Some(unit) = self.units.get(name) else { return };
+        let down = unit.active == Active::Inactive && unit.may_stay_down && !unit.checkpointed && unit.job.is_none();
+        // One that is being stopped has its grace first; whose stop it is an agent cannot know that comes after one that has restarted it.
+        let ours = self.sent_before.get(name).is_some_and(|sent| *sent >= unit.main_start);
+        let grace = self.term_timeout(name).unwrap_or(0);
+        let goes = |since: Us| unit.may_stay_down && !ours && self.now > since + self.unknowable() && self.now < since + grace;
+        let going = unit.active == Active::Deactivating && unit.stop.as_ref().is_some_and(|stop| goes(stop.since));
+        if !unit.oneshot() && (going || (down && self.now > unit.idle_since + self.unknowable())) {
+            self.violates(format!("the agent starts {name}, which a person has stopped"));
         }
     }
 
@@ -261,6 +275,9 @@ impl World {
             }
             return;
         };
+        if matches!(rules, TargetRules::Service(_)) {
+            self.agent_may_bring_up(name);
+        }
         let Some(unit) = self.units.get(name) else { return };
         if let TargetRules::Service(rules) = &rules
             && unit.active == Active::Active

@@ -40,7 +40,9 @@ impl World {
     pub(crate) fn perform(&mut self, id: EffectId, effect: Effect) {
         let epoch = self.epoch;
         if let Effect::Stop { unit, .. } | Effect::Restart { unit, .. } | Effect::End { unit, .. } = &effect {
-            self.sent.insert(unit.clone(), self.now);
+            if let Some(before) = self.sent.insert(unit.clone(), self.now) {
+                self.sent_before.insert(unit.clone(), before);
+            }
             self.sent_by.insert(unit.clone(), self.epoch);
             if let Some(grace) = self.term_timeout(unit) {
                 self.graces.insert(unit.clone(), grace);

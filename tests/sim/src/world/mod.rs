@@ -206,6 +206,8 @@ pub struct World {
     pub epoch: u64,
     /// StopUnit or RestartUnit that the agent sent, by unit, newest last.
     pub sent: BTreeMap<String, Us>,
+    /// The one before it.
+    pub sent_before: BTreeMap<String, Us>,
     /// By which agent.
     pub sent_by: BTreeMap<String, u64>,
     /// The grace that the rules gave it then.
@@ -280,6 +282,7 @@ impl World {
             waiting: BTreeMap::new(),
             epoch: 0,
             sent: BTreeMap::new(),
+            sent_before: BTreeMap::new(),
             sent_by: BTreeMap::new(),
             graces: BTreeMap::new(),
             lent: BTreeMap::new(),

@@ -43,6 +43,10 @@ fn restarts(host: &Host) -> usize {
     host.world.units[WORKER].runs.iter().filter(|(_, by)| *by == By::Agent).count()
 }
 
+fn up(host: &Host) -> bool {
+    host.world.units[WORKER].active.runs()
+}
+
 fn once(host: &Host) -> bool {
     restarts(host) == 1
 }
@@ -93,7 +97,8 @@ pub fn stories() -> Vec<Story> {
         .shows(|host| restarts(host) == 0)
         .as_planned(),
         Story::new("service: fails to start once", 30, || deploy(host(rules(), Daemon { starts: Starts::Fails(1), ..daemon() })))
-            .shows(|host| restarts(host) == 2),
+            .shows(|host| restarts(host) == 2)
+            .always(up),
         Story::new("service: fails to start", 60, || deploy(host(rules(), Daemon { starts: Starts::Fails(5), ..daemon() }))),
         Story::new("service: starts slowly", 60, || deploy(host(rules(), Daemon { starts: Starts::Well(20 * S), ..daemon() }))).shows(once),
         Story::new("service: cannot be killed", 60, || {
@@ -134,7 +139,15 @@ pub fn stories() -> Vec<Story> {
             then(deploy(host(rules(), slow)), 4 * S, "a person stops it", |world: &mut World| {
                 drop(world.person("stop", WORKER, By::Person))
             })
-        }),
+        })
+        .shows(|host| !up(host)),
+        Story::new("service: a person stops it in the drain, and it takes its time", 30, || {
+            let slow = Daemon { on_term: OnTerm::Exits { status: 0, after: 3 * S }, ..daemon() };
+            then(deploy(host(rules(), slow)), 1500 * MS, "a person stops it", |world: &mut World| {
+                drop(world.person("stop", WORKER, By::Person))
+            })
+        })
+        .always(|host| !up(host)),
         Story::new("service: forty of them", 60, || {
             let mut world = world();
             for n in 0..40 {
