@@ -1,9 +1,10 @@
 //! The catalogue: what can befall a host, each with the agent dying at the points at which it can, before, in the middle of and after each effect.
 //!
-//! A sample of the points (`SAMPLE=` of each story), or with `EXHAUSTIVE=1` all of them, up to the first run in which something is wrong, or with `KEEP_GOING=1` to the end. `STORY=name` tells that story alone; with `AT=n`, and `DOWN=` and `LATE=` in
+//! A sample of the points (`SAMPLE=` of each story), and of the stories of the crossing (one in `CROSSED=`), or with `EXHAUSTIVE=1` all of them, up to the first run in which something is wrong, or with `KEEP_GOING=1` to the end. `STORY=name` tells that story alone; with `AT=n`, and `DOWN=` and `LATE=` in
 //! milliseconds, its timeline with the agent dying there.
 #![allow(clippy::unwrap_used)]
 
+mod cross;
 mod faults;
 mod generations;
 mod inplace;
@@ -21,7 +22,12 @@ use sim::world::{MS, S, Us, World};
 /// About so many deaths of each story, where not all are asked for.
 const SAMPLE: u64 = 8;
 
-fn all() -> Vec<Story> {
+/// One in so many of the crossing, where no other `CROSSED=` is asked for, and of those in which two things happen one in so many more: none divides
+/// what it is made of.
+const CROSSED: usize = 293;
+const TWICE: usize = 19;
+
+fn all(crossed: usize, twice: usize) -> Vec<Story> {
     let mut stories = Vec::new();
     stories.extend(inplace::stories());
     stories.extend(scheduled::stories());
@@ -29,14 +35,18 @@ fn all() -> Vec<Story> {
     stories.extend(generations::stories());
     stories.extend(strays::stories());
     stories.extend(faults::stories());
+    stories.extend(cross::stories(crossed, twice));
     stories
 }
 
 #[test]
 fn wherever_the_agent_dies_the_rules_hold_t06() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let mut stories = all();
-    if let Ok(name) = std::env::var("STORY") {
+    let exhaustive = std::env::var_os("EXHAUSTIVE").is_some();
+    let crossed = number("CROSSED").and_then(|n| usize::try_from(n).ok()).unwrap_or(if exhaustive { 1 } else { CROSSED });
+    let name = std::env::var("STORY").ok();
+    let mut stories = if name.is_some() { all(1, 1) } else { all(crossed, crossed * TWICE) };
+    if let Some(name) = name {
         stories.retain(|story| story.name == name);
         if let [story] = stories.as_slice() {
             let death =
@@ -50,7 +60,6 @@ fn wherever_the_agent_dies_the_rules_hold_t06() {
     let names: std::collections::BTreeSet<&String> = stories.iter().map(|story| &story.name).collect();
     assert_eq!(names.len(), stories.len(), "two stories have one name");
     let began = Instant::now();
-    let exhaustive = std::env::var_os("EXHAUSTIVE").is_some();
     let explored = explore(&stories, (!exhaustive).then(|| number("SAMPLE").unwrap_or(SAMPLE)), std::env::var_os("KEEP_GOING").is_some());
     println!("{} scenarios, {} points, {} runs, {:.0} s", stories.len(), explored.points, explored.runs, began.elapsed().as_secs_f64());
     for bad in explored.bad.iter().take(200) {

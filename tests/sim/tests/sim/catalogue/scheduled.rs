@@ -9,16 +9,16 @@ use super::{abort, and, begins, deploy, deploys, emergency, hold, release, then,
 use crate::given::{SCRIPT, adopted, policy, script_rules, with_target, world};
 
 /// Rules that need little time.
-fn quick(after: After) -> ScheduledRules {
+pub(super) fn quick(after: After) -> ScheduledRules {
     ScheduledRules { drain_timeout: span(3 * S), term_timeout: span(4 * S), hold_timeout: span(8 * S), ..script_rules(after) }
 }
 
-fn asking(after: After) -> ScheduledRules {
+pub(super) fn asking(after: After) -> ScheduledRules {
     ScheduledRules { checkpoint_timeout: span(5 * S), ..quick(after) }
 }
 
 /// One script that has run for a minute, and whose next slot is in half the period.
-fn host_of(rules: ScheduledRules, unit: Unit, every: Us) -> Host {
+pub(super) fn host_of(rules: ScheduledRules, unit: Unit, every: Us) -> Host {
     let mut world = world();
     let name = unit.name.clone();
     world.add(unit, 60 * S);
@@ -29,19 +29,19 @@ fn host_of(rules: ScheduledRules, unit: Unit, every: Us) -> Host {
     adopted(world, with_target(policy(), "maintenance", TargetRules::Scheduled(rules)))
 }
 
-fn script(script: Script) -> Unit {
+pub(super) fn script(script: Script) -> Unit {
     Unit::script(SCRIPT, script)
 }
 
-fn host(rules: ScheduledRules, of: Script) -> Host {
+pub(super) fn host(rules: ScheduledRules, of: Script) -> Host {
     host_of(rules, script(of), HOUR)
 }
 
-fn on_term(on_term: OnTerm) -> Script {
+pub(super) fn on_term(on_term: OnTerm) -> Script {
     Script { on_term, ..Script::default() }
 }
 
-fn exits(status: i32, after: Us) -> Script {
+pub(super) fn exits(status: i32, after: Us) -> Script {
     on_term(OnTerm::Exits { status, after })
 }
 

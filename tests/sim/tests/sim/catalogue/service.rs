@@ -8,7 +8,7 @@ use sim::world::{Body, By, Daemon, HOUR, MS, OnTerm, S, Starts, Unit, World};
 use super::{abort, and, deploy, deploys, emergency, hold, release, then};
 use crate::given::{adopted, policy, with_target, world};
 
-const WORKER: &str = "queue-worker@1.service";
+pub(super) const WORKER: &str = "queue-worker@1.service";
 
 pub fn rules() -> ServiceRules {
     ServiceRules {
@@ -29,7 +29,7 @@ fn daemon() -> Daemon {
     Daemon::default()
 }
 
-fn host(rules: ServiceRules, daemon: Daemon) -> Host {
+pub(super) fn host(rules: ServiceRules, daemon: Daemon) -> Host {
     let mut world = world();
     let starts = daemon.starts;
     world.add(Unit::new(WORKER, Body::Daemon(Daemon { starts: Starts::Well(20_000), ..daemon })), HOUR);
