@@ -1,5 +1,7 @@
 //! The rungs before SIGTERM that need the script's help: it is asked to stop at its next checkpoint, and it is spared while it holds its lock.
 
+use std::time::Duration;
+
 use super::script::{Ended, Script, ScriptStep};
 use crate::core::asking::{Asking, Came, Next};
 use crate::core::cut::Saw;
@@ -12,6 +14,9 @@ use crate::core::seen::{Active, UnitSeen};
 use crate::core::step::Turn;
 use crate::core::time::Mono;
 
+/// A look that is older than this says nothing of what is stopped now.
+const FRESH: Duration = Duration::from_millis(200);
+
 impl Script {
     /// It is kept quiet. As soon as it has what it is lent, and one more look has shown it to be stale still, comes the next rung.
     pub(super) fn go_down_when_lent(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
@@ -20,7 +25,10 @@ impl Script {
             self.borrow(loans, rules);
             match loans.of(&self.unit) {
                 Loan::Here => {}
-                Loan::Coming => return,
+                Loan::Coming => {
+                    self.waited = true;
+                    return;
+                }
                 Loan::Failed(why) => {
                     // Nobody would know what a later Reload does to it.
                     self.release(loans);
@@ -33,6 +41,10 @@ impl Script {
                 self.enter(now, ScriptStep::Ready);
             }
         }
+        // What somebody else has done to it while it had to wait is to be seen first.
+        if std::mem::take(&mut self.waited) && now.since(self.seen_at) > FRESH {
+            self.enter(now, ScriptStep::Ready);
+        }
         // With nothing old in it, it is about to end.
         if self.stale.is_empty() || self.seen_at < self.since || !self.pending.is_empty() || !self.asking.idle() {
             return;
@@ -42,7 +54,7 @@ impl Script {
         }
         let forced = turn.memory.targets.get(&self.target).and_then(|memory| memory.want.as_ref()).is_some_and(|want| want.forced);
         match self.asking.next(turn, rules.asking(), &self.seen, forced) {
-            Next::NotYet => {}
+            Next::NotYet => self.waited = true,
             Next::Asked { until } => self.enter(now, ScriptStep::Asked { until }),
             Next::Spared => {
                 self.spare(now, Ended::Spared("it was asked to stop, and its rules let it finish (overdue = \"finish\")".to_owned()))

@@ -57,6 +57,8 @@ pub(super) struct Script {
     pub stop_due: bool,
     /// Since when it may have what it is lent for that, with which no later command of this run begins.
     pub cut_short: Option<Mono>,
+    /// Its loan, or the end of an earlier request, had to be waited for.
+    pub waited: bool,
     pub asking: Asking,
     pub ended: Ended,
     /// What is known of its slots since it ended.
@@ -150,6 +152,7 @@ impl Script {
             goes_on: false,
             stop_due: false,
             cut_short: None,
+            waited: false,
             asking: Asking::default(),
             ended: Ended::ByItself,
             slots: None,

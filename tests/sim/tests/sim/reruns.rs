@@ -231,3 +231,17 @@ fn the_slot_of_one_of_several_commands_that_a_person_has_stopped_before_its_loan
     assert!(host.run_until(2 * MINUTE, |host| !host.world.units[SCRIPT].active.runs()));
     has_run(host, MINUTE, 2, "its slot came while it ran");
 }
+
+/// Its loan comes late, and somebody restarts it meanwhile, of which nobody is told.
+#[test]
+fn a_script_that_somebody_restarts_while_its_loan_is_on_its_way_is_not_stopped_for_that() {
+    for late in 1..=10 {
+        let mut host = script_host(After::Rerun, Script::default(), HOUR);
+        (host.world.faults.lost_hints, host.world.faults.reload_fails_until) = (100, host.world.now + S);
+        host.deed(Deed::Order(Order::Trigger { targets: None, force: true, override_hold: false, reason: None }));
+        host.later(late * 200 * MS, Deed::World("a person", Box::new(|world| drop(world.person("restart", SCRIPT, By::Person)))));
+        host.run(10 * S);
+        host.must_be_right();
+        assert!(host.world.units[SCRIPT].runs.len() <= 3, "{late}");
+    }
+}
