@@ -101,7 +101,7 @@ pub struct Host {
     kept: bool,
     alerted: bool,
     deadlines_at: Us,
-    /// Whom the status called failed or held at the last look, and of each unit when it last did.
+    /// Whom the status called failed or held at the last look, or whose restart had not begun to run, and of each unit when that was last so.
     told: BTreeSet<String>,
     told_at: BTreeMap<String, Us>,
     boot: String,

@@ -5,7 +5,7 @@ use restart_agent::core::status::{State, TargetState};
 
 use super::{Host, MINUTE, S, Us};
 use crate::check::{carries, us};
-use crate::world::{MS, Wanted};
+use crate::world::{Job, JobKind, MS, Wanted};
 
 /// The agent's own turns, on top of what the rules allow: looks once a second, a try again after one that got no answer, the end of what has had SIGKILL.
 const SLACK: Us = 15 * S;
@@ -57,12 +57,19 @@ impl Host {
             let mut of = views.filter(|view| view.unit == *unit);
             of.any(|view| matches!(view.state, TargetState::Failed | TargetState::Held | TargetState::Left) && !view.why.is_empty())
         };
-        self.told = stale.iter().filter(|unit| said(unit)).cloned().collect();
+        self.told = stale.iter().filter(|unit| said(unit) || self.begins(unit)).cloned().collect();
         stale.retain(|unit| self.is_overdue(unit) && !self.spared_for_once(unit) && !self.told.contains(unit));
         if !stale.is_empty() && !self.alerted {
             let why = status.waiting_for.unwrap_or_default();
             self.world.violates(format!("{} runs old code after all its deadlines, and nothing alerts: {why}", stale.join(", ")));
         }
+    }
+
+    /// A restart of a service is gone through with, also if the next deploy lands while it begins: its start ends by its own TimeoutStartSec=.
+    fn begins(&self, name: &str) -> bool {
+        let starting = |job: Job| job.kind == JobKind::Restart && job.starting;
+        let service = matches!(self.world.target_of(name), Some((_, TargetRules::Service(_))));
+        service && self.world.units.get(name).and_then(|unit| unit.job).is_some_and(starting)
     }
 
     fn is_overdue(&self, name: &str) -> bool {
