@@ -329,7 +329,7 @@ impl World {
 
     /// A moment ago, with a new configuration: what is being restarted already comes to its end.
     fn pools_have_changed(&self) -> bool {
-        self.now < self.policy_changed + S && !self.former.pools.keys().eq(self.policy.pools.keys())
+        self.now < self.policy_changed + S + self.unknowable() && !self.former.pools.keys().eq(self.policy.pools.keys())
     }
 
     pub(crate) fn agent_may_kill(&mut self, name: &str) {
