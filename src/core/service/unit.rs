@@ -165,7 +165,8 @@ impl Service {
             }
             // In the pause it may have come up, or somebody may have seen to it.
             Step::Pausing { until } => {
-                let paused = now >= until && self.seen_at >= until;
+                let ends = self.is_ended_by_others(turn.memory) && now < self.since.after(rules.term_timeout);
+                let paused = now >= until && self.seen_at >= until && !ends;
                 if paused && self.may_go(now, turn.journal_good) {
                     self.restart(turn, rules, name, want);
                 }
@@ -190,7 +191,18 @@ impl Service {
 
     /// It ends, or is being restarted, by whom or what ever: not by us.
     pub(super) fn is_ended_by_others(&self, memory: &Memory) -> bool {
-        self.step == Step::Due && self.seen.active == Active::Deactivating && !memory.maybe_down.contains(&self.seen.unit)
+        let by_others = match self.step {
+            Step::Due => !memory.maybe_down.contains(&self.seen.unit),
+            Step::Pausing { .. } => self.job_end == Some(JobEnd::Canceled),
+            _ => false,
+        };
+        by_others && self.seen.active == Active::Deactivating
+    }
+
+    /// Also by whoever has taken our restart's place in the queue of systemd.
+    pub(super) fn was_stopped_by_others(&self, seen: &UnitSeen) -> bool {
+        let by_others = self.restarted_for.is_none() || self.job_end == Some(JobEnd::Canceled);
+        by_others && seen.active == Active::Inactive && !seen.job
     }
 
     /// As soon as no process of its old run can outlive the restart: what runs then would be taken for new.
@@ -275,9 +287,7 @@ impl Service {
             self.seen = seen.clone();
             return self.done(turn, target, &seen.unit, UnitEnd::Renewed, "restarted");
         }
-        // Or by whoever has taken our restart's place in the queue of systemd.
-        let by_others = self.restarted_for.is_none() || self.job_end == Some(JobEnd::Canceled);
-        if by_others && seen.active == Active::Inactive && !seen.job {
+        if self.was_stopped_by_others(seen) {
             return self.done(turn, target, &seen.unit, UnitEnd::Finished, "somebody has stopped it");
         }
         self.stale = stale;
