@@ -10,7 +10,7 @@ use crate::core::fpm::{Fpm, needs_renewal};
 use crate::core::memory::Want;
 use crate::core::policy::{FpmRules, TargetRules};
 use crate::core::seen::{Active, Load, UnitSeen};
-use crate::core::stale::{LOOK_FROM, stale_fpm};
+use crate::core::stale::{LOOK_FROM, is_urgent, stale_fpm};
 use crate::core::status::{TargetState, UnitEnd};
 use crate::core::step::Turn;
 use crate::core::target::Progress;
@@ -69,10 +69,11 @@ impl InPlace {
                 }
             }
         }
-        // An emergency does not wait for those that are none; they have a bracket of their own after it.
-        self.forced = renewals.iter().any(|(_, _, want, _)| want.forced);
+        // An emergency does not wait for those that are none; they have a bracket of their own after it, and do not wait for another try of what it
+        // has started.
+        self.forced = renewals.iter().any(|(_, _, want, seen)| is_urgent(seen.main_start, want));
         for (target, rules, want, seen) in renewals {
-            if want.forced == self.forced {
+            if is_urgent(seen.main_start, &want) == self.forced {
                 let unit = Fpm::new(&target, &rules, want, seen, now);
                 self.units.insert(unit.unit.clone(), unit);
             }

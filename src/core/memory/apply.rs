@@ -28,8 +28,7 @@ impl Memory {
                 // What was under way then will have no outcome; whatever it may have done is remembered by itself.
                 std::mem::take(&mut self.open).values().for_each(|open| self.may_have_led(open));
                 self.may_have_reloaded(&[]);
-                self.cutting.retain(|_, cutting| cutting.begun);
-                self.strays.retain(|cut| cut.begun);
+                self.forget_what_was_not_begun();
             }
             Entry::Clock { booted_at } => self.clock_is(*booted_at),
             Entry::Watching { path } => {

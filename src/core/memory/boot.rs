@@ -17,6 +17,7 @@ impl Memory {
         self.starts_held = false;
         // What the boot starts is up again.
         self.taken_down.clear();
+        self.maybe_down.clear();
         // Whatever has run since the boot was not interrupted by us.
         self.interrupted.values_mut().for_each(|row| row.last = Mono::BOOT);
         // A command may have left its mark outside /run.

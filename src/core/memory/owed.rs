@@ -56,6 +56,15 @@ impl Memory {
         self.note(None, written);
     }
 
+    /// Nor had a version before this one a list of those that did not come up, apart from what its last rollout told.
+    pub(super) fn forget_what_was_not_begun(&mut self) {
+        self.cutting.retain(|_, cutting| cutting.begun);
+        self.strays.retain(|cut| cut.begun);
+        let views = self.rollout.iter().map(|rollout| &rollout.view).chain(&self.last_rollout);
+        let failed = views.flat_map(|view| &view.units).filter(|end| end.what == UnitEnd::Failed);
+        self.maybe_down.extend(failed.map(|end| end.unit.clone()));
+    }
+
     /// What is lent may be in force since, but for these.
     pub(super) fn may_have_reloaded(&mut self, without: &[String]) {
         let lent = &self.lent;

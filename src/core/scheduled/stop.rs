@@ -192,7 +192,7 @@ impl Script {
             // Also while our stop, or somebody else's, was on its way: it has heeded us.
             self.ended = Ended::AtCheckpoint;
         }
-        if (stopped && self.ours) || at_checkpoint || (!stopped && self.is_cut_short(&self.seen)) {
+        if at_checkpoint || (self.ours && (stopped || self.is_cut_short(&self.seen))) {
             turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
             if !turn.memory.reruns.contains_key(&self.unit) {
                 self.owe_rerun(turn, rules, false);

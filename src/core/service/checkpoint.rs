@@ -99,6 +99,7 @@ impl Service {
     /// What is seen of one that is to go down by its own help: has it ended, or does it run anew?
     pub(super) fn look_before_its_restart(&mut self, turn: &Turn<'_>, seen: &UnitSeen, stale: Stale) {
         let runs = seen.active.runs();
+        self.being_stopped |= seen.is_being_stopped();
         let anew = runs && !seen.invocation.is_empty() && seen.invocation != self.before;
         let then = if anew {
             Then::Verify
@@ -114,6 +115,8 @@ impl Service {
         } else if runs {
             // systemd is about to start it again by itself (Restart=); if that takes long it is restarted.
             Then::Verify
+        } else if self.being_stopped && !seen.is_to_run_again() {
+            Then::Finish("somebody has stopped it")
         } else if self.asking.was_asked(turn.memory, &self.seen.unit) && seen.has_ended_well() {
             Then::Start
         } else {

@@ -56,6 +56,10 @@ impl Services {
                 None if !stale.is_empty() => {
                     self.units.insert(seen.unit.clone(), Service::new(seen.clone(), stale, turn.now.mono, drain_until));
                 }
+                // Somebody has seen to it since.
+                None if seen.active == Active::Active && turn.memory.maybe_down.contains(&seen.unit) => {
+                    turn.unit_ended(&self.name, &seen.unit, UnitEnd::Renewed, "it has come up");
+                }
                 None => {}
             }
         }
@@ -138,6 +142,10 @@ impl Services {
 impl Service {
     pub(super) fn look(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale, look: &Looker, drain_until: Mono) {
         self.seen_at = look.began().unwrap_or(self.seen_at);
+        if self.step == Step::Due && seen.active == Active::Deactivating && self.seen.active != Active::Deactivating {
+            // Whoever stops it while it waits for its turn has the whole grace from now.
+            self.since = turn.now.mono;
+        }
         if stale.is_empty() && self.may_heed(turn.memory) {
             self.enter(turn.now.mono, Step::Ready);
         }

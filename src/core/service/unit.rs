@@ -46,6 +46,8 @@ pub(super) struct Service {
     /// What systemd has said of its last restart.
     pub job_end: Option<JobEnd>,
     pub asking: Asking,
+    /// Somebody was seen to stop it while it was asked.
+    pub being_stopped: bool,
     /// Nothing stands before its restart but a look that began then or later.
     pub looked_from: Option<Mono>,
 }
@@ -97,6 +99,7 @@ impl Service {
             tries: 0,
             job_end: None,
             asking: Asking::default(),
+            being_stopped: false,
             looked_from: None,
         }
     }
@@ -201,8 +204,10 @@ impl Service {
 
     /// Also by whoever has taken our restart's place in the queue of systemd.
     pub(super) fn was_stopped_by_others(&self, seen: &UnitSeen) -> bool {
-        let by_others = self.restarted_for.is_none() || self.job_end == Some(JobEnd::Canceled);
-        by_others && seen.active == Active::Inactive && !seen.job
+        let canceled = self.job_end == Some(JobEnd::Canceled);
+        // However it ended then: a start of ours that fails is not canceled.
+        let down = seen.active == Active::Inactive || (canceled && seen.active == Active::Failed);
+        (self.restarted_for.is_none() || canceled) && down && !seen.job
     }
 
     /// As soon as no process of its old run can outlive the restart: what runs then would be taken for new.

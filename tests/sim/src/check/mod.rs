@@ -199,6 +199,10 @@ impl World {
         let down = unit.active == Active::Inactive && unit.may_stay_down && !unit.checkpointed && unit.job.is_none();
         // One that is being stopped has its grace first; whose stop it is an agent cannot know that comes after one that has restarted it.
         let ours = self.sent_before.get(name).is_some_and(|sent| *sent >= unit.main_start);
+        // One that is asked by its rules, and ends well, has heeded that as far as anybody can see, unless a look has found it being stopped.
+        let asks = matches!(self.target_of(name), Some((_, TargetRules::Service(rules))) if !rules.checkpoint_timeout.is_zero());
+        let well = unit.exit.is_some_and(|exit| exit.how == Exit::Exited(0)) && unit.stop_took < 2 * S + self.unknowable();
+        let down = down && !(asks && well);
         let grace = self.term_timeout(name).unwrap_or(0);
         let goes = |since: Us| unit.may_stay_down && !ours && self.now > since + self.unknowable() && self.now < since + grace;
         let going = unit.active == Active::Deactivating && unit.stop.as_ref().is_some_and(|stop| goes(stop.since));
@@ -336,6 +340,10 @@ impl World {
         let now = self.now;
         // What it has asked to end it may kill, also when its target has left the configuration since.
         let meant = self.units.get(name).is_some_and(|unit| self.maybe_stopped.contains(&unit.invocation));
+        // It may have ended a moment before this arrives.
+        if meant && self.units[name].processes.is_empty() {
+            return;
+        }
         let Some(term_timeout) = self.term_timeout(name).or(self.graces.get(name).copied()).or(meant.then_some(0)) else {
             return self.violates(format!("the agent kills {name}, which is no target's"));
         };

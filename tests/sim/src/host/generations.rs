@@ -114,7 +114,9 @@ impl Host {
             let tells = of.as_fpm().is_some_and(|fpm| fpm.has_status && fpm.status == Answers::Well);
             ours(unit) && tells && of.active == Active::Active && of.stop.is_none() && self.world.at_work(unit, 0).is_none()
         };
-        self.world.templates.values().flat_map(of).filter(idle).collect()
+        // Where a person has stopped the one that served, the last one that could serve is kept.
+        let serves = |template: &&Template| template.current().is_some_and(|unit| self.world.listens(&unit));
+        self.world.templates.values().filter(serves).flat_map(of).filter(idle).collect()
     }
 
     /// Nothing lingers, and nothing is being started.

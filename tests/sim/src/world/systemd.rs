@@ -362,8 +362,10 @@ impl World {
         if !posted && self.runs_stop_post(name) {
             return;
         }
+        let now = self.now;
         let unit = self.units.get_mut(name).unwrap();
         let stop = unit.stop.take();
+        unit.stop_took = stop.as_ref().map_or(0, |stop| now - stop.since);
         let by_agent = stop.as_ref().is_some_and(|stop| stop.by == By::Agent);
         (unit.active, unit.result) = match (timed_out, clean, exit) {
             (true, _, _) => (Active::Failed, "timeout"),

@@ -206,6 +206,8 @@ pub struct Unit {
     pub start_limit: (u32, Us),
     pub starts: Vec<Us>,
     pub stop: Option<Stop>,
+    /// How long the last one took.
+    pub stop_took: Us,
     /// The stop of the last invocation was ours, and when it was begun.
     pub last_stop_by_agent: Option<Us>,
     /// Its `php` has reached a checkpoint, and it is about to say so.
@@ -256,6 +258,7 @@ impl Unit {
             timeout_stop: 90 * S,
             start_limit: (5, 10 * S),
             starts: Vec::new(),
+            stop_took: 0,
             stop: None,
             last_stop_by_agent: None,
             tidying: false,
