@@ -339,7 +339,7 @@ impl Memory {
     /// A script is owed a run now, and not only when what it left behind has settled, or perhaps when it has ended.
     #[must_use]
     pub fn owes_run(&self) -> bool {
-        self.reruns.values().any(|owed| owed.settles.is_none() && !owed.lent)
+        self.reruns.values().any(OwedRun::is_owed_now)
     }
 
     /// The symlink leads to a generation, or may have led to it, by this: then requests have come to that.

@@ -30,6 +30,12 @@ pub struct OwedRun {
 }
 
 impl OwedRun {
+    /// Not only when what it left behind has settled, nor perhaps when the run that goes on has ended.
+    #[must_use]
+    pub fn is_owed_now(&self) -> bool {
+        self.settles.is_none() && !self.lent
+    }
+
     /// The unit has run since this was owed, whoever started it.
     #[must_use]
     pub fn has_run(&self, seen: &UnitSeen) -> bool {
@@ -56,10 +62,13 @@ impl Memory {
         self.note(None, written);
     }
 
-    /// Nor had a version before this one a list of those that did not come up, apart from what its last rollout told.
     pub(super) fn forget_what_was_not_begun(&mut self) {
         self.cutting.retain(|_, cutting| cutting.begun);
         self.strays.retain(|cut| cut.begun);
+    }
+
+    /// A version that kept no list of them told what did not come up in its last rollout.
+    pub(super) fn take_up_what_is_down(&mut self) {
         let views = self.rollout.iter().map(|rollout| &rollout.view).chain(&self.last_rollout);
         let failed = views.flat_map(|view| &view.units).filter(|end| end.what == UnitEnd::Failed);
         self.maybe_down.extend(failed.map(|end| end.unit.clone()));

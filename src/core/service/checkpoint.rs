@@ -1,7 +1,7 @@
 //! The rungs before RestartUnit that need the service's help: it is asked to stop at its next checkpoint, spared while it holds its lock, and let
 //! finish if its rules say so. One that ended when asked is started again.
 
-use super::looks::ENDED;
+use super::looks::{ENDED, STOPPED};
 use super::unit::{Service, Step};
 use crate::core::asking::{Asking, Came, Next};
 use crate::core::effect::{Effect, EffectId, Outcome};
@@ -116,7 +116,7 @@ impl Service {
             // systemd is about to start it again by itself (Restart=); if that takes long it is restarted.
             Then::Verify
         } else if self.being_stopped && !seen.is_to_run_again() {
-            Then::Finish("somebody has stopped it")
+            Then::Finish(STOPPED)
         } else if self.asking.was_asked(turn.memory, &self.seen.unit) && seen.has_ended_well() {
             Then::Start
         } else {

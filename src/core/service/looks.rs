@@ -25,6 +25,8 @@ const RESTART_LOOK: Duration = Duration::from_secs(1);
 pub(super) const BATCH: Duration = Duration::from_millis(10);
 /// What is said of one that nobody has ended.
 pub(super) const ENDED: &str = "it ended by itself";
+pub(super) const STOPPED: &str = "somebody has stopped it";
+const UP: &str = "it has come up";
 
 impl Services {
     pub(super) fn seen(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, units: &[UnitSeen]) {
@@ -58,7 +60,7 @@ impl Services {
                 }
                 // Somebody has seen to it since.
                 None if seen.active == Active::Active && turn.memory.maybe_down.contains(&seen.unit) => {
-                    turn.unit_ended(&self.name, &seen.unit, UnitEnd::Renewed, "it has come up");
+                    turn.unit_ended(&self.name, &seen.unit, UnitEnd::Renewed, UP);
                 }
                 None => {}
             }
@@ -99,12 +101,11 @@ impl Services {
         }
         let unseen = |unit: &Service| match unit.step {
             Step::Ready => unit.seen_at < unit.since,
-            Step::Pausing { .. } if unit.waits_for_a_look() => true,
+            Step::Pausing { .. } | Step::Due if unit.waits_for_a_look() => true,
             Step::Draining { until } | Step::Pausing { until } | Step::Asked { until } | Step::Holding { until } => {
                 now >= until && unit.seen_at < until
             }
             Step::Restarting => unit.grace_over(rules).is_some_and(|until| now >= until && unit.seen_at < until),
-            Step::Due => unit.waits_for_a_look(),
             _ => false,
         };
         if self.units.values().any(unseen) {
@@ -174,7 +175,7 @@ impl Service {
             Step::Pausing { .. } if self.came_up(seen) || self.was_stopped_by_others(seen) => self.verify(turn, target, seen, stale),
             Step::Done(UnitEnd::Failed, _) if stale.is_empty() && seen.active == Active::Active => {
                 self.seen = seen.clone();
-                self.done(turn, target, &seen.unit, UnitEnd::Renewed, "it has come up");
+                self.done(turn, target, &seen.unit, UnitEnd::Renewed, UP);
             }
             // Restarted for an earlier deploy, while this one landed.
             Step::Done(end, _) if !stale.is_empty() && end != UnitEnd::Failed && self.seen_at >= self.since => {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::checkpoint::Then;
+use super::looks::STOPPED;
 use crate::core::asking::Asking;
 use crate::core::effect::{Effect, EffectId, Fault, JobEnd};
 use crate::core::entry::Entry;
@@ -168,8 +169,7 @@ impl Service {
             }
             // In the pause it may have come up, or somebody may have seen to it.
             Step::Pausing { until } => {
-                let ends = self.is_ended_by_others(turn.memory) && now < self.since.after(rules.term_timeout);
-                let paused = now >= until && self.seen_at >= until && !ends;
+                let paused = now >= until && self.seen_at >= until && !self.is_let_end(turn, rules);
                 if paused && self.may_go(now, turn.journal_good) {
                     self.restart(turn, rules, name, want);
                 }
@@ -202,6 +202,11 @@ impl Service {
         by_others && self.seen.active == Active::Deactivating
     }
 
+    /// What somebody is stopping is to stay down, and comes to its end without us, if it does within its grace.
+    fn is_let_end(&self, turn: &Turn<'_>, rules: &ServiceRules) -> bool {
+        self.is_ended_by_others(turn.memory) && turn.now.mono < self.since.after(rules.term_timeout)
+    }
+
     /// Also by whoever has taken our restart's place in the queue of systemd.
     pub(super) fn was_stopped_by_others(&self, seen: &UnitSeen) -> bool {
         let canceled = self.job_end == Some(JobEnd::Canceled);
@@ -220,8 +225,7 @@ impl Service {
         under_way: &mut usize,
         want: &Want,
     ) {
-        // What somebody is stopping is to stay down, and comes to its end without us.
-        if self.is_ended_by_others(turn.memory) && turn.now.mono < self.since.after(rules.term_timeout) {
+        if self.is_let_end(turn, rules) {
             return;
         }
         if self.seen.leaves_processes {
@@ -293,7 +297,7 @@ impl Service {
             return self.done(turn, target, &seen.unit, UnitEnd::Renewed, "restarted");
         }
         if self.was_stopped_by_others(seen) {
-            return self.done(turn, target, &seen.unit, UnitEnd::Finished, "somebody has stopped it");
+            return self.done(turn, target, &seen.unit, UnitEnd::Finished, STOPPED);
         }
         self.stale = stale;
         self.seen = seen.clone();

@@ -4,7 +4,7 @@ use restart_agent::core::policy::{AtMax, GenerationRules, TargetRules};
 use restart_agent::core::seen::Active;
 
 use super::{UNKNOWABLE, us};
-use crate::world::{Answers, Fpm, MS, S, Template, Unit, Us, Wanted, World};
+use crate::world::{Answers, Fpm, MS, S, Template, Unit, Us, World};
 
 /// A person's doing is seen when somebody looks.
 const SEEN_LATE: Us = 2 * S;
@@ -60,8 +60,7 @@ impl World {
     /// What an emergency has made old is ended at once, also after the emergency, which is over when the new one serves.
     fn emergency(&self, target: &str) -> bool {
         let before = self.reached_before.get(target).copied().unwrap_or(0);
-        let names = |wanted: &Wanted| wanted.targets.as_ref().is_none_or(|names| names.iter().any(|name| name == target));
-        self.wanted.iter().any(|wanted| wanted.forced && names(wanted) && wanted.at > before)
+        self.wanted.iter().any(|wanted| wanted.forced && wanted.names(target) && wanted.at > before)
     }
 
     /// Whatever would end, or hold up, what is in flight.

@@ -84,16 +84,12 @@ impl World {
 
     /// The first deploy that made something started then stale, and whether any since is forced.
     pub(crate) fn made_stale(&self, target: &str, started: Us) -> Option<(Us, bool)> {
-        let mut all = self
-            .wanted
-            .iter()
-            .filter(|wanted| wanted.targets.as_ref().is_none_or(|names| names.iter().any(|name| name == target)))
-            .filter(|wanted| started < wanted.at + BLUR + 34 * MS);
+        let mut all = self.wanted.iter().filter(|wanted| wanted.names(target)).filter(|wanted| started < wanted.at + BLUR + 34 * MS);
         let first = all.next()?;
         let reached = self.reached.get(target).copied().unwrap_or(0);
-        let names = |wanted: &crate::world::Wanted| wanted.targets.as_ref().is_none_or(|names| names.iter().any(|name| name == target));
         // An emergency is one until it has been reached.
-        let forced = self.wanted.iter().any(|wanted| wanted.forced && names(wanted) && (wanted.at >= first.at || wanted.at > reached));
+        let forced =
+            self.wanted.iter().any(|wanted| wanted.forced && wanted.names(target) && (wanted.at >= first.at || wanted.at > reached));
         Some((first.at, forced))
     }
 

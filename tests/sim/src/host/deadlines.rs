@@ -5,7 +5,7 @@ use restart_agent::core::status::{State, TargetState};
 
 use super::{Host, MINUTE, S, Us};
 use crate::check::{carries, us};
-use crate::world::{Job, JobKind, MS, Wanted};
+use crate::world::{Job, JobKind, MS};
 
 /// The agent's own turns, on top of what the rules allow: looks once a second, a try again after one that got no answer, the end of what has had SIGKILL.
 const SLACK: Us = 15 * S;
@@ -77,10 +77,10 @@ impl Host {
         let Some((target, rules)) = self.world.target_of(name) else { return false };
         let code: &[String] = if let TargetRules::Scheduled(rules) = &rules { &rules.code } else { &[] };
         let oldest = unit.processes.values().filter(|process| carries(code, process)).map(|process| process.start).min();
-        let names = |wanted: &&Wanted| wanted.targets.as_ref().is_none_or(|names| names.contains(&target));
         // A target that was out of the configuration has what landed before it was back adopted.
         let from = self.since.get(&target).copied().unwrap_or(0).max(oldest.unwrap_or(Us::MAX));
-        let mut made_stale = self.world.wanted.iter().filter(names).map(|wanted| wanted.at).filter(|at| from < *at);
+        let mut made_stale =
+            self.world.wanted.iter().filter(|wanted| wanted.names(&target)).map(|wanted| wanted.at).filter(|at| from < *at);
         let stuck = unit.processes.values().any(|process| process.unkillable_until + SLACK > self.world.now);
         let disturbed = self.told_at.get(name).copied().unwrap_or(0).max(self.disturbed);
         made_stale.next().is_some_and(|at| self.world.now > at.max(disturbed) + self.deadline(&rules)) && !stuck

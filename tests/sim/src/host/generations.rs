@@ -115,8 +115,8 @@ impl Host {
             ours(unit) && tells && of.active == Active::Active && of.stop.is_none() && self.world.at_work(unit, 0).is_none()
         };
         // Where a person has stopped the one that served, the last one that could serve is kept.
-        let serves = |template: &&Template| template.current().is_some_and(|unit| self.world.listens(&unit));
-        self.world.templates.values().filter(serves).flat_map(of).filter(idle).collect()
+        let served = self.world.templates.values().filter(|template| self.is_served(template));
+        served.flat_map(of).filter(idle).collect()
     }
 
     /// Nothing lingers, and nothing is being started.
@@ -132,11 +132,14 @@ impl Host {
         of_generations.flat_map(|target| &target.units).any(|view| view.state == TargetState::Verifying)
     }
 
+    fn is_served(&self, template: &Template) -> bool {
+        template.current().is_some_and(|unit| self.world.listens(&unit))
+    }
+
     /// One of each template serves, unless a person has stopped it and the agent leaves it at that.
     pub(super) fn all_serve(&self) -> bool {
-        let serves = |template: &Template| template.current().is_some_and(|unit| self.world.listens(&unit));
         let left =
             || self.status().targets.iter().flat_map(|target| &target.units).any(|view| view.why.contains("somebody has stopped it"));
-        self.world.templates.values().all(|template| serves(template) || (template.stopped_by_person && left()))
+        self.world.templates.values().all(|template| self.is_served(template) || (template.stopped_by_person && left()))
     }
 }

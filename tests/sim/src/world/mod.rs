@@ -170,6 +170,14 @@ pub struct Wanted {
     pub id: String,
 }
 
+impl Wanted {
+    /// Whether it is for this target, too.
+    #[must_use]
+    pub fn names(&self, target: &str) -> bool {
+        self.targets.as_ref().is_none_or(|names| names.iter().any(|name| name == target))
+    }
+}
+
 #[derive(Debug)]
 pub struct World {
     pub now: Us,
@@ -449,10 +457,6 @@ impl World {
     /// The newest moment that a target is to be fresh for.
     #[must_use]
     pub fn newest_want(&self, target: &str) -> Option<&Wanted> {
-        self.wanted
-            .iter()
-            .rev()
-            .filter(|wanted| !wanted.perhaps)
-            .find(|wanted| wanted.targets.as_ref().is_none_or(|names| names.iter().any(|name| name == target)))
+        self.wanted.iter().rev().filter(|wanted| !wanted.perhaps).find(|wanted| wanted.names(target))
     }
 }

@@ -92,12 +92,17 @@ fn one_of_several_commands_that_renews_itself_while_its_loan_is_on_its_way_runs_
     }
 }
 
+/// One of two commands that holds its lock for longer than it is spared for that; the second lasts so long.
+fn holds_its_lock(second: Us) -> Host {
+    let holds = Script { steps: 2, holds: HOUR, next_runs: [second].into(), ..Script::default() };
+    let rules = ScheduledRules { hold_timeout: span(20 * S), ..script_rules(After::Rerun) };
+    by(script_host(After::Rerun, holds, HOUR), rules)
+}
+
 /// The agent dies before the stop for which it was lent something; the next one spares it for its lock first, and then a hold comes.
 #[test]
 fn one_of_several_commands_whose_stop_was_lost_runs_again_when_it_ends_as_its_last() {
-    let holds = Script { steps: 2, holds: HOUR, next_runs: [150 * S].into(), ..Script::default() };
-    let rules = ScheduledRules { hold_timeout: span(20 * S), ..script_rules(After::Rerun) };
-    let mut host = by(script_host(After::Rerun, holds, HOUR), rules);
+    let mut host = holds_its_lock(150 * S);
     host.world.touch("d2");
     let stop = |host: &Host| host.memory().open.values().any(|open| matches!(open, Effect::Stop { .. }));
     assert!(host.run_until(2 * MINUTE, stop));
@@ -143,9 +148,7 @@ fn one_whose_start_systemd_does_not_answer_is_started_as_soon_as_it_does() {
 /// The next agent spares it for its lock, and has lent it nothing itself.
 #[test]
 fn one_of_several_commands_that_an_earlier_agent_has_lent_to_runs_again_when_it_ends_as_its_last() {
-    let holds = Script { steps: 2, holds: HOUR, next_runs: [130 * S].into(), ..Script::default() };
-    let rules = ScheduledRules { hold_timeout: span(20 * S), ..script_rules(After::Rerun) };
-    let mut host = by(script_host(After::Rerun, holds, HOUR), rules);
+    let mut host = holds_its_lock(130 * S);
     host.world.touch("d2");
     assert!(host.run_until(2 * MINUTE, |host| host.world.units[SCRIPT].exec_reset()));
     host.deed(Deed::KillAgent(S));

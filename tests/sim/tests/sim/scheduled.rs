@@ -297,6 +297,17 @@ fn a_run_between_two_deploys_has_a_drain_of_its_own() {
     host.must_be_right();
 }
 
+/// Whoever looks in each of the next so many milliseconds is told what is so, and all comes to rest.
+fn is_right_at_every_moment(mut host: Host, moments: u32) {
+    for _ in 0..moments {
+        host.run(MS);
+        let read = host.world.stamp.clone();
+        host.feed(Event::Stamp(read));
+    }
+    host.settle();
+    host.must_be_right();
+}
+
 /// A slot that has passed starts it as soon as what was lent for the stop is taken back, which is before we do. That run is the one that is owed.
 #[test]
 fn what_its_timer_has_started_before_the_agent_could_is_not_started_again() {
@@ -318,13 +329,7 @@ fn what_its_timer_has_started_before_the_agent_could_is_not_started_again() {
     // A newer deploy than that run: whoever looks is told that it is stale, at whatever moment.
     let mut host = by_timer();
     host.order(Order::Trigger { force: false, override_hold: false, targets: None, reason: None });
-    for _ in 0..3000 {
-        host.run(MS);
-        let read = host.world.stamp.clone();
-        host.feed(Event::Stamp(read));
-    }
-    host.settle();
-    host.must_be_right();
+    is_right_at_every_moment(host, 3000);
 }
 
 /// That run is new for the deploy before: whoever looks is told that it is stale, at whatever moment.
@@ -345,14 +350,8 @@ fn what_was_started_again_right_before_a_deploy_landed_is_not_called_new() {
     };
     let started = lives(None).world.units[SCRIPT].runs[1].0;
     for later in 1..=20 {
-        let mut host = lives(Some(started + later * MS));
-        for _ in 0..500 {
-            host.run(MS);
-            let read = host.world.stamp.clone();
-            host.feed(Event::Stamp(read));
-        }
-        host.settle();
-        host.must_be_right();
+        let host = lives(Some(started + later * MS));
+        is_right_at_every_moment(host, 500);
     }
 }
 
