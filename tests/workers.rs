@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         .on_each("a_hundred_workers_are_renewed_and_only_what_is_old", a_hundred)
         .on_each("a_deploy_in_the_middle_of_a_restart_is_not_forgotten_t01", deploy_in_the_middle)
         .on_each("a_worker_is_asked_first_and_comes_back_however_it_says_that_it_has_ended", asked)
+        .on_each("a_worker_that_a_person_stops_in_its_restart_or_while_it_is_asked_stays_stopped", stopped_by_a_person)
         .on_each("a_worker_is_spared_for_its_lock_and_left_if_its_rules_let_it_finish", held_and_left)
         .run()
 }
@@ -338,6 +339,39 @@ fn asked(release: Release) -> Result<()> {
         ensure!(host.property(name, "ActiveState")? == "active", "{name} is down\n{}", agent.status_text()?);
     }
     ensure!(host.sh_ok("ls /run/restart-agent/stop")?.trim().is_empty(), "somebody is still asked to stop");
+    agent.ensure_nothing_left()
+}
+
+fn stopped_by_a_person(release: Release) -> Result<()> {
+    let host = Host::boot(release, "stopped-workers")?;
+    // Ends as failed, by our SIGKILL.
+    let ignores = worker("worker-ignores", Shape::Ignores);
+    // Ends well, long after it has been told: longer than a look is away.
+    let slow = worker("worker-slow", Shape::Plain)
+        .service("ExecStart=\nExecStart=/bin/sh -c 'trap \"sleep 4; exit 0\" TERM; while :; do sleep 0.1; done'");
+    let all = [ignores, slow];
+    jobs::install(&host, &all)?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("v0")?;
+    for (job, rules, state) in [(&all[0], "term_timeout = \"5s\"", "stopping"), (&all[1], "checkpoint_timeout = \"30s\"", "asked")] {
+        let name = job.service_name();
+        jobs::systemctl(&host, &["start"], std::slice::from_ref(&name))?;
+        agent.configure(&config(rules))?;
+        agent.deploy(state)?;
+        agent.wait_status(state, MINUTE, |status| unit(status, &name).is_some_and(|unit| unit["state"] == state))?;
+        host.sh_ok(&format!("systemctl stop --no-block {name}"))?;
+        let waited = agent.wait(MINUTE)?;
+        ensure!(waited.status == 0, "{waited:?}\n{}", agent.status_text()?);
+        let active = host.property(&name, "ActiveState")?;
+        ensure!(matches!(active.as_str(), "inactive" | "failed"), "{name} is {active}\n{}", agent.status_text()?);
+        let said = agent.ok(&["history", "--json"])?;
+        ensure!(said.contains("somebody has stopped it"), "{said}");
+        let starts = host.sh_ok(&format!("journalctl --boot --unit={name} --output=cat | grep -c '^Started '"))?;
+        ensure!(starts.trim() == "1", "{name} was started {starts} times");
+        // The next deploy leaves it down, too.
+        agent.deploy_and_wait(&format!("after-{state}"), MINUTE)?;
+        ensure!(host.property(&name, "ActiveState")? == active, "{name} was started by the next deploy\n{}", agent.status_text()?);
+    }
     agent.ensure_nothing_left()
 }
 
