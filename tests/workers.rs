@@ -346,9 +346,9 @@ fn stopped_by_a_person(release: Release) -> Result<()> {
     let host = Host::boot(release, "stopped-workers")?;
     // Ends as failed, by our SIGKILL.
     let ignores = worker("worker-ignores", Shape::Ignores);
-    // Ends well, long after it has been told: longer than a look is away.
+    // Ends well, long after it has been told: longer than a look is away. The SIGTERM of its stop is not for what it waits with then.
     let slow = worker("worker-slow", Shape::Plain)
-        .service("ExecStart=\nExecStart=/bin/sh -c 'trap \"sleep 4; exit 0\" TERM; while :; do sleep 0.1; done'");
+        .service("KillMode=mixed\nExecStart=\nExecStart=/bin/sh -c 'trap \"sleep 4; exit 0\" TERM; while :; do sleep 0.1; done'");
     let all = [ignores, slow];
     jobs::install(&host, &all)?;
     let agent = Agent::install(&host)?;
