@@ -31,7 +31,13 @@ impl Service {
             Step::Asked { until } => (TargetState::Asked, "was asked to stop at its next checkpoint".to_owned(), Some(*until)),
             Step::Holding { until } => (TargetState::Held, "holds its lock, so it is spared until then".to_owned(), Some(*until)),
             Step::TakingBack(Then::Start) => (TargetState::Starting, "ended at a checkpoint; is started again".to_owned(), None),
-            Step::TakingBack(_) => (TargetState::Stopping, "what it was asked and lent is taken back".to_owned(), None),
+            Step::TakingBack(then) => {
+                let state = match then {
+                    Then::Restart | Then::Pause => TargetState::Stopping,
+                    _ => TargetState::Verifying,
+                };
+                (state, "what it was asked and lent is taken back".to_owned(), None)
+            }
             Step::Restarting => match self.ladder.as_ref().map(|ladder| ladder.rung(now.mono)) {
                 Some(Rung::Grace { until }) => (TargetState::Stopping, "is being restarted".to_owned(), Some(until)),
                 Some(Rung::Dying { until }) => (TargetState::Killing, "was sent SIGKILL".to_owned(), Some(until)),

@@ -7,7 +7,7 @@ use crate::core::effect::Effect;
 use crate::core::machine::{Machine, Work};
 use crate::core::pool::{Goal, Pool};
 use crate::core::status::{
-    AgentView, BegunView, HoldView, PoolView, ReachedView, SlotView, StampView, State, StatusView, TargetState, TargetView,
+    AgentView, BegunView, HoldView, PoolView, ReachedView, SlotView, StampView, State, StatusView, TargetState, TargetView, UnitView,
 };
 use crate::core::time::{Now, Wall};
 
@@ -180,7 +180,7 @@ impl Machine {
             };
             return Waiting {
                 waiting_for: Some(format!("{}: {}{more}", unit.unit, unit.why)),
-                next: Some(next_of(unit.state, self.kind_of(targets, &unit.unit)).to_owned()),
+                next: Some(next_of(unit, self.kind_of(targets, &unit.unit)).to_owned()),
                 deadline: unit.deadline,
             };
         }
@@ -231,17 +231,19 @@ fn describe(effect: &Effect) -> &'static str {
     }
 }
 
-fn next_of(state: TargetState, kind: &str) -> &'static str {
-    match (state, kind) {
+fn next_of(unit: &UnitView, kind: &str) -> &'static str {
+    match (unit.state, kind) {
         (TargetState::Stale, "generations") => "a new generation",
         (TargetState::Starting, "generations") => "its proof, then the switch",
         (TargetState::Verifying, "generations") => "the old one finishes what it has",
         (TargetState::Draining, "scheduled") => "SIGTERM",
         (TargetState::Draining, _) => "RestartUnit",
         (TargetState::Asked | TargetState::Held, "scheduled") => "SIGTERM, unless its rules let it finish",
-        (TargetState::Stopping, _) => "SIGKILL",
+        (TargetState::Stopping, _) if unit.deadline.is_some() => "SIGKILL",
+        (TargetState::Stopping, "scheduled" | "strays" | "generations") => "SIGTERM",
         (TargetState::Killing, _) => "report it as stuck",
         (TargetState::Verifying, "php-fpm") => "back into the pool",
+        (TargetState::Verifying, _) => "nothing, if it is well",
         (TargetState::Starting, _) => "its start",
         _ => "RestartUnit",
     }
