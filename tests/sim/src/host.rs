@@ -336,7 +336,8 @@ impl Host {
             if let (Entry::Reached { target, .. }, Some(machine)) = (&written.entry, &self.machine)
                 && let Some(want) = machine.memory().targets.get(target).and_then(|target| target.reached.clone())
             {
-                let before = self.world.reached.insert(target.clone(), want.landed.0).unwrap_or(0);
+                let landed = self.world.moment(want.landed);
+                let before = self.world.reached.insert(target.clone(), landed).unwrap_or(0);
                 self.world.reached_before.insert(target.clone(), before);
             }
             // The guard's own order: from now on what is older is stale.
@@ -526,7 +527,8 @@ impl Host {
             self.feed(Event::Order { by: "root".to_owned(), order });
             if !matches!(self.answers.get(before), Some(Answer::Accepted(_))) && self.world.wanted.len() == kept {
                 // The machine may have taken it all the same, before the journal could not.
-                let taken = self.memory().targets.values().filter_map(|target| target.want.as_ref()).any(|want| want.landed.0 == at);
+                let taken =
+                    self.memory().targets.values().filter_map(|target| target.want.as_ref()).any(|want| want.landed == self.world.mono(at));
                 if let Some(refused) = self.world.wanted.pop().filter(|_| taken) {
                     self.world.wanted.push(crate::world::Wanted { perhaps: true, ..refused });
                 }
@@ -577,7 +579,7 @@ impl Host {
     fn next_tick(&mut self) -> Option<Us> {
         if self.due.is_none_or(|(turn, _)| turn != self.handled) {
             let deadline = self.machine.as_ref().and_then(Machine::next_deadline);
-            self.due = Some((self.handled, deadline.map(|deadline| deadline.at.0)));
+            self.due = Some((self.handled, deadline.map(|deadline| self.world.moment(deadline.at))));
         }
         self.due.and_then(|(_, at)| at).filter(|_| self.machine.is_some())
     }

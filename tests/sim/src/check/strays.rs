@@ -33,7 +33,7 @@ impl World {
                 self.violates(format!("SIGKILL to stray {pid} {:.3} s after SIGTERM", (now - at) as f64 / 1e6));
             }
             (true, Some(_)) => {}
-            (false, _) => match self.made_stale(&target, stray.seen.process.start.0) {
+            (false, _) => match self.made_stale(&target, self.moment(stray.seen.process.start)) {
                 None => self.violates(format!("the agent signals stray {pid}, which runs new code")),
                 Some((at, false)) if now < at + us(rules.drain_timeout) => {
                     self.violates(format!("the agent signals stray {pid} before its drain is over"));

@@ -82,7 +82,7 @@ impl Host {
                 format!("something is to be done ({}), no effect is under way, and there is no deadline", owed.join(", "))
             }
             Some(deadline) if deadline.why.trim().is_empty() => "it waits, and does not say for what".to_owned(),
-            Some(deadline) if !owed.is_empty() && self.outstanding.is_empty() && deadline.at.0 > far => {
+            Some(deadline) if !owed.is_empty() && self.outstanding.is_empty() && self.world.moment(deadline.at) > far => {
                 format!("something is to be done ({}), and it waits for ages: {}", owed.join(", "), deadline.why)
             }
             _ => return,

@@ -7,6 +7,11 @@ use super::{Happening, S, World};
 use restart_agent::core::seen::Active;
 
 impl World {
+    /// The kernel starts anew.
+    pub(super) fn boot_clock_starts(&mut self) {
+        self.booted = self.now.saturating_sub(2 * S);
+    }
+
     /// Everything but the generations of php-fpm.
     pub(super) fn units_go_down(&mut self) {
         let units: BTreeSet<String> = self.units.values().filter(|unit| !unit.instance).map(|unit| unit.name.clone()).collect();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use restart_agent::core::effect::{Effect, EffectId, Fault, FpmRequest, JobEnd, Looked, Outcome, WorkerRef};
-use restart_agent::core::seen::{Active, Exit, Load, ProcessSeen, UnitSeen};
+use restart_agent::core::seen::{Active, Exit, ExitSeen, Load, ProcessSeen, UnitSeen};
 use restart_agent::core::time::Mono;
 
 use super::balancer::Command;
@@ -371,7 +371,7 @@ impl World {
 
     fn is_there(&self, unit: &str, worker: &WorkerRef) -> bool {
         let process = self.units.get(unit).and_then(|unit| unit.processes.get(&worker.pid));
-        process.is_some_and(|process| process.start - process.blur == worker.start.0)
+        process.is_some_and(|process| self.mono(process.start - process.blur) == worker.start)
     }
 
     fn wait_for(&mut self, epoch: u64, id: EffectId, unit: &str, job: Result<u64, Fault>, within: Us) {
@@ -544,11 +544,11 @@ impl World {
             result: unit.result.to_owned(),
             job: unit.job.is_some(),
             main_pid: unit.main_pid,
-            main_start: Mono(unit.main_start),
-            exit: unit.exit,
-            state_since: unit.stop.as_ref().map_or(Mono::BOOT, |stop| Mono(stop.since)),
-            idle_since: if unit.active.runs() { Mono::BOOT } else { Mono(unit.idle_since) },
-            last_end: Mono(unit.idle_since),
+            main_start: self.mono(unit.main_start),
+            exit: unit.exit.map(|exit| ExitSeen { at: self.mono(exit.at.0), ..exit }),
+            state_since: unit.stop.as_ref().map_or(Mono::BOOT, |stop| self.mono(stop.since)),
+            idle_since: if unit.active.runs() { Mono::BOOT } else { self.mono(unit.idle_since) },
+            last_end: self.mono(unit.idle_since),
             invocation: unit.invocation.clone(),
             cgroup: if unit.active.runs() { unit.cgroup() } else { String::new() },
             processes: unit
@@ -557,7 +557,7 @@ impl World {
                 .map(|process| ProcessSeen {
                     pid: process.pid,
                     ppid: process.ppid,
-                    start: Mono(process.start - process.blur),
+                    start: self.mono(process.start - process.blur),
                     comm: process.comm.to_owned(),
                     argv0: None,
                     same_command_as_parent: same(process),

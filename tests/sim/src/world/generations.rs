@@ -474,6 +474,7 @@ impl World {
     /// The host goes down, and nothing of /run is left. What is enabled starts by itself.
     pub(crate) fn reboot(&mut self) {
         self.say(|| "== the host goes down".to_owned());
+        self.boot_clock_starts();
         self.units_go_down();
         let names: Vec<String> = self.templates.keys().cloned().collect();
         for name in names {

@@ -182,6 +182,8 @@ impl Wanted {
 pub struct World {
     pub now: Us,
     pub wall_offset: i64,
+    /// When this boot was.
+    pub booted: Us,
     pub rng: Rng,
     /// How long queued starts wait.
     delays: Rng,
@@ -267,6 +269,7 @@ impl World {
         World {
             now: START,
             wall_offset: BOOTED_AT,
+            booted: 0,
             rng: Rng::new(seed),
             delays: Rng::new(seed ^ 0x57a7),
             queue: BTreeMap::new(),
@@ -320,7 +323,19 @@ impl World {
 
     #[must_use]
     pub fn clock(&self) -> Now {
-        Now { mono: Mono(self.now), wall: self.wall(self.now) }
+        Now { mono: self.mono(self.now), wall: self.wall(self.now) }
+    }
+
+    /// A moment on the boot clock, which begins anew with each boot.
+    #[must_use]
+    pub fn mono(&self, at: Us) -> Mono {
+        Mono(at.saturating_sub(self.booted))
+    }
+
+    /// Which moment that is; 0 for what was before the boot.
+    #[must_use]
+    pub fn moment(&self, at: Mono) -> Us {
+        if at == Mono::BOOT { 0 } else { at.0.saturating_add(self.booted) }
     }
 
     pub fn say(&mut self, text: impl FnOnce() -> String) {

@@ -2,7 +2,6 @@
 
 use restart_agent::core::effect::WorkerRef;
 use restart_agent::core::seen::{ProcessSeen, StraySeen};
-use restart_agent::core::time::Mono;
 
 use super::{Cut, MS, OnTerm, Us, World};
 
@@ -20,7 +19,7 @@ pub struct Stray {
 impl World {
     /// A php of www-data, started now.
     pub fn add_stray(&mut self, pid: u32, cgroup: &str, transient: bool, on_term: OnTerm) {
-        let process = ProcessSeen { pid, ppid: 1, start: Mono(self.now), comm: "php".to_owned(), ..ProcessSeen::default() };
+        let process = ProcessSeen { pid, ppid: 1, start: self.mono(self.now), comm: "php".to_owned(), ..ProcessSeen::default() };
         let (user, cgroup, tty) = ("www-data".to_owned(), cgroup.to_owned(), Some(format!("pts/{pid}")));
         let seen = StraySeen { process, user, cgroup, tty, transient, contained: false, left_behind: false };
         self.strays.push(Stray { seen, on_term, ends: None, terms: 0, termed: None, kills: 0 });

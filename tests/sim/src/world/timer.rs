@@ -3,7 +3,6 @@
 
 use restart_agent::core::policy::After;
 use restart_agent::core::seen::TimerSeen;
-use restart_agent::core::time::Mono;
 
 use super::unit::{By, JobKind, Unit};
 use super::{Happening, MS, S, Us, World};
@@ -57,7 +56,7 @@ impl World {
     pub(crate) fn timer_seen(&self, timer: &Timer) -> TimerSeen {
         let runs = self.units.get(&timer.unit).is_some_and(|unit| unit.active.runs());
         let next = (timer.active && !runs).then(|| self.wall(timer.due.unwrap_or_else(|| timer.slot_after(self.now))));
-        TimerSeen { unit: timer.name.clone(), active: timer.active, next, last_trigger: Mono(timer.last_trigger) }
+        TimerSeen { unit: timer.name.clone(), active: timer.active, next, last_trigger: self.mono(timer.last_trigger) }
     }
 
     pub(crate) fn timer_elapses(&mut self, name: &str) {
