@@ -20,6 +20,9 @@ impl Memory {
         self.maybe_down.clear();
         // Whatever has run since the boot was not interrupted by us.
         self.interrupted.values_mut().for_each(|row| row.last = Mono::BOOT);
+        // On another clock. What runs now had not begun then.
+        self.cutting.values_mut().for_each(|cutting| cutting.asked = Mono::BOOT);
+        self.strays.iter_mut().for_each(|cut| cut.asked = Mono::BOOT);
         // A command may have left its mark outside /run.
         self.asked.retain(|unit| self.unasks.contains_key(unit));
         self.frozen.clear();

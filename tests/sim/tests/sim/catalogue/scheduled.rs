@@ -1,5 +1,6 @@
 //! Timer-activated scripts.
 
+use restart_agent::core::effect::Effect;
 use restart_agent::core::policy::{After, Overdue, ScheduledRules, TargetRules};
 use sim::explore::Story;
 use sim::host::{Deed, Host, span};
@@ -55,6 +56,10 @@ fn cut(host: &Host) -> bool {
 
 fn uncut(host: &Host) -> bool {
     host.casualties().is_empty()
+}
+
+fn started(host: &Host) -> bool {
+    host.done.iter().any(|(_, effect)| matches!(effect, Effect::Start { .. }))
 }
 
 pub fn stories() -> Vec<Story> {
@@ -250,6 +255,12 @@ pub fn stories() -> Vec<Story> {
             and(host, 6 * S, Deed::Policy(Box::new(policy())))
         })
         .shows(cut),
+        Story::new("script: a reboot in its stop, and its timer is quicker than the agent", 60, || {
+            let host = deploy(host_of(quick(After::Rerun), script(on_term(OnTerm::Ignores)), 32 * S));
+            and(host, 5 * S, Deed::Reboot(3 * S))
+        })
+        // It was cut in the boot before, and what runs in this one nobody has touched.
+        .shows(|host| cut(host) && host.casualties()[0].pid != 0 && !started(host)),
         Story::new("script: ten of them", 40, || {
             let mut world = world();
             for n in 0..10_u64 {
