@@ -191,7 +191,7 @@ impl Machine {
                 Some(Work::Fpm) => self.inplace.renew(now.mono, &name, want, began),
                 Some(Work::Generations(work)) => work.renew(now.mono, want),
                 Some(Work::Scheduled(work)) => work.renew(&mut turn!(self, now, step), &mut self.loans, want, began),
-                Some(Work::Services(work)) => work.renew(&turn!(self, now, step), want, began),
+                Some(Work::Services(work)) => work.renew(&turn!(self, now, step), &mut self.loans, want, began),
                 Some(Work::Strays(work)) => work.renew(&turn!(self, now, step), want, began),
                 None => {}
             }
@@ -313,7 +313,7 @@ impl Machine {
                 Work::Fpm => fpm_held |= self.inplace.progress(name) == Progress::Working,
                 Work::Generations(work) => work.pause(now.mono),
                 Work::Scheduled(work) => work.pause(now.mono, &mut self.loans),
-                Work::Services(work) => work.pause(now.mono),
+                Work::Services(work) => work.pause(now.mono, &mut self.loans),
                 Work::Strays(work) => work.pause(),
             }
         }
@@ -340,7 +340,7 @@ impl Machine {
                 Work::Fpm => {}
                 Work::Generations(work) => work.pause(self.last.mono),
                 Work::Scheduled(work) => work.pause(self.last.mono, &mut self.loans),
-                Work::Services(work) => work.pause(self.last.mono),
+                Work::Services(work) => work.pause(self.last.mono, &mut self.loans),
                 Work::Strays(work) => work.pause(),
             }
         }

@@ -43,7 +43,8 @@ impl Services {
         self.pursuit.gathering()
     }
 
-    pub fn renew(&mut self, turn: &Turn<'_>, want: Want, began: Mono) {
+    pub fn renew(&mut self, turn: &Turn<'_>, loans: &mut Loans, want: Want, began: Mono) {
+        self.release_at_rest(loans);
         self.units.retain(|_, unit| !unit.at_rest());
         if want.forced {
             for unit in self.units.values_mut() {
@@ -74,8 +75,16 @@ impl Services {
         }
     }
 
+    /// What has come to rest needs nothing of what it was lent, also if the rollout is given up in that very turn.
+    fn release_at_rest(&self, loans: &mut Loans) {
+        for (name, _) in self.units.iter().filter(|(_, unit)| unit.at_rest()) {
+            loans.release(name);
+        }
+    }
+
     /// Gives up what has not been touched; of what has been asked that is taken back, and what has ended comes up again.
-    pub fn pause(&mut self, now: Mono) {
+    pub fn pause(&mut self, now: Mono, loans: &mut Loans) {
+        self.release_at_rest(loans);
         self.units.retain(|_, unit| !matches!(unit.step, Step::Draining { .. }));
         self.units.values_mut().for_each(|unit| unit.spare(now));
         if self.units.values().all(Service::at_rest) {
@@ -134,17 +143,12 @@ impl Services {
         let mut failed = None;
         for (name, unit) in &mut self.units {
             unit.advance(turn, rules, loans, (&self.name, name), &mut under_way, &want);
-            if unit.at_rest() {
-                loans.release(name);
-            }
             if let Step::Done(UnitEnd::Failed, why) = &unit.step {
                 failed.get_or_insert(format!("{name}: {why}"));
             }
         }
+        self.release_at_rest(loans);
         let busy = self.units.values().any(|unit| !unit.at_rest());
-        if !busy {
-            self.release(loans);
-        }
         if self.pursuit.works() && !busy {
             self.pursuit.conclude(now, self.changed(), failed);
         }

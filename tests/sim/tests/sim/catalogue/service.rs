@@ -81,6 +81,13 @@ pub fn stories() -> Vec<Story> {
         })
         .shows(once)
         .as_planned(),
+        // What it was lent for its restart is given back though nobody is at it any more when that has come to its end.
+        Story::new("service: leaves processes, aborted in its restart", 60, || {
+            let ends = OnTerm::Exits { status: 0, after: 3 * S };
+            let host = deploy(host(rules(), Daemon { leaves: true, on_term: ends, ..daemon() }));
+            and(and(host, 4 * S, abort()), 20 * S, release())
+        })
+        .shows(once),
         Story::new("service: asked, and does not listen", 30, move || deploy(host(asks(), daemon()))).shows(once).as_planned(),
         Story::new("service: asked by a command", 30, move || {
             let argv = |name: &str| vec![format!("/usr/local/bin/{name}-{{unit}}")];
