@@ -77,6 +77,11 @@ impl World {
         unit.refuse_stop || unit.load == Load::Masked || both || rules.overdue == Some(Overdue::Finish)
     }
 
+    /// Whether this service cannot be restarted, or might not come back.
+    fn must_be_left(unit: &Unit) -> bool {
+        unit.refuse_stop || unit.refuse_start || unit.transient || unit.load == Load::Masked
+    }
+
     /// The same on a host as slow as this one.
     pub(crate) fn unknowable(&self) -> Us {
         UNKNOWABLE * (1 + self.faults.slowness / 10) + self.faults.look_takes
@@ -110,7 +115,9 @@ impl World {
             return;
         };
         // Its drain is counted from when its run was first stale, whichever of its commands is at it.
-        let run = self.made_stale(&target, oldest).and(self.made_stale(&target, unit.main_start));
+        // What an earlier run has left behind is of this one by now.
+        let old = self.made_stale(&target, oldest);
+        let run = old.and(self.made_stale(&target, unit.main_start).or(old.filter(|_| unit.leaves())));
         // With its loan the later ones of several commands do not begin: it is stopped though what it runs now is new.
         let short = unit.steps() > 1 && self.lent.contains_key(name);
         match run {
@@ -436,14 +443,13 @@ impl World {
             let Some((target, rules)) = self.target_of(&unit.name) else { continue };
             let Some(want) = self.newest_want(&target).filter(|want| want.at > since(&target)) else { continue };
             let code: &[String] = if let TargetRules::Scheduled(rules) = &rules { &rules.code } else { &[] };
-            let old = |process: &Process| process.start < want.at && carries(code, process);
-            // What somebody else's stop of it has left behind is no service any more.
-            if !unit.processes.values().any(old) || (unit.leaves() && !unit.active.runs()) {
+            let old = |process: &Process| process.start < want.at && carries(code, process) && unit.has_in_this_run(process);
+            if !unit.processes.values().any(old) || unit.is_left_behind() {
                 continue;
             }
             let allowed = match &rules {
                 TargetRules::Scheduled(rules) => Self::protected(unit, rules),
-                TargetRules::Service(rules) => unit.refuse_stop || rules.overdue == Some(Overdue::Finish),
+                TargetRules::Service(rules) => Self::must_be_left(unit) || rules.overdue == Some(Overdue::Finish),
                 // What serves nobody new finishes.
                 TargetRules::Generations(_) => {
                     self.template_of(&unit.name).is_none_or(|template| self.is_not_fresh_yet(template, &unit.name))

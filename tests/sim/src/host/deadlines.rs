@@ -5,7 +5,7 @@ use restart_agent::core::status::{State, TargetState};
 
 use super::{Host, MINUTE, S, Us};
 use crate::check::{carries, us};
-use crate::world::{Job, JobKind, MS};
+use crate::world::{Job, JobKind, MS, Process};
 
 /// The agent's own turns, on top of what the rules allow: looks once a second, a try again after one that got no answer, the end of what has had SIGKILL.
 const SLACK: Us = 15 * S;
@@ -76,7 +76,8 @@ impl Host {
         let Some(unit) = self.world.units.get(name) else { return false };
         let Some((target, rules)) = self.world.target_of(name) else { return false };
         let code: &[String] = if let TargetRules::Scheduled(rules) = &rules { &rules.code } else { &[] };
-        let oldest = unit.processes.values().filter(|process| carries(code, process)).map(|process| process.start).min();
+        let of_it = |process: &&Process| carries(code, process) && unit.has_in_this_run(process);
+        let oldest = unit.processes.values().filter(of_it).map(|process| process.start).min();
         // A target that was out of the configuration has what landed before it was back adopted.
         let from = self.since.get(&target).copied().unwrap_or(0).max(oldest.unwrap_or(Us::MAX));
         let mut made_stale =

@@ -13,7 +13,7 @@ use restart_agent::core::status::{Casualty, TargetState};
 
 use super::{Host, MINUTE, S, Us};
 use crate::check::{carries, us};
-use crate::world::{Hook, World};
+use crate::world::{Hook, Process, World};
 
 /// What has begun when a hold comes goes on to its safe point, which a bracket of php-fpm reaches at the end of the longest drain.
 const SAFE_POINT: Us = 30 * S;
@@ -206,10 +206,11 @@ impl Host {
                 let Some((target, rules)) = self.world.scheduled_rules(&unit.name) else { return false };
                 let Some(want) = self.world.newest_want(&target) else { return false };
                 let since = self.since.get(&target).copied().unwrap_or(Us::MAX);
-                let old =
-                    unit.processes.values().any(|process| process.start < want.at && carries(&rules.code, process)) && want.at > since;
+                let of_it = |process: &&Process| carries(&rules.code, process) && unit.has_in_this_run(process);
+                let old = unit.processes.values().filter(of_it).any(|process| process.start < want.at) && want.at > since;
                 let said = |state: TargetState| matches!(state, TargetState::Left);
                 old && World::protected(unit, &rules)
+                    && !unit.is_left_behind()
                     && !views.iter().any(|view| view.unit == unit.name && said(view.state) && !view.why.is_empty())
             })
             .map(|unit| unit.name.clone())

@@ -1,6 +1,7 @@
 //! Hosts, rules, deploys and faults drawn from a seed.
 
 mod generations;
+mod wider;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +13,8 @@ use restart_agent::core::policy::{
 };
 
 use generations::Has;
+pub use wider::ALL_FROM;
+use wider::Wider;
 
 use crate::host::{Crash, Deed, Host, span};
 use crate::rng::Rng;
@@ -28,6 +31,7 @@ struct Draw {
     opcaches: Rng,
     /// Likewise for what of a script carries code, and what it leaves behind when it ends: in one world of five.
     codes: Option<Rng>,
+    wider: Option<Wider>,
 }
 
 impl Draw {
@@ -234,7 +238,8 @@ fn populate(draw: &mut Draw, world: &mut World, policy: &Policy) {
                 for n in 0..draw.rng.between(1, 4) {
                     let name = if draw.rng.chance(8) { format!("{prefix}excluded.service") } else { format!("{prefix}{n}.service") };
                     let script = draw.script();
-                    let mut unit = Unit::script(&name, draw.made(script));
+                    let script = draw.made(script);
+                    let mut unit = Unit::script(&name, draw.wider_script(script));
                     unit.on_success = draw.rng.chance(10);
                     unit.on_failure = draw.rng.chance(25);
                     unit.refuse_stop = draw.rng.chance(4);
@@ -243,7 +248,7 @@ fn populate(draw: &mut Draw, world: &mut World, policy: &Policy) {
                         unit.timeout_stop = 3 * S;
                     }
                     let runs_for = if draw.rng.chance(75) { draw.rng.between(MS, 60 * S) } else { 0 };
-                    world.add(unit, runs_for);
+                    world.add(draw.wider_unit(unit), runs_for);
                     if draw.rng.chance(80) {
                         let period = *draw.rng.pick(&[30 * S, MINUTE, 5 * MINUTE, HOUR, 24 * HOUR]);
                         let phase = draw.rng.between(0, period);
@@ -263,10 +268,10 @@ fn populate(draw: &mut Draw, world: &mut World, policy: &Policy) {
                     let checkpoint = draw.rng.chance(50).then(|| draw.rng.between(10 * MS, 30 * S));
                     // From an hour ago, when it was started.
                     let holds = if draw.rng.chance(30) { HOUR + draw.rng.between(S, 3 * MINUTE) } else { 0 };
-                    let daemon = Daemon { on_term, starts: Starts::Well(10 * MS), checkpoint, holds, ..Daemon::default() };
+                    let daemon = Daemon { on_term, starts: Starts::Well(10 * MS), checkpoint, holds, ..draw.wider_daemon() };
                     let mut unit = Unit::new(&format!("queue-{n}.service"), Body::Daemon(daemon));
                     unit.refuse_stop = draw.rng.chance(3);
-                    world.add(unit, HOUR);
+                    world.add(draw.wider_unit(unit), HOUR);
                     if let Body::Daemon(daemon) = &mut world.units.get_mut(&format!("queue-{n}.service")).unwrap().body {
                         daemon.starts = starts;
                     }
@@ -485,7 +490,7 @@ pub fn host(seed: u64, told: bool) -> Host {
     let salted = |salt| Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ salt);
     let mut codes = salted(0xc0d1);
     let codes = codes.chance(20).then_some(codes);
-    let mut draw = Draw { rng: salted(0xabcd), opcaches: salted(0xcace), codes };
+    let mut draw = Draw { rng: salted(0xabcd), opcaches: salted(0xcace), codes, wider: Wider::of(seed) };
     let mut world = World::new(seed);
     world.story.told = told;
     // By itself, so that a seed whose looks are quick tells the same story as ever. A count of php-fpm's requests holds for less than these.

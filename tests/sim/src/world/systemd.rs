@@ -158,7 +158,7 @@ impl World {
         {
             return Ok(job.id);
         }
-        let idle = (unit.processes.is_empty() || unit.leaves()) && !unit.active.runs();
+        let idle = unit.is_left_behind() || (unit.processes.is_empty() && !unit.active.runs());
         let id = self.new_job(name, JobKind::Restart);
         if idle {
             self.begin_start_soon(name, id, by);
@@ -172,7 +172,7 @@ impl World {
         let now = self.now;
         let generation = self.name();
         let unit = self.units.get_mut(name).unwrap();
-        if (unit.processes.is_empty() || unit.leaves()) && !unit.active.runs() {
+        if unit.is_left_behind() || (unit.processes.is_empty() && !unit.active.runs()) {
             // Nothing ends, so no timer hears of it: one whose slot has passed has been told by the end itself.
             return unit.job.into_iter().for_each(|job| self.job_removed(name, job.id, JobEnd::Done));
         }
@@ -266,6 +266,10 @@ impl World {
         let Some(stop) = unit.stop.as_mut().filter(|stop| stop.generation == generation) else { return };
         stop.timed_out = true;
         let by = stop.by;
+        if unit.spares_now() {
+            self.say(|| format!("{name}: systemd's own TimeoutStopSec= has passed, and SendSIGKILL=no"));
+            return self.run_over(name, false);
+        }
         self.say(|| format!("{name}: systemd's own TimeoutStopSec= has passed: SIGKILL"));
         let spared = |process: &Process| self.units[name].leaves_now() && process.role != Role::Main;
         let pids: Vec<u32> = self.units[name].processes.values().filter(|process| !spared(process)).map(|process| process.pid).collect();
@@ -489,8 +493,9 @@ impl World {
                 };
                 let pid = self.spawn(name, 1, Role::Main, "worker", daemon.on_term, daemon.unkillable_for);
                 self.units.get_mut(name).unwrap().main_pid = pid;
-                if daemon.leaves {
-                    self.spawn(name, pid, Role::Child, "worker", OnTerm::Dies, 0);
+                if daemon.leaves || daemon.spares {
+                    let on_term = if daemon.spares { OnTerm::Ignores } else { OnTerm::Dies };
+                    self.spawn(name, pid, Role::Child, "worker", on_term, 0);
                 }
                 self.after(after, Happening::Started { unit: name.to_owned(), invocation, well });
             }
@@ -554,6 +559,10 @@ impl World {
         self.starts_the_next_php(name);
         if script.stubborn_child {
             self.spawn(name, pid, Role::Child, "ffmpeg", OnTerm::Ignores, 0);
+        }
+        if script.leaves {
+            let child = self.spawn(name, pid, Role::Child, "ffmpeg", OnTerm::Dies, 0);
+            self.after(lasts + lasts / 2, Happening::ProcessEnds { unit: name.to_owned(), pid: child, how: Exit::Exited(0) });
         }
         self.after(lasts, Happening::ProcessEnds { unit: name.to_owned(), pid, how: Exit::Exited(script.exits) });
     }

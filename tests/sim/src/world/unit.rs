@@ -75,6 +75,9 @@ pub struct Script {
     pub tidies: Us,
     /// How long its ExecStopPost= takes.
     pub stop_post: Us,
+    /// As [`Daemon::leaves`] and [`Daemon::spares`].
+    pub leaves: bool,
+    pub spares: bool,
 }
 
 impl Default for Script {
@@ -92,6 +95,8 @@ impl Default for Script {
             loops: 0,
             tidies: 0,
             stop_post: 0,
+            leaves: false,
+            spares: false,
         }
     }
 }
@@ -108,6 +113,8 @@ pub struct Daemon {
     pub stop_post: Us,
     /// It has a child, and KillMode=process: that stays when the service is stopped.
     pub leaves: bool,
+    /// SendSIGKILL=no: what does not end by SIGTERM stays.
+    pub spares: bool,
 }
 
 impl Default for Daemon {
@@ -120,6 +127,7 @@ impl Default for Daemon {
             holds: 0,
             stop_post: 0,
             leaves: false,
+            spares: false,
         }
     }
 }
@@ -319,16 +327,44 @@ impl Unit {
         self.processes.values().map(|process| process.start).fold(self.main_start, Us::min)
     }
 
-    /// Its own `KillMode=`.
-    #[must_use]
-    pub fn leaves(&self) -> bool {
-        matches!(&self.body, Body::Daemon(daemon) if daemon.leaves)
+    /// Its own `KillMode=` and `SendSIGKILL=`.
+    fn kills(&self) -> (bool, bool) {
+        match &self.body {
+            Body::Script(script) => (script.leaves, script.spares),
+            Body::Daemon(daemon) => (daemon.leaves, daemon.spares),
+            Body::Fpm(_) => (false, false),
+        }
     }
 
-    /// The one in force.
+    /// By one of them its end may leave processes behind.
+    #[must_use]
+    pub fn leaves(&self) -> bool {
+        let (leaves, spares) = self.kills();
+        leaves || spares
+    }
+
+    /// What is there of it has outlived its end, and is nobody's any more.
+    #[must_use]
+    pub fn is_left_behind(&self) -> bool {
+        self.leaves() && !self.active.runs()
+    }
+
+    /// Not what an earlier run of a script has left behind: whoever stops it ends that, too, but nobody else does.
+    #[must_use]
+    pub fn has_in_this_run(&self, process: &Process) -> bool {
+        !(self.leaves() && self.oneshot() && process.start < self.main_start)
+    }
+
+    /// KillMode=process is in force.
     #[must_use]
     pub fn leaves_now(&self) -> bool {
-        self.leaves() && !self.lent("KillMode=control-group")
+        self.kills().0 && !self.lent("KillMode=control-group")
+    }
+
+    /// SendSIGKILL=no is.
+    #[must_use]
+    pub fn spares_now(&self) -> bool {
+        self.kills().1 && !self.lent("SendSIGKILL=yes")
     }
 
     /// How long its ExecStopPost= takes.

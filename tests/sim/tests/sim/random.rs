@@ -1,5 +1,5 @@
-//! Seeds. `SEED=n` replays one with its timeline, `SEEDS=n` runs so many, `FROM=n` begins there; `KEEP_GOING=` also runs what comes
-//! after one that breaks a rule, `THREADS=n` uses fewer cores than there are.
+//! Seeds. `SEED=n` replays one with its timeline, `SEEDS=n` runs so many, `FROM=n` begins there, and not with the first of those that have all
+//! that can be drawn; `KEEP_GOING=` also runs what comes after one that breaks a rule, `THREADS=n` uses fewer cores than there are.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -94,7 +94,8 @@ fn whatever_happens_the_rules_hold() {
         assert_eq!(wrong, None, "seed {seed}");
         return;
     }
-    let (from, seeds) = (number("FROM").unwrap_or(0), number("SEEDS").unwrap_or(if cfg!(debug_assertions) { 200 } else { 3000 }));
+    let (from, seeds) =
+        (number("FROM").unwrap_or(sim::random::ALL_FROM), number("SEEDS").unwrap_or(if cfg!(debug_assertions) { 200 } else { 3000 }));
     let cores = thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
     let keep_going = std::env::var("KEEP_GOING").is_ok();
     let began = Instant::now();
