@@ -276,8 +276,12 @@ impl Debts {
         if owed.has_run(seen) {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it has run since".to_owned() });
         }
-        let stopped = seen.result != "success" || seen.was_signalled() || self.stopped.contains(&seen.unit);
-        let failed = if seen.oneshot { owed.lent && stopped } else { !seen.has_ended_well() };
+        let stopped = self.stopped.contains(&seen.unit);
+        let failed = if seen.oneshot {
+            owed.lent && (stopped || seen.result != "success" || seen.was_signalled())
+        } else {
+            !seen.has_ended_well() || (stopped && !seen.is_to_run_again())
+        };
         if failed {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it failed, or somebody stopped it".to_owned() });
         }

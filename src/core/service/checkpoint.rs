@@ -1,7 +1,7 @@
 //! The rungs before RestartUnit that need the service's help: it is asked to stop at its next checkpoint, spared while it holds its lock, and let
 //! finish if its rules say so. One that ended when asked is started again.
 
-use super::looks::{ENDED, STOPPED};
+use super::others::{ENDED, STOPPED};
 use super::unit::{Service, Step};
 use crate::core::asking::{Asking, Came, Next};
 use crate::core::effect::{Effect, EffectId, Outcome};
@@ -99,7 +99,6 @@ impl Service {
     /// What is seen of one that is to go down by its own help: has it ended, or does it run anew?
     pub(super) fn look_before_its_restart(&mut self, turn: &Turn<'_>, seen: &UnitSeen, stale: Stale) {
         let runs = seen.active.runs();
-        self.being_stopped |= seen.is_being_stopped();
         let anew = runs && !seen.invocation.is_empty() && seen.invocation != self.before;
         let then = if anew {
             Then::Verify

@@ -23,9 +23,6 @@ const LEFT_LOOK: Duration = Duration::from_secs(30);
 const RESTART_LOOK: Duration = Duration::from_secs(1);
 /// Restarts that end together are looked at together.
 pub(super) const BATCH: Duration = Duration::from_millis(10);
-/// What is said of one that nobody has ended.
-pub(super) const ENDED: &str = "it ended by itself";
-pub(super) const STOPPED: &str = "somebody has stopped it";
 const UP: &str = "it has come up";
 
 impl Services {
@@ -80,7 +77,7 @@ impl Services {
             if unit.may_heed(turn.memory) {
                 unit.enter(turn.now.mono, Step::Ready);
             } else if matches!(unit.step, Step::Draining { .. } | Step::Due | Step::Left(_)) {
-                unit.done(turn, &self.name, name, UnitEnd::Finished, ENDED);
+                unit.ended(turn, &self.name, name);
             }
         }
     }
@@ -147,13 +144,17 @@ impl Service {
             // Whoever stops it while it waits for its turn has the whole grace from now.
             self.since = turn.now.mono;
         }
+        self.note_stop(turn.memory, seen);
         if stale.is_empty() && self.may_heed(turn.memory) {
             self.enter(turn.now.mono, Step::Ready);
         }
         match self.step {
+            Step::Draining { .. } | Step::Due | Step::Left(_) if stale.is_empty() && !seen.active.runs() => {
+                self.seen.update(seen);
+                self.ended(turn, target, &seen.unit);
+            }
             Step::Draining { .. } | Step::Due | Step::Left(_) if stale.is_empty() => {
                 let (end, why) = match seen.invocation == self.before {
-                    true if !seen.active.runs() => (UnitEnd::Finished, ENDED),
                     true => (UnitEnd::Finished, RENEWED_ITSELF),
                     false => (UnitEnd::Renewed, "somebody else has restarted it"),
                 };

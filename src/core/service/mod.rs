@@ -1,9 +1,11 @@
 //! `kind = "service"`: long-running services other than php-fpm, renewed by one RestartUnit job each (law 6, facts M4).
 //!
-//! `unit` says what comes after what for one of them, `checkpoint` how one is asked and spared before its restart, `looks` when and what is looked at, `view` what status is told.
+//! `unit` says what comes after what for one of them, `checkpoint` how one is asked and spared before its restart, `looks` when and what is looked at,
+//! `others` what somebody else does to it, `view` what status is told.
 
 mod checkpoint;
 mod looks;
+mod others;
 mod unit;
 mod view;
 

@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use super::checkpoint::Then;
-use super::looks::STOPPED;
+use super::others::STOPPED;
 use crate::core::asking::Asking;
 use crate::core::effect::{Effect, EffectId, Fault, JobEnd};
 use crate::core::entry::Entry;
 use crate::core::ladder::{Ladder, Rung};
 use crate::core::loans::{Loan, Loans, RESTART_DROP_IN};
-use crate::core::memory::{Memory, Want};
+use crate::core::memory::Want;
 use crate::core::policy::ServiceRules;
 use crate::core::seen::{Active, Load, UnitSeen};
 use crate::core::stale::{START_BLUR, Stale};
@@ -47,7 +47,7 @@ pub(super) struct Service {
     /// What systemd has said of its last restart.
     pub job_end: Option<JobEnd>,
     pub asking: Asking,
-    /// Somebody was seen to stop it while it was asked.
+    /// Somebody else than our restart was seen to stop it.
     pub being_stopped: bool,
     /// Nothing stands before its restart but a look that began then or later.
     pub looked_from: Option<Mono>,
@@ -192,29 +192,6 @@ impl Service {
         self.looked_from.is_some_and(|from| self.seen_at < from)
     }
 
-    /// It ends, or is being restarted, by whom or what ever: not by us.
-    pub(super) fn is_ended_by_others(&self, memory: &Memory) -> bool {
-        let by_others = match self.step {
-            Step::Due => !memory.maybe_down.contains(&self.seen.unit),
-            Step::Pausing { .. } => self.job_end == Some(JobEnd::Canceled),
-            _ => false,
-        };
-        by_others && self.seen.active == Active::Deactivating
-    }
-
-    /// What somebody is stopping is to stay down, and comes to its end without us, if it does within its grace.
-    fn is_let_end(&self, turn: &Turn<'_>, rules: &ServiceRules) -> bool {
-        self.is_ended_by_others(turn.memory) && turn.now.mono < self.since.after(rules.term_timeout)
-    }
-
-    /// Also by whoever has taken our restart's place in the queue of systemd.
-    pub(super) fn was_stopped_by_others(&self, seen: &UnitSeen) -> bool {
-        let canceled = self.job_end == Some(JobEnd::Canceled);
-        // However it ended then: a start of ours that fails is not canceled.
-        let down = seen.active == Active::Inactive || (canceled && seen.active == Active::Failed);
-        (self.restarted_for.is_none() || canceled) && down && !seen.job
-    }
-
     /// As soon as no process of its old run can outlive the restart: what runs then would be taken for new.
     pub(super) fn restart_in_turn(
         &mut self,
@@ -325,7 +302,7 @@ impl Service {
 
     pub(super) fn done(&mut self, turn: &mut Turn<'_>, target: &str, name: &str, end: UnitEnd, why: &str) {
         // Whether any other is owed a start `debts` finds out: it may have ended when asked, and nobody has looked since.
-        if end == UnitEnd::Renewed {
+        if end == UnitEnd::Renewed || (end == UnitEnd::Finished && self.is_stopped_for_good()) {
             self.settle(turn, why);
         }
         turn.unit_ended_noting(target, name, end, why, self.asking.trouble());

@@ -469,7 +469,9 @@ impl World {
                     continue;
                 }
                 let full = self.unit_seen(unit, !matches!(looked, Looked::Running | Looked::Bare));
-                seen.push(if matches!(looked, Looked::Running | Looked::Bare) { bare(full) } else { full });
+                // Of a dead unit no look asks for less than everything.
+                let little = matches!(looked, Looked::Running | Looked::Bare) && unit.active.runs();
+                seen.push(if little { bare(full) } else { full });
             }
         }
         for name in names.iter().filter(|name| !name.contains('*') && !self.units.contains_key(*name)) {

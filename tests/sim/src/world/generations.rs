@@ -313,7 +313,8 @@ impl World {
     /// It is inactive, and not loaded any more.
     pub(crate) fn is_forgotten(&self, unit: &str) -> bool {
         let boot = self.template_of(unit).is_some_and(|template| template.instance(BOOT) == unit);
-        let idle = |unit: &Unit| unit.instance && unit.active == Active::Inactive && unit.job.is_none() && unit.processes.is_empty();
+        let forgets = |unit: &Unit| unit.instance || unit.unreferenced;
+        let idle = |unit: &Unit| forgets(unit) && unit.active == Active::Inactive && unit.job.is_none() && unit.processes.is_empty();
         !boot && self.units.get(unit).is_some_and(idle)
     }
 

@@ -236,6 +236,8 @@ pub struct Unit {
     pub restarts_itself: bool,
     /// Of a template of php-fpm generations, which has KillMode=mixed.
     pub instance: bool,
+    /// Nothing refers to it: systemd forgets it when it is inactive, as it does those.
+    pub unreferenced: bool,
 }
 
 impl Unit {
@@ -278,6 +280,7 @@ impl Unit {
             runs: Vec::new(),
             restarts_itself: false,
             instance: false,
+            unreferenced: false,
         }
     }
 

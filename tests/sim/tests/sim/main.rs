@@ -10,6 +10,7 @@ mod random;
 mod reruns;
 mod scheduled;
 mod services;
+mod services_down;
 mod status;
 mod strays;
 mod traps;

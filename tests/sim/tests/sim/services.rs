@@ -10,9 +10,9 @@ use sim::world::{Body, By, Daemon, HOUR, MINUTE, MS, OnTerm, S, Starts, Unit, Us
 
 use crate::given::{adopted, policy, with_target, world};
 
-const WORKER: &str = "queue-worker.service";
+pub const WORKER: &str = "queue-worker.service";
 
-fn rules() -> ServiceRules {
+pub fn rules() -> ServiceRules {
     ServiceRules {
         code: Vec::new(),
         units: vec!["queue-*.service".to_owned()],
@@ -28,14 +28,14 @@ fn rules() -> ServiceRules {
 }
 
 /// `holds`: its lock, for so long from its start, which is an hour ago.
-fn service_host(rules: ServiceRules, checkpoint: Option<Us>, holds: Us) -> Host {
+pub fn service_host(rules: ServiceRules, checkpoint: Option<Us>, holds: Us) -> Host {
     let mut world = world();
     let daemon = Daemon { checkpoint, holds, ..Daemon::default() };
     world.add(Unit::new(WORKER, Body::Daemon(daemon)), HOUR);
     adopted(world, with_target(policy(), "workers", TargetRules::Service(rules)))
 }
 
-fn starts(host: &Host) -> Vec<By> {
+pub fn starts(host: &Host) -> Vec<By> {
     host.world.units[WORKER].runs.iter().map(|(_, by)| *by).collect()
 }
 

@@ -1,0 +1,77 @@
+//! Long-running services that somebody stops, or that do not come up.
+
+use restart_agent::core::entry::Entry;
+use restart_agent::core::policy::ServiceRules;
+use restart_agent::core::status::{State, UnitEnd};
+use sim::host::{Deed, Host, span};
+use sim::world::{Body, By, Daemon, MINUTE, MS, OnTerm, S, Us};
+
+use crate::services::{WORKER, rules, service_host, starts};
+
+/// It runs, and ends, or starts, like that from now on.
+fn becomes(host: &mut Host, daemon: Daemon) {
+    host.world.units.get_mut(WORKER).unwrap().body = Body::Daemon(daemon);
+}
+
+/// What runs already, too.
+fn ends_by(host: &mut Host, on_term: OnTerm) {
+    becomes(host, Daemon { on_term, ..Daemon::default() });
+    let worker = host.world.units.get_mut(WORKER).unwrap();
+    worker.processes.values_mut().for_each(|process| process.on_term = on_term);
+}
+
+fn slowly() -> OnTerm {
+    OnTerm::Exits { status: 0, after: 3 * S }
+}
+
+fn a_person_stops_it(host: &mut Host, after: Us) {
+    host.later(after, Deed::World("a person stops it", Box::new(|world| drop(world.person("stop", WORKER, By::Person)))));
+}
+
+/// What has become of it, as history tells.
+fn ends(host: &Host) -> Vec<(UnitEnd, String)> {
+    let end = |entry: &Entry| if let Entry::UnitEnded(end) = entry { Some((end.what, end.why.clone())) } else { None };
+    host.journal.iter().filter_map(|written| end(&written.entry)).collect()
+}
+
+fn somebody_has_stopped_it() -> Vec<(UnitEnd, String)> {
+    vec![(UnitEnd::Finished, "somebody has stopped it".to_owned())]
+}
+
+fn converges(host: &mut Host) {
+    assert!(host.run_until(5 * MINUTE, |host| host.state() == Some(State::Converged)));
+    host.run(10 * S);
+    host.check_at_rest();
+    host.must_be_right();
+}
+
+/// It is still at its end when its request and its loan have been taken back, and its restart would be next.
+#[test]
+fn a_service_that_was_asked_and_that_somebody_stops_stays_down_whenever_what_it_was_lent_comes_back() {
+    for after in (18 * S..24 * S).step_by(200_000) {
+        let mut host = service_host(ServiceRules { checkpoint_timeout: span(2 * S), ..rules() }, None, 0);
+        ends_by(&mut host, slowly());
+        host.world.touch("d2");
+        assert!(host.run_until(MINUTE, |host| host.world.asked.contains(WORKER)));
+        host.world.faults.reload_fails_until = host.world.now + 20 * S;
+        a_person_stops_it(&mut host, after);
+        converges(&mut host);
+        let restarted = host.world.sent.contains_key(WORKER);
+        assert!(restarted || ends(&host) == somebody_has_stopped_it(), "a person stops it {} ms after its request", after / MS);
+    }
+}
+
+/// systemd forgets it as soon as it has ended, so that not even its run can be told from another.
+#[test]
+fn a_service_that_somebody_stops_in_its_drain_is_told_as_stopped_whether_systemd_keeps_it_or_not() {
+    for unreferenced in [false, true] {
+        let mut host = service_host(ServiceRules { drain_timeout: span(2 * S), ..rules() }, None, 0);
+        host.world.units.get_mut(WORKER).unwrap().unreferenced = unreferenced;
+        ends_by(&mut host, slowly());
+        host.world.touch("d2");
+        a_person_stops_it(&mut host, 1500 * MS);
+        converges(&mut host);
+        assert_eq!(starts(&host), [By::Systemd]);
+        assert_eq!(ends(&host), somebody_has_stopped_it());
+    }
+}
