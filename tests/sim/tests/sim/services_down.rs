@@ -1,5 +1,7 @@
 //! Long-running services that somebody stops, or that do not come up.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use restart_agent::core::entry::Entry;
 use restart_agent::core::policy::ServiceRules;
 use restart_agent::core::status::{State, UnitEnd};
