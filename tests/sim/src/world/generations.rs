@@ -433,6 +433,10 @@ impl World {
         for template in self.templates.values_mut().filter(|template| template.touched + MINUTE >= away_since) {
             template.touched = now;
         }
+        // And of a stop only that part is known which the one before has lived.
+        for unit in self.units.values_mut().filter(|unit| unit.idle_since > away_since) {
+            unit.stop_took = unit.stop_took.min(away_since.saturating_sub(unit.idle_since - unit.stop_took));
+        }
     }
 
     /// What a person does to an instance with systemctl.
