@@ -48,12 +48,12 @@ impl Services {
                         let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
                         let stale = stale::stale(seen, &rules.code, &want, &memory);
                         if !stale.is_empty() {
-                            unit.begin_again(turn.now.mono, seen, stale, drain_until);
+                            unit.begin_again(turn, seen, stale, drain_until);
                         }
                     }
                 }
                 None if !stale.is_empty() => {
-                    self.units.insert(seen.unit.clone(), Service::new(seen.clone(), stale, turn.now.mono, drain_until));
+                    self.units.insert(seen.unit.clone(), Service::new(turn, seen, stale, drain_until));
                 }
                 // Somebody has seen to it since.
                 None if seen.active == Active::Active && turn.memory.maybe_down.contains(&seen.unit) => {
@@ -68,7 +68,7 @@ impl Services {
         // What we have restarted is not found among what runs if it did not come up, and is ours to bring up.
         let down = turn.memory.maybe_down.iter().filter(|name| !present.contains(*name) && is_of(&rules.units, &rules.exclude, name));
         for name in down {
-            self.units.entry(name.clone()).or_insert_with(|| Service::down(name, turn.now.mono));
+            self.units.entry(name.clone()).or_insert_with(|| Service::down(turn, name));
         }
         for (name, unit) in &mut self.units {
             if present.contains(name) {
@@ -87,8 +87,7 @@ impl Services {
         self.pursuit.look.read_names(!rules.code.is_empty());
         let restarting = self.units.values().any(|unit| matches!(unit.step, Step::Restarting | Step::Verifying));
         let cooperating = self.units.values().any(Service::cooperating);
-        let ended_by_others = |unit: &Service| unit.is_ended_by_others(turn.memory);
-        let waits = cooperating || self.units.values().any(ended_by_others);
+        let waits = cooperating || self.units.values().any(Service::is_ended_by_others);
         if restarting || waits {
             self.pursuit.look.want(now.after(if restarting { RESTART_LOOK } else { ASKED_LOOK }));
         } else if self.units.values().any(|unit| !unit.at_rest()) {
@@ -102,7 +101,7 @@ impl Services {
             Step::Draining { until } | Step::Pausing { until } | Step::Asked { until } | Step::Holding { until } => {
                 now >= until && unit.seen_at < until
             }
-            Step::Restarting => unit.grace_over(rules).is_some_and(|until| now >= until && unit.seen_at < until),
+            Step::Restarting | Step::Due => unit.grace_over(rules).is_some_and(|until| now >= until && unit.seen_at < until),
             _ => false,
         };
         if self.units.values().any(unseen) {
@@ -112,7 +111,7 @@ impl Services {
         let by_name = |unit: &Service| {
             matches!(unit.step, Step::Verifying)
                 || unit.cooperating()
-                || ended_by_others(unit)
+                || unit.is_ended_by_others()
                 || overdue(unit)
                 || (matches!(unit.step, Step::Pausing { .. } | Step::Due) && unseen(unit))
         };
@@ -140,11 +139,7 @@ impl Services {
 impl Service {
     pub(super) fn look(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale, look: &Looker, drain_until: Mono) {
         self.seen_at = look.began().unwrap_or(self.seen_at);
-        if self.step == Step::Due && seen.active == Active::Deactivating && self.seen.active != Active::Deactivating {
-            // Whoever stops it while it waits for its turn has the whole grace from now.
-            self.since = turn.now.mono;
-        }
-        self.note_stop(turn.memory, seen);
+        self.note_end(turn, seen);
         if stale.is_empty() && self.may_heed(turn.memory) {
             self.enter(turn.now.mono, Step::Ready);
         }
@@ -162,13 +157,13 @@ impl Service {
             }
             // Another run, which only a newer deploy has made stale: its own drain counts.
             Step::Draining { .. } | Step::Due if seen.active.runs() && seen.invocation != self.before => {
-                self.begin_again(turn.now.mono, seen, stale, drain_until);
+                self.begin_again(turn, seen, stale, drain_until);
             }
             // Also while its request and its loan are taken back, which may last: somebody else may restart or stop it meanwhile.
             _ if self.cooperating() => self.look_before_its_restart(turn, seen, stale),
             // One that might have been down, and was not: nobody has restarted it for this deploy.
             Step::Verifying if look.seen_since(self.since) && self.before.is_empty() && !stale.is_empty() && self.came_up(seen) => {
-                self.begin_again(turn.now.mono, seen, stale, drain_until);
+                self.begin_again(turn, seen, stale, drain_until);
             }
             Step::Verifying if look.seen_since(self.since) => self.verify(turn, target, seen, stale),
             // Its end was missed, since the bus went away.
@@ -180,7 +175,7 @@ impl Service {
             }
             // Restarted for an earlier deploy, while this one landed.
             Step::Done(end, _) if !stale.is_empty() && end != UnitEnd::Failed && self.seen_at >= self.since => {
-                self.begin_again(turn.now.mono, seen, stale, drain_until);
+                self.begin_again(turn, seen, stale, drain_until);
             }
             _ => {
                 self.stale = stale;
@@ -190,8 +185,8 @@ impl Service {
     }
 
     /// What a look at a restart shows of it is less than the next rung needs to know: whether it holds its lock.
-    fn begin_again(&mut self, now: Mono, seen: &UnitSeen, stale: Stale, drain_until: Mono) {
+    fn begin_again(&mut self, turn: &Turn<'_>, seen: &UnitSeen, stale: Stale, drain_until: Mono) {
         let seen_at = self.seen_at;
-        *self = Service { seen_at, ..Service::new(seen.clone(), stale, now, drain_until) };
+        *self = Service { seen_at, ..Service::new(turn, seen, stale, drain_until) };
     }
 }

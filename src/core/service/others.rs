@@ -2,7 +2,7 @@
 
 use super::unit::{Service, Step};
 use crate::core::effect::JobEnd;
-use crate::core::memory::Memory;
+use crate::core::ladder::Ladder;
 use crate::core::policy::ServiceRules;
 use crate::core::seen::{Active, UnitSeen};
 use crate::core::status::UnitEnd;
@@ -13,26 +13,38 @@ pub(super) const ENDED: &str = "it ended by itself";
 pub(super) const STOPPED: &str = "somebody has stopped it";
 
 impl Service {
-    /// It ends, or is being restarted, by whom or what ever: not by us.
-    pub(super) fn is_ended_by_others(&self, memory: &Memory) -> bool {
-        let by_others = match self.step {
-            Step::Due => !memory.maybe_down.contains(&self.seen.unit),
+    /// Whoever ends it, or restarts it, or that it ends by itself: our restart does not.
+    pub(super) fn note_end(&mut self, turn: &Turn<'_>, seen: &UnitSeen) {
+        let others = match self.step {
             Step::Pausing { .. } => self.job_end == Some(JobEnd::Canceled),
-            _ => false,
+            Step::Restarting | Step::Verifying | Step::Done(..) => false,
+            // It may be the restart of an earlier agent.
+            _ => !turn.memory.maybe_down.contains(&seen.unit),
         };
-        by_others && self.seen.active == Active::Deactivating
+        if !others || seen.active != Active::Deactivating {
+            self.ends_from = None;
+            return;
+        }
+        if self.ends_from.is_none() {
+            (self.ends_from, self.ladder) = (Some(turn.now.mono), None);
+        }
+        // Whoever stops it has asked systemd for that, or its main process is there still: what ends by itself has neither.
+        self.being_stopped |= seen.job || seen.is_being_stopped();
     }
 
-    /// What somebody is stopping is to stay down, and comes to its end without us, if it does within its grace.
-    pub(super) fn is_let_end(&self, turn: &Turn<'_>, rules: &ServiceRules) -> bool {
-        self.is_ended_by_others(turn.memory) && turn.now.mono < self.since.after(rules.term_timeout)
+    /// It would be restarted now, but for that.
+    pub(super) fn is_ended_by_others(&self) -> bool {
+        matches!(self.step, Step::Due | Step::Pausing { .. }) && self.ends_from.is_some()
     }
 
-    /// Whoever stops it has asked systemd for that, or its main process is there still: what ends by itself has neither.
-    pub(super) fn note_stop(&mut self, memory: &Memory, seen: &UnitSeen) {
-        let waits = self.cooperating() || matches!(self.step, Step::Draining { .. } | Step::Due | Step::Left(_));
-        let stops = seen.active == Active::Deactivating && (seen.job || seen.is_being_stopped());
-        self.being_stopped |= waits && stops && !memory.maybe_down.contains(&seen.unit);
+    /// It comes to its end without us, or by our SIGKILL after its grace: what a person stops a restart would bring up again.
+    pub(super) fn is_let_end(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, target: &str, name: &str) -> bool {
+        let from = self.ends_from.filter(|_| self.is_ended_by_others());
+        if let Some(from) = from {
+            self.ladder.get_or_insert_with(|| Ladder::new(from, rules.term_timeout));
+            self.hurry(turn, rules, target, name);
+        }
+        from.is_some()
     }
 
     /// By somebody else, and it has not said that it has reached its checkpoint.

@@ -47,7 +47,9 @@ pub(super) struct Service {
     /// What systemd has said of its last restart.
     pub job_end: Option<JobEnd>,
     pub asking: Asking,
-    /// Somebody else than our restart was seen to stop it.
+    /// Since when somebody else than our restart, or it itself, is seen to end it.
+    pub ends_from: Option<Mono>,
+    /// Somebody else was seen to stop it.
     pub being_stopped: bool,
     /// Nothing stands before its restart but a look that began then or later.
     pub looked_from: Option<Mono>,
@@ -83,32 +85,35 @@ pub(super) enum Step {
 }
 
 impl Service {
-    pub(super) fn new(seen: UnitSeen, stale: Stale, now: Mono, until: Mono) -> Service {
-        let before = seen.invocation.clone();
+    pub(super) fn new(turn: &Turn<'_>, seen: &UnitSeen, stale: Stale, until: Mono) -> Service {
+        let now = turn.now.mono;
         let step = Step::Draining { until };
-        Service {
-            seen,
+        let mut service = Service {
+            seen: seen.clone(),
             stale,
             step,
             since: now,
             ladder: None,
             pending: None,
             killing: None,
-            before,
+            before: seen.invocation.clone(),
             restarted_for: None,
             seen_at: now,
             tries: 0,
             job_end: None,
             asking: Asking::default(),
+            ends_from: None,
             being_stopped: false,
             looked_from: None,
-        }
+        };
+        service.note_end(turn, seen);
+        service
     }
 
     /// One that may be down since it was restarted: to be looked at, and started again if it is.
-    pub(super) fn down(unit: &str, now: Mono) -> Service {
+    pub(super) fn down(turn: &Turn<'_>, unit: &str) -> Service {
         let seen = UnitSeen { unit: unit.to_owned(), ..UnitSeen::default() };
-        Service { step: Step::Verifying, ..Service::new(seen, Stale::default(), now, now) }
+        Service { step: Step::Verifying, ..Service::new(turn, &seen, Stale::default(), turn.now.mono) }
     }
 
     pub(super) fn at_rest(&self) -> bool {
@@ -144,32 +149,16 @@ impl Service {
             }
             Step::Due => self.restart_in_turn(turn, rules, loans, (target, name), under_way, want),
             Step::Restarting => {
-                // Only on the word of a look that began after the grace: what was started anew is not to be killed for the old one.
-                if !self.old_lives() || self.grace_over(rules).is_none_or(|over| self.seen_at < over) {
-                    return;
-                }
-                let Some(ladder) = &mut self.ladder else { return };
-                match ladder.rung_of(self.seen_at, &self.seen.processes) {
-                    Rung::Kill => {
-                        ladder.kills(now, &self.seen.processes);
-                        self.killing = Some(turn.ask(Effect::kill(name, &self.seen)));
-                    }
-                    Rung::Unkillable => {
-                        self.pending = None;
-                        self.done(
-                            turn,
-                            target,
-                            name,
-                            UnitEnd::Failed,
-                            "its processes do not end, not even by SIGKILL: they are stuck in the kernel",
-                        );
-                    }
-                    Rung::Grace { .. } | Rung::Dying { .. } => {}
+                if self.old_lives() {
+                    self.hurry(turn, rules, target, name);
                 }
             }
             // In the pause it may have come up, or somebody may have seen to it.
             Step::Pausing { until } => {
-                let paused = now >= until && self.seen_at >= until && !self.is_let_end(turn, rules);
+                if self.is_let_end(turn, rules, target, name) {
+                    return;
+                }
+                let paused = now >= until && self.seen_at >= until;
                 if paused && self.may_go(now, turn.journal_good) {
                     self.restart(turn, rules, name, want);
                 }
@@ -202,7 +191,7 @@ impl Service {
         under_way: &mut usize,
         want: &Want,
     ) {
-        if self.is_let_end(turn, rules) {
+        if self.is_let_end(turn, rules, target, name) {
             return;
         }
         if self.seen.leaves_processes {
@@ -237,6 +226,27 @@ impl Service {
         self.enter(turn.now.mono, Step::Restarting);
     }
 
+    /// The next rung for what is to end, whoever has asked for that.
+    pub(super) fn hurry(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, target: &str, name: &str) {
+        // Only on the word of a look that began after the grace: what was started anew is not to be killed for the old one.
+        if self.grace_over(rules).is_none_or(|over| self.seen_at < over) {
+            return;
+        }
+        let Some(ladder) = &mut self.ladder else { return };
+        match ladder.rung_of(self.seen_at, &self.seen.processes) {
+            Rung::Kill => {
+                ladder.kills(turn.now.mono, &self.seen.processes);
+                self.killing = Some(turn.ask(Effect::kill(name, &self.seen)));
+            }
+            Rung::Unkillable => {
+                self.pending = None;
+                let why = "its processes do not end, not even by SIGKILL: they are stuck in the kernel";
+                self.done(turn, target, name, UnitEnd::Failed, why);
+            }
+            Rung::Grace { .. } | Rung::Dying { .. } => {}
+        }
+    }
+
     /// It runs, in another run than the one that was stale.
     pub(super) fn came_up(&self, seen: &UnitSeen) -> bool {
         let renewed = !seen.invocation.is_empty() && seen.invocation != self.before;
@@ -247,7 +257,7 @@ impl Service {
         renewed && up
     }
 
-    /// When the grace of the restart that it is at is over.
+    /// When the grace of the restart that it is at, or of whoever else ends it, is over.
     pub(super) fn grace_over(&self, rules: &ServiceRules) -> Option<Mono> {
         self.ladder.as_ref().map(|ladder| ladder.sent().after(rules.term_timeout))
     }

@@ -5,7 +5,7 @@ use super::unit::{Service, Step};
 use crate::core::ladder::Rung;
 use crate::core::status::{TargetState, UnitEnd, UnitView};
 use crate::core::step::Deadline;
-use crate::core::time::Now;
+use crate::core::time::{Mono, Now};
 
 impl Service {
     pub(super) fn deadline(&self, name: &str) -> Option<Deadline> {
@@ -26,6 +26,9 @@ impl Service {
             Step::Draining { until } if *until > now.mono => {
                 (TargetState::Draining, "runs old code; may end by itself".to_owned(), Some(*until))
             }
+            Step::Due | Step::Pausing { .. } if self.is_ended_by_others() => {
+                self.ending("is stopped by somebody else, or ends by itself", now)
+            }
             Step::Draining { .. } | Step::Due => (TargetState::Stale, "waits for its turn to be restarted".to_owned(), None),
             Step::Ready => (TargetState::Stopping, "about to be asked to stop, or restarted".to_owned(), None),
             Step::Asked { until } => (TargetState::Asked, "was asked to stop at its next checkpoint".to_owned(), Some(*until)),
@@ -38,11 +41,7 @@ impl Service {
                 };
                 (state, "what it was asked and lent is taken back".to_owned(), None)
             }
-            Step::Restarting => match self.ladder.as_ref().map(|ladder| ladder.rung(now.mono)) {
-                Some(Rung::Grace { until }) => (TargetState::Stopping, "is being restarted".to_owned(), Some(until)),
-                Some(Rung::Dying { until }) => (TargetState::Killing, "was sent SIGKILL".to_owned(), Some(until)),
-                _ => (TargetState::Killing, "was sent SIGKILL".to_owned(), None),
-            },
+            Step::Restarting => self.ending("is being restarted", now),
             Step::Verifying => (TargetState::Verifying, "restarted; to be seen running".to_owned(), None),
             Step::Pausing { until } => (TargetState::Starting, "did not come up; is started again".to_owned(), Some(*until)),
             Step::Done(UnitEnd::Failed, why) => (TargetState::Failed, why.clone(), None),
@@ -50,5 +49,13 @@ impl Service {
             Step::Left(why) => (TargetState::Left, why.clone(), None),
         };
         UnitView::new(name, state, self.asking.noted(why)).aged(&self.stale, deadline, now)
+    }
+
+    fn ending(&self, why: &str, now: Now) -> (TargetState, String, Option<Mono>) {
+        match self.ladder.as_ref().map(|ladder| ladder.rung(now.mono)) {
+            Some(Rung::Grace { until }) => (TargetState::Stopping, why.to_owned(), Some(until)),
+            Some(Rung::Dying { until }) => (TargetState::Killing, "was sent SIGKILL".to_owned(), Some(until)),
+            _ => (TargetState::Killing, "was sent SIGKILL".to_owned(), None),
+        }
     }
 }

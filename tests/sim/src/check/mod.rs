@@ -353,7 +353,11 @@ impl World {
         // An agent that dies before its stop has gone out finds what systemd ends by itself, and cannot tell the one from the other.
         let of_systemd = |unit: &&crate::world::Unit| self.maybe_stopped.contains(&unit.invocation);
         let by_systemd = || self.units.get(name).filter(of_systemd).and_then(|unit| unit.stop.as_ref()).map(|stop| stop.since);
-        let Some(sent) = self.sent.get(name).copied().or_else(by_systemd) else {
+        // A service that somebody else is stopping has its grace from that, if no restart of ours has met this run.
+        let service = matches!(self.target_of(name), Some((_, TargetRules::Service(_))));
+        let unmet = |unit: &&Unit| service && self.sent.get(name).is_none_or(|sent| *sent < unit.main_start);
+        let by_others = self.units.get(name).filter(unmet).and_then(|unit| unit.stop.as_ref()).map(|stop| stop.since);
+        let Some(sent) = by_others.or_else(|| self.sent.get(name).copied()).or_else(by_systemd) else {
             return self.violates(format!("the agent kills {name} without having asked it to end"));
         };
         if now < sent + term_timeout {

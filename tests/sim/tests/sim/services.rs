@@ -252,9 +252,7 @@ fn a_service_that_somebody_stops_in_its_start_and_that_does_not_end_gets_sigkill
     host.world.touch("d3");
     host.run(3 * S);
     let _ = host.world.person("stop", WORKER, By::Person);
-    let old = host.world.units[WORKER].invocation.clone();
-    let gone = |host: &Host| host.world.units[WORKER].invocation != old;
-    // It has a grace from whoever stops it, and then that of our restart.
+    let gone = |host: &Host| !host.world.units[WORKER].active.runs();
     assert!(host.run_until(25 * S, gone), "the run that a person stops lasts until systemd's own timeout");
     assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)));
     host.must_be_right();

@@ -6,7 +6,7 @@ use restart_agent::core::entry::Entry;
 use restart_agent::core::policy::ServiceRules;
 use restart_agent::core::status::{State, UnitEnd};
 use sim::host::{Deed, Host, span};
-use sim::world::{Body, By, Daemon, MINUTE, MS, OnTerm, S, Us};
+use sim::world::{Body, By, Daemon, MINUTE, MS, OnTerm, S, Starts, Us};
 
 use crate::services::{WORKER, rules, service_host, starts};
 
@@ -76,4 +76,38 @@ fn a_service_that_somebody_stops_in_its_drain_is_told_as_stopped_whether_systemd
         assert_eq!(starts(&host), [By::Systemd]);
         assert_eq!(ends(&host), somebody_has_stopped_it());
     }
+}
+
+/// Nobody has restarted it when its grace is over: what a person stops is not to be up again.
+#[test]
+fn a_service_that_somebody_stops_in_its_drain_and_that_does_not_end_gets_sigkill_of_ours_and_stays_down() {
+    for cooperates in [false, true] {
+        let checkpoint_timeout = span(if cooperates { 2 * S } else { 0 });
+        let mut host = service_host(ServiceRules { drain_timeout: span(2 * S), checkpoint_timeout, ..rules() }, None, 0);
+        ends_by(&mut host, OnTerm::Ignores);
+        host.world.touch("d2");
+        a_person_stops_it(&mut host, 1500 * MS);
+        let stopped = host.world.now + 1500 * MS;
+        assert!(host.run_until(MINUTE, |host| !host.world.units[WORKER].active.runs()));
+        let lasted = host.world.now - stopped;
+        assert!((5 * S..8 * S).contains(&lasted), "it has ended {} ms after a person has stopped it", lasted / MS);
+        converges(&mut host);
+        assert_eq!(starts(&host), [By::Systemd]);
+        assert_eq!(ends(&host), somebody_has_stopped_it());
+    }
+}
+
+/// It ignores SIGTERM in its start, too.
+#[test]
+fn a_service_that_somebody_stops_while_it_comes_up_from_our_restart_and_that_does_not_end_stays_down() {
+    let mut host = service_host(rules(), None, 0);
+    becomes(&mut host, Daemon { on_term: OnTerm::Ignores, starts: Starts::Well(30 * S), ..Daemon::default() });
+    host.world.touch("d2");
+    host.run(3 * S);
+    a_person_stops_it(&mut host, S);
+    host.run(MINUTE);
+    converges(&mut host);
+    assert_eq!(starts(&host), [By::Systemd, By::Agent]);
+    assert!(!host.world.units[WORKER].active.runs());
+    assert_eq!(ends(&host), somebody_has_stopped_it());
 }
