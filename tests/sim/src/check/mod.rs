@@ -117,7 +117,7 @@ impl World {
         // Its drain is counted from when its run was first stale, whichever of its commands is at it.
         // What an earlier run has left behind is of this one by now.
         let old = self.made_stale(&target, oldest);
-        let run = old.and(self.made_stale(&target, unit.main_start).or(old.filter(|_| unit.leaves())));
+        let run = if unit.leaves() { old } else { old.and(self.made_stale(&target, unit.main_start)) };
         // With its loan the later ones of several commands do not begin: it is stopped though what it runs now is new.
         let short = unit.steps() > 1 && self.lent.contains_key(name);
         match run {
