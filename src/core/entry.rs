@@ -183,6 +183,11 @@ pub enum Entry {
         /// By then that run had ended.
         at: Mono,
     },
+    /// This run is the end of the tries to bring a service up: it has failed, whatever systemd calls that.
+    DidNotComeUp {
+        unit: String,
+        invocation: String,
+    },
     /// A script that had been interrupted ended by itself.
     RanThrough {
         unit: String,

@@ -81,6 +81,7 @@ pub(super) fn tell(written: &Written) {
         | Entry::Outcome { .. }
         | Entry::InFlight { .. }
         | Entry::Interrupted { .. }
+        | Entry::DidNotComeUp { .. }
         | Entry::RanThrough { .. }
         | Entry::AskOver { .. }
         | Entry::TakesDown { .. }

@@ -14,8 +14,6 @@ use crate::core::time::Wall;
 
 /// How many ids of deploys are remembered, for `wait --deploy`.
 const KNOWN_KEPT: usize = 50;
-/// How many restarts of a unit are remembered for the rate limit.
-const RESTARTS_KEPT: usize = 8;
 
 impl Memory {
     /// Adds one line of the journal.
@@ -133,7 +131,7 @@ impl Memory {
                     target.bad.remove(unit);
                 }
                 self.restarts.remove(unit);
-                self.maybe_down.remove(unit);
+                self.is_not_down(unit);
             }
             Entry::Cutting { unit, invocation, asked, grace, casualties } => {
                 let (invocation, casualties) = (invocation.clone(), casualties.clone());
@@ -177,6 +175,9 @@ impl Memory {
                 if let Some(interrupted) = self.quiet.get_mut(unit) {
                     *interrupted = true;
                 }
+            }
+            Entry::DidNotComeUp { unit, invocation } => {
+                self.failed_runs.insert(unit.clone(), invocation.clone());
             }
             Entry::RanThrough { unit } => {
                 self.interrupted.remove(unit);
@@ -305,12 +306,10 @@ impl Memory {
             }
             Effect::Restart { unit, .. } => {
                 self.cut_begun(unit);
+                self.restart_begun(at, unit);
+            }
+            Effect::Start { unit } if self.reruns.contains_key(unit) => {
                 self.maybe_down.insert(unit.clone());
-                let restarts = self.restarts.entry(unit.clone()).or_default();
-                restarts.push(at);
-                if restarts.len() > RESTARTS_KEPT {
-                    restarts.remove(0);
-                }
             }
             _ => {}
         }

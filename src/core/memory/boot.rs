@@ -18,6 +18,7 @@ impl Memory {
         // What the boot starts is up again.
         self.taken_down.clear();
         self.maybe_down.clear();
+        self.failed_runs.clear();
         // Whatever has run since the boot was not interrupted by us.
         self.interrupted.values_mut().for_each(|row| row.last = Mono::BOOT);
         // On another clock. What runs now had not begun then.

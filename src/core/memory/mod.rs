@@ -86,8 +86,10 @@ pub struct Memory {
     pub hold: Option<Hold>,
     /// When each unit was last restarted by us, newest last, at most eight each: for the rate limit.
     pub restarts: BTreeMap<String, Vec<Wall>>,
-    /// Units that we may have restarted, and of which nobody has seen since what became of that, or that did not come up.
+    /// Units that we may have restarted or started, and of which nobody has seen since what became of that, or that did not come up.
     pub maybe_down: BTreeSet<String>,
+    /// Of these: the run that did not come up, as systemd names it.
+    pub failed_runs: BTreeMap<String, String>,
     pub totals: Totals,
 }
 

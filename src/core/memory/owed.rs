@@ -8,6 +8,9 @@ use crate::core::seen::UnitSeen;
 use crate::core::status::{UnitEnd, UnitOutcome};
 use crate::core::time::Wall;
 
+/// How many restarts of a unit are remembered for the rate limit.
+const RESTARTS_KEPT: usize = 8;
+
 /// A run that we owe to a script.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwedRun {
@@ -57,9 +60,29 @@ impl Memory {
     /// One that did not come up is brought up with the next try.
     pub(super) fn unit_ended(&mut self, ended: &UnitOutcome, written: &Written) {
         if ended.what != UnitEnd::Failed {
-            self.maybe_down.remove(&ended.unit);
+            self.is_not_down(&ended.unit);
         }
         self.note(None, written);
+    }
+
+    pub(super) fn is_not_down(&mut self, unit: &str) {
+        self.maybe_down.remove(unit);
+        self.failed_runs.remove(unit);
+    }
+
+    pub(super) fn restart_begun(&mut self, at: Wall, unit: &str) {
+        self.maybe_down.insert(unit.to_owned());
+        let restarts = self.restarts.entry(unit.to_owned()).or_default();
+        restarts.push(at);
+        if restarts.len() > RESTARTS_KEPT {
+            restarts.remove(0);
+        }
+    }
+
+    /// Nobody has started it since it did not come up: that it does not run is not somebody's stop. Of one that systemd has forgotten nobody knows.
+    #[must_use]
+    pub fn is_failed_run(&self, seen: &UnitSeen) -> bool {
+        !seen.invocation.is_empty() && self.failed_runs.get(&seen.unit) == Some(&seen.invocation)
     }
 
     pub(super) fn forget_what_was_not_begun(&mut self) {

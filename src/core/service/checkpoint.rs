@@ -118,6 +118,9 @@ impl Service {
             Then::Finish(STOPPED)
         } else if self.asking.was_asked(turn.memory, &self.seen.unit) && seen.has_ended_well() {
             Then::Start
+        } else if turn.memory.maybe_down.contains(&seen.unit) {
+            // An earlier agent's restart has not brought it up, perhaps.
+            Then::Verify
         } else {
             Then::Finish(ENDED)
         };

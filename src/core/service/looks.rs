@@ -168,7 +168,9 @@ impl Service {
             Step::Verifying if look.seen_since(self.since) => self.verify(turn, target, seen, stale),
             // Its end was missed, since the bus went away.
             Step::Restarting if self.pending.is_none() && !self.under_way(seen) => self.verify(turn, target, seen, stale),
-            Step::Pausing { .. } if self.came_up(seen) || self.was_stopped_by_others(seen) => self.verify(turn, target, seen, stale),
+            Step::Pausing { .. } if self.came_up(seen) || self.was_stopped_by_others(turn.memory, seen) => {
+                self.verify(turn, target, seen, stale)
+            }
             Step::Done(UnitEnd::Failed, _) if stale.is_empty() && seen.active == Active::Active => {
                 self.seen = seen.clone();
                 self.done(turn, target, &seen.unit, UnitEnd::Renewed, UP);

@@ -3,6 +3,7 @@
 use super::unit::{Service, Step};
 use crate::core::effect::JobEnd;
 use crate::core::ladder::Ladder;
+use crate::core::memory::Memory;
 use crate::core::policy::ServiceRules;
 use crate::core::seen::{Active, UnitSeen};
 use crate::core::status::UnitEnd;
@@ -52,17 +53,21 @@ impl Service {
         self.being_stopped && !self.seen.is_to_run_again()
     }
 
-    /// It has ended before it was restarted.
+    /// It has ended before it was restarted, unless it was an earlier agent's restart that has not brought it up.
     pub(super) fn ended(&mut self, turn: &mut Turn<'_>, target: &str, name: &str) {
+        if turn.memory.maybe_down.contains(name) {
+            return self.enter(turn.now.mono, Step::Verifying);
+        }
         let why = if self.is_stopped_for_good() { STOPPED } else { ENDED };
         self.done(turn, target, name, UnitEnd::Finished, why);
     }
 
     /// Also by whoever has taken our restart's place in the queue of systemd.
-    pub(super) fn was_stopped_by_others(&self, seen: &UnitSeen) -> bool {
+    pub(super) fn was_stopped_by_others(&self, memory: &Memory, seen: &UnitSeen) -> bool {
         let canceled = self.job_end == Some(JobEnd::Canceled);
         // However it ended then: a start of ours that fails is not canceled.
         let down = seen.active == Active::Inactive || (canceled && seen.active == Active::Failed);
-        (self.restarted_for.is_none() || canceled) && down && !seen.job
+        let ours = self.restarted_for.is_some() || memory.is_failed_run(seen);
+        (!ours || canceled) && down && !seen.job
     }
 }

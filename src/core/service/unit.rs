@@ -273,6 +273,15 @@ impl Service {
     }
 
     pub(super) fn verify(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale) {
+        // systemd has taken its start, and not come to it yet, or is at it: that may fail.
+        let starts = seen.job && (!seen.active.runs() || (seen.active == Active::Activating && self.came_up(seen)));
+        if starts && self.step != Step::Verifying {
+            self.enter(turn.now.mono, Step::Verifying);
+        }
+        if starts && turn.now.mono < self.since.after(START_TIMEOUT) {
+            (self.stale, self.seen) = (stale, seen.clone());
+            return;
+        }
         if self.came_up(seen) {
             // Somebody else may have been quicker than our start: that run is as old as it is.
             let begun = |asked: Mono| seen.processes.iter().all(|process| process.start.after(START_BLUR) >= asked);
@@ -283,7 +292,7 @@ impl Service {
             self.seen = seen.clone();
             return self.done(turn, target, &seen.unit, UnitEnd::Renewed, "restarted");
         }
-        if self.was_stopped_by_others(seen) {
+        if self.was_stopped_by_others(turn.memory, seen) {
             return self.done(turn, target, &seen.unit, UnitEnd::Finished, STOPPED);
         }
         self.stale = stale;
@@ -293,12 +302,12 @@ impl Service {
             self.step = Step::Restarting;
             return;
         }
-        if seen.job && !seen.active.runs() && turn.now.mono < self.since.after(START_TIMEOUT) {
-            // systemd has taken its start, and not come to it yet.
-            return;
+        if let Some(why) = untouchable(seen) {
+            return self.done(turn, target, &seen.unit, UnitEnd::Left, why);
         }
         self.tries += 1;
         if self.tries >= START_TRIES {
+            turn.record(Entry::DidNotComeUp { unit: seen.unit.clone(), invocation: seen.invocation.clone() });
             let why = format!("it does not come up after its restart: {:?}, Result={}", seen.active, seen.result);
             return self.done(turn, target, &seen.unit, UnitEnd::Failed, &why);
         }

@@ -45,8 +45,8 @@ impl Service {
             Step::Verifying => (TargetState::Verifying, "restarted; to be seen running".to_owned(), None),
             Step::Pausing { until } => (TargetState::Starting, "did not come up; is started again".to_owned(), Some(*until)),
             Step::Done(UnitEnd::Failed, why) => (TargetState::Failed, why.clone(), None),
+            Step::Left(why) | Step::Done(UnitEnd::Left, why) => (TargetState::Left, why.clone(), None),
             Step::Done(_, why) => (TargetState::Fresh, why.clone(), None),
-            Step::Left(why) => (TargetState::Left, why.clone(), None),
         };
         UnitView::new(name, state, self.asking.noted(why)).aged(&self.stale, deadline, now)
     }

@@ -484,6 +484,12 @@ impl World {
                 let (after, well) = match daemon.starts {
                     Starts::Well(after) => (after, true),
                     Starts::NeverReady => (90 * S, false),
+                    Starts::Ends(n) => {
+                        if let Body::Daemon(daemon) = &mut self.units.get_mut(name).unwrap().body {
+                            daemon.starts = if n > 1 { Starts::Ends(n - 1) } else { Starts::Well(20 * MS) };
+                        }
+                        (MS, true)
+                    }
                     Starts::Fails(n) => {
                         if let Body::Daemon(daemon) = &mut self.units.get_mut(name).unwrap().body {
                             daemon.starts = if n > 1 { Starts::Fails(n - 1) } else { Starts::Well(20 * MS) };
@@ -491,7 +497,11 @@ impl World {
                         (10 * MS, false)
                     }
                 };
+                let ends = matches!(daemon.starts, Starts::Ends(_));
                 let pid = self.spawn(name, 1, Role::Main, "worker", daemon.on_term, daemon.unkillable_for);
+                if ends {
+                    self.after(2 * MS, Happening::ProcessEnds { unit: name.to_owned(), pid, how: Exit::Exited(0) });
+                }
                 self.units.get_mut(name).unwrap().main_pid = pid;
                 if daemon.leaves || daemon.spares {
                     let on_term = if daemon.spares { OnTerm::Ignores } else { OnTerm::Dies };

@@ -138,6 +138,8 @@ pub enum Starts {
     Well(Us),
     /// The next so many starts fail at once.
     Fails(u32),
+    /// The next so many starts are well, and the run ends at once, by itself and with exit status 0.
+    Ends(u32),
     /// It stays `activating` until systemd's TimeoutStartSec= of 90 s.
     NeverReady,
 }

@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use restart_agent::core::entry::Entry;
-use restart_agent::core::policy::ServiceRules;
+use restart_agent::core::policy::{ServiceRules, TargetRules};
+use restart_agent::core::seen::Load;
 use restart_agent::core::status::{State, UnitEnd};
 use sim::host::{Deed, Host, span};
 use sim::world::{Body, By, Daemon, MINUTE, MS, OnTerm, S, Starts, Us};
 
+use crate::given::{policy, with_target};
 use crate::services::{WORKER, rules, service_host, starts};
 
 /// It runs, and ends, or starts, like that from now on.
@@ -110,4 +112,82 @@ fn a_service_that_somebody_stops_while_it_comes_up_from_our_restart_and_that_doe
     assert_eq!(starts(&host), [By::Systemd, By::Agent]);
     assert!(!host.world.units[WORKER].active.runs());
     assert_eq!(ends(&host), somebody_has_stopped_it());
+}
+
+/// It exits with 0 on what is wrong with its configuration, so that systemd calls it inactive, as if it had been stopped.
+#[test]
+fn a_service_that_did_not_come_up_and_has_not_failed_is_brought_up_by_the_next_try() {
+    let mut host = service_host(rules(), None, 0);
+    becomes(&mut host, Daemon { starts: Starts::Ends(4), ..Daemon::default() });
+    host.world.touch("d2");
+    host.run(30 * S);
+    assert_eq!(ends(&host).iter().map(|(end, _)| *end).collect::<Vec<_>>(), [UnitEnd::Failed]);
+    converges(&mut host);
+    assert!(host.world.units[WORKER].active.runs());
+}
+
+/// Whoever has brought it up meanwhile, and stopped it then, wants it down.
+#[test]
+fn a_service_that_did_not_come_up_and_that_somebody_has_started_and_stopped_since_stays_down() {
+    let mut host = service_host(rules(), None, 0);
+    becomes(&mut host, Daemon { starts: Starts::Ends(3), ..Daemon::default() });
+    host.world.touch("d2");
+    host.run(30 * S);
+    drop(host.world.person("start", WORKER, By::Person));
+    host.run(5 * S);
+    drop(host.world.person("stop", WORKER, By::Person));
+    converges(&mut host);
+    assert!(!host.world.units[WORKER].active.runs());
+}
+
+#[test]
+fn a_service_that_did_not_come_up_and_that_somebody_masks_is_left() {
+    let mut host = service_host(rules(), None, 0);
+    becomes(&mut host, Daemon { starts: Starts::Fails(99), ..Daemon::default() });
+    host.world.touch("d2");
+    host.run(30 * S);
+    host.world.units.get_mut(WORKER).unwrap().load = Load::Masked;
+    converges(&mut host);
+    assert_eq!(ends(&host).iter().map(|(end, _)| *end).collect::<Vec<_>>(), [UnitEnd::Failed, UnitEnd::Left]);
+}
+
+/// systemd has taken its start, and tells of it what it tells of one that is up but for its state.
+#[test]
+fn a_service_that_has_reached_its_checkpoint_is_not_called_renewed_before_it_is_up() {
+    for agent_dies in [false, true] {
+        let mut host = service_host(ServiceRules { checkpoint_timeout: span(MINUTE), ..rules() }, Some(5 * S), 0);
+        let checkpoint = Some(5 * S);
+        becomes(&mut host, Daemon { checkpoint, starts: Starts::NeverReady, ..Daemon::default() });
+        host.world.touch("d2");
+        host.run(30 * S);
+        assert_eq!(starts(&host), [By::Systemd, By::Agent]);
+        assert_eq!(ends(&host), []);
+        becomes(&mut host, Daemon { checkpoint, ..Daemon::default() });
+        if agent_dies {
+            host.deed(Deed::KillAgent(2 * MINUTE));
+            host.run(2 * MINUTE);
+        }
+        converges(&mut host);
+        assert_eq!(starts(&host), [By::Systemd, By::Agent, By::Agent]);
+    }
+}
+
+/// The restart of the agent before has stopped it, and its start fails; the one of now was about to ask it.
+#[test]
+fn a_service_that_fails_in_the_restart_of_an_earlier_agent_is_brought_up() {
+    for checkpoint_timeout in [0, MINUTE] {
+        let mut host = service_host(ServiceRules { hold_timeout: span(S), ..rules() }, None, 0);
+        becomes(&mut host, Daemon { starts: Starts::Fails(1), ..Daemon::default() });
+        let worker = host.world.units.get_mut(WORKER).unwrap();
+        worker.processes.values_mut().for_each(|process| process.on_term = slowly());
+        host.world.touch("d2");
+        assert!(host.run_until(MINUTE, |host| host.world.units[WORKER].stop.is_some()));
+        host.kill_agent();
+        let asks = ServiceRules { drain_timeout: span(20 * S), checkpoint_timeout: span(checkpoint_timeout), ..rules() };
+        host.policy = with_target(policy(), "workers", TargetRules::Service(asks));
+        host.start_agent();
+        host.run(20 * S);
+        converges(&mut host);
+        assert!(host.world.units[WORKER].active.runs());
+    }
 }
