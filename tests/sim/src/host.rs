@@ -444,6 +444,11 @@ impl Host {
             Deed::Policy(policy) => {
                 let now = self.world.now;
                 self.since.retain(|name, _| policy.targets.contains_key(name));
+                // What the rules before have left is not begun with by those that come: a change of rules starts no rollout.
+                let met = |name: &String| self.memory().targets.get(name).is_none_or(|target| target.unmet().is_none());
+                let other = |name: &&String| self.policy.targets.get(*name).is_some_and(|rules| policy.targets.get(*name) != Some(rules));
+                let left: Vec<String> = self.since.keys().filter(other).filter(|name| met(name)).cloned().collect();
+                self.since.extend(left.into_iter().map(|name| (name, now)));
                 for name in policy.targets.keys() {
                     self.since.entry(name.clone()).or_insert(now);
                 }
@@ -663,7 +668,8 @@ impl Host {
         if let Some(blank) = status.waiting_for.filter(|what| what.trim_end().ends_with(':')) {
             self.world.violates(format!("status says that it waits for {blank:?}"));
         }
-        if !self.stamp_told {
+        // By rules that are others now it has not looked yet.
+        if !self.stamp_told || self.world.now < self.world.policy_changed + S {
             return;
         }
         let since = self.since.clone();
@@ -867,6 +873,9 @@ impl World {
         for unit in self.units.values_mut() {
             for process in unit.processes.values_mut() {
                 process.unkillable_until = 0;
+            }
+            if unit.oneshot() {
+                unit.tidy_up();
             }
             if let Some(fpm) = unit.as_fpm_mut() {
                 fpm.config_good = true;

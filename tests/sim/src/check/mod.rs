@@ -123,7 +123,13 @@ impl World {
         match run {
             None if now < oldest.max(unit.main_start) + self.unknowable() || short => {}
             None => self.violates(format!("the agent stops {name}, which runs new code")),
-            Some((at, false)) if now < at + us(rules.drain_timeout) => {
+            // A drain that is under way when the rules change goes on by those with which it began.
+            Some((at, false))
+                if now
+                    < at + us(self
+                        .rules_before(name, at)
+                        .map_or(rules.drain_timeout, |before| before.drain_timeout.min(rules.drain_timeout))) =>
+            {
                 self.violates(format!(
                     "the agent stops {name} {:.3} s after the deploy, before its drain is over",
                     (now - at) as f64 / 1e6
@@ -134,12 +140,19 @@ impl World {
         }
     }
 
+    /// The rules of what was stale before they changed.
+    fn rules_before(&self, name: &str, stale_since: Us) -> Option<&ScheduledRules> {
+        self.former.target_of_script(name).filter(|_| stale_since < self.policy_changed).map(|(_, before)| before)
+    }
+
     /// Its drain is over: what it holds, or was asked, may still give it time.
     fn agent_may_hurry(&mut self, name: &str, rules: &ScheduledRules, stale_since: Us) {
         let now = self.now;
         let Some(unit) = self.units.get(name).filter(|unit| unit.active == Active::Activating) else { return };
         let held = now < unit.main_start + unit.manners().1;
-        if held && now < stale_since + us(rules.drain_timeout) + us(rules.hold_timeout) && now > self.policy_changed + 5 * S {
+        let waits = |rules: &ScheduledRules| us(rules.drain_timeout) + us(rules.hold_timeout);
+        let before = self.rules_before(name, stale_since).map(waits);
+        if held && now < stale_since + waits(rules).min(before.unwrap_or(Us::MAX)) && now > self.policy_changed + 5 * S {
             return self.violates(format!("the agent stops {name}, which holds its lock"));
         }
         let asked = self.asked_at.get(name).copied().filter(|_| self.asked.contains(name));
@@ -163,26 +176,39 @@ impl World {
     }
 
     pub(crate) fn agent_may_start(&mut self, name: &str) {
-        let now = self.now;
         if self.asked.contains(name) || self.commanded.contains_key(name) {
             self.violates(format!("the agent starts {name}, which would find itself asked to stop"));
         }
         let Some((_, rules)) = self.scheduled_rules(name) else { return self.agent_may_bring_up(name) };
-        let Some(unit) = self.units.get(name) else { return };
+        // What had ended when the rules changed runs again by either.
+        let ended = self.units.get(name).map_or(0, |unit| unit.idle_since);
+        let before = self.former.target_of_script(name).filter(|_| ended < self.policy_changed + S).map(|(_, before)| before);
+        let wrong = self.wrong_start(name, &rules).filter(|_| before.is_none_or(|before| self.wrong_start(name, before).is_some()));
+        wrong.into_iter().for_each(|wrong| self.violates(format!("the agent starts {name}{wrong}")));
+    }
+
+    /// Why by these rules it is not to be started.
+    fn wrong_start(&self, name: &str, rules: &ScheduledRules) -> Option<&'static str> {
+        let now = self.now;
+        let unit = self.units.get(name)?;
         if unit.active.runs() || unit.job.is_some_and(|job| job.kind == JobKind::Start) {
-            return;
+            return None;
+        }
+        // Of a run before the host went down nobody can tell whether it was one since.
+        if unit.invocation.is_empty() && self.cuts.iter().any(|cut| cut.unit == *name) {
+            return None;
         }
         let stopped = unit.interrupted();
         if stopped && now < unit.idle_since + us(rules.settle_after) && !unit.missed_slot && now > self.policy_changed + 5 * S {
-            return self.violates(format!("the agent starts {name} before what it left behind has settled"));
+            return Some(" before what it left behind has settled");
         }
         if unit.missed_slot || unit.doubtful_slot || (unit.checkpointed && rules.after != After::UntilNext) {
-            return;
+            return None;
         }
         let stopped_by_us = unit.last_stop_by_agent.is_some() || self.perhaps_stopped(unit);
         // With settle_after it was decided at its end that it is to run again.
         let decided = if rules.settle_after.is_zero() { now } else { unit.idle_since };
-        let before = decided - self.unknowable();
+        let before = decided.saturating_sub(self.unknowable());
         let soon = self
             .timers
             .values()
@@ -190,16 +216,20 @@ impl World {
             // It was decided a moment before.
             .any(|timer| [decided, before].iter().all(|at| timer.slot_after(*at) - at <= us(rules.quiet_within)));
         if !stopped_by_us {
-            self.violates(format!("the agent starts {name}, which it did not stop"));
+            Some(", which it did not stop")
         } else if rules.after == After::UntilNext || (rules.after == After::Auto && soon) {
-            self.violates(format!("the agent starts {name}, which by its rules is to stay quiet"));
+            Some(", which by its rules is to stay quiet")
+        } else {
+            None
         }
     }
 
     /// What a person has stopped stays down, unless it had failed, or ended at a checkpoint, before.
     fn agent_may_bring_up(&mut self, name: &str) {
         let Some(unit) = self.units.get(name) else { return };
-        let down = unit.active == Active::Inactive && unit.may_stay_down && !unit.checkpointed && unit.job.is_none();
+        // Nor what has not come up since the host went down: what it was at then, nobody can tell.
+        let boots = unit.invocation.is_empty();
+        let down = unit.active == Active::Inactive && unit.may_stay_down && !unit.checkpointed && unit.job.is_none() && !boots;
         // One that is being stopped has its grace first; whose stop it is an agent cannot know that comes after one that has restarted it.
         let ours = self.sent_before.get(name).is_some_and(|sent| *sent >= unit.main_start);
         // One that is asked by its rules, and ends well, has heeded that as far as anybody can see, unless a look has found it being stopped.

@@ -4,7 +4,7 @@ use restart_agent::core::policy::{After, ScheduledRules, TargetRules};
 use restart_agent::core::seen::Load;
 
 use super::{covers, us};
-use crate::world::{Unit, World};
+use crate::world::{MINUTE, Unit, World};
 
 impl World {
     /// Its last run was interrupted by the agent, and its rules give it another, which it has not had, though it can be started.
@@ -14,11 +14,14 @@ impl World {
             return false;
         }
         let Some(rules) = self.rules_of_script(&unit.name) else { return unit.checkpointed && !unit.oneshot() };
-        match rules.after {
+        let runs_again = |rules: &ScheduledRules| match rules.after {
             After::Rerun => true,
             After::UntilNext => false,
             After::Auto => unit.checkpointed || self.has_no_run_soon(unit, rules),
-        }
+        };
+        // Which rules it was when it ended, or was seen to, nobody can tell of what ended about when they changed.
+        let before = self.former.target_of_script(&unit.name).filter(|_| unit.idle_since < self.policy_changed + MINUTE);
+        runs_again(rules) && before.is_none_or(|(_, before)| runs_again(before))
     }
 
     /// Somebody has started it while the stop was on its way, which was meant for the run before.

@@ -523,6 +523,9 @@ pub fn host(seed: u64, told: bool) -> Host {
         generations::deeds(&mut draw, &mut host, has == Has::Only);
     }
     changes(&mut draw, &mut host);
+    wider::orders(&mut draw, &mut host);
+    wider::rules(&mut draw, &mut host);
+    wider::reboots(&mut draw, &mut host);
     if draw.rng.chance(60) {
         deaths(&mut draw, &mut host);
     }

@@ -360,6 +360,17 @@ impl Unit {
         !(self.leaves() && self.oneshot() && process.start < self.main_start)
     }
 
+    /// Somebody ends what earlier runs have left behind, and sees to it that the next leave nothing.
+    pub fn tidy_up(&mut self) {
+        let (this_run, start) = (self.active.runs(), self.main_start);
+        if self.leaves() {
+            self.processes.retain(|_, process| this_run && process.start >= start);
+        }
+        if let Body::Script(script) = &mut self.body {
+            (script.leaves, script.spares) = (false, false);
+        }
+    }
+
     /// KillMode=process is in force.
     #[must_use]
     pub fn leaves_now(&self) -> bool {
