@@ -124,7 +124,8 @@ impl World {
         let Some(template) = self.templates.get(template) else { return };
         let unit = self.unit_at(to);
         let Some(of) = self.units.get(&unit).filter(|unit| unit.active.runs()) else {
-            if self.hands_off(template) && !template.next_dies() {
+            let just_now = self.units.get(&unit).is_some_and(|unit| self.now < unit.idle_since + UNKNOWABLE);
+            if self.hands_off(template) && !template.next_dies() && !just_now {
                 self.violates(format!("the agent makes the symlink lead to {unit}, which does not run"));
             }
             return;
