@@ -6,7 +6,7 @@ use super::unit::{Service, Step};
 use crate::core::asking::{Asking, Came, Next};
 use crate::core::effect::{Effect, EffectId, Outcome};
 use crate::core::entry::Entry;
-use crate::core::loans::{Loan, Loans, service_drop_in};
+use crate::core::loans::{Loan, Loans, RESTART_DROP_IN, service_drop_in};
 use crate::core::memory::{Memory, Want};
 use crate::core::policy::{Overdue, ServiceRules};
 use crate::core::seen::{Active, UnitSeen};
@@ -145,8 +145,13 @@ impl Service {
             return;
         }
         loans.release(&name);
-        let back = !turn.memory.lent.contains(&name);
         let Step::TakingBack(then) = &self.step else { return };
+        // It may be at its end already, which must not leave processes behind: it has what its restart needs in exchange.
+        let exchanged = *then == Then::Restart && self.seen.leaves_processes;
+        if exchanged {
+            loans.want(&name, RESTART_DROP_IN);
+        }
+        let back = exchanged || !turn.memory.lent.contains(&name);
         if !back || self.pending.is_some() || !turn.journal_good {
             return;
         }

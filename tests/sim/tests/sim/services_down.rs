@@ -191,3 +191,22 @@ fn a_service_that_fails_in_the_restart_of_an_earlier_agent_is_brought_up() {
         assert!(host.world.units[WORKER].active.runs());
     }
 }
+
+/// A child of it ignores SIGTERM: systemd is still at its end when the time for its checkpoint is over. What it was lent for being asked comes back then,
+/// and must not leave that child to its next run.
+#[test]
+fn a_service_that_ends_late_at_its_checkpoint_leaves_nothing_behind() {
+    for checkpoint in (2 * S..6 * S).step_by(200_000) {
+        let mut host = service_host(ServiceRules { checkpoint_timeout: span(5 * S), ..rules() }, None, 0);
+        let worker = host.world.units.get_mut(WORKER).unwrap();
+        worker.timeout_stop = 3 * S;
+        becomes(
+            &mut host,
+            Daemon { on_term: OnTerm::Ignores, checkpoint: Some(checkpoint), leaves: true, spares: true, ..Daemon::default() },
+        );
+        assert!(host.world.person("restart", WORKER, By::Person).is_ok());
+        host.run(S);
+        host.world.touch("d2");
+        converges(&mut host);
+    }
+}
