@@ -24,6 +24,8 @@ use super::time::Mono;
 const RETRY: Duration = Duration::from_secs(5);
 /// For what is about to happen: a drop-in that is being taken back, a timer that is about to fire.
 const SOON: Duration = Duration::from_millis(250);
+/// At one that may run for days before it is known what it is owed; systemd announces its end.
+const RUNNING_LOOK: Duration = Duration::from_secs(30);
 /// After a SIGKILL.
 const DYING_LOOK: Duration = Duration::from_millis(500);
 
@@ -37,6 +39,8 @@ pub struct Debts {
     over: BTreeSet<String>,
     /// Of those that no stop of ours is at: whom somebody else was seen to stop.
     stopped: BTreeSet<String>,
+    /// Those that go on with what they were lent, and when each is looked at next.
+    running: BTreeMap<String, Mono>,
     /// The last round took requests back.
     unasking: bool,
     /// Whose were taken back.
@@ -84,7 +88,8 @@ impl Debts {
         let settling = |owed: &OwedRun| owed.settles.as_ref().map(|settles| turn.now.mono_of(settles.until)).filter(|_| !self.hurried);
         self.settled = memory.reruns.values().filter_map(settling).filter(|at| *at > turn.now.mono).min();
         let due = |owed: &OwedRun| settling(owed).is_none_or(|at| at <= turn.now.mono);
-        let reruns = memory.reruns.iter().filter(|(_, owed)| due(owed)).map(|(unit, _)| unit);
+        self.running.retain(|unit, at| *at > turn.now.mono && memory.reruns.contains_key(unit));
+        let reruns = memory.reruns.iter().filter(|(unit, owed)| due(owed) && !self.running.contains_key(*unit)).map(|(unit, _)| unit);
         let down = memory.taken_down.keys().filter(|unit| dependents::comes_back(memory, unit));
         let units = reruns.chain(down).chain(memory.cutting.keys()).chain(memory.quiet.keys());
         let units: BTreeSet<String> = units.filter(|unit| !owned(unit) && !memory.asked.contains(*unit)).cloned().collect();
@@ -110,6 +115,7 @@ impl Debts {
         let units: Vec<String> = units.into_iter().collect();
         self.orphans.keep(&units);
         self.stopped.retain(|unit| units.contains(unit));
+        self.unasked.retain(|unit| units.contains(unit));
         let id = turn.ask(Effect::Look { units, looked: Looked::Exactly, cgroups: self.orphans.cgroups(), names: false });
         self.pending.insert(id, Debt::Look(turn.now.mono));
     }
@@ -234,12 +240,6 @@ impl Debts {
         self.pending.insert(id, Debt::LetRun(seen.unit.clone()));
     }
 
-    /// Those that what they were lent still keeps quiet, and no rollout is at: it is not taken back before their passed slots are over.
-    #[must_use]
-    pub fn kept(&self, memory: &Memory, owned: &dyn Fn(&str) -> bool) -> BTreeSet<String> {
-        memory.quiet.keys().filter(|unit| !owned(unit) && !self.over.contains(*unit)).cloned().collect()
-    }
-
     fn soon(&mut self, turn: &Turn<'_>) {
         self.next = self.next.min(turn.now.mono.after(SOON));
     }
@@ -268,6 +268,7 @@ impl Debts {
         }
         // Whoever has lent it something has kept its later commands from running: what it is owed is known when it has ended.
         if seen.active.runs() && owed.lent && seen.invocation == owed.after {
+            self.running.insert(seen.unit.clone(), turn.now.mono.after(RUNNING_LOOK));
             return;
         }
         if seen.active.runs() {
@@ -329,8 +330,14 @@ impl Debts {
         self.hurried = true;
     }
 
-    pub fn hint(&mut self, now: Mono) {
-        self.next = now;
+    pub fn hint(&mut self, now: Mono, unit: Option<&str>) {
+        match unit {
+            Some(unit) => drop(self.running.remove(unit)),
+            None => {
+                self.next = now;
+                self.running.clear();
+            }
+        }
     }
 
     #[must_use]
@@ -361,7 +368,9 @@ impl Debts {
         let owed = (self.waiting && self.pending.is_empty()).then(|| Deadline::new(self.next, "start again what is owed its start"));
         let settled = self.settled.filter(|_| self.pending.is_empty()).map(|at| Deadline::new(at, "start again what has settled"));
         let frozen = !memory.frozen.is_empty() && self.thawing.is_none();
-        earliest([owed, settled, frozen.then(|| Deadline::new(self.next_thaw, "let stopped workers go on"))])
+        let running = self.running.values().min().filter(|_| self.pending.is_empty());
+        let running = running.map(|at| Deadline::new(*at, "look at what goes on with what it was lent"));
+        earliest([owed, settled, running, frozen.then(|| Deadline::new(self.next_thaw, "let stopped workers go on"))])
     }
 }
 

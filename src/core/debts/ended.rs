@@ -1,12 +1,21 @@
 //! How something that is kept quiet has ended while nobody looked.
 
+use std::collections::BTreeSet;
+
 use super::Debts;
 use crate::core::entry::Entry;
+use crate::core::memory::Memory;
 use crate::core::seen::{Active, UnitSeen};
 use crate::core::step::Turn;
 use crate::core::time::Mono;
 
 impl Debts {
+    /// Those that what they were lent still keeps quiet, and no rollout is at: it is not taken back before their passed slots are over.
+    #[must_use]
+    pub fn kept(&self, memory: &Memory, owned: &dyn Fn(&str) -> bool) -> BTreeSet<String> {
+        memory.quiet.keys().filter(|unit| !owned(unit) && !self.over.contains(*unit)).cloned().collect()
+    }
+
     /// It had been asked, and has ended while nobody looked: by its exit status it is to be run again.
     pub(super) fn ended_at_checkpoint(&self, turn: &mut Turn<'_>, seen: &UnitSeen) -> bool {
         if !seen.is_to_run_again() {

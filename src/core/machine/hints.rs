@@ -30,7 +30,7 @@ impl Machine {
         }
         if unit.is_none() {
             self.inplace.hint(now.mono);
-            self.debts.hint(now.mono);
         }
+        self.debts.hint(now.mono, unit);
     }
 }

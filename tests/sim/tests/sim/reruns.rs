@@ -124,6 +124,9 @@ fn nobody_waits_for_the_end_of_what_is_perhaps_owed_a_run_then() {
     host.run(6 * S);
     assert!(host.memory().rollout.is_none(), "{:?}", host.memory().rollout);
     assert!(host.world.units[SCRIPT].active.runs() && !host.world.sent.contains_key(SCRIPT));
+    let before = host.effects;
+    host.run(10 * MINUTE);
+    assert!(host.effects - before < 40, "{} effects in ten minutes", host.effects - before);
     has_run(host, HOUR, 2, "its second command did not run");
 }
 
