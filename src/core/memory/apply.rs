@@ -369,9 +369,7 @@ impl Memory {
             (Effect::Thaw { workers }, Outcome::Done) => self.frozen.retain(|worker| !workers.contains(worker)),
             (Effect::Restart { unit, cut: workers, .. } | Effect::End { unit, cut: workers, .. }, Outcome::Job(end)) => {
                 self.frozen.retain(|worker| !workers.contains(worker));
-                if let Some(cutting) = self.cutting.get_mut(&unit) {
-                    cutting.answered = *end != JobEnd::Lost;
-                }
+                self.restart_ended(&unit, end);
             }
             _ => {}
         }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Memory;
+use crate::core::effect::JobEnd;
 use crate::core::entry::Written;
 use crate::core::seen::UnitSeen;
 use crate::core::status::{UnitEnd, UnitOutcome};
@@ -76,6 +77,16 @@ impl Memory {
         restarts.push(at);
         if restarts.len() > RESTARTS_KEPT {
             restarts.remove(0);
+        }
+    }
+
+    pub(super) fn restart_ended(&mut self, unit: &str, end: &JobEnd) {
+        if let Some(cutting) = self.cutting.get_mut(unit) {
+            cutting.answered = *end != JobEnd::Lost;
+        }
+        if *end == JobEnd::Canceled {
+            // Whoever has taken its place in the queue of systemd has decided whether it is to run.
+            self.is_not_down(unit);
         }
     }
 

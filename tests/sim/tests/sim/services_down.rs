@@ -210,3 +210,16 @@ fn a_service_that_ends_late_at_its_checkpoint_leaves_nothing_behind() {
         converges(&mut host);
     }
 }
+
+/// systemd has told the agent before that somebody else has canceled its restart.
+#[test]
+fn a_service_that_somebody_stops_in_our_restart_and_that_fails_on_that_stays_down_though_the_agent_dies() {
+    let mut host = service_host(rules(), None, 0);
+    ends_by(&mut host, OnTerm::Exits { status: 143, after: 3 * S });
+    host.world.touch("d2");
+    a_person_stops_it(&mut host, 1500 * MS);
+    host.later(2 * S, Deed::KillAgent(4 * S));
+    host.run(10 * S);
+    converges(&mut host);
+    assert_eq!(starts(&host), [By::Systemd]);
+}
