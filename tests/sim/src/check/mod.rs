@@ -229,7 +229,9 @@ impl World {
         let Some(unit) = self.units.get(name) else { return };
         // Nor what has not come up since the host went down: what it was at then, nobody can tell.
         let boots = unit.invocation.is_empty();
-        let down = unit.active == Active::Inactive && unit.may_stay_down && !unit.checkpointed && unit.job.is_none() && !boots;
+        // However that stop ended it.
+        let ended = unit.active == Active::Inactive || (unit.active == Active::Failed && unit.ended_by_stop);
+        let down = ended && unit.may_stay_down && !unit.checkpointed && unit.job.is_none() && !boots;
         // One that is being stopped has its grace first; whose stop it is an agent cannot know that comes after one that has restarted it.
         let ours = self.sent_before.get(name).is_some_and(|sent| *sent >= unit.main_start);
         // One that is asked by its rules, and ends well, has heeded that as far as anybody can see, unless a look has found it being stopped.

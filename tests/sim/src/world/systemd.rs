@@ -369,6 +369,7 @@ impl World {
         let now = self.now;
         let unit = self.units.get_mut(name).unwrap();
         let stop = unit.stop.take();
+        unit.ended_by_stop = unit.may_stay_down && unit.job.is_some_and(|job| job.kind == JobKind::Stop);
         unit.stop_took = stop.as_ref().map_or(0, |stop| now - stop.since);
         let by_agent = stop.as_ref().is_some_and(|stop| stop.by == By::Agent);
         (unit.active, unit.result) = match (timed_out, clean, exit) {
@@ -471,7 +472,7 @@ impl World {
         (unit.step, unit.last_step, unit.tidying) = (0, false, false);
         unit.main_start = now;
         unit.last_stop_by_agent = None;
-        (unit.checkpointed, unit.may_stay_down) = (false, false);
+        (unit.checkpointed, unit.may_stay_down, unit.ended_by_stop) = (false, false, false);
         if by != By::Agent {
             // Before anybody has looked how the run before has ended.
             let unseen = now < self.units[name].idle_since.max(self.faults.systemd_away_until) + 2 * S;

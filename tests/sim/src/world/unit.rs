@@ -216,6 +216,8 @@ pub struct Unit {
     pub start_limit: (u32, Us),
     pub starts: Vec<Us>,
     pub stop: Option<Stop>,
+    /// A person's stop was what systemd was at when its last run ended.
+    pub ended_by_stop: bool,
     /// How long the last one took.
     pub stop_took: Us,
     /// The stop of the last invocation was ours, and when it was begun.
@@ -270,6 +272,7 @@ impl Unit {
             timeout_stop: 90 * S,
             start_limit: (5, 10 * S),
             starts: Vec::new(),
+            ended_by_stop: false,
             stop_took: 0,
             stop: None,
             last_stop_by_agent: None,

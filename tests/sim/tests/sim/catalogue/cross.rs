@@ -55,6 +55,10 @@ fn services() -> Vec<(&'static str, Make)> {
             let slow = OnTerm::Exits { status: 0, after: 2 * S };
             service::host(service::rules(), Daemon { on_term: slow, ..Daemon::default() })
         }),
+        ("that fails when it is stopped", || {
+            let fails = OnTerm::Exits { status: 143, after: 2 * S };
+            service::host(service::rules(), Daemon { on_term: fails, ..Daemon::default() })
+        }),
         ("killed, with ExecStopPost=", || {
             service::host(service::rules(), Daemon { on_term: OnTerm::Ignores, stop_post: 3 * S, ..Daemon::default() })
         }),
