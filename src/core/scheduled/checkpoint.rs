@@ -159,6 +159,11 @@ impl Script {
         seen.active == Active::Inactive && !seen.was_signalled() && self.cut_short.is_some_and(ended_since)
     }
 
+    /// Neither its stop nor what keeps the later of several commands from running is on its way.
+    pub(super) fn waits_for_its_stop(&self) -> bool {
+        matches!(self.step, ScriptStep::Quieting | ScriptStep::Ready) && self.ladder.is_none() && !self.stop_due
+    }
+
     /// It goes on with old code. What was done to it is taken back.
     pub(super) fn spare(&mut self, now: Mono, ended: Ended) {
         self.ended = ended;

@@ -117,7 +117,7 @@ impl Scheduled {
     /// Gives up what has not been touched; what has been goes on to its end.
     pub fn pause(&mut self, now: Mono, loans: &mut Loans) {
         self.scripts.retain(|_, script| {
-            if matches!(script.step, ScriptStep::Asked { .. } | ScriptStep::Holding { .. }) {
+            if matches!(script.step, ScriptStep::Asked { .. } | ScriptStep::Holding { .. }) || script.waits_for_its_stop() {
                 script.spare(now, Ended::Paused);
             }
             let untouched = matches!(script.step, ScriptStep::Draining);

@@ -4,7 +4,7 @@ use restart_agent::core::effect::Effect;
 use restart_agent::core::policy::{After, Overdue, ScheduledRules, TargetRules};
 use sim::explore::Story;
 use sim::host::{Deed, Host, span};
-use sim::world::{By, HOUR, MINUTE, MS, OnTerm, S, Script, Unit, Us, World};
+use sim::world::{By, HOUR, MINUTE, MS, OnTerm, S, START, Script, Unit, Us, World};
 
 use super::{abort, and, begins, deploy, deploys, emergency, hold, release, then, trigger};
 use crate::given::{SCRIPT, adopted, policy, script_rules, with_target, world};
@@ -56,6 +56,12 @@ fn cut(host: &Host) -> bool {
 
 fn uncut(host: &Host) -> bool {
     host.casualties().is_empty()
+}
+
+/// Its first stop came so long after it was adopted.
+fn stopped_after(host: &Host, span: Us) -> bool {
+    let stop = host.done.iter().find(|(_, effect)| matches!(effect, Effect::Stop { .. }));
+    stop.is_some_and(|(at, _)| *at > START + 10 * S + span)
 }
 
 fn started(host: &Host) -> bool {
@@ -219,6 +225,13 @@ pub fn stories() -> Vec<Story> {
             and(and(deploy(host(quick(After::Rerun), on_term(OnTerm::Ignores))), 6 * S, hold(None)), 20 * S, release())
         })
         .shows(cut),
+        Story::new("script: held while it waits for its loan", 60, || {
+            let host = then(deploy(host(quick(After::Rerun), Script::default())), 0, "Reload fails", |world: &mut World| {
+                world.faults.reload_fails_until = world.now + 4 * S;
+            });
+            and(and(host, 3800 * MS, hold(None)), 20 * S, release())
+        })
+        .shows(|host| cut(host) && stopped_after(host, 20 * S)),
         Story::new("script: held while it was asked", 60, || {
             and(and(deploy(host(asking(After::Rerun), Script::default())), 6 * S, hold(None)), 20 * S, release())
         })
