@@ -152,10 +152,13 @@ impl Fpm {
         self.cleared = cleared;
     }
 
-    /// It serves: it is not ended after all, unless that has begun. Workers that are being stopped for the count go on when that is done.
-    pub fn serves_again(&mut self) {
+    /// It serves: it is not ended after all, unless that has begun. Workers that are being stopped for the count go on when that is done; a master
+    /// that was stopped, so that it takes no new requests, goes on at once, also while others are being kept from taking some.
+    pub fn serves_again(&mut self, turn: &mut Turn<'_>) {
         self.needed = true;
-        if !self.counting() || self.step == FpmStep::Counting {
+        let retires = self.keeps_stopped() && matches!(self.step, FpmStep::Draining { .. } | FpmStep::Seeing);
+        if !self.counting() || retires || self.step == FpmStep::Counting {
+            self.takes_requests_again(turn);
             self.step = FpmStep::Done;
         }
     }

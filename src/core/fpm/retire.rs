@@ -137,6 +137,18 @@ impl Fpm {
         }
         let until = self.until;
         self.enter(now, FpmStep::Draining { until });
+        if self.needed {
+            self.serves_again(turn);
+        }
+    }
+
+    /// Its master starts workers in the place of those that have ended.
+    pub(super) fn takes_requests_again(&mut self, turn: &mut Turn<'_>) {
+        let stopped = turn.memory.frozen.iter().filter(|worker| worker.cgroup == self.seen.cgroup);
+        let workers: Vec<WorkerRef> = stopped.cloned().collect();
+        if self.keeps_stopped() && !workers.is_empty() {
+            turn.ask(Effect::Thaw { workers });
+        }
     }
 }
 

@@ -77,7 +77,7 @@ impl Generations {
     fn serves_again(&mut self, turn: &mut Turn<'_>, memory: &TargetMemory) {
         let Some(current) = self.current.clone() else { return };
         if let Some(fpm) = self.ending.get_mut(&current) {
-            fpm.serves_again();
+            fpm.serves_again(turn);
         }
         // What we switch to is told when it was.
         let told = self.phase == Phase::Switching && self.starting.as_ref().is_some_and(|fpm| fpm.unit == current);
