@@ -340,6 +340,11 @@ impl Host {
                 let before = self.world.reached.insert(target.clone(), landed).unwrap_or(0);
                 self.world.reached_before.insert(target.clone(), before);
             }
+            match &written.entry {
+                Entry::Switched { unit, .. } => self.world.is_given_what_all_share(unit),
+                Entry::Lingers { unit, .. } => self.world.lingers(unit),
+                _ => {}
+            }
             // The guard's own order: from now on what is older is stale.
             if let Entry::OpcacheCrossed { target, .. } = &written.entry {
                 let id = self.memory().stamp.as_ref().map(|stamp| stamp.deploy.id.clone()).unwrap_or_default();

@@ -70,7 +70,11 @@ impl World {
         let Some(template) = self.template_of(unit) else { return };
         let unknowable = self.unknowable();
         let Some(of) = self.units.get(unit) else { return };
-        let at_it = only.is_none_or(|pid| of.as_fpm().is_some_and(|fpm| fpm.requests.values().any(|request| request.pid == pid)));
+        // Where all share a socket it may have taken one since it was seen to be idle.
+        let taken = |began: Us| template.shared && now < began + unknowable;
+        let at_it =
+            |pid: u32| of.as_fpm().is_some_and(|fpm| fpm.requests.values().any(|request| request.pid == pid && !taken(request.began)));
+        let at_it = only.is_none_or(at_it);
         let Some(work) = self.at_work(unit, unknowable).filter(|_| at_it) else { return };
         let left = template.left.get(unit).copied().unwrap_or(Us::MAX);
         let forced = self.emergency(&target) || self.made_stale(&target, of.main_start).is_some_and(|(_, forced)| forced);

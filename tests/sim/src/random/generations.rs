@@ -27,11 +27,11 @@ impl Has {
 }
 
 pub(super) fn target(draw: &mut Draw, policy: &mut Policy) {
-    let opcache = draw.guard();
+    let (opcache, shared) = (draw.guard(), draw.shared());
     let rng = &mut draw.rng;
     let rules = GenerationRules {
         unit: TEMPLATE.to_owned(),
-        socket: "/run/php/job/current.sock".to_owned(),
+        socket: if shared { "php-fpm-job.socket" } else { "/run/php/job/current.sock" }.to_owned(),
         linger: span(rng.between(S, 90 * S)),
         max_generations: u32::try_from(rng.between(2, 4)).unwrap(),
         at_max: if rng.chance(30) { AtMax::EndOldest } else { AtMax::Wait },
@@ -45,11 +45,11 @@ pub(super) fn target(draw: &mut Draw, policy: &mut Policy) {
 }
 
 pub(super) fn populate(draw: &mut Draw, world: &mut World) {
-    let opcache_fills = draw.opcache_fills();
+    let (opcache_fills, shared) = (draw.opcache_fills(), draw.shared());
     let rng = &mut draw.rng;
     let next = Fpm {
         workers: u32::try_from(rng.between(2, 8)).unwrap(),
-        status_listen: rng.chance(80),
+        status_listen: rng.chance(80) || shared,
         has_status: rng.chance(92),
         status: match rng.between(0, 19) {
             0 => Answers::Not,
@@ -71,6 +71,7 @@ pub(super) fn populate(draw: &mut Draw, world: &mut World) {
         until: u64::MAX,
     };
     let mut template = Template::new(TEMPLATE, "/run/php/job/current.sock", next, load);
+    template.shared = shared;
     template.restarts_itself = rng.chance(70);
     if rng.chance(40) {
         template.children = (rng.between(1, 50), rng.between(0, 20 * S));

@@ -19,12 +19,20 @@ pub(super) struct Wider {
     orders: Rng,
     rules: Rng,
     reboots: Rng,
+    /// All generations listen on one socket.
+    shared: bool,
 }
 
 impl Wider {
     pub(super) fn of(seed: u64) -> Option<Wider> {
         let stream = |salt| Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ salt);
-        (seed >= ALL_FROM).then(|| Wider { units: stream(0x7105), orders: stream(0x0bde), rules: stream(0x9071), reboots: stream(0xb007) })
+        (seed >= ALL_FROM).then(|| Wider {
+            units: stream(0x7105),
+            orders: stream(0x0bde),
+            rules: stream(0x9071),
+            reboots: stream(0xb007),
+            shared: stream(0x50c2).chance(50),
+        })
     }
 }
 
@@ -50,6 +58,10 @@ impl Draw {
             }
         }
         unit
+    }
+
+    pub(super) fn shared(&self) -> bool {
+        self.wider.as_ref().is_some_and(|wider| wider.shared)
     }
 
     pub(super) fn wider_daemon(&mut self) -> Daemon {

@@ -436,7 +436,14 @@ impl World {
 
     fn agent_request(&mut self, epoch: u64, id: EffectId, socket: &str, request: &FpmRequest, timeout: Us) {
         let unit = self.unit_at(socket);
-        if !self.answers_ping(&unit) {
+        // Its own status worker answers there, as long as there is one.
+        let shared = self.template_of(&unit).is_some_and(|template| template.shared);
+        let lives = |unit: &Unit| {
+            let its = unit.processes.values().any(|process| process.role == Role::StatusWorker && !process.frozen);
+            its && unit.stop.is_none() && unit.as_fpm().is_some_and(|fpm| fpm.pings)
+        };
+        let answers = if shared { self.units.get(&unit).is_some_and(lives) } else { self.answers_ping(&unit) };
+        if !answers {
             let after = if self.units.get(&unit).is_some_and(|unit| unit.active == Active::Active) { timeout } else { MS };
             return self.answer(epoch, id, after, Outcome::Fault(Fault::Other("no answer in time".to_owned())));
         }

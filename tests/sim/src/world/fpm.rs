@@ -73,8 +73,14 @@ impl Request {
 #[derive(Debug, Clone, Copy)]
 pub struct Queued {
     pub since: Us,
-    lasts: Us,
-    child: Option<Us>,
+    pub(super) lasts: Us,
+    pub(super) child: Option<Us>,
+}
+
+impl Queued {
+    pub(super) fn new(since: Us, lasts: Us, child: Option<Us>) -> Queued {
+        Queued { since, lasts, child }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -102,6 +108,8 @@ pub struct Fpm {
     pub requests: BTreeMap<u64, Request>,
     /// Connections that no worker has taken yet.
     pub queue: VecDeque<Queued>,
+    /// Workers that have ended since the master was stopped: its status names them for ever.
+    pub ghosts: Vec<u32>,
     /// It serves the code of before the newest deploy, whatever it was started after.
     pub old_code: bool,
     pub generation: u64,
@@ -129,6 +137,7 @@ impl Default for Fpm {
             started: 0,
             requests: BTreeMap::new(),
             queue: VecDeque::new(),
+            ghosts: Vec::new(),
             old_code: false,
             generation: 0,
             served: 0,
@@ -180,6 +189,7 @@ impl World {
         fpm.generation = generation;
         fpm.requests.clear();
         fpm.queue.clear();
+        fpm.ghosts.clear();
     }
 
     pub(crate) fn fpm_ready(&mut self, name: &str) {
@@ -220,6 +230,9 @@ impl World {
                 self.child_of(name, worker, next.lasts + longer);
             }
         }
+        if let Some(template) = self.template_of(name).filter(|template| template.shared).map(|template| template.unit.clone()) {
+            self.take_from_backlog(&template);
+        }
     }
 
     fn next_arrival(&mut self, name: &str) {
@@ -258,7 +271,7 @@ impl World {
     }
 
     /// The worker that takes it.
-    fn begin(&mut self, name: &str, lasts: Us) -> Option<u32> {
+    pub(super) fn begin(&mut self, name: &str, lasts: Us) -> Option<u32> {
         let now = self.now;
         let id = self.name();
         let unit = self.units.get_mut(name)?;
@@ -330,7 +343,9 @@ impl World {
         let now = self.now;
         let generation = self.name();
         let Some(fpm) = self.units.get_mut(name).and_then(|unit| unit.as_fpm_mut()) else { return };
-        let Some((id, request)) = fpm.requests.iter_mut().find(|(_, request)| request.pid == pid) else { return };
+        let Some((id, request)) = fpm.requests.iter_mut().find(|(_, request)| request.pid == pid) else {
+            return self.takes_connections_again(name, pid);
+        };
         request.resumed = now;
         request.generation = generation;
         let (id, remaining, finishing) = (*id, request.remaining, request.finishing);
@@ -341,6 +356,22 @@ impl World {
             Happening::Finishing { unit, request: id, generation }
         };
         self.after(remaining, what);
+    }
+
+    /// A master starts workers in the place of those that have ended while it was stopped.
+    fn takes_connections_again(&mut self, name: &str, pid: u32) {
+        if self.template_of(name).is_none_or(|template| !template.shared) {
+            return;
+        }
+        let unit = self.units.get_mut(name).unwrap();
+        let (master, stops) = (unit.main_pid, unit.stop.is_some());
+        if pid == master && !stops {
+            let ended = unit.as_fpm_mut().map(|fpm| std::mem::take(&mut fpm.ghosts)).unwrap_or_default();
+            for _ in ended {
+                self.spawn(name, master, Role::Worker, "php-fpm8.2", OnTerm::Dies, 0);
+            }
+        }
+        self.take_from_queue(name);
     }
 
     /// The master forwards SIGTERM to its workers at once (facts 1a).
@@ -420,7 +451,11 @@ impl World {
                 certain: false,
             });
         }
-        if !stopping && self.units[name].processes.contains_key(&master) {
+        if self.units[name].processes.get(&master).is_some_and(|master| master.frozen) {
+            if let Some(fpm) = self.units.get_mut(name).and_then(|unit| unit.as_fpm_mut()) {
+                fpm.ghosts.push(process.pid);
+            }
+        } else if !stopping && self.units[name].processes.contains_key(&master) {
             // The master starts another.
             self.spawn(name, master, process.role, "php-fpm8.2", OnTerm::Dies, 0);
             self.take_from_queue(name);
@@ -443,6 +478,7 @@ impl World {
             .collect();
         let status_worker = unit.processes.values().any(|process| process.role == Role::StatusWorker && !process.frozen);
         let Some(fpm) = unit.as_fpm_mut() else { return refused() };
+        let ready = ready || !fpm.ghosts.is_empty();
         if !ready || (!main && (!fpm.status_listen || !status_worker)) {
             return refused();
         }
@@ -498,7 +534,14 @@ impl World {
                 seen.push(idle_seen(*pid, held));
             }
         }
-        let total = u32::try_from(workers.len()).unwrap();
+        let ghosts = fpm.ghosts.clone();
+        for pid in &ghosts {
+            let at_work = pid % 3 == 0;
+            let state = if at_work { WorkerState::Running } else { WorkerState::Idle };
+            active += u32::from(at_work);
+            seen.push(WorkerSeen { state, uri: if at_work { "/w/last.php".to_owned() } else { String::new() }, ..idle_seen(*pid, false) });
+        }
+        let total = u32::try_from(workers.len() + ghosts.len()).unwrap();
         Ok(PoolStatus {
             pool: "www".to_owned(),
             ondemand: false,

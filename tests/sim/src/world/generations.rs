@@ -1,14 +1,14 @@
 //! A template of php-fpm with the symlink that a web server connects to: instances that come into being when they are started, and what
 //! befalls them and the symlink.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use restart_agent::core::effect::FpmRequest;
 use restart_agent::core::generation_name as name;
 use restart_agent::core::policy::{Policy, TargetRules};
 use restart_agent::core::seen::{Active, Exit, GenerationsSeen, UnitSeen};
 
-use super::fpm::{Fpm, FpmStart, Load};
+use super::fpm::{Fpm, FpmStart, Load, Queued};
 use super::unit::{By, OnTerm, Role, Unit};
 use super::{Happening, MINUTE, MS, S, Us, World};
 
@@ -22,6 +22,10 @@ pub(crate) const LOOKED_AT: Us = 75 * S;
 pub struct Template {
     pub unit: String,
     pub socket: String,
+    /// All of them listen on one socket; then [`Template::leads_to`] is the one that the agent has given it to.
+    pub shared: bool,
+    /// Connections to it that nobody has taken yet.
+    pub backlog: VecDeque<Queued>,
     pub leads_to: Option<String>,
     /// A directory, say, is where the symlink should be.
     pub obstructed: bool,
@@ -73,6 +77,8 @@ impl Template {
         Template {
             unit: unit.to_owned(),
             socket: socket.to_owned(),
+            shared: false,
+            backlog: VecDeque::new(),
             leads_to: None,
             obstructed: false,
             unwritable: false,
@@ -343,6 +349,12 @@ impl World {
         state.came += 1;
         let current = state.current().filter(|_| !state.obstructed).unwrap_or_default();
         let (percent, most) = state.children;
+        if state.shared {
+            let child = self.rng.chance(percent).then(|| self.rng.between(0, most));
+            self.templates.get_mut(template).unwrap().backlog.push_back(Queued::new(now, lasts, child));
+            self.take_from_backlog(template);
+            return true;
+        }
         if self.listens(&current) {
             self.note_served(&current);
             let child = self.rng.chance(percent).then(|| self.rng.between(0, most));
@@ -359,6 +371,42 @@ impl World {
             self.violates(format!("a request is refused: {current} serves, and the agent has stopped it"));
         }
         false
+    }
+
+    /// Whoever has an idle worker takes the next connection: which, nobody can tell.
+    pub(super) fn take_from_backlog(&mut self, template: &str) {
+        while let Some(next) = self.templates[template].backlog.front().copied() {
+            let mut takers: Vec<String> = self.running(template).into_iter().filter(|unit| self.listens(unit)).collect();
+            let began = loop {
+                if takers.is_empty() {
+                    return;
+                }
+                let at = usize::try_from(self.rng.between(0, takers.len() as u64 - 1)).unwrap();
+                let taker = takers.swap_remove(at);
+                if let Some(worker) = self.begin(&taker, next.lasts) {
+                    break (taker, worker);
+                }
+            };
+            self.templates.get_mut(template).unwrap().backlog.pop_front();
+            if let Some(longer) = next.child {
+                self.child_of(&began.0, began.1, next.lasts + longer);
+            }
+        }
+    }
+
+    /// The agent says that this one has what all share.
+    pub(crate) fn is_given_what_all_share(&mut self, unit: &str) {
+        let Some(template) = self.template_of(unit).filter(|template| template.shared) else { return };
+        let socket = template.socket_of(unit);
+        self.lead(unit, Some(socket));
+    }
+
+    /// It has never been given it, and takes connections all the same, until the agent makes it old.
+    pub(crate) fn lingers(&mut self, unit: &str) {
+        let now = self.now;
+        if let Some(template) = self.template_of_mut(unit).filter(|template| template.shared) {
+            template.left.entry(unit.to_owned()).or_insert(now);
+        }
     }
 
     /// The agent's rename(2).
@@ -400,6 +448,9 @@ impl World {
 
     /// A person makes the symlink lead elsewhere, or nowhere.
     pub fn person_leads(&mut self, template: &str, to: Option<String>) {
+        if self.templates[template].shared {
+            return;
+        }
         self.say(|| "== a person changes the symlink".to_owned());
         self.touched(template);
         self.lead(template, to);
@@ -408,7 +459,8 @@ impl World {
     /// Something else takes the place of the symlink, or makes way for it: meanwhile nobody serves.
     pub fn obstruct(&mut self, template: &str, obstructed: bool) {
         let now = self.now;
-        let Some(template) = self.templates.get_mut(template).filter(|template| template.obstructed != obstructed) else { return };
+        let changes = |template: &&mut Template| template.obstructed != obstructed && !template.shared;
+        let Some(template) = self.templates.get_mut(template).filter(changes) else { return };
         (template.obstructed, template.touched) = (obstructed, now);
         match template.current() {
             Some(current) if obstructed => template.leaves(current, now),
@@ -487,6 +539,7 @@ impl World {
             let template = self.templates.get_mut(&name).unwrap();
             template.leads_to = None;
             template.obstructed = false;
+            template.backlog.clear();
             template.left.clear();
             template.led_back.clear();
             template.stopped_by_person = false;

@@ -196,6 +196,10 @@ impl World {
         }
         for pid in pids {
             self.term(name, pid, by == By::Agent);
+            // systemd sends SIGCONT after it.
+            if self.units[name].instance {
+                self.cont(name, pid);
+            }
         }
     }
 
