@@ -301,12 +301,12 @@ impl Machine {
             turn!(self, now, step).record(Entry::HoldEnded { by: "it expired".to_owned() });
             self.hold_ended(now, step);
         }
-        if self.memory.hold.is_none() {
+        if self.memory.hold.is_none() && !self.settling {
             return;
         }
         let mut fpm_held = false;
         for (name, work) in &mut self.works {
-            if !self.memory.holds(name) {
+            if !self.settling && !self.memory.holds(name) {
                 continue;
             }
             match work {

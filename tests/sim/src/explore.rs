@@ -56,7 +56,7 @@ impl Story {
         host.world.story.lines.clear();
         let before = host.points;
         if let Some(death) = death {
-            host.crash = Some(Crash { at: before + death.at, down: death.down });
+            host.crash = Some(Crash { at: before + death.at, down: death.down, removed: death.removed });
             host.crash_late = death.late;
         }
         let planned = (self.planned && death.is_none()).then(|| Planned::now(&mut host));
@@ -65,7 +65,11 @@ impl Story {
         if let Some(planned) = planned {
             planned.compare(&mut host);
         }
-        host.settle();
+        if death.is_some_and(|death| death.removed) && host.crashes > 0 {
+            host.must_be_removed();
+        } else {
+            host.settle();
+        }
         (host, points)
     }
 
@@ -77,7 +81,9 @@ impl Story {
             let wrong = match host.world.wrong.first() {
                 Some(wrong) => Some(wrong.clone()),
                 None if death.is_none() && !holds(&self.shows) => Some("it does not show what it is told for".to_owned()),
-                None if !holds(&self.always) => Some("what always holds of it does not".to_owned()),
+                None if death.is_none_or(|death| !death.removed) && !holds(&self.always) => {
+                    Some("what always holds of it does not".to_owned())
+                }
                 None => None,
             };
             (wrong, points)
@@ -98,21 +104,22 @@ pub struct Death {
     pub at: u64,
     pub late: Us,
     pub down: Us,
+    /// The package is being removed.
+    pub removed: bool,
 }
 
-/// Each point three times: it is back at once; it is in the middle of what it has just begun; much has happened while it was away.
-const DEATHS: [(Us, Us); 3] = [(0, 50 * MS), (40 * MS, 2 * S), (0, 40 * S)];
+/// Each point four times: it is back at once; it is in the middle of what it has just begun; much has happened while it was away; it is being removed.
+const DEATHS: [(Us, Us, bool); 4] = [(0, 50 * MS, false), (40 * MS, 2 * S, false), (0, 40 * S, false), (0, 50 * MS, true)];
 
 fn deaths(points: u64, sample: Option<u64>) -> Vec<Death> {
-    let all = points * 3;
-    // No multiple of 3, so that each kind has its turn.
+    let all = points * 4;
+    // Odd, so that each kind has its turn.
     let step = sample.map_or(1, |sample| (all / sample).max(1)) | 1;
-    let step = if step > 1 && step.is_multiple_of(3) { step + 2 } else { step };
     (0..all)
         .step_by(usize::try_from(step).unwrap_or(1))
         .map(|n| {
-            let (late, down) = DEATHS[usize::try_from(n % 3).unwrap_or(0)];
-            Death { at: n / 3, late, down }
+            let (late, down, removed) = DEATHS[usize::try_from(n % 4).unwrap_or(0)];
+            Death { at: n / 4, late, down, removed }
         })
         .collect()
 }

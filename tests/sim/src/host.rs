@@ -4,6 +4,7 @@
 mod deadlines;
 mod generations;
 mod model;
+mod removal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -74,6 +75,8 @@ impl fmt::Debug for Deed {
 pub struct Crash {
     pub at: u64,
     pub down: Us,
+    /// The one after it is there for the removal of the package only.
+    pub removed: bool,
 }
 
 pub struct Host {
@@ -105,6 +108,7 @@ pub struct Host {
     told: BTreeSet<String>,
     told_at: BTreeMap<String, Us>,
     boot: String,
+    removal: removal::Removal,
     pub crash: Option<Crash>,
     /// It dies so long after that point.
     pub crash_late: Us,
@@ -157,6 +161,7 @@ impl Host {
             told: BTreeSet::new(),
             told_at: BTreeMap::new(),
             boot: "boot-1".to_owned(),
+            removal: removal::Removal::default(),
             crash: None,
             crash_late: 0,
             points: 0,
@@ -209,7 +214,7 @@ impl Host {
     }
 
     pub fn start_agent(&mut self) {
-        if self.machine.is_some() {
+        if self.machine.is_some() || self.removal.over {
             return;
         }
         self.world.say(|| "== the agent starts".to_owned());
@@ -230,7 +235,11 @@ impl Host {
         if self.unusable.is_none() {
             self.world.forget_templates_but(&policy);
         }
-        let (machine, step) = Machine::resume(self.durable.clone(), policy, &self.boot, "sim", self.world.clock());
+        let (mut machine, step) = Machine::resume(self.durable.clone(), policy, &self.boot, "sim", self.world.clock());
+        if self.removal.under_way {
+            self.removal.begins(&self.durable);
+            machine.settle();
+        }
         self.machine = Some(machine);
         self.due = None;
         self.take(step);
@@ -287,6 +296,9 @@ impl Host {
         }
         let Some(crash) = self.crash.filter(|crash| crash.at == here) else { return false };
         self.crash = None;
+        if crash.removed {
+            self.remove_package();
+        }
         if self.crash_late > 0 {
             self.later(self.crash_late, Deed::KillAgent(crash.down));
             return false;
@@ -320,6 +332,10 @@ impl Host {
             self.disturb();
         }
         self.take(step);
+        if self.removal.under_way {
+            self.check_waits();
+            return self.goes_when_settled();
+        }
         self.check_now(stamp || reached, begun || reached);
     }
 
@@ -371,7 +387,7 @@ impl Host {
             let difference = difference(&self.with_queued, machine.memory());
             self.world.violates(format!("the journal adds up to another memory than the machine's: {difference}"));
         }
-        if tried {
+        if tried && !self.removal.under_way {
             self.check_resumed();
         }
         let failed = tried && self.disk_full;
@@ -389,6 +405,7 @@ impl Host {
                 self.done.push((self.world.now, effect.clone()));
             }
             self.check_hold(&effect);
+            self.check_removal(&effect);
             self.outstanding.insert(id, effect.clone());
             self.asked_at.insert(id, self.world.now);
             if failed && effect.acts() && !effect.pays_back() {
@@ -445,6 +462,8 @@ impl Host {
                 let read = self.world.stamp.clone();
                 self.feed(Event::Stamp(read));
             }
+            // There is no bus to an agent that is there for the removal.
+            Deed::Order(_) if self.removal.under_way => {}
             Deed::Order(order) => self.order(order),
             Deed::Policy(policy) => {
                 let now = self.world.now;

@@ -199,7 +199,12 @@ impl World {
             return None;
         }
         let stopped = unit.interrupted();
-        if stopped && now < unit.idle_since + us(rules.settle_after) && !unit.missed_slot && now > self.policy_changed + 5 * S {
+        if stopped
+            && !self.hurried
+            && now < unit.idle_since + us(rules.settle_after)
+            && !unit.missed_slot
+            && now > self.policy_changed + 5 * S
+        {
             return Some(" before what it left behind has settled");
         }
         if unit.missed_slot || unit.doubtful_slot || (unit.checkpointed && rules.after != After::UntilNext) {

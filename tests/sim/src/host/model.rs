@@ -62,7 +62,9 @@ impl Host {
     pub(super) fn check_waits(&mut self) {
         let Some(machine) = &self.machine else { return };
         let now = self.world.now;
-        let owed = owed(machine);
+        let mut owed = owed(machine);
+        // With the package a rollout ends unfinished.
+        owed.retain(|what| !self.removal.under_way || !["a rollout", "wait"].contains(what));
         let deadline = machine.next_deadline();
         let settles = |rules: &TargetRules| match rules {
             TargetRules::Scheduled(rules) => us(rules.settle_after),

@@ -480,7 +480,7 @@ fn deaths(draw: &mut Draw, host: &mut Host) {
         }
     }
     if draw.rng.chance(50) {
-        host.crash = Some(Crash { at: host.points + draw.rng.between(0, 120), down: draw.rng.between(20 * MS, 20 * S) });
+        host.crash = Some(Crash { at: host.points + draw.rng.between(0, 120), down: draw.rng.between(20 * MS, 20 * S), removed: false });
     }
 }
 

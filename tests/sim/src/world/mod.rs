@@ -238,6 +238,8 @@ pub struct World {
     pub agent_owes: std::collections::BTreeSet<String>,
     /// The agent has died at least once: what systemd did meanwhile is not its doing.
     pub agent_was_away: bool,
+    /// It is being removed: what only waits does not wait any longer.
+    pub hurried: bool,
     /// Units that a file of the agent's asks to stop.
     pub asked: std::collections::BTreeSet<String>,
     /// When each was, last.
@@ -304,6 +306,7 @@ impl World {
             reached_before: BTreeMap::new(),
             agent_owes: std::collections::BTreeSet::new(),
             agent_was_away: false,
+            hurried: false,
             asked: std::collections::BTreeSet::new(),
             asked_at: BTreeMap::new(),
             held: None,

@@ -49,8 +49,12 @@ fn wherever_the_agent_dies_the_rules_hold_t06() {
     if let Some(name) = name {
         stories.retain(|story| story.name == name);
         if let [story] = stories.as_slice() {
-            let death =
-                number("AT").map(|at| Death { at, late: number("LATE").unwrap_or(0) * MS, down: number("DOWN").unwrap_or(50) * MS });
+            let death = number("AT").map(|at| Death {
+                at,
+                late: number("LATE").unwrap_or(0) * MS,
+                down: number("DOWN").unwrap_or(50) * MS,
+                removed: number("REMOVED").is_some(),
+            });
             println!("{}", story.timeline(death).join("\n"));
             if death.is_some() {
                 return;
@@ -65,7 +69,8 @@ fn wherever_the_agent_dies_the_rules_hold_t06() {
     for bad in explored.bad.iter().take(200) {
         let at = bad.death.map_or(String::new(), |death| {
             let late = if death.late > 0 { format!(" LATE={}", death.late / MS) } else { String::new() };
-            format!(" AT={} DOWN={}{late}", death.at, death.down / MS)
+            let removed = if death.removed { " REMOVED=1" } else { "" };
+            format!(" AT={} DOWN={}{late}{removed}", death.at, death.down / MS)
         });
         println!("STORY='{}'{at}: {}", bad.story, bad.wrong);
     }
