@@ -826,8 +826,10 @@ impl Host {
         }
         self.run_until(50 * MINUTE, quiet);
         self.run(2 * S);
-        // The end of one that is perhaps owed a run may have come just then.
-        self.run_until(50 * MINUTE, |host| !host.owes_runs());
+        // The end of one that is perhaps owed a run may have come just then, or one that was left has begun again among what it has left behind.
+        if !quiet(self) {
+            self.run_until(50 * MINUTE, quiet);
+        }
         // An opcache that has filled up just then.
         if self.memory().rollout.as_ref().is_some_and(|rollout| rollout.view.by.as_deref() == Some("the opcache guard")) {
             self.run_until(50 * MINUTE, |host| host.quiet());
