@@ -11,6 +11,8 @@ use crate::world::{S, Us, World};
 
 /// As long as the package waits.
 const AT_MOST: Us = 120 * S;
+/// Whatever was asked of others has come about by then.
+const ARRIVES: Us = 5 * S;
 
 /// How far it is.
 #[derive(Debug, Default)]
@@ -57,13 +59,13 @@ impl Host {
             self.machine = None;
             self.removal.over = true;
             self.world.epoch += 1;
-            // What systemd has been told to start begins in a moment.
+            // What systemd has been told to start begins in a moment, and what a balancer was told arrives.
             let look = |world: &mut World| {
                 for left in world.left_over() {
                     world.violates(format!("the agent is removed, and {left}"));
                 }
             };
-            self.later(S, Deed::World("it is seen what the agent has left", Box::new(look)));
+            self.later(ARRIVES, Deed::World("it is seen what the agent has left", Box::new(look)));
         }
     }
 
@@ -72,7 +74,7 @@ impl Host {
         self.world.heal();
         self.disk_good();
         let over = self.run_until(AT_MOST, |host| host.removal.over);
-        self.run(2 * S);
+        self.run(2 * ARRIVES);
         // Whether one that goes on, with what keeps its later commands from running, is owed another run is known when it has ended.
         let waits = |host: &Host| {
             let owed = host.machine.as_ref().map(owed).unwrap_or_default();
