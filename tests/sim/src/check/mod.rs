@@ -115,9 +115,10 @@ impl World {
             return;
         };
         // Its drain is counted from when its run was first stale, whichever of its commands is at it.
-        // What an earlier run has left behind is of this one by now.
-        let old = self.made_stale(&target, oldest);
-        let run = if unit.leaves() { old } else { old.and(self.made_stale(&target, unit.main_start)) };
+        // What an earlier run has left behind is of this one by now, also if it has ended meanwhile.
+        let old = self.made_stale(&target, oldest.min(unit.left_since));
+        let of_run = old.and(self.made_stale(&target, unit.main_start));
+        let run = if unit.leaves() { [of_run, old].into_iter().flatten().min() } else { of_run };
         // With its loan the later ones of several commands do not begin: it is stopped though what it runs now is new.
         let short = unit.steps() > 1 && self.lent.contains_key(name);
         match run {

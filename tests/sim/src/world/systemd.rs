@@ -290,6 +290,9 @@ impl World {
             return;
         }
         let process = unit.processes.remove(&pid).unwrap();
+        if !unit.has_in_this_run(&process) {
+            unit.left_since = unit.left_since.min(process.start);
+        }
         let oneshot = unit.oneshot();
         if process.role == Role::Main {
             unit.exit = Some(ExitSeen { how, at: Mono(now) });
@@ -475,6 +478,7 @@ impl World {
         unit.exit = None;
         (unit.step, unit.last_step, unit.tidying) = (0, false, false);
         unit.main_start = now;
+        unit.left_since = Us::MAX;
         unit.last_stop_by_agent = None;
         (unit.checkpointed, unit.may_stay_down, unit.ended_by_stop) = (false, false, false);
         if by != By::Agent {

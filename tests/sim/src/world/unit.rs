@@ -230,6 +230,8 @@ pub struct Unit {
     pub may_stay_down: bool,
     /// Since when no process of it runs.
     pub idle_since: Us,
+    /// When the oldest began of what earlier runs had left behind in this one, and that has ended since.
+    pub left_since: Us,
     /// A slot came while it was kept quiet, long after its end, and it has not run since.
     pub missed_slot: bool,
     /// One came right after an end that we brought about: it may be made up for, or not.
@@ -280,6 +282,7 @@ impl Unit {
             checkpointed: false,
             may_stay_down: false,
             idle_since: 0,
+            left_since: Us::MAX,
             missed_slot: false,
             doubtful_slot: false,
             runs: Vec::new(),
