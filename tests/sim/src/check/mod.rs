@@ -235,8 +235,8 @@ impl World {
         let Some(unit) = self.units.get(name) else { return };
         // Nor what has not come up since the host went down: what it was at then, nobody can tell.
         let boots = unit.invocation.is_empty();
-        // However that stop ended it.
-        let ended = unit.active == Active::Inactive || (unit.active == Active::Failed && unit.ended_by_stop);
+        // However that stop ended it; but what fails before anybody has seen it up may not have come up after our restart.
+        let ended = unit.active == Active::Inactive || (unit.active == Active::Failed && unit.ended_by_stop && unit.found_up);
         let down = ended && unit.may_stay_down && !unit.checkpointed && unit.job.is_none() && !boots;
         // One that is being stopped has its grace first; whose stop it is an agent cannot know that comes after one that has restarted it.
         let ours = self.sent_before.get(name).is_some_and(|sent| *sent >= unit.main_start);

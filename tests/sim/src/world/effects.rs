@@ -119,6 +119,9 @@ impl World {
         match effect {
             Effect::Look { units, looked, .. } => {
                 let seen = self.look(&units, looked);
+                for up in seen.iter().filter(|seen| seen.active == Active::Active) {
+                    self.units.entry(up.unit.clone()).and_modify(|unit| unit.found_up = true);
+                }
                 self.answer(epoch, id, self.faults.look_takes, Outcome::Units(seen));
             }
             Effect::FindStrays { .. } => {

@@ -478,7 +478,7 @@ impl World {
         unit.exit = None;
         (unit.step, unit.last_step, unit.tidying) = (0, false, false);
         unit.main_start = now;
-        unit.left_since = Us::MAX;
+        (unit.found_up, unit.left_since) = (false, Us::MAX);
         unit.last_stop_by_agent = None;
         (unit.checkpointed, unit.may_stay_down, unit.ended_by_stop) = (false, false, false);
         if by != By::Agent {

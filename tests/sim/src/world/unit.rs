@@ -230,6 +230,8 @@ pub struct Unit {
     pub may_stay_down: bool,
     /// Since when no process of it runs.
     pub idle_since: Us,
+    /// A look has found this run up.
+    pub found_up: bool,
     /// When the oldest began of what earlier runs had left behind in this one, and that has ended since.
     pub left_since: Us,
     /// A slot came while it was kept quiet, long after its end, and it has not run since.
@@ -282,6 +284,7 @@ impl Unit {
             checkpointed: false,
             may_stay_down: false,
             idle_since: 0,
+            found_up: false,
             left_since: Us::MAX,
             missed_slot: false,
             doubtful_slot: false,
