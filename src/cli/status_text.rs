@@ -335,7 +335,7 @@ fn cut(casualty: &Casualty) -> String {
 pub fn ends(rollout: &RolloutView) -> String {
     let kinds = [
         (UnitEnd::Renewed, "renewed"),
-        (UnitEnd::Finished, "ended by itself"),
+        (UnitEnd::Finished, "ended or renewed without us"),
         (UnitEnd::Quiet, "stopped until its next run"),
         (UnitEnd::Left, "left"),
         (UnitEnd::Failed, "FAILED"),

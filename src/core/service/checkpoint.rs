@@ -166,7 +166,7 @@ impl Service {
             }
             Then::Verify => self.enter(turn.now.mono, Step::Verifying),
             Then::Finish(why) => {
-                self.settle(turn, why);
+                self.settle(turn, "it is owed no start any more");
                 self.done(turn, target, &name, UnitEnd::Finished, why);
             }
             Then::Leave(why) => self.leave(turn, target, &name, why),

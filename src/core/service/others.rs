@@ -6,12 +6,12 @@ use crate::core::ladder::Ladder;
 use crate::core::memory::Memory;
 use crate::core::policy::ServiceRules;
 use crate::core::seen::{Active, UnitSeen};
+pub(super) use crate::core::status::STOPPED;
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 
 /// What is said of one that nobody has ended.
 pub(super) const ENDED: &str = "it ended by itself";
-pub(super) const STOPPED: &str = "somebody has stopped it";
 
 impl Service {
     /// Whoever ends it, or restarts it, or that it ends by itself: our restart does not.

@@ -148,11 +148,7 @@ impl Service {
                 }
             }
             Step::Due => self.restart_in_turn(turn, rules, loans, (target, name), under_way, want),
-            Step::Restarting => {
-                if self.old_lives() {
-                    self.hurry(turn, rules, target, name);
-                }
-            }
+            Step::Restarting if self.old_lives() => self.hurry(turn, rules, target, name),
             // In the pause it may have come up, or somebody may have seen to it.
             Step::Pausing { until } => {
                 if self.is_let_end(turn, rules, target, name) {
@@ -322,7 +318,7 @@ impl Service {
     pub(super) fn done(&mut self, turn: &mut Turn<'_>, target: &str, name: &str, end: UnitEnd, why: &str) {
         // Whether any other is owed a start `debts` finds out: it may have ended when asked, and nobody has looked since.
         if end == UnitEnd::Renewed || (end == UnitEnd::Finished && self.is_stopped_for_good()) {
-            self.settle(turn, why);
+            self.settle(turn, "it is owed no start any more");
         }
         turn.unit_ended_noting(target, name, end, why, self.asking.trouble());
         if end != UnitEnd::Failed {

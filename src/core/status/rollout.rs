@@ -113,7 +113,7 @@ pub struct UnitOutcome {
 pub enum UnitEnd {
     /// Stopped and started with the new code.
     Renewed,
-    /// It ended by itself within its drain.
+    /// It ended, or was renewed, by itself or by somebody else.
     Finished,
     /// Stopped; its timer starts it at its next scheduled run.
     Quiet,
@@ -121,6 +121,9 @@ pub enum UnitEnd {
     Left,
     Failed,
 }
+
+/// So begins what is said of a unit that somebody else has stopped, and that stays down.
+pub(in crate::core) const STOPPED: &str = "somebody has stopped it";
 
 /// A request or script ended by our signal before it finished.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
