@@ -183,7 +183,7 @@ pub enum Entry {
         /// By then that run had ended.
         at: Mono,
     },
-    /// This run is the end of the tries to bring a service up: it has failed, whatever systemd calls that.
+    /// This run of a service that we are to bring up has failed, whatever systemd calls that. Empty: an earlier one than any that is seen since.
     DidNotComeUp {
         unit: String,
         invocation: String,

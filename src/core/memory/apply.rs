@@ -308,9 +308,7 @@ impl Memory {
                 self.cut_begun(unit);
                 self.restart_begun(at, unit);
             }
-            Effect::Start { unit } if self.reruns.contains_key(unit) => {
-                self.maybe_down.insert(unit.clone());
-            }
+            Effect::Start { unit } if self.reruns.contains_key(unit) => self.start_begun(unit),
             _ => {}
         }
     }

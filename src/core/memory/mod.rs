@@ -88,7 +88,7 @@ pub struct Memory {
     pub restarts: BTreeMap<String, Vec<Wall>>,
     /// Units that we may have restarted or started, and of which nobody has seen since what became of that, or that did not come up.
     pub maybe_down: BTreeSet<String>,
-    /// Of these: the run that did not come up, as systemd names it.
+    /// Of these: the run that did not come up, as systemd names it, unless they have been restarted since.
     pub failed_runs: BTreeMap<String, String>,
     pub totals: Totals,
 }

@@ -71,8 +71,13 @@ impl Memory {
         self.failed_runs.remove(unit);
     }
 
-    pub(super) fn restart_begun(&mut self, at: Wall, unit: &str) {
+    pub(super) fn start_begun(&mut self, unit: &str) {
         self.maybe_down.insert(unit.to_owned());
+        self.failed_runs.remove(unit);
+    }
+
+    pub(super) fn restart_begun(&mut self, at: Wall, unit: &str) {
+        self.start_begun(unit);
         let restarts = self.restarts.entry(unit.to_owned()).or_default();
         restarts.push(at);
         if restarts.len() > RESTARTS_KEPT {
@@ -94,6 +99,12 @@ impl Memory {
     #[must_use]
     pub fn is_failed_run(&self, seen: &UnitSeen) -> bool {
         !seen.invocation.is_empty() && self.failed_runs.get(&seen.unit) == Some(&seen.invocation)
+    }
+
+    /// Somebody else than we, systemd perhaps, has started it since.
+    #[must_use]
+    pub fn has_run_since_it_failed(&self, seen: &UnitSeen) -> bool {
+        !seen.invocation.is_empty() && self.failed_runs.get(&seen.unit).is_some_and(|failed| *failed != seen.invocation)
     }
 
     pub(super) fn forget_what_was_not_begun(&mut self) {

@@ -17,7 +17,7 @@ impl Service {
     /// Whoever ends it, or restarts it, or that it ends by itself: our restart does not.
     pub(super) fn note_end(&mut self, turn: &Turn<'_>, seen: &UnitSeen) {
         let others = match self.step {
-            Step::Pausing { .. } => self.job_end == Some(JobEnd::Canceled),
+            Step::Pausing { .. } => self.job_end == Some(JobEnd::Canceled) || turn.memory.has_run_since_it_failed(seen),
             Step::Restarting | Step::Verifying | Step::Done(..) => false,
             // It may be the restart of an earlier agent.
             _ => !turn.memory.maybe_down.contains(&seen.unit),
@@ -65,9 +65,11 @@ impl Service {
     /// Also by whoever has taken our restart's place in the queue of systemd.
     pub(super) fn was_stopped_by_others(&self, memory: &Memory, seen: &UnitSeen) -> bool {
         let canceled = self.job_end == Some(JobEnd::Canceled);
+        // Or was seen to stop the run that somebody else has started since, systemd's own Restart= perhaps.
+        let anew = memory.has_run_since_it_failed(seen);
         // However it ended then: a start of ours that fails is not canceled.
-        let down = seen.active == Active::Inactive || (canceled && seen.active == Active::Failed);
-        let ours = self.restarted_for.is_some() || memory.is_failed_run(seen);
+        let down = seen.active == Active::Inactive || ((canceled || (anew && self.being_stopped)) && seen.active == Active::Failed);
+        let ours = (self.restarted_for.is_some() && !anew) || memory.is_failed_run(seen);
         (!ours || canceled) && down && !seen.job
     }
 }

@@ -217,7 +217,7 @@ impl Service {
         let within = rules.term_timeout + START_TIMEOUT;
         self.pending = Some(turn.ask(Effect::Restart { unit: name.to_owned(), cut: Vec::new(), within }));
         self.ladder = Some(Ladder::new(turn.now.mono, rules.term_timeout));
-        self.job_end = None;
+        (self.job_end, self.being_stopped) = (None, false);
         self.looked_from = None;
         self.enter(turn.now.mono, Step::Restarting);
     }
@@ -302,8 +302,11 @@ impl Service {
             return self.done(turn, target, &seen.unit, UnitEnd::Left, why);
         }
         self.tries += 1;
+        // A try of systemd's own (Restart=) that is under way is another one than that which has failed.
+        let again = seen.active == Active::Activating && seen.job;
+        let invocation = if again { String::new() } else { seen.invocation.clone() };
+        turn.record(Entry::DidNotComeUp { unit: seen.unit.clone(), invocation });
         if self.tries >= START_TRIES {
-            turn.record(Entry::DidNotComeUp { unit: seen.unit.clone(), invocation: seen.invocation.clone() });
             let why = format!("it does not come up after its restart: {:?}, Result={}", seen.active, seen.result);
             return self.done(turn, target, &seen.unit, UnitEnd::Failed, &why);
         }

@@ -223,3 +223,22 @@ fn a_service_that_somebody_stops_in_our_restart_and_that_fails_on_that_stays_dow
     converges(&mut host);
     assert_eq!(starts(&host), [By::Systemd]);
 }
+
+/// It is up by systemd's own Restart= before anybody looks again, and a person stops it then; however it ends.
+#[test]
+fn a_service_that_systemd_has_brought_up_after_our_restart_and_that_somebody_stops_stays_down() {
+    for on_term in [OnTerm::Dies, slowly(), OnTerm::Exits { status: 143, after: 3 * S }, OnTerm::Ignores] {
+        for after in (300 * MS..2500 * MS).step_by(200_000) {
+            let mut host = service_host(rules(), None, 0);
+            let worker = host.world.units.get_mut(WORKER).unwrap();
+            worker.restarts_itself = true;
+            worker.body = Body::Daemon(Daemon { on_term, starts: Starts::Fails(2), ..Daemon::default() });
+            host.world.touch("d2");
+            assert!(host.run_until(MINUTE, |host| starts(host).len() == 2));
+            a_person_stops_it(&mut host, after);
+            host.run(20 * S);
+            converges(&mut host);
+            assert_eq!(starts(&host), [By::Systemd, By::Agent, By::Systemd, By::Systemd], "{on_term:?}, stopped after {} ms", after / MS);
+        }
+    }
+}
