@@ -349,11 +349,17 @@ fn stopped_by_a_person(release: Release) -> Result<()> {
     // Ends well, long after it has been told: longer than a look is away. The SIGTERM of its stop is not for what it waits with then.
     let slow = worker("worker-slow", Shape::Plain)
         .service("KillMode=mixed\nExecStart=\nExecStart=/bin/sh -c 'trap \"sleep 4; exit 0\" TERM; while :; do sleep 0.1; done'");
-    let all = [ignores, slow];
+    // It does not end by the stop of that person, within the minute and a half that systemd gives it.
+    let hangs = worker("worker-hangs", Shape::Ignores);
+    let all = [ignores, slow, hangs];
     jobs::install(&host, &all)?;
     let agent = Agent::install(&host)?;
     agent.deploy("v0")?;
-    for (job, rules, state) in [(&all[0], "term_timeout = \"5s\"", "stopping"), (&all[1], "checkpoint_timeout = \"30s\"", "asked")] {
+    for (job, rules, state) in [
+        (&all[0], "term_timeout = \"5s\"", "stopping"),
+        (&all[1], "checkpoint_timeout = \"30s\"", "asked"),
+        (&all[2], "drain_timeout = \"5s\"\nterm_timeout = \"5s\"", "draining"),
+    ] {
         let name = job.service_name();
         jobs::systemctl(&host, &["start"], std::slice::from_ref(&name))?;
         agent.configure(&config(rules))?;
@@ -366,6 +372,8 @@ fn stopped_by_a_person(release: Release) -> Result<()> {
         ensure!(matches!(active.as_str(), "inactive" | "failed"), "{name} is {active}\n{}", agent.status_text()?);
         let said = agent.ok(&["history", "--json"])?;
         ensure!(said.contains("somebody has stopped it"), "{said}");
+        let status = agent.status_text()?;
+        ensure!(status.contains("somebody has stopped it"), "{status}");
         let starts = host.sh_ok(&format!("journalctl --boot --unit={name} --output=cat | grep -c '^Started '"))?;
         ensure!(starts.trim() == "1", "{name} was started {starts} times");
         // The next deploy leaves it down, too.

@@ -148,7 +148,8 @@ impl Service {
                 self.seen.update(seen);
                 self.ended(turn, target, &seen.unit);
             }
-            Step::Draining { .. } | Step::Due | Step::Left(_) if stale.is_empty() => {
+            // Of one whose last process has ended systemd is about to say how.
+            Step::Draining { .. } | Step::Due | Step::Left(_) if stale.is_empty() && !seen.is_all_but_ended() => {
                 let (end, why) = match seen.invocation == self.before {
                     true => (UnitEnd::Finished, RENEWED_ITSELF),
                     false => (UnitEnd::Renewed, "somebody else has restarted it"),
