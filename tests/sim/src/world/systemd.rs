@@ -187,8 +187,7 @@ impl World {
         unit.stop = Some(Stop { since: now, by, generation, timed_out: false });
         let timeout = unit.stop_timeout();
         let mixed = unit.lent_mixed() || unit.leaves_now();
-        let pids: Vec<u32> =
-            unit.processes.values().filter(|process| !mixed || process.role == Role::Main).map(|process| process.pid).collect();
+        let pids: Vec<u32> = unit.processes.values().filter(|process| !mixed || unit.is_main(process)).map(|process| process.pid).collect();
         self.say(|| format!("{name}: SIGTERM, by {by:?}"));
         self.after(timeout, Happening::StopTimeout { unit: name.to_owned(), generation });
         if pids.is_empty() {
@@ -275,8 +274,12 @@ impl World {
             return self.run_over(name, false);
         }
         self.say(|| format!("{name}: systemd's own TimeoutStopSec= has passed: SIGKILL"));
-        let spared = |process: &Process| self.units[name].leaves_now() && process.role != Role::Main;
+        let spared = |process: &Process| self.units[name].leaves_now() && !self.units[name].is_main(process);
         let pids: Vec<u32> = self.units[name].processes.values().filter(|process| !spared(process)).map(|process| process.pid).collect();
+        // Whom it may not kill it does not wait for (facts F3.2).
+        if pids.is_empty() {
+            return self.run_over(name, false);
+        }
         for pid in pids {
             self.kill_process(name, pid, by == By::Agent);
         }
@@ -294,13 +297,14 @@ impl World {
             unit.left_since = unit.left_since.min(process.start);
         }
         let oneshot = unit.oneshot();
-        if process.role == Role::Main {
+        let main = unit.is_main(&process);
+        if main {
             unit.exit = Some(ExitSeen { how, at: Mono(now) });
         }
         self.say(|| format!("{name}: process {pid} ends: {how:?}"));
         match process.role {
             Role::Worker => self.worker_gone(name, &process),
-            Role::Main if oneshot => self.script_cut(name, &process, how),
+            Role::Main if main && oneshot => self.script_cut(name, &process, how),
             Role::Looped => self.starts_the_next_php(name),
             Role::StopPost => return self.run_over(name, true),
             _ => {}
@@ -310,10 +314,10 @@ impl World {
             // What its last run has left behind.
             return;
         }
-        if unit.processes.is_empty() || (process.role == Role::Main && unit.leaves_now()) {
+        if unit.processes.is_empty() || (main && unit.leaves_now()) {
             return self.run_over(name, false);
         }
-        if process.role == Role::Main {
+        if main {
             let rest: Vec<u32> = unit.processes.keys().copied().collect();
             let mixed = unit.lent_mixed();
             match &unit.stop {
@@ -675,9 +679,20 @@ impl World {
 
     pub fn reload(&mut self) {
         self.say(|| "systemd reloads".to_owned());
+        let mut others = Vec::new();
         for unit in self.units.values_mut() {
+            let before = unit.stop_timeout();
             unit.in_force.clone_from(&unit.drop_in);
             unit.last_step |= unit.exec_reset() && unit.active.runs();
+            let timeout = unit.stop_timeout();
+            let stop = unit.stop.as_ref().filter(|stop| timeout != before && !stop.timed_out && stop.generation != 0);
+            others.extend(stop.map(|stop| (unit.name.clone(), stop.since + timeout)));
+        }
+        // Another TimeoutStopSec= counts for a stop that is under way, too (facts F3.6).
+        for (name, at) in others {
+            let generation = self.name();
+            self.units.get_mut(&name).and_then(|unit| unit.stop.as_mut()).into_iter().for_each(|stop| stop.generation = generation);
+            self.at(at, Happening::StopTimeout { unit: name, generation });
         }
         self.hint(Event::LookAgain);
     }

@@ -369,6 +369,12 @@ impl Unit {
         !(self.leaves() && self.oneshot() && process.start < self.main_start)
     }
 
+    /// Of this run: one that an earlier run has left behind is so no more.
+    #[must_use]
+    pub fn is_main(&self, process: &Process) -> bool {
+        process.role == Role::Main && process.pid == self.main_pid
+    }
+
     /// Somebody ends what earlier runs have left behind, and sees to it that the next leave nothing.
     pub fn tidy_up(&mut self) {
         let (this_run, start) = (self.active.runs(), self.main_start);

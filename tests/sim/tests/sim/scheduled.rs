@@ -575,7 +575,7 @@ fn one_that_a_person_restarts_in_our_stop_and_the_next_deploy_makes_stale_is_beg
 fn of_what_had_ended_before_our_sigkill_nobody_is_certain_who_ended_it() {
     let mut host = script_host(After::Rerun, Script { on_term: OnTerm::Ignores, stop_post: HOUR, ..Script::default() }, HOUR);
     assert!(host.world.person("stop", SCRIPT, By::Person).is_ok());
-    host.run(50 * S);
+    host.run(40 * S);
     host.world.touch("d2");
     assert!(host.run_until(2 * MINUTE, |host| host.world.kill_sent.contains_key(SCRIPT)));
     assert!(host.world.units[SCRIPT].exit.is_some(), "it had ended by then");
