@@ -39,7 +39,7 @@ impl Script {
     /// What starts must not start with what was lent for the stop.
     pub(super) fn go_on_when_given_back(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
         if self.is_heeding(turn) {
-            return;
+            return self.see_it_end(turn, rules, loans);
         }
         self.release(loans);
         if self.asking.taken_back(turn, &self.unit)
@@ -83,6 +83,17 @@ impl Script {
         ending && self.asking.was_asked(turn.memory, &self.unit) && self.seen.is_to_run_again()
     }
 
+    /// With what it was lent, for as long as that takes. Old code that it leaves behind is not left to systemd's own deadline, once nothing is held.
+    fn see_it_end(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
+        if self.seen.exec_starts <= 1 {
+            self.borrow(loans, rules);
+        }
+        let spared = matches!(self.ended, Ended::Spared(_)) || turn.memory.holds(&self.target);
+        if !spared && !self.stale.is_empty() && turn.now.mono >= self.drain_until {
+            self.keep_quiet(turn);
+        }
+    }
+
     /// One that goes on does so.
     fn go_on(&mut self, turn: &mut Turn<'_>) {
         match self.ended.clone() {
@@ -110,9 +121,9 @@ impl Script {
     }
 
     /// Its timers may start it again: rerun at once, or stay quiet until then.
-    pub(super) fn go_on_when_lifted(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
+    pub(super) fn go_on_when_lifted(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
         if self.is_heeding(turn) {
-            return;
+            return self.see_it_end(turn, rules, loans);
         }
         if self.ended.goes_on() {
             return self.go_on(turn);

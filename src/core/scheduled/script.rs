@@ -203,7 +203,7 @@ impl Script {
             ScriptStep::Stopped => self.go_on_when_given_back(turn, rules, loans),
             ScriptStep::Deciding if self.seen_at >= self.since => self.decide(turn),
             // A newer deploy is looked for first.
-            ScriptStep::Lifting if self.pending.is_empty() && look.began().is_some() => self.go_on_when_lifted(turn, rules),
+            ScriptStep::Lifting if self.pending.is_empty() && look.began().is_some() => self.go_on_when_lifted(turn, rules, loans),
             ScriptStep::Quieting
             | ScriptStep::Deciding
             | ScriptStep::Lifting

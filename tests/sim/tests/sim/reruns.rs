@@ -50,6 +50,21 @@ fn one_that_ends_at_a_checkpoint_and_leaves_a_child_behind_runs_again_though_it_
     }
 }
 
+/// systemd would give it a minute more than its rules do, which is there for when there is no agent.
+#[test]
+fn what_one_that_has_ended_at_a_checkpoint_leaves_behind_ends_by_its_rules_after_a_hold() {
+    let child = Script { checkpoint: Some(2 * S), stubborn_child: true, ..Script::default() };
+    let mut host = by(script_host(After::Rerun, child, HOUR), asking());
+    host.world.touch("d2");
+    is_asked(&mut host);
+    host.later(5 * S, Deed::Order(Order::Hold { reason: "a dump".to_owned(), span: span(10 * S), targets: None }));
+    host.run(14 * S);
+    assert!(!host.world.sent.contains_key(SCRIPT), "it is held");
+    host.run(25 * S);
+    assert_eq!(host.world.units[SCRIPT].runs.len(), 2, "it goes on to end");
+    has_run(host, MINUTE, 2, "once");
+}
+
 /// With its loan, which is in force before anybody has said so, its second command does not run.
 #[test]
 fn one_of_several_commands_that_ends_as_its_last_while_its_loan_is_on_its_way_runs_again() {
