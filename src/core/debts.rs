@@ -96,6 +96,7 @@ impl Debts {
         self.waiting = !units.is_empty() || !asked.is_empty();
         // What a rollout has been at since has passed other slots.
         self.over.retain(|unit| turn.memory.quiet.contains_key(unit) && !owned(unit));
+        self.unasked.retain(|unit| units.contains(unit));
         if !self.waiting {
             self.trouble = None;
         }
@@ -115,7 +116,6 @@ impl Debts {
         let units: Vec<String> = units.into_iter().collect();
         self.orphans.keep(&units);
         self.stopped.retain(|unit| units.contains(unit));
-        self.unasked.retain(|unit| units.contains(unit));
         let id = turn.ask(Effect::Look { units, looked: Looked::Exactly, cgroups: self.orphans.cgroups(), names: false });
         self.pending.insert(id, Debt::Look(turn.now.mono));
     }
@@ -151,10 +151,7 @@ impl Debts {
                 self.unasked.insert(unit);
                 self.paid(turn);
             }
-            (Debt::LetRun(unit), Outcome::Done) => {
-                self.unasked.remove(&unit);
-                self.paid(turn);
-            }
+            (Debt::LetRun(_), Outcome::Done) => self.paid(turn),
             (Debt::Unask(unit), other) => {
                 self.trouble = Some(format!("the request to stop {unit} could not be taken back: {}", other.said()));
             }
@@ -305,8 +302,7 @@ impl Debts {
                 turn.record(Entry::RerunOwed { unit, target, scheduled: false, lent, after });
             }
             // One that has ended at its checkpoint is not kept waiting for its timer.
-            let asks = rules.asks(seen) && rules.may_rerun(seen) && seen.is_to_run_again();
-            if asks || !rules.stays_quiet(seen.next_run(), turn.now.wall) {
+            if self.has_heeded(rules, seen) || !rules.stays_quiet(seen.next_run(), turn.now.wall) {
                 if rules.settle_after.is_zero() || self.hurried {
                     return self.start(turn, seen);
                 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::Debts;
 use crate::core::entry::Entry;
 use crate::core::memory::Memory;
+use crate::core::policy::ScheduledRules;
 use crate::core::seen::{Active, UnitSeen};
 use crate::core::step::Turn;
 use crate::core::time::Mono;
@@ -22,7 +23,7 @@ impl Debts {
             return false;
         }
         let (target, may_rerun) = match turn.policy.target_of_script(&seen.unit) {
-            Some((target, rules)) if rules.asks(seen) => (target.to_owned(), rules.may_rerun(seen)),
+            Some((target, rules)) if rules.asks(seen) || self.was_asked(seen) => (target.to_owned(), rules.may_rerun(seen)),
             // Its rules are read when they can be; what has left the configuration has none.
             None if self.was_asked(seen) => (String::new(), seen.can_run_again()),
             _ => return false,
@@ -33,6 +34,11 @@ impl Debts {
             turn.record(Entry::RerunOwed { unit, target, scheduled: false, lent: false, after });
         }
         true
+    }
+
+    /// It had been asked, by these rules or by others before them, and is to run again at once.
+    pub(super) fn has_heeded(&self, rules: &ScheduledRules, seen: &UnitSeen) -> bool {
+        (rules.asks(seen) || self.unasked.contains(&seen.unit)) && rules.may_rerun(seen) && seen.is_to_run_again()
     }
 
     /// With what it is lent exit status 75 is no failure only if it was asked, and always one if it has OnSuccess=.

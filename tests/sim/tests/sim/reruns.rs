@@ -65,6 +65,23 @@ fn what_one_that_has_ended_at_a_checkpoint_leaves_behind_ends_by_its_rules_after
     has_run(host, MINUTE, 2, "once");
 }
 
+/// The next agent has rules by which nobody is asked, and by which a script that was only stopped stays quiet.
+#[test]
+fn one_that_has_ended_at_a_checkpoint_by_the_rules_before_runs_again() {
+    let checkpoint = Script { checkpoint: Some(2 * S), ..Script::default() };
+    let mut host = by(script_host(After::Rerun, checkpoint, HOUR), asking());
+    host.world.touch("d2");
+    is_asked(&mut host);
+    host.kill_agent();
+    let mut host = by(host, script_rules(After::Auto));
+    host.run(5 * S);
+    assert!(!host.world.units[SCRIPT].active.runs());
+    host.start_agent();
+    host.run(10 * S);
+    assert_eq!(host.world.units[SCRIPT].runs.len(), 2, "without waiting for its timer");
+    has_run(host, MINUTE, 2, "once");
+}
+
 /// With its loan, which is in force before anybody has said so, its second command does not run.
 #[test]
 fn one_of_several_commands_that_ends_as_its_last_while_its_loan_is_on_its_way_runs_again() {
