@@ -480,7 +480,8 @@ impl Host {
                     self.world.forget_templates_but(&policy);
                 }
                 self.policy = (*policy).clone();
-                self.world.former = std::mem::replace(&mut self.world.policy, (*policy).clone());
+                let former = std::mem::replace(&mut self.world.policy, (*policy).clone());
+                self.world.formers.push((now, former));
                 self.world.policy_changed = now;
                 self.world.note_adopted();
                 if self.unusable.take().is_some() {

@@ -4,8 +4,10 @@ mod generations;
 mod reruns;
 mod strays;
 
+use std::time::Duration;
+
 use restart_agent::core::generation_name;
-use restart_agent::core::policy::{After, FpmRules, Overdue, ScheduledRules, TargetRules};
+use restart_agent::core::policy::{After, FpmRules, Overdue, Policy, ScheduledRules, TargetRules};
 use restart_agent::core::seen::{Active, Exit, ExitSeen, Load};
 
 use crate::world::{Balancer, By, Cut, Hook, JobKind, MS, OnTerm, Process, S, Unit, Us, World};
@@ -107,7 +109,10 @@ impl World {
             return;
         };
         let Some(unit) = self.units.get(name) else { return };
-        if Self::protected(unit, &rules) {
+        // With its loan the later ones of several commands do not begin: it is stopped though what it runs now is new, or its rules are others by now.
+        let short = self.lent.get(name).filter(|_| unit.steps() > 1).map(|(from, _)| *from);
+        let begun = short.is_some_and(|from| self.rules_before(name, from).any(|before| !Self::protected(unit, before)));
+        if Self::protected(unit, &rules) && !begun {
             return self.violates(format!("the agent stops {name}, which its rules protect"));
         }
         let Some(oldest) = unit.processes.values().filter(|process| carries(&rules.code, process)).map(|process| process.start).min()
@@ -119,17 +124,13 @@ impl World {
         let old = self.made_stale(&target, oldest.min(unit.left_since));
         let of_run = old.and(self.made_stale(&target, unit.main_start));
         let run = if unit.leaves() { [of_run, old].into_iter().flatten().min() } else { of_run };
-        // With its loan the later ones of several commands do not begin: it is stopped though what it runs now is new.
-        let short = unit.steps() > 1 && self.lent.contains_key(name);
         match run {
-            None if now < oldest.max(unit.main_start) + self.unknowable() || short => {}
+            None if now < oldest.max(unit.main_start) + self.unknowable() || short.is_some() => {}
             None => self.violates(format!("the agent stops {name}, which runs new code")),
             // A drain that is under way when the rules change goes on by those with which it began.
             Some((at, false))
                 if now
-                    < at + us(self
-                        .rules_before(name, at)
-                        .map_or(rules.drain_timeout, |before| before.drain_timeout.min(rules.drain_timeout))) =>
+                    < at + us(self.rules_before(name, at).map(|before| before.drain_timeout).fold(rules.drain_timeout, Duration::min)) =>
             {
                 self.violates(format!(
                     "the agent stops {name} {:.3} s after the deploy, before its drain is over",
@@ -141,9 +142,15 @@ impl World {
         }
     }
 
-    /// The rules of what was stale before they changed.
-    fn rules_before(&self, name: &str, stale_since: Us) -> Option<&ScheduledRules> {
-        self.former.target_of_script(name).filter(|_| stale_since < self.policy_changed).map(|(_, before)| before)
+    /// The rules that a script has had since then, those of now apart.
+    fn rules_before(&self, name: &str, since: Us) -> impl Iterator<Item = &ScheduledRules> {
+        let since = self.formers.iter().filter(move |(until, _)| since < *until);
+        since.filter_map(move |(_, policy)| policy.target_of_script(name)).map(|(_, before)| before)
+    }
+
+    /// The configuration before the present one.
+    fn former(&self) -> Option<&Policy> {
+        self.formers.last().map(|(_, former)| former)
     }
 
     /// Its drain is over: what it holds, or was asked, may still give it time.
@@ -152,12 +159,16 @@ impl World {
         let Some(unit) = self.units.get(name).filter(|unit| unit.active == Active::Activating) else { return };
         let held = now < unit.main_start + unit.manners().1;
         let waits = |rules: &ScheduledRules| us(rules.drain_timeout) + us(rules.hold_timeout);
-        let before = self.rules_before(name, stale_since).map(waits);
-        if held && now < stale_since + waits(rules).min(before.unwrap_or(Us::MAX)) && now > self.policy_changed + 5 * S {
+        let wait = self.rules_before(name, stale_since).map(waits).fold(waits(rules), Us::min);
+        if held && now < stale_since + wait && now > self.policy_changed + 5 * S {
             return self.violates(format!("the agent stops {name}, which holds its lock"));
         }
         let asked = self.asked_at.get(name).copied().filter(|_| self.asked.contains(name));
-        if let Some(asked) = asked.filter(|asked| now < asked + us(rules.checkpoint_timeout)) {
+        // A request that is under way when the rules change goes on by those with which it began.
+        let time = |asked| {
+            us(self.rules_before(name, asked).map(|before| before.checkpoint_timeout).fold(rules.checkpoint_timeout, Duration::min))
+        };
+        if let Some(asked) = asked.filter(|asked| now < asked + time(*asked)) {
             self.violates(format!("the agent stops {name} {:.3} s after it asked it to stop", (now - asked) as f64 / 1e6));
         }
     }
@@ -183,8 +194,9 @@ impl World {
         let Some((_, rules)) = self.scheduled_rules(name) else { return self.agent_may_bring_up(name) };
         // What had ended when the rules changed runs again by either.
         let ended = self.units.get(name).map_or(0, |unit| unit.idle_since);
-        let before = self.former.target_of_script(name).filter(|_| ended < self.policy_changed + S).map(|(_, before)| before);
-        let wrong = self.wrong_start(name, &rules).filter(|_| before.is_none_or(|before| self.wrong_start(name, before).is_some()));
+        let mut before = self.rules_before(name, ended.saturating_sub(S));
+        let wrong = self.wrong_start(name, &rules).filter(|_| before.all(|before| self.wrong_start(name, before).is_some()));
+        drop(before);
         wrong.into_iter().for_each(|wrong| self.violates(format!("the agent starts {name}{wrong}")));
     }
 
@@ -261,11 +273,11 @@ impl World {
             return Some(0);
         }
         // A drain that is under way when the rules change goes on by those with which it began.
-        let before = match self.former.targets.get(&target) {
+        let before = match self.former().and_then(|former| former.targets.get(&target)) {
             Some(TargetRules::PhpFpm(before)) if landed < self.policy_changed => before.drain_timeout,
             _ => rules.drain_timeout,
         };
-        let began_without_pools = self.former.pools.is_empty() && landed < self.policy_changed;
+        let began_without_pools = self.former().is_some_and(|former| former.pools.is_empty()) && landed < self.policy_changed;
         let from = if self.policy.pools.is_empty() || began_without_pools { Some(landed) } else { self.out_since() };
         Some(from.map_or(Us::MAX, |from| from + us(rules.drain_timeout.min(before))))
     }
@@ -374,7 +386,8 @@ impl World {
 
     /// A moment ago, with a new configuration: what is being restarted already comes to its end.
     fn pools_have_changed(&self) -> bool {
-        self.now < self.policy_changed + S + self.unknowable() && !self.former.pools.keys().eq(self.policy.pools.keys())
+        let others = |former: &Policy| !former.pools.keys().eq(self.policy.pools.keys());
+        self.now < self.policy_changed + S + self.unknowable() && self.former().is_some_and(others)
     }
 
     pub(crate) fn agent_may_kill(&mut self, name: &str) {

@@ -20,8 +20,7 @@ impl World {
             After::Auto => unit.checkpointed || self.has_no_run_soon(unit, rules),
         };
         // Which rules it was when it ended, or was seen to, nobody can tell of what ended about when they changed.
-        let before = self.former.target_of_script(&unit.name).filter(|_| unit.idle_since < self.policy_changed + MINUTE);
-        runs_again(rules) && before.is_none_or(|(_, before)| runs_again(before))
+        runs_again(rules) && self.rules_before(&unit.name, unit.idle_since.saturating_sub(MINUTE)).all(runs_again)
     }
 
     /// Somebody has started it while the stop was on its way, which was meant for the run before.
@@ -31,7 +30,8 @@ impl World {
 
     /// One that has left the configuration since has the rules by which it was interrupted.
     fn rules_of_script(&self, name: &str) -> Option<&ScheduledRules> {
-        [&self.policy, &self.former].into_iter().flat_map(|policy| policy.targets.values()).find_map(|rules| match rules {
+        let formers = self.formers.iter().rev().map(|(_, former)| former);
+        std::iter::once(&self.policy).chain(formers).flat_map(|policy| policy.targets.values()).find_map(|rules| match rules {
             TargetRules::Scheduled(rules) if covers(&rules.units, &rules.exclude, name) => Some(rules),
             _ => None,
         })

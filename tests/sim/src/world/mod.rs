@@ -199,8 +199,8 @@ pub struct World {
     /// The rules, for what is checked while things happen.
     pub policy: Policy,
     pub policy_changed: Us,
-    /// What they were before that.
-    pub former: Policy,
+    /// What they were before that, and until when.
+    pub formers: Vec<(Us, Policy)>,
     pub wanted: Vec<Wanted>,
     /// The code on the disk: when each deploy's landed, and its id. A trigger brings none.
     pub code: Vec<(Us, String)>,
@@ -284,7 +284,7 @@ impl World {
             faults: Faults::default(),
             policy: Policy::default(),
             policy_changed: 0,
-            former: Policy::default(),
+            formers: Vec::new(),
             wanted: Vec::new(),
             code: Vec::new(),
             lost: false,
