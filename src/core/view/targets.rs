@@ -134,7 +134,7 @@ impl Machine {
             units.retain(|unit| unit.state > TargetState::Adopted || runs(unit));
         }
         let php = matches!(rules, TargetRules::PhpFpm(_));
-        let landed_since = |wanted: &&Wanted| wanted.unmet && (wanted.waits || !php) && rest.looked < wanted.want.landed;
+        let landed_since = |wanted: &&Wanted| wanted.unmet && rest.looked < wanted.want.landed;
         let changed = wanted.filter(landed_since).is_some();
         for resting in &rest.units {
             let mut view = self.at_rest(name, rules, memory, wanted, resting);

@@ -76,6 +76,26 @@ fn a_unit_that_does_not_exist_is_told_at_once_and_until_it_does() {
     assert_eq!((host.status().problems, target(&host).state, unit(&host).state), (vec![], TargetState::Adopted, TargetState::Adopted));
 }
 
+/// It comes up after the one look at the agent's start, as at a boot.
+#[test]
+fn what_has_come_up_since_it_was_looked_at_is_not_said_to_be_down_when_a_rollout_begins() {
+    let mut host = fpm_host(false, Fpm::default());
+    converge(&mut host, "d2");
+    host.world.person("stop", FPM, By::Person).unwrap();
+    host.run(S);
+    host.kill_agent();
+    host.start_agent();
+    host.run(S);
+    assert_eq!(unit(&host).why, "does not run");
+    host.world.person("start", FPM, By::Person).unwrap();
+    host.run(S);
+    host.world.touch("d3");
+    assert!(host.run_until(MINUTE, |host| host.memory().rollout.is_some()));
+    assert_eq!((unit(&host).state, unit(&host).why.as_str()), (TargetState::Stale, "about to be looked at"));
+    host.settle();
+    host.must_be_right();
+}
+
 #[test]
 fn a_deploy_that_waits_for_a_hold_makes_its_targets_held() {
     let mut host = fpm_host(true, Fpm::default());
