@@ -17,6 +17,8 @@ use crate::core::time::{Mono, Span};
 
 /// Until a configuration that could not be read is read again: without it nobody knows where an old generation says what it is at.
 const READ_AGAIN: Duration = Duration::from_secs(30);
+/// The same before it has drained at all.
+const INSPECT_AGAIN: Duration = Duration::from_secs(5);
 /// From the end of the grace: for what SIGKILL has to end, and what ExecStopPost= does.
 const STOP_TIMEOUT: Duration = Duration::from_secs(45);
 
@@ -171,6 +173,11 @@ impl Fpm {
         }
         settle_cut(turn, &self.unit, false, false);
         self.enter(turn.now.mono, FpmStep::Done);
+    }
+
+    pub(super) fn inspect_again(&mut self, now: Mono) {
+        self.silent = true;
+        self.next = now.after(INSPECT_AGAIN);
     }
 
     pub(super) fn read_again(&mut self, turn: &mut Turn<'_>) {

@@ -43,8 +43,6 @@ const FINISHING: Duration = Duration::from_millis(100);
 /// A test that gives no verdict (the bus went away, systemd reloaded) is repeated: it touches nothing.
 const TESTS: u32 = 3;
 const TEST_AGAIN: Duration = Duration::from_millis(500);
-/// Of an old generation that cannot be read now.
-const INSPECT_AGAIN: Duration = Duration::from_secs(5);
 const RESTART_LOOK: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
@@ -257,7 +255,7 @@ impl Fpm {
                 self.enter(now, FpmStep::Prepared);
             }
             // Its configuration may just be broken for the next one; until then it is at work.
-            (FpmStep::Inspecting, _) if self.purpose == Purpose::End && now < self.until => self.next = now.after(INSPECT_AGAIN),
+            (FpmStep::Inspecting, _) if self.purpose == Purpose::End && now < self.until => self.inspect_again(now),
             // Without it nobody knows whom the restart would cut: that is worth some patience with systemd.
             (FpmStep::Inspecting, Outcome::Fault(Fault::Unreachable(_))) if self.tests < 2 * TESTS => {
                 self.tests += 1;

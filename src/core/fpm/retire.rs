@@ -50,6 +50,13 @@ impl Fpm {
         self.retiring.closed || !self.seen.active.runs()
     }
 
+    /// It goes on to take new requests, and nobody knows which of its workers could be ended for that.
+    #[must_use]
+    pub fn cannot_retire(&self) -> bool {
+        let mute = matches!(self.step, FpmStep::Draining { .. }) && !self.source.asks();
+        self.retires() && (self.silent || mute) && !self.is_closed()
+    }
+
     /// Its master is to stay stopped.
     pub(super) fn keeps_stopped(&self) -> bool {
         self.retiring.since.is_some() && !self.at_rest()

@@ -36,6 +36,9 @@ impl Generations {
                 fpm.drain(now, until, QUIET, false);
                 fpm.advance(turn, loans);
             }
+            if self.bad.contains(unit) && fpm.cannot_retire() {
+                fpm.end_by(now);
+            }
             // A hold lets finish; it does not cut.
             if !needed && fpm.drained(now) && (fpm.is_idle() || !self.held) {
                 // From then on it is seen anew who serves, before its last count, which holds for no longer than a look takes: that may have died.

@@ -101,10 +101,9 @@ impl Generations {
             }
             settle_cut_of_earlier(turn, &seen.unit, cutting.invocation != seen.invocation);
         }
-        // One that has never served has nothing to finish. Where all share a socket each serves as soon as it runs; one that is bad is to do so no longer.
+        // One that has never served has nothing to finish. Where all share a socket each serves as soon as it runs.
         let has_led = memory.served.contains(&seen.unit) || memory.led.contains(&seen.unit);
-        let serves_unproven = rules.shared() && !self.bad.contains(&seen.unit);
-        let never_served = memory.started.contains(&seen.unit) && !has_led && !serves_unproven;
+        let never_served = memory.started.contains(&seen.unit) && !has_led && !rules.shared();
         if !memory.lingering.contains_key(&seen.unit) {
             let running = turn.memory.rollout.as_ref().map(|rollout| &rollout.view);
             let rollout = running.or(turn.memory.last_rollout.as_ref()).map(|view| view.id.clone());

@@ -320,6 +320,9 @@ impl Generations {
 
     fn drop_starting(&mut self, now: Mono) {
         let Some(fpm) = self.starting.take() else { return };
+        if let Some(layout) = fpm.layout().filter(|_| fpm.committed()) {
+            self.layouts.insert(fpm.unit.clone(), layout.clone());
+        }
         let under_way = fpm.start_under_way();
         let seen = self.unit(&fpm.unit).is_some_and(|seen| seen.active.runs());
         if under_way.is_some() || (fpm.restarted_or_past() && !seen) {

@@ -359,6 +359,7 @@ impl Host {
             match &written.entry {
                 Entry::Switched { unit, .. } => self.world.is_given_what_all_share(unit),
                 Entry::Lingers { unit, .. } => self.world.lingers(unit),
+                Entry::ProvenBad { unit, .. } => self.world.has_proven_bad(unit),
                 _ => {}
             }
             // The guard's own order: from now on what is older is stale.

@@ -409,6 +409,14 @@ impl World {
         }
     }
 
+    /// The same of one that the agent says is bad: no symlink leads to another one instead.
+    pub(crate) fn has_proven_bad(&mut self, unit: &str) {
+        let Some(invocation) = self.units.get(unit).map(|unit| unit.invocation.clone()) else { return };
+        if let Some(template) = self.template_of_mut(unit).filter(|template| template.shared) {
+            template.bad.insert(invocation);
+        }
+    }
+
     /// The agent's rename(2).
     pub(crate) fn switch(&mut self, socket: &str, to: &str) -> Result<(), String> {
         let Some(template) = self.templates.values().find(|template| template.socket == socket) else {
@@ -474,7 +482,9 @@ impl World {
         let now = self.now;
         if let Some(template) = self.templates.values_mut().find(|of| of.unit == *template || of.has(template)) {
             template.touched = now;
-            template.bad.clear();
+            if !template.shared {
+                template.bad.clear();
+            }
         }
     }
 

@@ -307,3 +307,31 @@ fn the_room_for_one_that_waits_for_the_disk_is_seen_to_again() {
     assert_eq!(template(&host).most, 2);
     done(host);
 }
+
+/// All share one socket.
+fn sharing(change: impl FnOnce(&mut Template)) -> Host {
+    host_with(GenerationRules { socket: "php-fpm-job.socket".to_owned(), ..rules() }, |template| {
+        template.shared = true;
+        change(template);
+    })
+}
+
+/// It takes requests before its proof, which it does not stand; no new ones after that, unless nobody knows which of its workers are idle.
+#[test]
+fn one_that_is_bad_finishes_what_it_has_taken_from_the_socket_that_all_share() {
+    for says in [true, false] {
+        let mut host = sharing(|template| {
+            template.load = Load { every: 400 * MS, long_percent: 30, long: (20 * S, 40 * S), ..load() };
+            (template.next.workers, template.next.pings) = (60, false);
+            template.next.status = if says { Answers::Well } else { Answers::Not };
+        });
+        host.world.touch("d2");
+        let bad = |written: &Written| matches!(&written.entry, Entry::ProvenBad { .. });
+        assert!(host.run_until(MINUTE, |host| host.journal.iter().any(bad)));
+        let at_work = host.world.at_work(NEW, 0);
+        host.run(5 * S);
+        assert!(at_work.is_some());
+        assert_eq!(host.world.at_work(NEW, 0).is_some(), says, "{:?}", host.world.wrong);
+        host.must_be_right();
+    }
+}
