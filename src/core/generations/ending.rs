@@ -33,7 +33,7 @@ impl Generations {
             fpm.advance(turn, loans);
             if fpm.step == FpmStep::Prepared {
                 let until = fpm.lingers_until();
-                fpm.drain(now, until, QUIET, false);
+                fpm.drain(now, until, QUIET, fpm.shared);
                 fpm.advance(turn, loans);
             }
             if self.bad.contains(unit) && fpm.cannot_retire() {

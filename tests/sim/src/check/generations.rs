@@ -70,8 +70,12 @@ impl World {
         let Some(template) = self.template_of(unit) else { return };
         let unknowable = self.unknowable();
         let Some(of) = self.units.get(unit) else { return };
-        // Where all share a socket it may have taken one since it was seen to be idle.
-        let taken = |began: Us| template.shared && now < began + unknowable;
+        // Where all share a socket it may have taken one since it was seen to be idle, and what its status says may be long on its way.
+        let on_its_way = match of.as_fpm().map(|fpm| fpm.status) {
+            Some(Answers::Slowly(after)) => after,
+            _ => 0,
+        };
+        let taken = |began: Us| template.shared && now < began + unknowable + on_its_way;
         let at_it =
             |pid: u32| of.as_fpm().is_some_and(|fpm| fpm.requests.values().any(|request| request.pid == pid && !taken(request.began)));
         let at_it = only.is_none_or(at_it);

@@ -335,3 +335,18 @@ fn one_that_is_bad_finishes_what_it_has_taken_from_the_socket_that_all_share() {
         host.must_be_right();
     }
 }
+
+/// Its status takes long to say that nobody is at work, and until the stop somebody may be.
+#[test]
+fn one_that_shares_its_socket_is_not_ended_with_what_it_has_taken_since_it_was_seen_to_be_idle() {
+    for after in (510..900).step_by(10) {
+        let mut host = sharing(|template| {
+            template.load = Load { every: 1200 * MS, short: (300 * MS, 900 * MS), ..load() };
+            template.next.workers = 2;
+            template.next.status = Answers::Slowly(after * MS);
+        });
+        host.world.touch("d2");
+        host.run(50 * S);
+        host.must_be_right();
+    }
+}
