@@ -366,9 +366,10 @@ impl World {
                     }
                 }
                 Some((at, false)) => {
-                    if let TargetRules::Service(rules) = &rules
-                        && now < at + us(rules.drain_timeout)
-                    {
+                    // A drain that is under way when the rules change goes on by those with which it began.
+                    let drain = |rules: &TargetRules| if let TargetRules::Service(rules) = rules { us(rules.drain_timeout) } else { 0 };
+                    let before = self.former.targets.get(&target).filter(|_| at < self.policy_changed);
+                    if now < at + drain(&rules).min(before.map_or(Us::MAX, drain)) {
                         self.violates(format!("the agent restarts {name} before its drain is over"));
                     }
                     let known = |balancer: &Balancer| balancer.check != Hook::Lies && self.may_know_that_it_is_in(balancer);
