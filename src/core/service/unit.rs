@@ -140,7 +140,8 @@ impl Service {
                 }
                 // In the drain somebody else may have restarted it.
                 let drained = now >= until && self.seen_at >= until && turn.journal_good;
-                if drained && rules.cooperates() {
+                // What the rules were when it was asked they need not be any more.
+                if drained && (rules.cooperates() || turn.memory.asked.contains(name)) {
                     self.drained(turn, rules, target, name);
                 } else if drained {
                     self.enter(now, Step::Due);

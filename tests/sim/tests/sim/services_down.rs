@@ -242,3 +242,17 @@ fn a_service_that_systemd_has_brought_up_after_our_restart_and_that_somebody_sto
         }
     }
 }
+
+/// By the rules that there are by now nobody would have asked it.
+#[test]
+fn a_service_that_an_earlier_agent_has_asked_is_asked_no_more_when_it_is_restarted_by_other_rules() {
+    let mut host = service_host(ServiceRules { checkpoint_timeout: span(MINUTE), ..rules() }, None, 0);
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.asked.contains(WORKER)));
+    host.kill_agent();
+    host.run(20 * S);
+    host.policy = with_target(policy(), "workers", TargetRules::Service(rules()));
+    host.start_agent();
+    converges(&mut host);
+    assert_eq!(starts(&host), [By::Systemd, By::Agent]);
+}
