@@ -59,6 +59,10 @@ impl Services {
                 None if seen.active == Active::Active && turn.memory.maybe_down.contains(&seen.unit) => {
                     turn.unit_ended(&self.name, &seen.unit, UnitEnd::Renewed, UP);
                 }
+                // The restart of an earlier agent is at it still, and may fail.
+                None if seen.active == Active::Activating && turn.memory.maybe_down.contains(&seen.unit) => {
+                    self.units.insert(seen.unit.clone(), Service::down(turn, &seen.unit));
+                }
                 None => {}
             }
         }

@@ -243,6 +243,24 @@ fn a_service_that_systemd_has_brought_up_after_our_restart_and_that_somebody_sto
     }
 }
 
+/// The agent that has restarted it is dead by the time that it fails.
+#[test]
+fn a_service_that_comes_up_slowly_from_the_restart_of_an_earlier_agent_is_watched_until_it_is_up() {
+    for (begun, times) in [(Starts::Well(20 * S), 2), (Starts::NeverReady, 3)] {
+        let mut host = service_host(rules(), None, 0);
+        becomes(&mut host, Daemon { starts: begun, ..Daemon::default() });
+        host.world.touch("d2");
+        host.run(3 * S);
+        becomes(&mut host, Daemon::default());
+        host.deed(Deed::KillAgent(2 * S));
+        host.run(10 * S);
+        assert_ne!(host.state(), Some(State::Converged));
+        converges(&mut host);
+        assert!(host.world.units[WORKER].active.runs());
+        assert_eq!(starts(&host).len(), times);
+    }
+}
+
 /// By the rules that there are by now nobody would have asked it.
 #[test]
 fn a_service_that_an_earlier_agent_has_asked_is_asked_no_more_when_it_is_restarted_by_other_rules() {
