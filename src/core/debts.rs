@@ -4,6 +4,7 @@
 
 mod dependents;
 mod ended;
+mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use super::effect::{Effect, EffectId, Looked, Outcome};
 use super::entry::Entry;
 use super::memory::{Cutting, Memory, OwedRun};
 use super::orphans::{Ending, Orphans};
-use super::scheduled::{Slots, rules_of, settle, slots};
+use super::scheduled::{rules_of, settle};
 use super::seen::{Active, UnitSeen};
 use super::status::UnitEnd;
 use super::step::{Deadline, Turn, earliest};
@@ -39,6 +40,8 @@ pub struct Debts {
     over: BTreeSet<String>,
     /// Of those that no stop of ours is at: whom somebody else was seen to stop.
     stopped: BTreeSet<String>,
+    /// Services that were started, and are not known to be up.
+    starts: BTreeMap<String, services::Starts>,
     /// Those that go on with what they were lent, and when each is looked at next.
     running: BTreeMap<String, Mono>,
     /// The last round took requests back.
@@ -62,6 +65,8 @@ enum Debt {
     /// What went down with a script: the script, and the unit.
     BringBack(String, String),
     Rerun(String),
+    /// The same of a service.
+    BringUp(String),
     Kill(String),
     Unask(String),
     /// When it was begun.
@@ -89,6 +94,7 @@ impl Debts {
         self.settled = memory.reruns.values().filter_map(settling).filter(|at| *at > turn.now.mono).min();
         let due = |owed: &OwedRun| settling(owed).is_none_or(|at| at <= turn.now.mono);
         self.running.retain(|unit, at| *at > turn.now.mono && memory.reruns.contains_key(unit));
+        self.starts.retain(|unit, _| memory.reruns.contains_key(unit));
         let reruns = memory.reruns.iter().filter(|(unit, owed)| due(owed) && !self.running.contains_key(*unit)).map(|(unit, _)| unit);
         let down = memory.taken_down.keys().filter(|unit| dependents::comes_back(memory, unit));
         let units = reruns.chain(down).chain(memory.cutting.keys()).chain(memory.quiet.keys());
@@ -132,6 +138,7 @@ impl Debts {
                 turn.unit_ended(&target, &unit, UnitEnd::Renewed, "stopped, and started again with the new code");
                 self.paid(turn);
             }
+            (Debt::BringUp(unit), Outcome::Queued) => self.service_starts(turn.now.mono, unit),
             (Debt::BringBack(unit, dependent), outcome) => {
                 let why = match outcome {
                     Outcome::Queued => format!("it went down with {unit}, and was started again"),
@@ -158,7 +165,7 @@ impl Debts {
             (Debt::LetRun(unit), other) => {
                 self.trouble = Some(format!("the timers of {unit} are still kept from starting it: {}", other.said()));
             }
-            (Debt::Rerun(unit), other) => {
+            (Debt::Rerun(unit) | Debt::BringUp(unit), other) => {
                 let why = format!("{unit} could not be started again: {}", other.said());
                 if other.is_refusal() {
                     turn.record(Entry::RerunSettled { unit, why: why.clone() });
@@ -217,26 +224,6 @@ impl Debts {
         }
     }
 
-    /// As in a rollout: not before a slot that has passed was skipped, and what came later is made up for.
-    fn let_run(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen, interrupted: bool) {
-        if !seen.active.runs() {
-            let interrupted = interrupted || self.ended_at_checkpoint(turn, seen) || self.cut_short(turn, seen);
-            let Slots::From(from) = slots(seen, turn.now, interrupted, false) else { return self.soon(turn) };
-            self.over.insert(seen.unit.clone());
-            // What starts must not start with what was lent for the stop.
-            if turn.memory.lent.contains(&seen.unit) {
-                return self.soon(turn);
-            }
-            if seen.last_trigger() > from && !seen.refuse_manual_start {
-                let target = turn.memory.reruns.get(&seen.unit).map(|owed| owed.target.clone()).unwrap_or_default();
-                let (unit, after) = (seen.unit.clone(), seen.invocation.clone());
-                turn.record(Entry::RerunOwed { unit, target, scheduled: true, lent: false, after });
-            }
-        }
-        let id = turn.ask(Effect::LetRun { unit: seen.unit.clone() });
-        self.pending.insert(id, Debt::LetRun(seen.unit.clone()));
-    }
-
     fn soon(&mut self, turn: &Turn<'_>) {
         self.next = self.next.min(turn.now.mono.after(SOON));
     }
@@ -263,6 +250,9 @@ impl Debts {
         if owed.lent && !owed.reloaded {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it was lent nothing".to_owned() });
         }
+        if !seen.oneshot {
+            return self.bring_up(turn, seen, &owed);
+        }
         // Whoever has lent it something has kept its later commands from running: what it is owed is known when it has ended.
         if seen.active.runs() && owed.lent && seen.invocation == owed.after {
             self.running.insert(seen.unit.clone(), turn.now.mono.after(RUNNING_LOOK));
@@ -275,19 +265,14 @@ impl Debts {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it has run since".to_owned() });
         }
         let stopped = self.stopped.contains(&seen.unit);
-        let failed = if seen.oneshot {
-            owed.lent && (stopped || seen.result != "success" || seen.was_signalled())
-        } else {
-            !seen.has_ended_well() || (stopped && !seen.is_to_run_again())
-        };
-        if failed {
+        if owed.lent && (stopped || seen.result != "success" || seen.was_signalled()) {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it failed, or somebody stopped it".to_owned() });
         }
         if owed.settles.is_some() {
             return self.start(turn, seen);
         }
         // By its rules it may have to stay quiet.
-        if turn.policy.unusable.is_some() && !owed.scheduled && seen.oneshot {
+        if turn.policy.unusable.is_some() && !owed.scheduled {
             self.trouble =
                 Some(format!("{} is owed a new run: whether now, its rules say, and the configuration cannot be read", seen.unit));
             return;

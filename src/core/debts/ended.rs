@@ -1,11 +1,13 @@
-//! How something that is kept quiet has ended while nobody looked.
+//! How something that is kept quiet has ended while nobody looked, and that it may run again.
 
 use std::collections::BTreeSet;
 
-use super::Debts;
+use super::{Debt, Debts};
+use crate::core::effect::Effect;
 use crate::core::entry::Entry;
 use crate::core::memory::Memory;
 use crate::core::policy::ScheduledRules;
+use crate::core::scheduled::{Slots, slots};
 use crate::core::seen::{Active, UnitSeen};
 use crate::core::step::Turn;
 use crate::core::time::Mono;
@@ -15,6 +17,26 @@ impl Debts {
     #[must_use]
     pub fn kept(&self, memory: &Memory, owned: &dyn Fn(&str) -> bool) -> BTreeSet<String> {
         memory.quiet.keys().filter(|unit| !owned(unit) && !self.over.contains(*unit)).cloned().collect()
+    }
+
+    /// As in a rollout: not before a slot that has passed was skipped, and what came later is made up for.
+    pub(super) fn let_run(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen, interrupted: bool) {
+        if !seen.active.runs() {
+            let interrupted = interrupted || self.ended_at_checkpoint(turn, seen) || self.cut_short(turn, seen);
+            let Slots::From(from) = slots(seen, turn.now, interrupted, false) else { return self.soon(turn) };
+            self.over.insert(seen.unit.clone());
+            // What starts must not start with what was lent for the stop.
+            if turn.memory.lent.contains(&seen.unit) {
+                return self.soon(turn);
+            }
+            if seen.last_trigger() > from && !seen.refuse_manual_start {
+                let target = turn.memory.reruns.get(&seen.unit).map(|owed| owed.target.clone()).unwrap_or_default();
+                let (unit, after) = (seen.unit.clone(), seen.invocation.clone());
+                turn.record(Entry::RerunOwed { unit, target, scheduled: true, lent: false, after });
+            }
+        }
+        let id = turn.ask(Effect::LetRun { unit: seen.unit.clone() });
+        self.pending.insert(id, Debt::LetRun(seen.unit.clone()));
     }
 
     /// It had been asked, and has ended while nobody looked: by its exit status it is to be run again.

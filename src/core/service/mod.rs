@@ -11,6 +11,8 @@ mod view;
 
 use std::collections::BTreeMap;
 
+pub use unit::{START_PAUSE, START_TIMEOUT, START_TRIES};
+
 use looks::BATCH;
 use unit::{Service, Step};
 

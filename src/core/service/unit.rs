@@ -21,10 +21,10 @@ use crate::core::time::Mono;
 /// RestartUnit jobs under way at once: four in flight have all the gain of pipelining (docs/performance), more only delay the first unit.
 const WINDOW: usize = 16;
 /// How long a service may take to start: systemd's own default for TimeoutStartSec=, and a little.
-const START_TIMEOUT: Duration = Duration::from_secs(95);
+pub const START_TIMEOUT: Duration = Duration::from_secs(95);
 /// A service that does not come up is started again so often, with this pause.
-const START_TRIES: u32 = 3;
-const START_PAUSE: Duration = Duration::from_secs(2);
+pub const START_TRIES: u32 = 3;
+pub const START_PAUSE: Duration = Duration::from_secs(2);
 /// What was seen no longer ago than this is good enough for its restart: it may have waited for its turn, or for the journal, since.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -309,6 +309,8 @@ impl Service {
         turn.record(Entry::DidNotComeUp { unit: seen.unit.clone(), invocation });
         if self.tries >= START_TRIES {
             let why = format!("it does not come up after its restart: {:?}, Result={}", seen.active, seen.result);
+            // Nor is it owed another one but by the next try.
+            self.settle(turn, &why);
             return self.done(turn, target, &seen.unit, UnitEnd::Failed, &why);
         }
         self.enter(turn.now.mono, Step::Pausing { until: turn.now.mono.after(START_PAUSE) });

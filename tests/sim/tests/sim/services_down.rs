@@ -243,6 +243,51 @@ fn a_service_that_systemd_has_brought_up_after_our_restart_and_that_somebody_sto
     }
 }
 
+/// It has ended at its checkpoint while no agent was there, and is no target's any more.
+fn is_owed_its_start(starts: Starts) -> Host {
+    let checkpoint = Some(20 * S);
+    let mut host = service_host(ServiceRules { checkpoint_timeout: span(MINUTE), ..rules() }, checkpoint, 0);
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.asked.contains(WORKER)));
+    becomes(&mut host, Daemon { checkpoint, starts, ..Daemon::default() });
+    host.kill_agent();
+    host.run(30 * S);
+    host.policy = policy();
+    host.start_agent();
+    host
+}
+
+/// systemd has taken the start that it was owed, and that has failed.
+#[test]
+fn a_service_that_is_owed_its_start_is_started_until_it_is_up() {
+    for agent_dies in [false, true] {
+        let mut host = is_owed_its_start(Starts::Fails(2));
+        if agent_dies {
+            assert!(host.run_until(MINUTE, |host| starts(host).len() == 2));
+            host.deed(Deed::KillAgent(S));
+        }
+        host.run(20 * S);
+        host.must_be_right();
+        assert_eq!(starts(&host), [By::Systemd, By::Agent, By::Agent, By::Agent], "the agent dies: {agent_dies}");
+        assert_eq!(ends(&host).last().map(|(end, _)| *end), Some(UnitEnd::Renewed));
+        assert_eq!(host.status().problems, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_service_that_is_owed_its_start_and_does_not_come_up_is_told_as_failed_and_tried_ever_more_rarely() {
+    let mut host = is_owed_its_start(Starts::Fails(4));
+    host.run(20 * S);
+    let failed = |host: &Host| ends(host).iter().filter(|(end, _)| *end == UnitEnd::Failed).count();
+    assert_eq!((starts(&host).len(), failed(&host)), (4, 1));
+    assert!(host.status().problems.iter().any(|problem| problem.contains("does not come up")), "{:?}", host.status().problems);
+    host.run(5 * MINUTE);
+    host.must_be_right();
+    assert_eq!((starts(&host).len(), failed(&host)), (6, 1));
+    assert_eq!(ends(&host).last().map(|(end, _)| *end), Some(UnitEnd::Renewed));
+    assert_eq!(host.status().problems, Vec::<String>::new());
+}
+
 /// The agent that has restarted it is dead by the time that it fails.
 #[test]
 fn a_service_that_comes_up_slowly_from_the_restart_of_an_earlier_agent_is_watched_until_it_is_up() {
