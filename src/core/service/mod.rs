@@ -97,9 +97,10 @@ impl Services {
     }
 
     pub fn hint(&mut self, now: Mono, unit: Option<&str>) {
-        // A removed job of a unit that is being restarted comes with its outcome.
-        let asked = unit.and_then(|unit| self.units.get(unit)).is_some_and(Service::cooperating);
-        if (unit.is_none() || asked) && self.pursuit.want().is_some() {
+        // A removed job of a unit that is being restarted comes with its outcome, unless that is lost, or it is only started.
+        let awaits = |unit: &Service| unit.cooperating() || unit.step == Step::Verifying;
+        let awaited = unit.and_then(|unit| self.units.get(unit)).is_some_and(awaits);
+        if (unit.is_none() || awaited) && self.pursuit.want().is_some() {
             self.pursuit.look.want(now);
         }
     }

@@ -64,7 +64,10 @@ impl Service {
 
     /// Also by whoever has taken our restart's place in the queue of systemd.
     pub(super) fn was_stopped_by_others(&self, memory: &Memory, seen: &UnitSeen) -> bool {
-        let canceled = self.job_end == Some(JobEnd::Canceled);
+        // What systemd has said of our restart is lost: one that was starting, and is at rest now without a failure, somebody has stopped in its start.
+        let starting = matches!(self.job_end, None | Some(JobEnd::Lost)) && self.seen.active == Active::Activating && self.seen.job;
+        let unsaid = starting && seen.active == Active::Inactive && seen.invocation == self.seen.invocation;
+        let canceled = unsaid || self.job_end == Some(JobEnd::Canceled);
         // Or was seen to stop the run that somebody else has started since, systemd's own Restart= perhaps.
         let anew = memory.has_run_since_it_failed(seen);
         // However it ended then: a start of ours that fails is not canceled.

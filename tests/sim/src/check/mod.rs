@@ -368,7 +368,7 @@ impl World {
                 Some((at, false)) => {
                     // A drain that is under way when the rules change goes on by those with which it began.
                     let drain = |rules: &TargetRules| if let TargetRules::Service(rules) = rules { us(rules.drain_timeout) } else { 0 };
-                    let before = self.former.targets.get(&target).filter(|_| at < self.policy_changed);
+                    let before = self.former().and_then(|former| former.targets.get(&target)).filter(|_| at < self.policy_changed);
                     if now < at + drain(&rules).min(before.map_or(Us::MAX, drain)) {
                         self.violates(format!("the agent restarts {name} before its drain is over"));
                     }
