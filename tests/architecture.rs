@@ -343,3 +343,27 @@ fn expand(text: &str) -> Vec<Vec<String>> {
         None => vec![vec![name]],
     }
 }
+
+/// `tests/mutants` takes hours, and would say only then that a bug has no place any more.
+#[test]
+fn each_deliberate_bug_has_its_place() {
+    let list = fs::read_to_string("tests/mutants.list").unwrap();
+    let (mut name, mut file, mut bugs, mut wrong) = ("", "", 0, Vec::new());
+    for line in list.lines() {
+        match line.split_once(' ') {
+            Some(("name", rest)) => name = rest,
+            Some(("file", rest)) => file = rest,
+            Some(("old", rest)) => {
+                let source = fs::read_to_string(Path::new("src/core").join(file)).unwrap();
+                bugs += 1;
+                match source.lines().filter(|line| line.contains(rest)).count() {
+                    1 => {}
+                    times => wrong.push(format!("{name}: `{rest}` is {times} times in {file}")),
+                }
+            }
+            _ => {}
+        }
+    }
+    assert!(bugs >= 30, "{bugs} bugs");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
