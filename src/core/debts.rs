@@ -250,7 +250,8 @@ impl Debts {
         if owed.lent && !owed.reloaded {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it was lent nothing".to_owned() });
         }
-        if !seen.oneshot {
+        // A script may be of any Type=.
+        if !seen.oneshot && rules_of(turn.policy, &seen.unit, &owed.target).is_none() {
             return self.bring_up(turn, seen, &owed);
         }
         // Whoever has lent it something has kept its later commands from running: what it is owed is known when it has ended.
@@ -268,8 +269,12 @@ impl Debts {
         if owed.lent && (stopped || seen.result != "success" || seen.was_signalled()) {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it failed, or somebody stopped it".to_owned() });
         }
-        if owed.settles.is_some() {
-            return self.start(turn, seen);
+        if let Some(settles) = &owed.settles {
+            // What went down with it may have it looked at before.
+            if self.hurried || turn.now.mono_of(settles.until) <= turn.now.mono {
+                self.start(turn, seen);
+            }
+            return;
         }
         // By its rules it may have to stay quiet.
         if turn.policy.unusable.is_some() && !owed.scheduled {

@@ -49,7 +49,8 @@ impl Debts {
             return turn.record(Entry::RerunSettled { unit: unit.clone(), why: why.to_owned() });
         }
         // What does not come up systemd calls failed: this one was up, or somebody has stopped it.
-        if !seen.active.runs() && !seen.job && (stopped || (seen.active == Active::Inactive && owed.has_run(seen))) {
+        let ended = seen.active == Active::Inactive && owed.has_run(seen) && !turn.memory.is_failed_run(seen);
+        if !seen.active.runs() && !seen.job && (stopped || ended) {
             return self.brought_up(turn, seen, owed, UnitEnd::Finished, "stopped, and started again; it has ended since");
         }
         let starts = self.starts.entry(unit.clone()).or_insert(Starts { times: 0, at: now, told: false });

@@ -29,8 +29,8 @@ impl Service {
         if self.ends_from.is_none() {
             (self.ends_from, self.ladder) = (Some(turn.now.mono), None);
         }
-        // Whoever stops it has asked systemd for that, or its main process is there still: what ends by itself has neither.
-        self.being_stopped |= seen.job || seen.is_being_stopped();
+        // Whoever stops it has asked systemd for that, or its main process is there still: what ends by itself has neither, and a deadline of systemd's a result.
+        self.being_stopped |= seen.job || (seen.is_being_stopped() && seen.result == "success");
     }
 
     /// It would be restarted now, but for that.
@@ -62,11 +62,21 @@ impl Service {
         self.done(turn, target, name, UnitEnd::Finished, why);
     }
 
+    /// This run was starting when it was last seen, and what systemd has said of that start is lost, or was not asked for.
+    fn was_starting(&self, seen: &UnitSeen) -> bool {
+        let unsaid = matches!(self.job_end, None | Some(JobEnd::Lost));
+        unsaid && self.seen.active == Active::Activating && self.seen.job && self.seen.invocation == seen.invocation
+    }
+
+    /// A start that fails by itself leaves no job behind for the end of what it has started: somebody's stop does.
+    pub(super) fn is_stopped_in_its_start(&self, seen: &UnitSeen) -> bool {
+        self.was_starting(seen) && seen.active == Active::Deactivating && seen.job
+    }
+
     /// Also by whoever has taken our restart's place in the queue of systemd.
     pub(super) fn was_stopped_by_others(&self, memory: &Memory, seen: &UnitSeen) -> bool {
-        // What systemd has said of our restart is lost: one that was starting, and is at rest now without a failure, somebody has stopped in its start.
-        let starting = matches!(self.job_end, None | Some(JobEnd::Lost)) && self.seen.active == Active::Activating && self.seen.job;
-        let unsaid = starting && seen.active == Active::Inactive && seen.invocation == self.seen.invocation;
+        // One that is at rest now without a failure somebody has stopped in its start.
+        let unsaid = self.was_starting(seen) && seen.active == Active::Inactive;
         let canceled = unsaid || self.job_end == Some(JobEnd::Canceled);
         // Or was seen to stop the run that somebody else has started since, systemd's own Restart= perhaps.
         let anew = memory.has_run_since_it_failed(seen);

@@ -319,3 +319,19 @@ fn a_service_that_an_earlier_agent_has_asked_is_asked_no_more_when_it_is_restart
     converges(&mut host);
     assert_eq!(starts(&host), [By::Systemd, By::Agent]);
 }
+
+/// Its start was only taken by systemd: nobody tells the agent that somebody's stop has canceled it.
+#[test]
+fn a_service_that_has_ended_at_its_checkpoint_and_that_somebody_stops_in_its_next_start_stays_down() {
+    for after in (4 * S..8 * S).step_by(250_000) {
+        let mut host = service_host(ServiceRules { checkpoint_timeout: span(MINUTE), ..rules() }, None, 0);
+        becomes(&mut host, Daemon { on_term: slowly(), starts: Starts::Well(20 * S), checkpoint: Some(2 * S), ..Daemon::default() });
+        let worker = host.world.units.get_mut(WORKER).unwrap();
+        worker.processes.values_mut().for_each(|process| process.on_term = slowly());
+        host.world.touch("d2");
+        a_person_stops_it(&mut host, after);
+        converges(&mut host);
+        assert_eq!(starts(&host), [By::Systemd, By::Agent], "a person stops it {} ms after the deploy", after / MS);
+        assert!(!host.world.units[WORKER].active.runs());
+    }
+}
