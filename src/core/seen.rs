@@ -101,12 +101,6 @@ impl UnitSeen {
         self.active == Active::Deactivating && self.processes.iter().any(|process| process.pid == self.main_pid)
     }
 
-    /// Whether its last process has ended, and systemd has not come to that yet.
-    #[must_use]
-    pub fn is_all_but_ended(&self) -> bool {
-        self.active == Active::Deactivating && self.processes.is_empty()
-    }
-
     /// Whether one of its timers is about to start it for a slot that has come.
     #[must_use]
     pub fn slot_is_due(&self, now: Wall) -> bool {

@@ -30,7 +30,7 @@ pub fn does_not_stay(release: Release) -> Result<()> {
     let broken_pool = format!("{}/pool.d/zz-broken.conf", release.fpm_etc());
     let faults = [
         ("never ready", "[Service]\nUnsetEnvironment=NOTIFY_SOCKET\nTimeoutStartSec=3s\n", "", "does not come up"),
-        ("dies when it is ready", "[Service]\nExecStartPost=/bin/kill -KILL $MAINPID\n", "", "does not come up"),
+        ("dies when it is ready", "[Service]\nExecStartPost=/bin/kill -KILL $MAINPID\n", "", "it does not "),
         // It answers its ping, and is killed while it is warmed up.
         ("dies after it was ready", "[Service]\nRestart=no\n", "", "has died since"),
         // Good when it was tested, broken when it is restarted.

@@ -152,8 +152,8 @@ impl Service {
                 self.seen.update(seen);
                 self.ended(turn, target, &seen.unit);
             }
-            // Of one whose last process has ended systemd is about to say how.
-            Step::Draining { .. } | Step::Due | Step::Left(_) if stale.is_empty() && !seen.is_all_but_ended() => {
+            // What is at its end renews itself no more, whatever of it is left: the next look tells how it has ended.
+            Step::Draining { .. } | Step::Due | Step::Left(_) if stale.is_empty() && seen.active != Active::Deactivating => {
                 let (end, why) = match seen.invocation == self.before {
                     true => (UnitEnd::Finished, RENEWED_ITSELF),
                     false => (UnitEnd::Renewed, "somebody else has restarted it"),
