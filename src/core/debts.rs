@@ -19,7 +19,7 @@ use super::scheduled::{rules_of, settle};
 use super::seen::{Active, UnitSeen};
 use super::status::UnitEnd;
 use super::step::{Deadline, Turn, earliest};
-use super::time::Mono;
+use super::time::{Mono, Now};
 
 /// Between two tries to pay.
 const RETRY: Duration = Duration::from_secs(5);
@@ -90,11 +90,10 @@ impl Debts {
         // What a unit that is still asked shares with it is taken back with its own.
         let asked: Vec<String> = asked.into_iter().filter(|unit| !turn.memory.shares(unit)).collect();
         let memory = &turn.memory;
-        let settling = |owed: &OwedRun| owed.settles.as_ref().map(|settles| turn.now.mono_of(settles.until)).filter(|_| !self.hurried);
-        self.settled = memory.reruns.values().filter_map(settling).filter(|at| *at > turn.now.mono).min();
-        let due = |owed: &OwedRun| settling(owed).is_none_or(|at| at <= turn.now.mono);
         self.running.retain(|unit, at| *at > turn.now.mono && memory.reruns.contains_key(unit));
         self.starts.retain(|unit, _| memory.reruns.contains_key(unit));
+        self.settled = memory.reruns.values().filter_map(|owed| self.settles_at(owed, turn.now)).min();
+        let due = |owed: &OwedRun| self.settles_at(owed, turn.now).is_none();
         let reruns = memory.reruns.iter().filter(|(unit, owed)| due(owed) && !self.running.contains_key(*unit)).map(|(unit, _)| unit);
         let down = memory.taken_down.keys().filter(|unit| dependents::comes_back(memory, unit));
         let units = reruns.chain(down).chain(memory.cutting.keys()).chain(memory.quiet.keys());
@@ -138,7 +137,7 @@ impl Debts {
                 turn.unit_ended(&target, &unit, UnitEnd::Renewed, "stopped, and started again with the new code");
                 self.paid(turn);
             }
-            (Debt::BringUp(unit), Outcome::Queued) => self.service_starts(turn.now.mono, unit),
+            (Debt::BringUp(unit), Outcome::Queued) => self.service_starts(turn.now.mono, &unit),
             (Debt::BringBack(unit, dependent), outcome) => {
                 let why = match outcome {
                     Outcome::Queued => format!("it went down with {unit}, and was started again"),
@@ -269,12 +268,12 @@ impl Debts {
         if owed.lent && (stopped || seen.result != "success" || seen.was_signalled()) {
             return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it failed, or somebody stopped it".to_owned() });
         }
-        if let Some(settles) = &owed.settles {
-            // What went down with it may have it looked at before.
-            if self.hurried || turn.now.mono_of(settles.until) <= turn.now.mono {
-                self.start(turn, seen);
-            }
+        // What went down with it may have it looked at before.
+        if self.settles_at(&owed, turn.now).is_some() {
             return;
+        }
+        if owed.settles.is_some() {
+            return self.start(turn, seen, Debt::Rerun);
         }
         // By its rules it may have to stay quiet.
         if turn.policy.unusable.is_some() && !owed.scheduled {
@@ -294,7 +293,7 @@ impl Debts {
             // One that has ended at its checkpoint is not kept waiting for its timer.
             if self.has_heeded(rules, seen) || !rules.stays_quiet(seen.next_run(), turn.now.wall) {
                 if rules.settle_after.is_zero() || self.hurried {
-                    return self.start(turn, seen);
+                    return self.start(turn, seen, Debt::Rerun);
                 }
                 let why = settle(turn, seen, rules);
                 return turn.unit_ended(&target, &seen.unit, UnitEnd::Quiet, why);
@@ -303,12 +302,18 @@ impl Debts {
             turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: why.to_owned() });
             return turn.unit_ended(&target, &seen.unit, UnitEnd::Quiet, why);
         }
-        self.start(turn, seen);
+        self.start(turn, seen, Debt::Rerun);
     }
 
-    fn start(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen) {
+    /// When what it has left behind settles, if that is still to come and is waited for.
+    fn settles_at(&self, owed: &OwedRun, now: Now) -> Option<Mono> {
+        let at = owed.settles.as_ref().map(|settles| now.mono_of(settles.until));
+        at.filter(|at| !self.hurried && *at > now.mono)
+    }
+
+    fn start(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen, debt: fn(String) -> Debt) {
         let id = turn.ask(Effect::Start { unit: seen.unit.clone() });
-        self.pending.insert(id, Debt::Rerun(seen.unit.clone()));
+        self.pending.insert(id, debt(seen.unit.clone()));
     }
 
     /// What only waits for something to settle is not waited for: nobody will be here to pay it later.

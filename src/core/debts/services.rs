@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::{Debt, Debts};
-use crate::core::effect::Effect;
 use crate::core::entry::Entry;
 use crate::core::memory::OwedRun;
 use crate::core::seen::{Active, UnitSeen};
@@ -44,7 +43,7 @@ impl Debts {
             } else if stopped || !seen.has_ended_well() {
                 "it failed, or somebody stopped it"
             } else {
-                return self.start_service(turn, seen);
+                return self.start(turn, seen, Debt::BringUp);
             };
             return turn.record(Entry::RerunSettled { unit: unit.clone(), why: why.to_owned() });
         }
@@ -53,7 +52,7 @@ impl Debts {
         if !seen.active.runs() && !seen.job && (stopped || ended) {
             return self.brought_up(turn, seen, owed, UnitEnd::Finished, "stopped, and started again; it has ended since");
         }
-        let starts = self.starts.entry(unit.clone()).or_insert(Starts { times: 0, at: now, told: false });
+        let starts = self.starts_of(unit, now);
         if seen.job || seen.active.runs() {
             if now >= starts.at.after(START_TIMEOUT) {
                 self.trouble = Some(format!("{unit} was started again, and is not up yet"));
@@ -82,7 +81,7 @@ impl Debts {
             self.trouble = Some(format!("{unit}: {why}"));
         }
         if now >= at.after(pause) {
-            return self.start_service(turn, seen);
+            return self.start(turn, seen, Debt::BringUp);
         }
         self.next = self.next.min(at.after(pause));
     }
@@ -92,14 +91,13 @@ impl Debts {
         turn.unit_ended(&owed.target, &seen.unit, end, why);
     }
 
-    fn start_service(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen) {
-        let id = turn.ask(Effect::Start { unit: seen.unit.clone() });
-        self.pending.insert(id, Debt::BringUp(seen.unit.clone()));
+    fn starts_of(&mut self, unit: &str, now: Mono) -> &mut Starts {
+        self.starts.entry(unit.to_owned()).or_insert(Starts { times: 0, at: now, told: false })
     }
 
     /// systemd has taken its start, which may fail.
-    pub(super) fn service_starts(&mut self, now: Mono, unit: String) {
-        let starts = self.starts.entry(unit).or_insert(Starts { times: 0, at: now, told: false });
+    pub(super) fn service_starts(&mut self, now: Mono, unit: &str) {
+        let starts = self.starts_of(unit, now);
         (starts.times, starts.at) = (starts.times + 1, now);
         self.next = now.after(super::SOON);
     }

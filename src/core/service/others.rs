@@ -6,12 +6,12 @@ use crate::core::ladder::Ladder;
 use crate::core::memory::Memory;
 use crate::core::policy::ServiceRules;
 use crate::core::seen::{Active, UnitSeen};
-pub(super) use crate::core::status::STOPPED;
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 
 /// What is said of one that nobody has ended.
 pub(super) const ENDED: &str = "it ended by itself";
+pub(super) const STOPPED: &str = "somebody has stopped it";
 
 impl Service {
     /// Whoever ends it, or restarts it, or that it ends by itself: our restart does not.
@@ -68,16 +68,16 @@ impl Service {
         unsaid && self.seen.active == Active::Activating && self.seen.job && self.seen.invocation == seen.invocation
     }
 
-    /// A start that fails by itself leaves no job behind for the end of what it has started: somebody's stop does.
-    pub(super) fn is_stopped_in_its_start(&self, seen: &UnitSeen) -> bool {
-        self.was_starting(seen) && seen.active == Active::Deactivating && seen.job
+    /// Somebody's stop has taken the place of our start, as systemd has told, or as can be seen: a start that fails by itself leaves no job behind for the end
+    /// of what it has started, and a failure.
+    pub(super) fn is_canceled(&self, seen: &UnitSeen) -> bool {
+        let stopped = seen.active == Active::Inactive || (seen.active == Active::Deactivating && seen.job);
+        self.job_end == Some(JobEnd::Canceled) || (self.was_starting(seen) && stopped)
     }
 
     /// Also by whoever has taken our restart's place in the queue of systemd.
     pub(super) fn was_stopped_by_others(&self, memory: &Memory, seen: &UnitSeen) -> bool {
-        // One that is at rest now without a failure somebody has stopped in its start.
-        let unsaid = self.was_starting(seen) && seen.active == Active::Inactive;
-        let canceled = unsaid || self.job_end == Some(JobEnd::Canceled);
+        let canceled = self.is_canceled(seen);
         // Or was seen to stop the run that somebody else has started since, systemd's own Restart= perhaps.
         let anew = memory.has_run_since_it_failed(seen);
         // However it ended then: a start of ours that fails is not canceled.

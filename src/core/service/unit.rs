@@ -292,7 +292,7 @@ impl Service {
         if self.was_stopped_by_others(turn.memory, seen) {
             return self.done(turn, target, &seen.unit, UnitEnd::Finished, STOPPED);
         }
-        if self.is_stopped_in_its_start(seen) {
+        if self.is_canceled(seen) {
             self.job_end = Some(JobEnd::Canceled);
         }
         self.stale = stale;

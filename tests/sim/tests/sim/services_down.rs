@@ -38,6 +38,10 @@ fn ends(host: &Host) -> Vec<(UnitEnd, String)> {
     host.journal.iter().filter_map(|written| end(&written.entry)).collect()
 }
 
+fn kinds(host: &Host) -> Vec<UnitEnd> {
+    ends(host).into_iter().map(|(end, _)| end).collect()
+}
+
 fn somebody_has_stopped_it() -> Vec<(UnitEnd, String)> {
     vec![(UnitEnd::Finished, "somebody has stopped it".to_owned())]
 }
@@ -114,14 +118,20 @@ fn a_service_that_somebody_stops_while_it_comes_up_from_our_restart_and_that_doe
     assert_eq!(ends(&host), somebody_has_stopped_it());
 }
 
+/// From the restart for a deploy that landed half a minute ago.
+fn does_not_come_up(starts: Starts) -> Host {
+    let mut host = service_host(rules(), None, 0);
+    becomes(&mut host, Daemon { starts, ..Daemon::default() });
+    host.world.touch("d2");
+    host.run(30 * S);
+    host
+}
+
 /// It exits with 0 on what is wrong with its configuration, so that systemd calls it inactive, as if it had been stopped.
 #[test]
 fn a_service_that_did_not_come_up_and_has_not_failed_is_brought_up_by_the_next_try() {
-    let mut host = service_host(rules(), None, 0);
-    becomes(&mut host, Daemon { starts: Starts::Ends(4), ..Daemon::default() });
-    host.world.touch("d2");
-    host.run(30 * S);
-    assert_eq!(ends(&host).iter().map(|(end, _)| *end).collect::<Vec<_>>(), [UnitEnd::Failed]);
+    let mut host = does_not_come_up(Starts::Ends(4));
+    assert_eq!(kinds(&host), [UnitEnd::Failed]);
     converges(&mut host);
     assert!(host.world.units[WORKER].active.runs());
 }
@@ -129,10 +139,7 @@ fn a_service_that_did_not_come_up_and_has_not_failed_is_brought_up_by_the_next_t
 /// Whoever has brought it up meanwhile, and stopped it then, wants it down.
 #[test]
 fn a_service_that_did_not_come_up_and_that_somebody_has_started_and_stopped_since_stays_down() {
-    let mut host = service_host(rules(), None, 0);
-    becomes(&mut host, Daemon { starts: Starts::Ends(3), ..Daemon::default() });
-    host.world.touch("d2");
-    host.run(30 * S);
+    let mut host = does_not_come_up(Starts::Ends(3));
     drop(host.world.person("start", WORKER, By::Person));
     host.run(5 * S);
     drop(host.world.person("stop", WORKER, By::Person));
@@ -142,13 +149,10 @@ fn a_service_that_did_not_come_up_and_that_somebody_has_started_and_stopped_sinc
 
 #[test]
 fn a_service_that_did_not_come_up_and_that_somebody_masks_is_left() {
-    let mut host = service_host(rules(), None, 0);
-    becomes(&mut host, Daemon { starts: Starts::Fails(99), ..Daemon::default() });
-    host.world.touch("d2");
-    host.run(30 * S);
+    let mut host = does_not_come_up(Starts::Fails(99));
     host.world.units.get_mut(WORKER).unwrap().load = Load::Masked;
     converges(&mut host);
-    assert_eq!(ends(&host).iter().map(|(end, _)| *end).collect::<Vec<_>>(), [UnitEnd::Failed, UnitEnd::Left]);
+    assert_eq!(kinds(&host), [UnitEnd::Failed, UnitEnd::Left]);
 }
 
 /// systemd has taken its start, and tells of it what it tells of one that is up but for its state.
