@@ -7,6 +7,7 @@ mod totals;
 use serde::{Deserialize, Serialize};
 
 pub use plan::{PlanNextRun, PlanProcess, PlanRequest, PlanUnit, PlanView};
+pub(in crate::core) use rollout::STOPPED;
 pub use rollout::{Casualty, CasualtyKind, CutCount, FlightView, PhaseView, RolloutResult, RolloutView, UnitEnd, UnitOutcome};
 pub use totals::{LastView, Totals};
 

@@ -122,6 +122,9 @@ pub enum UnitEnd {
     Failed,
 }
 
+/// So begins what is said of a unit that somebody else has stopped, and that stays down.
+pub(in crate::core) const STOPPED: &str = "somebody has stopped it";
+
 /// A request or script ended by our signal before it finished.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

@@ -5,7 +5,7 @@ use crate::core::machine::{Machine, Work};
 use crate::core::memory::{TargetMemory, Want};
 use crate::core::policy::TargetRules;
 use crate::core::stale::{Stale, stale, stale_fpm};
-use crate::core::status::{TargetState, TargetView, UnitView};
+use crate::core::status::{STOPPED, TargetState, TargetView, UnitView};
 use crate::core::survey::{AtRest, Resting};
 use crate::core::target::Progress;
 use crate::core::time::Now;
@@ -80,7 +80,11 @@ impl Machine {
         if let Some((of, opcache)) = self.opcaches.view(name) {
             units.iter_mut().filter(|unit| unit.unit == of).for_each(|unit| unit.opcache = Some(opcache.clone()));
         }
-        let (state, why) = self.target_state(name, &memory, wanted.as_ref(), &units);
+        let (state, mut why) = self.target_state(name, &memory, wanted.as_ref(), &units);
+        let runs = |unit: &str| rest.is_some_and(|rest| rest.units.iter().any(|of| of.seen.unit == unit && of.seen.active.runs()));
+        if let Some(down) = units.iter().find(|unit| state == TargetState::Fresh && unit.why.starts_with(STOPPED) && !runs(&unit.unit)) {
+            why = format!("{why}; {} is down: {}", down.unit, down.why);
+        }
         let deadline = units.iter().filter_map(|unit| unit.deadline).max();
         let looked_at = rest.map(|rest| rest.at);
         TargetView { name: name.to_owned(), kind: rules.kind().to_owned(), state, why, deadline, looked_at, units }
