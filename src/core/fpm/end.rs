@@ -165,12 +165,10 @@ impl Fpm {
         }
     }
 
-    /// Nothing has happened to it.
+    /// Nothing has happened to it: what was stopped for the count goes on, and its master where that was stopped.
     pub(super) fn spare(&mut self, turn: &mut Turn<'_>) {
-        let frozen = std::mem::take(&mut self.frozen);
-        if !frozen.is_empty() {
-            self.aside = Some(turn.ask(Effect::Thaw { workers: frozen }));
-        }
+        self.frozen.clear();
+        self.takes_requests_again(turn);
         settle_cut(turn, &self.unit, false, false);
         self.enter(turn.now.mono, FpmStep::Done);
     }

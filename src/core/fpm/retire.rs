@@ -150,10 +150,10 @@ impl Fpm {
     }
 
     /// Its master starts workers in the place of those that have ended.
-    pub(super) fn takes_requests_again(&mut self, turn: &mut Turn<'_>) {
+    pub(super) fn takes_requests_again(&self, turn: &mut Turn<'_>) {
         let stopped = turn.memory.frozen.iter().filter(|worker| worker.cgroup == self.seen.cgroup);
         let workers: Vec<WorkerRef> = stopped.cloned().collect();
-        if self.keeps_stopped() && !workers.is_empty() {
+        if !workers.is_empty() {
             turn.ask(Effect::Thaw { workers });
         }
     }

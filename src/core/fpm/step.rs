@@ -116,7 +116,8 @@ impl Fpm {
     /// Whether it, or its workers, are being stopped: until then it can serve again.
     #[must_use]
     pub fn is_past_return(&self) -> bool {
-        self.committed() && !matches!(self.step, FpmStep::Seeing | FpmStep::Counting)
+        let spared = self.needed && self.step == FpmStep::Done;
+        self.committed() && !matches!(self.step, FpmStep::Seeing | FpmStep::Counting) && !spared
     }
 
     /// Its restart has been asked for, or is not needed.

@@ -60,6 +60,13 @@ impl Generations {
         self.turn_back(turn.now.mono, why);
     }
 
+    /// It is not ended after all, and takes requests again.
+    pub(super) fn is_needed(&mut self, turn: &mut Turn<'_>, unit: &str) {
+        if let Some(fpm) = self.ending.get_mut(unit) {
+            fpm.serves_again(turn);
+        }
+    }
+
     fn has_nobody_before(&mut self, turn: &mut Turn<'_>, unit: &str, why: &str) {
         self.failed(turn, unit, &format!("{why}, and no other generation runs that could take its place"), false);
     }
@@ -70,7 +77,7 @@ impl Generations {
         let Some(before) = self.before.clone() else { return self.failed(turn, &unit, why, false) };
         if rules.shared() || (self.current.as_ref() == Some(&before) && self.has_looked_since(self.since)) {
             turn.record(Entry::Switched { target: self.name.clone(), unit: before.clone() });
-            self.ending.remove(&before);
+            self.is_needed(turn, &before);
             self.has_proven_bad(turn, &unit);
             let why = format!("{why}; {before}, which runs the old code, was given its place again");
             return self.failed(turn, &unit, &why, false);

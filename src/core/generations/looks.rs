@@ -76,9 +76,7 @@ impl Generations {
     /// Somebody, or an agent that was interrupted, has made the symlink lead to it: it is not ended, and not being started any more.
     fn serves_again(&mut self, turn: &mut Turn<'_>, memory: &TargetMemory) {
         let Some(current) = self.current.clone() else { return };
-        if let Some(fpm) = self.ending.get_mut(&current) {
-            fpm.serves_again(turn);
-        }
+        self.is_needed(turn, &current);
         // What we switch to is told when it was.
         let told = self.phase == Phase::Switching && self.starting.as_ref().is_some_and(|fpm| fpm.unit == current);
         if (!told && !memory.served.contains(&current)) || memory.lingering.contains_key(&current) {

@@ -59,7 +59,7 @@ impl Generations {
             Phase::Back { why } => self.go_back(turn, rules, &why),
             Phase::Mending { to } => {
                 if let Some(unit) = self.current.clone() {
-                    self.ending.remove(&unit);
+                    self.is_needed(turn, &unit);
                     turn.record(Entry::Switched { target: self.name.clone(), unit });
                     self.note = Some("the symlink led nowhere, and was switched to it".to_owned());
                     self.mended(now);

@@ -350,3 +350,34 @@ fn one_that_shares_its_socket_is_not_ended_with_what_it_has_taken_since_it_was_s
         host.must_be_right();
     }
 }
+
+/// Two take over from it, one after the other, and are gone: its master, which was stopped so that it takes nothing new, goes on, while an older one's
+/// stays stopped.
+#[test]
+fn the_last_one_left_takes_requests_again_though_it_was_being_ended() {
+    for later in (0..2000).step_by(50) {
+        let mut host = sharing(|template| template.load = Load { every: 100 * MS, long_percent: 30, long: (20 * S, 40 * S), ..load() });
+        let master_is_stopped = |host: &Host, unit: &str| {
+            let unit = &host.world.units[unit];
+            unit.processes.get(&unit.main_pid).is_some_and(|master| master.frozen)
+        };
+        let times_taken_over = |host: &Host, by: &str| {
+            host.journal.iter().filter(|written| matches!(&written.entry, Entry::Switched { unit, .. } if unit == by)).count()
+        };
+        let [first, second, third, fourth] = ["php-fpm-job@boot.service", NEW, "php-fpm-job@d3-1.service", "php-fpm-job@d4-2.service"];
+        for (deploy, before) in [("d2", first), ("d3", second)] {
+            host.world.touch(deploy);
+            assert!(host.run_until(MINUTE, |host| master_is_stopped(host, before)), "{deploy}");
+        }
+        host.world.touch("d4");
+        assert!(host.run_until(MINUTE, |host| times_taken_over(host, fourth) == 1));
+        host.run(later * MS);
+        host.world.person_at("stop", third);
+        host.world.person_at("kill", fourth);
+        assert!(host.run_until(MINUTE, |host| times_taken_over(host, second) > 1), "{later}");
+        host.run(100 * MS);
+        assert_eq!((master_is_stopped(&host, first), master_is_stopped(&host, second)), (true, false), "{later}");
+        host.run(MINUTE);
+        host.must_be_right();
+    }
+}
