@@ -149,6 +149,17 @@ impl Fpm {
         }
     }
 
+    /// Nobody needs its room any more: it has until then again, unless it is being stopped.
+    pub fn lingers_on(&mut self, now: Mono, until: Mono) {
+        self.until = until;
+        match &mut self.step {
+            FpmStep::Draining { until } => *until = self.until,
+            FpmStep::Seeing | FpmStep::Counting => self.not_yet(now),
+            // Counted with somebody at work, it drains again.
+            _ => {}
+        }
+    }
+
     /// Whether it was seen only a moment ago that another one serves, and that this one is not needed.
     pub fn clear(&mut self, cleared: bool) {
         self.cleared = cleared;

@@ -1,10 +1,9 @@
 //! `kind = "php-fpm"`, `strategy = "generations"`: a deploy starts a new php-fpm beside the old one, proves it, and switches the symlink that the web
 //! server connects to. No request is lost, no pool is left. The old one lingers: it finishes what it has and is stopped.
 //!
-//! What is the case is read from systemd and from the symlink each time; the journal only says which generation is being started and since when
-//! others linger. `name` says what they are called, `looks` what a look at them means, `phases` what comes after what, `back` the way
-//! back, `ending` what becomes of those that linger, `view` what status is told. The
-//! way of one php-fpm to its proof, and of another to its end, is [`Fpm`]'s.
+//! What is the case is read from systemd and from the symlink each time; the journal only says which generation is being started and since when others
+//! linger. `name` says what they are called, `looks` what a look at them means, `phases` what comes after what, `back` the way back, `ending` what becomes
+//! of those that linger, `view` what status is told. The way of one php-fpm to its proof, and of another to its end, is [`Fpm`]'s.
 
 pub mod name;
 
@@ -40,7 +39,6 @@ const LOOK_AT_REST: Duration = Duration::from_secs(60);
 const QUIET: Duration = Duration::from_secs(1);
 /// After a switch that could not be made.
 const AGAIN: Duration = Duration::from_secs(1);
-
 /// The generations of one target.
 #[derive(Debug)]
 pub struct Generations {
@@ -108,6 +106,8 @@ pub struct Generations {
     leaving: BTreeMap<String, Option<EffectId>>,
     /// When one that lingered was over.
     ended: Mono,
+    /// Ended early, to make room, and until when it would linger.
+    ended_for_room: Option<(String, Mono)>,
     /// Given up before they were seen to run: their start, while it is under way, and when it had its answer. Whether they came up the next look shows.
     unborn: BTreeMap<String, (Option<EffectId>, Option<Mono>)>,
     /// How well each may take the place of another: whether it was proven, and for which landing it was started.
@@ -182,6 +182,7 @@ impl Generations {
             settling: None,
             leaving: BTreeMap::new(),
             ended: Mono::BOOT,
+            ended_for_room: None,
             unborn: BTreeMap::new(),
             standing: BTreeMap::new(),
             bad: BTreeSet::new(),
@@ -234,6 +235,7 @@ impl Generations {
         if other && !matches!(self.phase, Phase::Switching | Phase::Watching { .. } | Phase::Closing { .. } | Phase::Back { .. }) {
             self.enter(now, Phase::Looking);
         }
+        self.ended_for_room.take_if(|_| want.emergency.is_some());
         self.ending.values_mut().filter(|fpm| is_urgent(fpm.started(), &want)).for_each(|fpm| fpm.end_by(now));
         self.want = Some(want);
         self.renewed = now;
@@ -365,10 +367,8 @@ impl Generations {
             }
             _ => None,
         };
-        let settle = self
-            .settling
-            .filter(|_| !self.ending.is_empty())
-            .map(|since| Deadline::new(since.after(leave::SETTLE), format!("{}: leave what is at work to systemd", self.name)));
+        let settle = self.settling.filter(|_| !self.ending.is_empty()).map(|since| since.after(leave::SETTLE));
+        let settle = settle.map(|at| Deadline::new(at, format!("{}: leave what is at work to systemd", self.name)));
         earliest(self.fpms().map(Fpm::deadline).chain([look, step, settle]))
     }
 

@@ -14,7 +14,10 @@ impl Generations {
     /// Another one is started only where the rules have room for it.
     pub(super) fn make_room(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules) {
         let now = turn.now.mono;
-        let Some(want) = self.goal().cloned() else { return self.enter(now, Phase::Rest) };
+        let Some(want) = self.goal().cloned() else {
+            self.ends_nobody_for_room(now);
+            return self.enter(now, Phase::Rest);
+        };
         if !self.has_room(now, rules) || !turn.journal_good {
             return;
         }
@@ -53,16 +56,26 @@ impl Generations {
                 && !being_ended
                 && let Some(fpm) = self.ending.get_mut(&oldest)
             {
+                self.ended_for_room = Some((oldest, fpm.lingers_until()));
                 fpm.end_by(now);
             }
             return false;
         }
+        self.ends_nobody_for_room(now);
         if let Some(least) = rules.min_available_memory.filter(|least| self.seen.available < *least) {
             let (has, least) = (megabytes(self.seen.available), megabytes(least));
             self.waits = Some(format!("{has} of memory are available, and a new generation needs {least} (min_available_memory)"));
             return false;
         }
         true
+    }
+
+    /// There is room: another one has gone. Who was to make it has its time as before.
+    fn ends_nobody_for_room(&mut self, now: Mono) {
+        let Some((unit, until)) = self.ended_for_room.take() else { return };
+        if let Some(fpm) = self.ending.get_mut(&unit) {
+            fpm.lingers_on(now, until);
+        }
     }
 
     /// Its test, or the disk, may have taken long, and somebody may have started one meanwhile: the room is as it was seen a moment ago.

@@ -308,6 +308,31 @@ fn the_room_for_one_that_waits_for_the_disk_is_seen_to_again() {
     done(host);
 }
 
+/// Its status takes a while to say who is at work in the oldest, which is to make room: meanwhile others make it.
+#[test]
+fn nobody_is_cut_for_room_that_is_there() {
+    for later in (0..3000).step_by(50) {
+        let rules = GenerationRules { max_generations: 4, at_max: AtMax::EndOldest, ..rules() };
+        let mut host = host_with(rules, |template| {
+            template.load = Load { every: 100 * MS, long_percent: 30, long: (20 * S, 40 * S), ..load() };
+        });
+        let oldest = template(&host).current().unwrap();
+        host.world.units.get_mut(&oldest).unwrap().as_fpm_mut().unwrap().status = Answers::Slowly(400 * MS);
+        for deploy in ["d2", "d3", "d4"] {
+            host.world.touch(deploy);
+            let reached = |written: &Written| matches!(&written.entry, Entry::Reached { id, .. } if id == deploy);
+            assert!(host.run_until(MINUTE, |host| host.journal.iter().any(reached)));
+        }
+        host.world.touch("d5");
+        host.run(later * MS);
+        for unit in [NEW, "php-fpm-job@d3-1.service"] {
+            host.world.person_at("stop", unit);
+        }
+        host.run(MINUTE);
+        host.must_be_right();
+    }
+}
+
 /// All share one socket.
 fn sharing(change: impl FnOnce(&mut Template)) -> Host {
     host_with(GenerationRules { socket: "php-fpm-job.socket".to_owned(), ..rules() }, |template| {
