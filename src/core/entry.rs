@@ -188,6 +188,10 @@ pub enum Entry {
         unit: String,
         invocation: String,
     },
+    /// This service is up, and systemd is at nothing with it: whatever a restart or start of ours has done to it is over.
+    FoundUp {
+        unit: String,
+    },
     /// A script that had been interrupted ended by itself.
     RanThrough {
         unit: String,

@@ -82,6 +82,7 @@ pub(super) fn tell(written: &Written) {
         | Entry::InFlight { .. }
         | Entry::Interrupted { .. }
         | Entry::DidNotComeUp { .. }
+        | Entry::FoundUp { .. }
         | Entry::RanThrough { .. }
         | Entry::AskOver { .. }
         | Entry::TakesDown { .. }

@@ -179,6 +179,7 @@ impl Memory {
             Entry::DidNotComeUp { unit, invocation } => {
                 self.failed_runs.insert(unit.clone(), invocation.clone());
             }
+            Entry::FoundUp { unit } => self.is_not_down(unit),
             Entry::RanThrough { unit } => {
                 self.interrupted.remove(unit);
             }

@@ -71,8 +71,9 @@ impl Services {
         }
         // What we have restarted is not found among what runs if it did not come up, and is ours to bring up.
         let down = turn.memory.maybe_down.iter().filter(|name| !present.contains(*name) && is_of(&rules.units, &rules.exclude, name));
+        let down: Vec<String> = down.cloned().collect();
         for name in down {
-            self.units.entry(name.clone()).or_insert_with(|| Service::down(turn, name));
+            self.units.entry(name.clone()).or_insert_with(|| Service::down(turn, &name));
         }
         for (name, unit) in &mut self.units {
             if present.contains(name) {
@@ -192,7 +193,7 @@ impl Service {
     }
 
     /// What a look at a restart shows of it is less than the next rung needs to know: whether it holds its lock.
-    fn begin_again(&mut self, turn: &Turn<'_>, seen: &UnitSeen, stale: Stale, drain_until: Mono) {
+    fn begin_again(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen, stale: Stale, drain_until: Mono) {
         let seen_at = self.seen_at;
         *self = Service { seen_at, ..Service::new(turn, seen, stale, drain_until) };
     }

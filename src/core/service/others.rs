@@ -2,6 +2,7 @@
 
 use super::unit::{Service, Step};
 use crate::core::effect::JobEnd;
+use crate::core::entry::Entry;
 use crate::core::ladder::Ladder;
 use crate::core::memory::Memory;
 use crate::core::policy::ServiceRules;
@@ -15,7 +16,8 @@ pub(super) const STOPPED: &str = "somebody has stopped it";
 
 impl Service {
     /// Whoever ends it, or restarts it, or that it ends by itself: our restart does not.
-    pub(super) fn note_end(&mut self, turn: &Turn<'_>, seen: &UnitSeen) {
+    pub(super) fn note_end(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen) {
+        self.note_up(turn, seen);
         let others = match self.step {
             Step::Pausing { .. } => self.job_end == Some(JobEnd::Canceled) || turn.memory.has_run_since_it_failed(seen),
             Step::Restarting | Step::Verifying | Step::Done(..) => false,
@@ -31,6 +33,14 @@ impl Service {
         }
         // Whoever stops it has asked systemd for that, or its main process is there still: what ends by itself has neither, and a deadline of systemd's a result.
         self.being_stopped |= seen.job || (seen.is_being_stopped() && seen.result == "success");
+    }
+
+    /// The restart of an earlier agent ends it no more: whoever does so from now on is somebody else.
+    fn note_up(&self, turn: &mut Turn<'_>, seen: &UnitSeen) {
+        let before = self.cooperating() || matches!(self.step, Step::Draining { .. } | Step::Due | Step::Left(_));
+        if before && seen.active == Active::Active && !seen.job && turn.memory.maybe_down.contains(&seen.unit) {
+            turn.record(Entry::FoundUp { unit: seen.unit.clone() });
+        }
     }
 
     /// It would be restarted now, but for that.

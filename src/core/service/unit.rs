@@ -85,7 +85,7 @@ pub(super) enum Step {
 }
 
 impl Service {
-    pub(super) fn new(turn: &Turn<'_>, seen: &UnitSeen, stale: Stale, until: Mono) -> Service {
+    pub(super) fn new(turn: &mut Turn<'_>, seen: &UnitSeen, stale: Stale, until: Mono) -> Service {
         let now = turn.now.mono;
         let step = Step::Draining { until };
         let mut service = Service {
@@ -111,9 +111,9 @@ impl Service {
     }
 
     /// One that may be down since it was restarted: to be looked at, and started again if it is.
-    pub(super) fn down(turn: &Turn<'_>, unit: &str) -> Service {
-        let seen = UnitSeen { unit: unit.to_owned(), ..UnitSeen::default() };
-        Service { step: Step::Verifying, ..Service::new(turn, &seen, Stale::default(), turn.now.mono) }
+    pub(super) fn down(turn: &mut Turn<'_>, unit: &str) -> Service {
+        let (now, seen) = (turn.now.mono, UnitSeen { unit: unit.to_owned(), ..UnitSeen::default() });
+        Service { step: Step::Verifying, ..Service::new(turn, &seen, Stale::default(), now) }
     }
 
     pub(super) fn at_rest(&self) -> bool {

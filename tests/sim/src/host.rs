@@ -254,16 +254,17 @@ impl Host {
         if self.machine.take().is_some() {
             self.world.say(|| "== the agent dies".to_owned());
         }
-        let stops = self
-            .durable
-            .open
-            .values()
-            .filter_map(|effect| if let Effect::Stop { unit, .. } | Effect::End { unit, .. } = effect { Some(unit) } else { None });
-        let runs = stops.filter_map(|unit| self.world.units.get(unit)).map(|unit| unit.invocation.clone());
+        let open = self.durable.open.values();
+        let run = |unit: &String| self.world.units.get(unit).map(|unit| unit.invocation.clone());
+        let restarts = open.clone().filter_map(|effect| if let Effect::Restart { unit, .. } = effect { run(unit) } else { None });
+        let restarts: Vec<String> = restarts.collect();
+        let stops = |effect: &Effect| if let Effect::Stop { unit, .. } | Effect::End { unit, .. } = effect { run(unit) } else { None };
+        let runs = open.filter_map(stops);
         // What it is about to lend, or has lent, keeps a later command from running: nobody can know whether that was so.
         let lent = self.durable.reruns.values().filter(|owed| owed.lent).map(|owed| owed.after.clone());
         let runs: Vec<String> = runs.chain(lent).collect();
         self.world.maybe_stopped.extend(runs);
+        self.world.maybe_restarted.extend(restarts);
         // What this one has not written down the next one tells.
         let told = self.casualties();
         let written = |cut: &Cut| told.iter().any(|casualty| casualty.unit == cut.unit && casualty.pid == cut.pid);

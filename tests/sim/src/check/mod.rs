@@ -247,11 +247,14 @@ impl World {
         let Some(unit) = self.units.get(name) else { return };
         // Nor what has not come up since the host went down: what it was at then, nobody can tell.
         let boots = unit.invocation.is_empty();
+        // Whether a dead agent has restarted it, so that this is its stop, or its failed start.
+        let doubtful = self.maybe_restarted.contains(&unit.invocation);
         // However that stop ended it; but what fails before anybody has seen it up may not have come up after our restart.
-        let ended = unit.active == Active::Inactive || (unit.active == Active::Failed && unit.ended_by_stop && unit.found_up);
+        let stopped = unit.ended_by_stop && unit.found_up && !doubtful;
+        let ended = unit.active == Active::Inactive || (unit.active == Active::Failed && stopped);
         let down = ended && unit.may_stay_down && !unit.checkpointed && unit.job.is_none() && !boots;
         // One that is being stopped has its grace first; whose stop it is an agent cannot know that comes after one that has restarted it.
-        let ours = self.sent_before.get(name).is_some_and(|sent| *sent >= unit.main_start);
+        let ours = doubtful || self.sent_before.get(name).is_some_and(|sent| *sent >= unit.main_start);
         // One that is asked by its rules, and ends well, has heeded that as far as anybody can see, unless a look has found it being stopped.
         let asks = matches!(self.target_of(name), Some((_, TargetRules::Service(rules))) if !rules.checkpoint_timeout.is_zero());
         let well = unit.exit.is_some_and(|exit| exit.how == Exit::Exited(0)) && unit.stop_took < 2 * S + self.unknowable();

@@ -48,6 +48,7 @@ impl World {
         self.strays.clear();
         self.told.clear();
         self.maybe_stopped.clear();
+        self.maybe_restarted.clear();
         self.unanswered.clear();
         self.sent.clear();
         for timer in self.timers.values_mut() {

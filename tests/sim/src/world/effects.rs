@@ -121,6 +121,9 @@ impl World {
                 let seen = self.look(&units, looked);
                 for up in seen.iter().filter(|seen| seen.active == Active::Active) {
                     self.units.entry(up.unit.clone()).and_modify(|unit| unit.found_up = true);
+                    if !up.job {
+                        self.maybe_restarted.remove(&up.invocation);
+                    }
                 }
                 self.answer(epoch, id, self.faults.look_takes, Outcome::Units(seen));
             }

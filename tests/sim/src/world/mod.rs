@@ -228,6 +228,8 @@ pub struct World {
     pub kill_sent: BTreeMap<String, Us>,
     /// Runs that a dead agent has written it would stop: nobody can know whether it did.
     pub maybe_stopped: std::collections::BTreeSet<String>,
+    /// Runs that a dead agent has written it would restart, and that no look has found up since: likewise.
+    pub maybe_restarted: std::collections::BTreeSet<String>,
     /// Runs that were to be stopped, or lent what keeps their later commands from running, when systemd did not answer: likewise.
     pub unanswered: std::collections::BTreeSet<String>,
     /// By target: the landing of the newest deploy that it has reached, as the agent says.
@@ -301,6 +303,7 @@ impl World {
             lent: BTreeMap::new(),
             kill_sent: BTreeMap::new(),
             maybe_stopped: std::collections::BTreeSet::new(),
+            maybe_restarted: std::collections::BTreeSet::new(),
             unanswered: std::collections::BTreeSet::new(),
             reached: BTreeMap::new(),
             reached_before: BTreeMap::new(),

@@ -339,3 +339,41 @@ fn a_service_that_has_ended_at_its_checkpoint_and_that_somebody_stops_in_its_nex
         assert!(!host.world.units[WORKER].active.runs());
     }
 }
+
+/// The agent dies with its restart written down, and not sent.
+fn restart_is_only_written(status: i32) -> Host {
+    let mut host = service_host(rules(), None, 0);
+    ends_by(&mut host, OnTerm::Exits { status, after: 3 * S });
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.sent.contains_key(WORKER)));
+    host.kill_agent();
+    host
+}
+
+/// Its restart by the next agent would come while it is still at its end.
+#[test]
+fn a_service_that_is_up_in_spite_of_an_earlier_agents_restart_and_that_somebody_stops_stays_down() {
+    for (checkpoint_timeout, status, dies) in [(0, 0, false), (0, 143, true), (2 * S, 0, true), (2 * S, 143, false)] {
+        let mut host = restart_is_only_written(status);
+        let waits = ServiceRules { drain_timeout: span(10 * S), checkpoint_timeout: span(checkpoint_timeout), ..rules() };
+        host.policy = with_target(policy(), "workers", TargetRules::Service(waits));
+        host.start_agent();
+        a_person_stops_it(&mut host, 8 * S + checkpoint_timeout);
+        if dies {
+            host.later(9 * S + checkpoint_timeout, Deed::KillAgent(500 * MS));
+        }
+        converges(&mut host);
+        assert_eq!(starts(&host), [By::Systemd], "its exit status: {status}, the agent dies again: {dies}");
+    }
+}
+
+/// Its end may be that of the restart, whose start has failed then.
+#[test]
+fn a_service_that_somebody_stops_when_the_agent_has_died_in_its_restart_may_be_brought_up() {
+    let mut host = restart_is_only_written(143);
+    a_person_stops_it(&mut host, S);
+    host.run(10 * S);
+    host.start_agent();
+    converges(&mut host);
+    assert_eq!(starts(&host), [By::Systemd, By::Agent]);
+}
