@@ -27,7 +27,6 @@ impl Memory {
                 std::mem::take(&mut self.open).values().for_each(|open| self.may_have_led(open));
                 self.may_have_reloaded(&[]);
                 self.forget_what_was_not_begun();
-                self.take_up_what_is_down();
             }
             Entry::Clock { booted_at } => self.clock_is(*booted_at),
             Entry::Watching { path } => {

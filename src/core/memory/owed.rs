@@ -112,13 +112,6 @@ impl Memory {
         self.strays.retain(|cut| cut.begun);
     }
 
-    /// A version that kept no list of them told what did not come up in its last rollout.
-    pub(super) fn take_up_what_is_down(&mut self) {
-        let views = self.rollout.iter().map(|rollout| &rollout.view).chain(&self.last_rollout);
-        let failed = views.flat_map(|view| &view.units).filter(|end| end.what == UnitEnd::Failed);
-        self.maybe_down.extend(failed.map(|end| end.unit.clone()));
-    }
-
     /// What is lent may be in force since, but for these.
     pub(super) fn may_have_reloaded(&mut self, without: &[String]) {
         let lent = &self.lent;
