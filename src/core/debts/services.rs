@@ -70,7 +70,8 @@ impl Debts {
             _ => RARELY * (1 << (times - START_TRIES).min(SLOWER)),
         };
         if times >= START_TRIES {
-            let why = format!("it was started again, and does not come up: {:?}, Result={}", seen.active, seen.result);
+            let why =
+                format!("it was started again, and does not come up: {:?}, Result={}; see journalctl -u {unit}", seen.active, seen.result);
             starts.told = true;
             if !told {
                 turn.unit_ended(&owed.target, unit, UnitEnd::Failed, why.clone());

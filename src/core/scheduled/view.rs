@@ -34,6 +34,7 @@ impl Script {
             ScriptStep::Stopping => match self.ladder.as_ref().map(|ladder| ladder.rung(now.mono)) {
                 Some(Rung::Grace { until }) => (TargetState::Stopping, "was sent SIGTERM".to_owned(), Some(until)),
                 Some(Rung::Dying { until }) => (TargetState::Killing, "was sent SIGKILL".to_owned(), Some(until)),
+                Some(Rung::Unkillable) => (TargetState::Killing, "was sent SIGKILL, and does not end".to_owned(), None),
                 _ => (TargetState::Killing, "SIGKILL is due".to_owned(), None),
             },
             ScriptStep::Stopped if self.slots == Some(Slots::Due) => {

@@ -311,7 +311,10 @@ impl Service {
         let invocation = if again { String::new() } else { seen.invocation.clone() };
         turn.record(Entry::DidNotComeUp { unit: seen.unit.clone(), invocation });
         if self.tries >= START_TRIES {
-            let why = format!("it does not come up after its restart: {:?}, Result={}", seen.active, seen.result);
+            let why = format!(
+                "it does not come up after its restart: {:?}, Result={}; see journalctl -u {}",
+                seen.active, seen.result, seen.unit
+            );
             // Nor is it owed another one but by the next try.
             self.settle(turn, &why);
             return self.done(turn, target, &seen.unit, UnitEnd::Failed, &why);

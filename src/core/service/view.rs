@@ -55,7 +55,8 @@ impl Service {
         match self.ladder.as_ref().map(|ladder| ladder.rung(now.mono)) {
             Some(Rung::Grace { until }) => (TargetState::Stopping, why.to_owned(), Some(until)),
             Some(Rung::Dying { until }) => (TargetState::Killing, "was sent SIGKILL".to_owned(), Some(until)),
-            _ => (TargetState::Killing, "was sent SIGKILL".to_owned(), None),
+            Some(Rung::Unkillable) => (TargetState::Killing, "was sent SIGKILL, and does not end".to_owned(), None),
+            _ => (TargetState::Killing, "SIGKILL is due".to_owned(), None),
         }
     }
 }
