@@ -25,6 +25,16 @@ pub fn settle_rerun_of_running(turn: &mut Turn<'_>, seen: &UnitSeen, why: &str) 
     }
 }
 
+/// This run goes on, and began while one of several commands before it had what such a one is lent for its stop, or was about to: none of its own
+/// later ones begins either. Whether it is owed another run is known when it has ended.
+pub fn owe_rerun_of_lent(turn: &mut Turn<'_>, seen: &UnitSeen, target: String) {
+    let owed = turn.memory.reruns.get(&seen.unit).is_some_and(|owed| owed.after == seen.invocation);
+    if seen.exec_starts > 1 && turn.memory.lent.contains(&seen.unit) && !owed {
+        let (unit, after) = (seen.unit.clone(), seen.invocation.clone());
+        turn.record(Entry::RerunOwed { unit, target, scheduled: false, lent: true, after });
+    }
+}
+
 /// The same of a php-fpm that was stopped, and of which a look shows how its master ended: if that died by itself, or has been started again since,
 /// and was only quicker than our stop, that is not certain to be our doing.
 pub fn settle_cut_by_stop(turn: &mut Turn<'_>, seen: &UnitSeen, same: bool, killed: bool) {

@@ -201,7 +201,7 @@ impl Debts {
             } else if cutting.of_script() {
                 if settle_script(turn, seen, self.orphans.killed_from(&seen.unit), Saw::Nothing, None) {
                     if cutting.ours() {
-                        turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
+                        Debts::interrupted(turn, &cutting, seen);
                     }
                     if seen.active == Active::Failed {
                         // Nobody waits for it: its outcome is not needed.

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::{Debt, Debts};
+use crate::core::cut::{found_another, owe_rerun_of_lent};
 use crate::core::effect::Effect;
 use crate::core::entry::Entry;
-use crate::core::memory::Memory;
+use crate::core::memory::{Cutting, Memory};
 use crate::core::policy::ScheduledRules;
 use crate::core::scheduled::{Slots, slots};
 use crate::core::seen::{Active, UnitSeen};
@@ -33,6 +34,13 @@ impl Debts {
                 let target = turn.memory.reruns.get(&seen.unit).map(|owed| owed.target.clone()).unwrap_or_default();
                 let (unit, after) = (seen.unit.clone(), seen.invocation.clone());
                 turn.record(Entry::RerunOwed { unit, target, scheduled: true, lent: false, after });
+            }
+        } else {
+            let rules = turn.policy.target_of_script(&seen.unit).map(|(target, rules)| (target.to_owned(), rules.may_rerun(seen)));
+            // What has left the configuration has none.
+            let (target, may_rerun) = rules.unwrap_or_else(|| (String::new(), seen.can_run_again()));
+            if may_rerun {
+                owe_rerun_of_lent(turn, seen, target);
             }
         }
         let id = turn.ask(Effect::LetRun { unit: seen.unit.clone() });
@@ -74,6 +82,19 @@ impl Debts {
             self.stopped.insert(seen.unit.clone());
         } else if seen.active.runs() && seen.active != Active::Deactivating {
             self.stopped.remove(&seen.unit);
+        }
+    }
+
+    /// Our stop has ended it. The rules by which it was stopped may have given it no other run, and those by which it has ended do.
+    pub(super) fn interrupted(turn: &mut Turn<'_>, cutting: &Cutting, seen: &UnitSeen) {
+        turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
+        if seen.active.runs() || turn.memory.reruns.contains_key(&seen.unit) {
+            return;
+        }
+        if let Some((target, _)) = turn.policy.target_of_script(&seen.unit).filter(|(_, rules)| rules.may_rerun(seen)) {
+            let stopped = if found_another(cutting, seen, None) { &seen.invocation } else { &cutting.invocation };
+            let (unit, target, after) = (seen.unit.clone(), target.to_owned(), stopped.clone());
+            turn.record(Entry::RerunOwed { unit, target, scheduled: false, lent: false, after });
         }
     }
 

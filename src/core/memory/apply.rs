@@ -185,7 +185,8 @@ impl Memory {
             Entry::RerunOwed { unit, target, scheduled, lent, after } => {
                 let (target, after) = (target.clone(), after.clone());
                 let before = self.reruns.get(unit).filter(|owed| owed.after == after);
-                let reloaded = before.map_or(self.lent.contains(unit), |owed| owed.reloaded);
+                let lending = self.open.values().any(|open| matches!(open, Effect::Lend { drop_ins } if drop_ins.contains_key(unit)));
+                let reloaded = before.map_or(self.lent.contains(unit) && !lending, |owed| owed.reloaded);
                 self.reruns.insert(unit.clone(), OwedRun { target, scheduled: *scheduled, lent: *lent, reloaded, after, settles: None });
             }
             Entry::RerunSettles { unit, until, after } => {

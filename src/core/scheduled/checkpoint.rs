@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::script::{Ended, Script, ScriptStep};
 use crate::core::asking::{Asking, Came, Next};
-use crate::core::cut::Saw;
+use crate::core::cut::{Saw, owe_rerun_of_lent};
 use crate::core::effect::{EffectId, Outcome};
 use crate::core::entry::Entry;
 use crate::core::loans::{Loan, Loans};
@@ -114,6 +114,10 @@ impl Script {
             self.reset_failed(turn);
         } else {
             self.owe_no_rerun(turn, "it had ended by itself");
+            // Somebody has started it while its loan was on its way.
+            if !same && seen.active.runs() && !seen.is_being_stopped() && rules.may_rerun(seen) {
+                owe_rerun_of_lent(turn, seen, self.target.clone());
+            }
         }
         self.note_slots(turn.now);
         self.release(loans);

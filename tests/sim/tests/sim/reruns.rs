@@ -3,6 +3,7 @@
 use restart_agent::core::effect::Effect;
 use restart_agent::core::event::Order;
 use restart_agent::core::policy::{After, Overdue, ScheduledRules, TargetRules};
+use restart_agent::core::status::State;
 use sim::host::{Deed, Host, span};
 use sim::world::{By, HOUR, MINUTE, MS, OnTerm, S, Script, Us};
 
@@ -281,5 +282,56 @@ fn a_script_that_somebody_restarts_while_its_loan_is_on_its_way_is_not_stopped_f
         host.run(10 * S);
         host.must_be_right();
         assert!(host.world.units[SCRIPT].runs.len() <= 3, "{late}");
+    }
+}
+
+/// Nobody is told of that, and its loan comes into force when its new run has begun. A run that the loan never reaches is not owed another one.
+#[test]
+fn one_of_several_commands_that_somebody_restarts_while_its_loan_is_on_its_way_runs_again_when_it_ends_as_its_last() {
+    for (fails, runs) in [(0, 3), (30 * S, 2)] {
+        for late in 31..=40 {
+            let commands = Script { steps: 2, next_runs: [HOUR, MINUTE, MINUTE].into(), ..Script::default() };
+            let mut host = script_host(After::Rerun, commands, HOUR);
+            (host.world.faults.slowness, host.world.faults.lost_hints) = (40, 100);
+            host.world.faults.reload_fails_until = host.world.now + fails;
+            host.deed(Deed::Order(Order::Trigger { targets: None, force: true, override_hold: false, reason: None }));
+            host.later(late * 10 * MS, Deed::World("a person", Box::new(|world| drop(world.person("restart", SCRIPT, By::Person)))));
+            has_run(host, 5 * MINUTE, runs, &format!("{late}"));
+        }
+    }
+}
+
+/// The same when the agent dies meanwhile.
+#[test]
+fn one_of_several_commands_that_somebody_restarts_before_its_loan_is_in_force_is_owed_a_run_by_the_next_agent() {
+    for leaves in [false, true] {
+        let commands = Script { steps: 2, next_runs: [HOUR, MINUTE].into(), ..Script::default() };
+        let mut host = script_host(After::Rerun, commands, HOUR);
+        host.world.touch("d2");
+        assert!(host.run_until(2 * MINUTE, |host| host.world.units[SCRIPT].drop_in.is_some()));
+        host.kill_agent();
+        let _ = host.world.person("restart", SCRIPT, By::Person);
+        assert!(host.run_until(S, |host| host.world.units[SCRIPT].runs.len() == 2));
+        assert!(host.world.units[SCRIPT].in_force.is_none(), "{leaves}: it comes into force with somebody's Reload");
+        host.world.reload();
+        assert!(host.world.units[SCRIPT].exec_reset());
+        if leaves {
+            host.deed(Deed::Policy(Box::new(policy())));
+        }
+        host.start_agent();
+        has_run(host, 3 * MINUTE, 3, &format!("{leaves}: its second command did not run"));
+    }
+}
+
+/// It is stuck in the kernel when its rules change, and ends when no rollout is at it.
+#[test]
+fn one_that_was_stopped_by_rules_that_let_it_rest_and_ends_by_others_runs_again() {
+    for stuck in 0..6 {
+        let script = Script { unkillable_for: 5 * MINUTE + stuck * 5 * S, ..Script::default() };
+        let mut host = script_host(After::UntilNext, script, HOUR);
+        host.world.touch("d2");
+        assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Failed)));
+        let host = by(host, script_rules(After::Rerun));
+        has_run(host, 10 * MINUTE, 2, &format!("{stuck}"));
     }
 }
