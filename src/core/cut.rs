@@ -25,8 +25,8 @@ pub fn settle_rerun_of_running(turn: &mut Turn<'_>, seen: &UnitSeen, why: &str) 
     }
 }
 
-/// This run goes on, and began while one of several commands before it had what such a one is lent for its stop, or was about to: none of its own
-/// later ones begins either. Whether it is owed another run is known when it has ended.
+/// This run of several commands goes on, and has what one is lent for its stop, or is about to: none of its later ones begins. Whether it is owed
+/// another run is known when it has ended.
 pub fn owe_rerun_of_lent(turn: &mut Turn<'_>, seen: &UnitSeen, target: String) {
     let owed = turn.memory.reruns.get(&seen.unit).is_some_and(|owed| owed.after == seen.invocation);
     if seen.exec_starts > 1 && turn.memory.lent.contains(&seen.unit) && !owed {

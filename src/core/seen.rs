@@ -83,10 +83,10 @@ impl UnitSeen {
         self.exit.map_or(self.active == Active::Inactive, |exit| matches!(exit.how, Exit::Exited(0 | RUN_AGAIN)))
     }
 
-    /// Whether systemd would start it anew, if that is asked of it.
+    /// Whether systemd would start it anew, if that is asked of it. What is transient is gone with its end.
     #[must_use]
     pub fn can_run_again(&self) -> bool {
-        !self.refuse_manual_start && !self.transient
+        !self.refuse_manual_start && !self.transient && self.load != Load::NotFound
     }
 
     /// Whether a signal has ended it, which is a success to systemd with what a script is lent. One that has gone was unloaded, as only what ends well is.

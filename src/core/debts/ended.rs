@@ -42,6 +42,11 @@ impl Debts {
             if may_rerun {
                 owe_rerun_of_lent(turn, seen, target);
             }
+            // It may end at any time, and the next one must not start with that either.
+            if turn.memory.lent.contains(&seen.unit) {
+                self.over.insert(seen.unit.clone());
+                return self.soon(turn);
+            }
         }
         let id = turn.ask(Effect::LetRun { unit: seen.unit.clone() });
         self.pending.insert(id, Debt::LetRun(seen.unit.clone()));

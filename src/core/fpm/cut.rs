@@ -75,7 +75,8 @@ impl Fpm {
         let answers = &*self.of_the_living(answers);
         let counted = Counted::of(&self.source, answers);
         if now < self.until && (counted.workers().next().is_some() || !counted.silent.is_empty()) {
-            // It has come in since the drain ended idle, and has its time.
+            // It has come in since the drain ended idle, and has its time. Nobody is cut of those that an earlier count has found.
+            settle_cut(turn, &self.unit, false, false);
             return self.drain_again(now);
         }
         let busy: Vec<WorkerSeen> = counted.workers().cloned().collect();

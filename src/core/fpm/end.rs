@@ -149,14 +149,17 @@ impl Fpm {
         }
     }
 
-    /// Nobody needs its room any more: it has until then again, unless it is being stopped.
+    /// Nobody needs its room any more: it has until then again, unless it has ended, or is being stopped.
     pub fn lingers_on(&mut self, now: Mono, until: Mono) {
-        self.until = until;
-        match &mut self.step {
-            FpmStep::Draining { until } => *until = self.until,
-            FpmStep::Seeing | FpmStep::Counting => self.not_yet(now),
-            // Counted with somebody at work, it drains again.
-            _ => {}
+        if !self.seen.active.runs() {
+            return;
+        }
+        self.until = self.until.max(until);
+        // Counted with somebody at work, it drains again.
+        if self.only_waits() {
+            self.not_yet(now);
+        } else if let FpmStep::Draining { until } = &mut self.step {
+            *until = self.until;
         }
     }
 

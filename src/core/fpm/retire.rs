@@ -149,7 +149,7 @@ impl Fpm {
         }
     }
 
-    /// Its master starts workers in the place of those that have ended.
+    /// What is stopped of it goes on, and its master starts workers in the place of those that have ended.
     pub(super) fn takes_requests_again(&self, turn: &mut Turn<'_>) {
         let stopped = turn.memory.frozen.iter().filter(|worker| worker.cgroup == self.seen.cgroup);
         let workers: Vec<WorkerRef> = stopped.cloned().collect();

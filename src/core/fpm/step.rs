@@ -100,12 +100,16 @@ impl Fpm {
     /// left as it is.
     #[must_use]
     pub fn is_untouched(&self) -> bool {
-        let waits = match self.step {
+        !self.committed() || (self.only_waits() && self.frozen.is_empty())
+    }
+
+    /// It has drained, and none of its workers is stopped for the count.
+    pub(super) fn only_waits(&self) -> bool {
+        match self.step {
             FpmStep::Seeing | FpmStep::Counting => true,
             FpmStep::WaitingForLoan => !self.is_counted(),
             _ => false,
-        };
-        !self.committed() || (waits && self.frozen.is_empty())
+        }
     }
 
     /// Its workers are counted, and stopped for that: it has some, and a status page that names them.
@@ -117,7 +121,7 @@ impl Fpm {
     #[must_use]
     pub fn is_past_return(&self) -> bool {
         let spared = self.needed && self.step == FpmStep::Done;
-        self.committed() && !matches!(self.step, FpmStep::Seeing | FpmStep::Counting) && !spared
+        self.committed() && !self.only_waits() && !spared
     }
 
     /// Its restart has been asked for, or is not needed.

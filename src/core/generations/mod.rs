@@ -235,7 +235,7 @@ impl Generations {
         if other && !matches!(self.phase, Phase::Switching | Phase::Watching { .. } | Phase::Closing { .. } | Phase::Back { .. }) {
             self.enter(now, Phase::Looking);
         }
-        self.ended_for_room.take_if(|_| want.emergency.is_some());
+        self.ended_for_room.take_if(|(unit, _)| self.ending.get(unit).is_none_or(|fpm| is_urgent(fpm.started(), &want)));
         self.ending.values_mut().filter(|fpm| is_urgent(fpm.started(), &want)).for_each(|fpm| fpm.end_by(now));
         self.want = Some(want);
         self.renewed = now;

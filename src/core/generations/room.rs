@@ -48,6 +48,9 @@ impl Generations {
             let oldest = oldest.unwrap_or_else(|| "none of them lingers".to_owned());
             let what = if waits_for.is_empty() { oldest.clone() } else { format!("{oldest}: {waits_for}") };
             self.waits = Some(format!("{running} generations run, as many as may (max_generations): waits for {what}"));
+            if rules.at_max != AtMax::EndOldest {
+                self.ends_nobody_for_room(now);
+            }
             // One after the other, and not before it is seen whether that one made room, and whether whoever was given up runs at all.
             let being_ended = self.ending.values().any(|fpm| fpm.lingers_until() <= now)
                 || !self.has_looked_since(self.ended)

@@ -1,5 +1,6 @@
 //! What somebody else does to a service, or it by itself: what a person stops stays down, however it ends.
 
+use super::checkpoint::Then;
 use super::unit::{Service, Step};
 use crate::core::effect::JobEnd;
 use crate::core::entry::Entry;
@@ -37,7 +38,8 @@ impl Service {
 
     /// The restart of an earlier agent ends it no more: whoever does so from now on is somebody else.
     fn note_up(&self, turn: &mut Turn<'_>, seen: &UnitSeen) {
-        let before = self.cooperating() || matches!(self.step, Step::Draining { .. } | Step::Due | Step::Left(_));
+        let waits = matches!(self.step, Step::Draining { .. } | Step::Due | Step::Left(_) | Step::TakingBack(Then::Leave(_) | Then::Pause));
+        let before = self.cooperating() || waits;
         if before && seen.active == Active::Active && !seen.job && turn.memory.maybe_down.contains(&seen.unit) {
             turn.record(Entry::FoundUp { unit: seen.unit.clone() });
         }

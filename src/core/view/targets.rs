@@ -83,7 +83,7 @@ impl Machine {
         let (state, mut why) = self.target_state(name, &memory, wanted.as_ref(), &units);
         let runs = |unit: &str| rest.is_some_and(|rest| rest.units.iter().any(|of| of.seen.unit == unit && of.seen.active.runs()));
         if let Some(down) = units.iter().find(|unit| state == TargetState::Fresh && unit.why.starts_with(STOPPED) && !runs(&unit.unit)) {
-            why = format!("{why}; {} is down: {}", down.unit, down.why);
+            why = format!("{why}; {}: {}", down.unit, down.why);
         }
         let deadline = units.iter().filter_map(|unit| unit.deadline).max();
         let looked_at = rest.map(|rest| rest.at);

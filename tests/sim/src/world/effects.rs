@@ -478,7 +478,8 @@ impl World {
             if matches!(looked, Looked::Exactly | Looked::Bare) || unit.active.runs() {
                 if self.is_forgotten(&unit.name) {
                     // Loaded for the question only.
-                    seen.push(UnitSeen { unit: unit.name.clone(), load: Load::Loaded, ..UnitSeen::default() });
+                    let load = if unit.transient { Load::NotFound } else { Load::Loaded };
+                    seen.push(UnitSeen { unit: unit.name.clone(), load, ..UnitSeen::default() });
                     continue;
                 }
                 let full = self.unit_seen(unit, !matches!(looked, Looked::Running | Looked::Bare));
