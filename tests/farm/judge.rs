@@ -11,6 +11,8 @@ use crate::units::{After, QUIET_WITHIN};
 const LATE: f64 = 4.9;
 /// Times of scripts and of systemd are so close.
 const DOWN: f64 = 0.4;
+/// What systemd was asked to start before a run began, it starts so soon after that.
+const TAKEN_LATE: f64 = 0.5;
 /// A slot within this after our stop is taken for one that has passed before it (docs/decisions/0007).
 const TAKEN_FOR_PASSED: f64 = 1.0;
 
@@ -87,7 +89,7 @@ impl Seen {
                 Why::Slot
             } else if passed && !ours && run.start - down <= LATE {
                 Why::Passed
-            } else if before.is_some_and(|before| self.made_up(before, run)) {
+            } else if before.is_some_and(|before| self.made_up(before, run)) || self.crossed(n, down) {
                 Why::MadeUp
             } else {
                 Why::OffSchedule
@@ -104,6 +106,14 @@ impl Seen {
         let missed = self.slots.iter().any(|slot| (missed_from..=run.start).contains(slot));
         let kept_quiet = self.rollouts.iter().any(|(from, until)| *from <= down && down <= *until && run.start <= *until + LATE);
         missed && kept_quiet
+    }
+
+    /// It was asked for to make up for a slot, and the next slot was served before systemd, which may be busy for seconds, had taken that: it began
+    /// when that run was over.
+    fn crossed(&self, n: usize, down: f64) -> bool {
+        let run = &self.runs[n];
+        let earlier = n.checked_sub(2).map(|n| &self.runs[n]);
+        run.start - down <= TAKEN_LATE && earlier.is_some_and(|earlier| self.made_up(earlier, run))
     }
 
     /// Until when what was stopped at this time has had to wait, at most: the rollouts that followed one another from then on.

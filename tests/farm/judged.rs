@@ -44,7 +44,11 @@ pub fn the_judge_sees_what_is_wrong() -> Result<()> {
     // Kept quiet from 35 on; the slot at 37 is made up for.
     let late = Seen { slots: vec![10.0, 30.0, 37.0], ..seen(After::UntilNext, &runs(&[BY_ITSELF, CUT, "40.2 e start\n"]))? };
     let late = Seen { casualties: vec![(35.5, true)], ..late };
-    for good in [&quiet, &rerun, &seen(After::Auto, passed)?, &late] {
+    // The slot at 41 came first; what makes up for the one at 37 begins right after that.
+    let crossed = "41.1 e start\n42.0 e end 0\n42.0 e stopped success exited 0\n42.3 f start\n";
+    let crossed = Seen { slots: vec![10.0, 30.0, 37.0, 41.0], ..seen(After::UntilNext, &runs(&[BY_ITSELF, CUT, crossed]))? };
+    let crossed = Seen { casualties: vec![(35.5, true)], ..crossed };
+    for good in [&quiet, &rerun, &seen(After::Auto, passed)?, &late, &crossed] {
         ensure!(good.problems().is_empty(), "{}{:?}", good.timeline(&[32.0]), good.problems());
     }
 

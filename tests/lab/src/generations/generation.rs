@@ -70,10 +70,13 @@ impl Generations<'_> {
         if self.server == WebServer::NginxTcp {
             for other in self.active()?.iter().filter(|other| *other != instance) {
                 let unit = self.unit(other);
-                let pid = self.host.pid_of(&unit);
-                self.host.ok(&["systemctl", "kill", "--kill-whom=main", "--signal=SIGQUIT", &unit])?;
-                // One that has ended has no workers.
-                let Ok(pid) = pid else { continue };
+                // One that has finished what it had meanwhile has no main process, and no workers.
+                let Ok(pid) = self.host.pid_of(&unit) else { continue };
+                let told = self.host.run(&["systemctl", "kill", "--kill-whom=main", "--signal=SIGQUIT", &unit])?;
+                if told.status != 0 {
+                    ensure!(self.host.pid_of(&unit).is_err(), "{unit}: {told:?}");
+                    continue;
+                }
                 self.wait_not_accepting(&self.children(pid)?, "sport = :9000")?;
             }
         } else {
