@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::proof::VERIFY_TIMEOUT;
+use super::retire::Retiring;
 use super::{Fpm, FpmStep, Purpose};
 use crate::core::effect::{Effect, Looked, Outcome};
 use crate::core::entry::Entry;
@@ -74,7 +75,8 @@ impl Fpm {
             FpmStep::Draining { .. } | FpmStep::Seeing
                 if self.purpose == Purpose::End && seen.invocation != before && seen.active.runs() =>
             {
-                // Whatever it is now is drained as well.
+                // Whatever it is now is drained as well. Its master is another one, which was not stopped, and starts workers.
+                self.retiring = Retiring::default();
                 self.saw(seen);
                 self.drain_again(now);
             }

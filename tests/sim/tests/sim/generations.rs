@@ -376,16 +376,36 @@ fn one_that_shares_its_socket_is_not_ended_with_what_it_has_taken_since_it_was_s
     }
 }
 
+fn master_is_stopped(host: &Host, unit: &str) -> bool {
+    let unit = &host.world.units[unit];
+    unit.processes.get(&unit.main_pid).is_some_and(|master| master.frozen)
+}
+
+/// A person restarts it after its master was stopped, so that it takes nothing new: the new master has workers of its own, starts others, and is
+/// stopped as well.
+#[test]
+fn one_that_is_restarted_while_it_is_kept_from_new_requests_finishes_what_it_has_taken_since() {
+    for later in (0..3000).step_by(150) {
+        let mut host = sharing(|template| template.load = Load { every: 300 * MS, short: (100 * MS, 400 * MS), ..load() });
+        let first = "php-fpm-job@boot.service";
+        host.world.send(TEMPLATE, 40 * S);
+        host.world.touch("d2");
+        assert!(host.run_until(MINUTE, |host| master_is_stopped(host, first)));
+        host.run(later * MS);
+        let old = host.world.units[first].main_pid;
+        host.world.person_at("restart", first);
+        let stops_the_new_one = |host: &Host| host.world.units[first].main_pid != old && master_is_stopped(host, first);
+        assert!(host.run_until(10 * S, stops_the_new_one), "{later}");
+        done(host);
+    }
+}
+
 /// Two take over from it, one after the other, and are gone: its master, which was stopped so that it takes nothing new, goes on, while an older one's
 /// stays stopped.
 #[test]
 fn the_last_one_left_takes_requests_again_though_it_was_being_ended() {
     for later in (0..2000).step_by(50) {
         let mut host = sharing(|template| template.load = Load { every: 100 * MS, long_percent: 30, long: (20 * S, 40 * S), ..load() });
-        let master_is_stopped = |host: &Host, unit: &str| {
-            let unit = &host.world.units[unit];
-            unit.processes.get(&unit.main_pid).is_some_and(|master| master.frozen)
-        };
         let times_taken_over = |host: &Host, by: &str| {
             host.journal.iter().filter(|written| matches!(&written.entry, Entry::Switched { unit, .. } if unit == by)).count()
         };
