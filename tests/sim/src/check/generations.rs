@@ -92,8 +92,7 @@ impl World {
         let person = !self.hands_off(template) || left == Us::MAX && template.touched > of.main_start;
         // One that is bad, and takes new requests as long as it runs since nobody can tell which of its workers are idle.
         let says = |fpm: &Fpm| fpm.has_status && fpm.status_listen && fpm.status == Answers::Well;
-        let bad = template.bad.contains(&of.invocation) || template.bad.contains(unit);
-        let spreads = template.shared && bad && !of.as_fpm().is_some_and(says);
+        let spreads = template.shared && template.bad.contains(unit) && !of.as_fpm().is_some_and(says);
         if !(forced || end_oldest || over || person || spreads || now < self.policy_changed + 5 * S) {
             let waits = (left.saturating_add(us(rules.linger)).min(now + 3600 * S) - now) as f64 / 1e6;
             self.violates(format!("{what} for {unit} with {work} in flight, {waits:.3} s before its linger is over"));

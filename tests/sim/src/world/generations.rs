@@ -55,7 +55,7 @@ pub struct Template {
     /// Runs that have answered as they should, and runs that have served.
     pub proven: BTreeSet<String>,
     pub served: BTreeSet<String>,
-    /// Runs that the agent has switched away from, back to an older one; where all share a socket also the units.
+    /// Runs that the agent has switched away from, back to an older one; where all share a socket, the units.
     pub bad: BTreeSet<String>,
     /// Somebody has stopped what served.
     pub stopped_by_person: bool,
@@ -411,9 +411,8 @@ impl World {
 
     /// The same of one that the agent says is bad, and of whatever systemd starts of it again: no symlink leads to another one instead.
     pub(crate) fn has_proven_bad(&mut self, unit: &str) {
-        let Some(invocation) = self.units.get(unit).map(|unit| unit.invocation.clone()) else { return };
         if let Some(template) = self.template_of_mut(unit).filter(|template| template.shared) {
-            template.bad.extend([invocation, unit.to_owned()]);
+            template.bad.insert(unit.to_owned());
         }
     }
 
