@@ -196,8 +196,8 @@ pub enum Entry {
     RanThrough {
         unit: String,
     },
-    /// We are about to stop this script, or have cut it short, and owe it a new run, later than `after`; `scheduled`: its scheduled run came while we kept it quiet,
-    /// so that one is owed whatever its rules say.
+    /// We are about to stop this script, or have cut it short, and owe it a new run, later than `after`; `scheduled`: its scheduled run came while we
+    /// kept it quiet, so that one is owed whatever its rules say.
     RerunOwed {
         unit: String,
         target: String,

@@ -140,6 +140,15 @@ impl Fpm {
         self.enter(now, FpmStep::Thawing);
     }
 
+    /// It is not cut now: what was stopped for the count goes on.
+    pub(super) fn uncount(&mut self, turn: &mut Turn<'_>) {
+        let workers = std::mem::take(&mut self.frozen);
+        if !workers.is_empty() {
+            self.aside = Some(turn.ask(Effect::Thaw { workers }));
+        }
+        settle_cut(turn, &self.unit, false, false);
+    }
+
     /// The look that has confirmed that it is idle was full, and has only just been answered: it is the count.
     pub(super) fn just_counted(&self, now: Mono) -> bool {
         let nobody = |pool: &String| self.last_full.get(pool).is_some_and(|(at, busy)| busy.is_empty() && now.since(*at) <= COUNT_HOLDS);

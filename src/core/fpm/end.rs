@@ -143,18 +143,24 @@ impl Fpm {
 
     /// It has until then, or less if it had less.
     pub fn end_by(&mut self, until: Mono) {
+        self.for_room = None;
         self.until = self.until.min(until);
         if let FpmStep::Draining { until } = &mut self.step {
             *until = self.until;
         }
     }
 
-    /// Nobody needs its room any more: it has until then again, unless it has ended, or is being stopped.
-    pub fn lingers_on(&mut self, now: Mono, until: Mono) {
-        if !self.seen.active.runs() {
-            return;
-        }
-        self.until = self.until.max(until);
+    /// Its room is needed.
+    pub fn make_room(&mut self, now: Mono) {
+        let until = self.until;
+        self.end_by(now);
+        self.for_room = Some(until);
+    }
+
+    /// Its room is not needed any more: it has its time as before, unless it has ended, or is being stopped.
+    pub fn lingers_on(&mut self, now: Mono) {
+        let Some(until) = self.for_room.take().filter(|_| self.seen.active.runs()) else { return };
+        self.until = until;
         // Counted with somebody at work, it drains again.
         if self.only_waits() {
             self.not_yet(now);

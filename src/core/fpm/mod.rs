@@ -25,7 +25,6 @@ pub use looks::needs_renewal;
 use retire::Retiring;
 pub use step::{FpmStep, Purpose};
 
-use crate::core::cut::settle_cut;
 use crate::core::effect::{Effect, EffectId, Fault, Outcome, WorkerRef};
 use crate::core::evidence::{Proof, Source};
 use crate::core::ladder::Ladder;
@@ -127,6 +126,8 @@ pub struct Fpm {
     read_at: Mono,
     /// It was to be ended, and is needed again.
     needed: bool,
+    /// It is ended early, to make room for another one: until when it would linger.
+    for_room: Option<Mono>,
     /// It is known that nobody needs it any more.
     cleared: bool,
     /// Its restart has had to wait for the journal, its loan, or our own rate.
@@ -197,6 +198,7 @@ impl Fpm {
             reading: None,
             read_at: now,
             needed: false,
+            for_room: None,
             cleared: false,
             held_up: false,
             within: Mono::BOOT,
@@ -349,11 +351,7 @@ impl Fpm {
                     }
                 } else if self.is_counted() {
                     // Nobody knows for how long: what was stopped for the count goes on, and is counted again.
-                    let workers = std::mem::take(&mut self.frozen);
-                    if !workers.is_empty() {
-                        self.aside = Some(turn.ask(Effect::Thaw { workers }));
-                    }
-                    settle_cut(turn, &unit, false, false);
+                    self.uncount(turn);
                     match self.purpose {
                         Purpose::End => self.drain_again(now),
                         Purpose::Renew | Purpose::Start => self.enter(now, FpmStep::Seeing),

@@ -164,11 +164,7 @@ impl Fpm {
 
     /// Nothing has happened to it: what was stopped for the count goes on.
     pub(super) fn not_restarted(&mut self, turn: &mut Turn<'_>, why: &str) {
-        let frozen = std::mem::take(&mut self.frozen);
-        if !frozen.is_empty() {
-            self.aside = Some(turn.ask(Effect::Thaw { workers: frozen }));
-        }
-        settle_cut(turn, &self.unit, false, false);
+        self.uncount(turn);
         if self.unproven {
             return self.break_down(turn, why.to_owned());
         }

@@ -106,8 +106,6 @@ pub struct Generations {
     leaving: BTreeMap<String, Option<EffectId>>,
     /// When one that lingered was over.
     ended: Mono,
-    /// Ended early, to make room, and until when it would linger.
-    ended_for_room: Option<(String, Mono)>,
     /// Given up before they were seen to run: their start, while it is under way, and when it had its answer. Whether they came up the next look shows.
     unborn: BTreeMap<String, (Option<EffectId>, Option<Mono>)>,
     /// How well each may take the place of another: whether it was proven, and for which landing it was started.
@@ -182,7 +180,6 @@ impl Generations {
             settling: None,
             leaving: BTreeMap::new(),
             ended: Mono::BOOT,
-            ended_for_room: None,
             unborn: BTreeMap::new(),
             standing: BTreeMap::new(),
             bad: BTreeSet::new(),
@@ -235,7 +232,6 @@ impl Generations {
         if other && !matches!(self.phase, Phase::Switching | Phase::Watching { .. } | Phase::Closing { .. } | Phase::Back { .. }) {
             self.enter(now, Phase::Looking);
         }
-        self.ended_for_room.take_if(|(unit, _)| self.ending.get(unit).is_none_or(|fpm| is_urgent(fpm.started(), &want)));
         self.ending.values_mut().filter(|fpm| is_urgent(fpm.started(), &want)).for_each(|fpm| fpm.end_by(now));
         self.want = Some(want);
         self.renewed = now;

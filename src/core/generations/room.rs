@@ -59,8 +59,7 @@ impl Generations {
                 && !being_ended
                 && let Some(fpm) = self.ending.get_mut(&oldest)
             {
-                self.ended_for_room = Some((oldest, fpm.lingers_until()));
-                fpm.end_by(now);
+                fpm.make_room(now);
             }
             return false;
         }
@@ -75,10 +74,7 @@ impl Generations {
 
     /// There is room: another one has gone. Who was to make it has its time as before.
     fn ends_nobody_for_room(&mut self, now: Mono) {
-        let Some((unit, until)) = self.ended_for_room.take() else { return };
-        if let Some(fpm) = self.ending.get_mut(&unit) {
-            fpm.lingers_on(now, until);
-        }
+        self.ending.values_mut().for_each(|fpm| fpm.lingers_on(now));
     }
 
     /// Its test, or the disk, may have taken long, and somebody may have started one meanwhile: the room is as it was seen a moment ago.
