@@ -234,6 +234,7 @@ fn describe(effect: &Effect) -> &'static str {
 fn next_of(unit: &UnitView, kind: &str) -> &'static str {
     match (unit.state, kind) {
         (TargetState::Stale, "generations") => "a new generation",
+        (TargetState::Stale, "scheduled" | "strays") => "what its rules say",
         (TargetState::Starting, "generations") => "its proof, then the switch",
         (TargetState::Verifying, "generations") => "the old one finishes what it has",
         (TargetState::Draining, "scheduled") => "SIGTERM",
