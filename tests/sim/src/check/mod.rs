@@ -7,7 +7,7 @@ mod strays;
 use std::time::Duration;
 
 use restart_agent::core::generation_name;
-use restart_agent::core::policy::{After, FpmRules, Overdue, Policy, ScheduledRules, TargetRules};
+use restart_agent::core::policy::{After, FpmRules, Overdue, Policy, ScheduledRules, ServiceRules, TargetRules};
 use restart_agent::core::seen::{Active, Exit, ExitSeen, Load};
 
 use crate::world::{Balancer, By, Cut, Hook, JobKind, MS, OnTerm, Process, S, Unit, Us, World};
@@ -32,6 +32,11 @@ pub(crate) fn carries(code: &[String], process: &Process) -> bool {
 
 fn covers(units: &[String], exclude: &[String], name: &str) -> bool {
     units.iter().any(|pattern| matches(pattern, name)) && !exclude.iter().any(|pattern| matches(pattern, name))
+}
+
+/// The shortest of this by the rules of now and those before: what is under way when they change goes on by those with which it began.
+fn shortest<'r, R: 'r>(rules: &R, before: impl Iterator<Item = &'r R>, of: fn(&R) -> Duration) -> Us {
+    us(before.map(of).fold(of(rules), Duration::min))
 }
 
 impl World {
@@ -127,11 +132,7 @@ impl World {
         match run {
             None if now < oldest.max(unit.main_start) + self.unknowable() || short.is_some() => {}
             None => self.violates(format!("the agent stops {name}, which runs new code")),
-            // A drain that is under way when the rules change goes on by those with which it began.
-            Some((at, false))
-                if now
-                    < at + us(self.rules_before(name, at).map(|before| before.drain_timeout).fold(rules.drain_timeout, Duration::min)) =>
-            {
+            Some((at, false)) if now < at + shortest(&rules, self.rules_before(name, at), |rules| rules.drain_timeout) => {
                 self.violates(format!(
                     "the agent stops {name} {:.3} s after the deploy, before its drain is over",
                     (now - at) as f64 / 1e6
@@ -140,6 +141,15 @@ impl World {
             Some((at, false)) => self.agent_may_hurry(name, &rules, at),
             Some((_, true)) => {}
         }
+    }
+
+    /// The rules that a service has had since then, those of now apart.
+    fn service_rules_before(&self, target: &str, since: Us) -> impl Iterator<Item = &ServiceRules> {
+        let since = self.formers.iter().filter(move |(until, _)| since < *until);
+        since.filter_map(move |(_, policy)| match policy.targets.get(target)? {
+            TargetRules::Service(rules) => Some(rules),
+            _ => None,
+        })
     }
 
     /// The rules that a script has had since then, those of now apart.
@@ -158,16 +168,14 @@ impl World {
         let now = self.now;
         let Some(unit) = self.units.get(name).filter(|unit| unit.active == Active::Activating) else { return };
         let held = now < unit.main_start + unit.manners().1;
-        let waits = |rules: &ScheduledRules| us(rules.drain_timeout) + us(rules.hold_timeout);
-        let wait = self.rules_before(name, stale_since).map(waits).fold(waits(rules), Us::min);
-        if held && now < stale_since + wait && now > self.policy_changed + 5 * S {
+        // What it is spared for its lock is counted from the end of its drain, and by the rules of then: those before may have had another drain.
+        let due = stale_since + shortest(rules, self.rules_before(name, stale_since), |rules| rules.drain_timeout);
+        let spared = due + shortest(rules, self.rules_before(name, due), |rules| rules.hold_timeout);
+        if held && now < spared && now > self.policy_changed + 5 * S {
             return self.violates(format!("the agent stops {name}, which holds its lock"));
         }
         let asked = self.asked_at.get(name).copied().filter(|_| self.asked.contains(name));
-        // A request that is under way when the rules change goes on by those with which it began.
-        let time = |asked| {
-            us(self.rules_before(name, asked).map(|before| before.checkpoint_timeout).fold(rules.checkpoint_timeout, Duration::min))
-        };
+        let time = |asked| shortest(rules, self.rules_before(name, asked), |rules| rules.checkpoint_timeout);
         if let Some(asked) = asked.filter(|asked| now < asked + time(*asked)) {
             self.violates(format!("the agent stops {name} {:.3} s after it asked it to stop", (now - asked) as f64 / 1e6));
         }
@@ -345,11 +353,13 @@ impl World {
             let forced = self.made_stale(&target, unit.oldest_start()).is_some_and(|(_, forced)| forced);
             let held = now < unit.main_start + unit.manners().1 && !forced;
             let deploy = self.made_stale(&target, unit.oldest_start()).map_or(0, |(at, _)| at);
+            let due = deploy + shortest(rules, self.service_rules_before(&target, deploy), |rules| rules.drain_timeout);
+            let spared = due + shortest(rules, self.service_rules_before(&target, due), |rules| rules.hold_timeout);
             let wrong = if rules.overdue == Some(Overdue::Finish) {
                 Some("which its rules let finish")
             } else if self.asked.contains(name) || self.commanded.contains_key(name) {
                 Some("which would find itself asked to stop")
-            } else if held && now < deploy + us(rules.drain_timeout) + us(rules.hold_timeout) {
+            } else if held && now < spared {
                 Some("which holds its lock")
             } else {
                 None
@@ -369,10 +379,9 @@ impl World {
                     }
                 }
                 Some((at, false)) => {
-                    // A drain that is under way when the rules change goes on by those with which it began.
-                    let drain = |rules: &TargetRules| if let TargetRules::Service(rules) = rules { us(rules.drain_timeout) } else { 0 };
-                    let before = self.former().and_then(|former| former.targets.get(&target)).filter(|_| at < self.policy_changed);
-                    if now < at + drain(&rules).min(before.map_or(Us::MAX, drain)) {
+                    if let TargetRules::Service(rules) = &rules
+                        && now < at + shortest(rules, self.service_rules_before(&target, at), |rules| rules.drain_timeout)
+                    {
                         self.violates(format!("the agent restarts {name} before its drain is over"));
                     }
                     let known = |balancer: &Balancer| balancer.check != Hook::Lies && self.may_know_that_it_is_in(balancer);

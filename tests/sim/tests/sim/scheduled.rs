@@ -232,6 +232,21 @@ fn a_script_that_holds_its_lock_is_spared_until_it_lets_go_and_no_longer_than_it
     }
 }
 
+/// The drain goes on by the rules with which it began; the lock is spared by those that are there when the signal is due.
+#[test]
+fn a_script_that_holds_its_lock_when_the_rules_change_in_its_drain_is_spared_by_the_new_ones_from_the_end_of_that_drain() {
+    let mut host = script_host(After::Rerun, Script { holds: HOUR, ..Script::default() }, HOUR);
+    host.world.touch("d2");
+    let begun = host.world.now;
+    let rules = ScheduledRules { drain_timeout: span(5 * MINUTE), hold_timeout: span(20 * S), ..script_rules(After::Rerun) };
+    host.later(5 * S, Deed::Policy(Box::new(with_target(policy(), "maintenance", TargetRules::Scheduled(rules)))));
+    assert!(host.run_until(10 * MINUTE, |host| !host.casualties().is_empty()));
+    let took = host.world.now - begun;
+    assert!((50 * S..53 * S).contains(&took), "stopped after {took} us");
+    host.settle();
+    host.must_be_right();
+}
+
 /// What runs through between two deploys is not interrupted in a row, also if nobody was at work to see it.
 #[test]
 fn a_script_that_runs_through_between_deploys_is_never_let_finish() {

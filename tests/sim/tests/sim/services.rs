@@ -117,6 +117,22 @@ fn a_service_that_the_next_deploy_makes_stale_in_its_start_is_spared_for_its_loc
     host.must_be_right();
 }
 
+/// The drain goes on by the rules with which it began; the lock is spared by those that are there when the restart is due.
+#[test]
+fn a_service_that_holds_its_lock_when_the_rules_change_in_its_drain_is_spared_by_the_new_ones_from_the_end_of_that_drain() {
+    let before = ServiceRules { drain_timeout: span(30 * S), hold_timeout: span(5 * MINUTE), ..rules() };
+    let mut host = service_host(before, None, 2 * HOUR);
+    host.world.touch("d2");
+    let begun = host.world.now;
+    let now = ServiceRules { drain_timeout: span(5 * MINUTE), hold_timeout: span(20 * S), ..rules() };
+    host.later(5 * S, Deed::Policy(Box::new(with_target(policy(), "workers", TargetRules::Service(now)))));
+    assert!(host.run_until(10 * MINUTE, |host| starts(host).len() == 2));
+    let took = host.world.now - begun;
+    assert!((50 * S..53 * S).contains(&took), "restarted after {took} us");
+    host.settle();
+    host.must_be_right();
+}
+
 /// Its request is being taken back by a command when it is to be asked again.
 #[test]
 fn a_service_is_not_asked_while_an_earlier_request_is_taken_back() {
