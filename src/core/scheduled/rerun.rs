@@ -8,7 +8,7 @@ use crate::core::cut::settle_rerun_of_running;
 use crate::core::effect::{Effect, Outcome};
 use crate::core::entry::Entry;
 use crate::core::loans::Loans;
-use crate::core::policy::{After, Policy, ScheduledRules, TargetRules};
+use crate::core::policy::{After, Overdue, Policy, ScheduledRules, TargetRules};
 use crate::core::seen::{Active, UnitSeen};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
@@ -88,20 +88,25 @@ impl Script {
         if self.seen.exec_starts <= 1 {
             self.borrow(loans, rules);
         }
-        let spared = matches!(self.ended, Ended::Spared(_)) || turn.memory.holds(&self.target);
+        let spared = self.is_spared(rules) || turn.memory.holds(&self.target);
         if !spared && !self.stale.is_empty() && turn.now.mono >= self.drain_until {
             self.keep_quiet(turn);
         }
     }
 
+    /// It was spared, and would be by the rules that there are by now.
+    fn is_spared(&self, rules: &ScheduledRules) -> bool {
+        matches!(self.ended, Ended::Spared(_)) && rules.overdue == Some(Overdue::Finish)
+    }
+
     /// One that goes on does so.
-    fn go_on(&mut self, turn: &mut Turn<'_>) {
+    fn go_on(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
         match self.ended.clone() {
-            Ended::Spared(why) => {
+            Ended::Spared(why) if self.is_spared(rules) => {
                 turn.unit_ended_noting(&self.target, &self.unit, UnitEnd::Left, why.clone(), self.asking.trouble());
                 self.enter(turn.now.mono, ScriptStep::Left(why));
             }
-            Ended::Paused => {
+            Ended::Spared(_) | Ended::Paused => {
                 self.ended = Ended::ByItself;
                 self.asking = Asking::default();
                 self.enter(turn.now.mono, ScriptStep::Draining);
@@ -126,7 +131,7 @@ impl Script {
             return self.see_it_end(turn, rules, loans);
         }
         if self.ended.goes_on() {
-            return self.go_on(turn);
+            return self.go_on(turn, rules);
         }
         if self.has_run_since() && !self.stale.is_empty() {
             // Whoever started it was quicker than we, and a newer deploy than that: begin again with it.

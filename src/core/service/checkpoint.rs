@@ -145,9 +145,9 @@ impl Service {
             return;
         }
         loans.release(&name);
-        let Step::TakingBack(then) = &self.step else { return };
+        let Step::TakingBack(then) = self.step.clone() else { return };
         // It may be at its end already, which must not leave processes behind: it has what its restart needs in exchange.
-        let exchanged = *then == Then::Restart && self.seen.leaves_processes;
+        let exchanged = then == Then::Restart && self.seen.leaves_processes;
         if exchanged {
             loans.want(&name, RESTART_DROP_IN);
         }
@@ -155,7 +155,7 @@ impl Service {
         if !back || self.pending.is_some() || !turn.journal_good {
             return;
         }
-        match then.clone() {
+        match then {
             Then::Restart => {
                 self.enter(turn.now.mono, Step::Due);
                 self.restart_in_turn(turn, rules, loans, (target, &name), under_way, want);
@@ -169,9 +169,12 @@ impl Service {
                 self.settle(turn, "it is owed no start any more");
                 self.done(turn, target, &name, UnitEnd::Finished, why);
             }
-            Then::Leave(why) => self.leave(turn, target, &name, why),
-            Then::Pause => {
-                self.leave(turn, target, &name, PAUSED);
+            Then::Leave(why) if rules.overdue == Some(Overdue::Finish) => self.leave(turn, target, &name, why),
+            // The rules may be others by now.
+            Then::Leave(_) | Then::Pause => {
+                if then == Then::Pause {
+                    self.leave(turn, target, &name, PAUSED);
+                }
                 self.asking = Asking::default();
                 self.enter(turn.now.mono, Step::Draining { until: turn.now.mono });
             }

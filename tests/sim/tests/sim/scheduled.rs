@@ -802,3 +802,27 @@ fn a_script_that_only_the_next_deploy_makes_stale_does_not_wait_for_one_that_was
     host.settle();
     host.must_be_right();
 }
+
+/// What was done to it is being taken back when the rules change, by which it was let finish.
+#[test]
+fn a_script_that_is_let_finish_no_more_when_the_rules_change_is_stopped() {
+    for after in (1500 * MS..5 * S).step_by(100_000) {
+        let mut host = asking(After::Rerun, Script::default());
+        let of_now = host.policy.clone();
+        let mut of_before = of_now.clone();
+        for rules in of_before.targets.values_mut() {
+            if let TargetRules::Scheduled(rules) = rules {
+                (rules.checkpoint_timeout, rules.overdue) = (span(2 * S), Some(Overdue::Finish));
+            }
+        }
+        host.deed(Deed::Policy(Box::new(of_before)));
+        host.world.touch("d2");
+        assert!(host.run_until(MINUTE, |host| host.world.asked.contains(SCRIPT)));
+        host.world.faults.reload_fails_until = host.world.now + 6 * S;
+        host.later(after, Deed::Policy(Box::new(of_now)));
+        assert!(host.run_until(5 * MINUTE, |host| host.state() == Some(State::Converged)));
+        host.run(S);
+        host.check_at_rest();
+        has_run(host, 2, &format!("the rules change {} ms after its request", after / MS));
+    }
+}

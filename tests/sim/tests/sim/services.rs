@@ -3,7 +3,7 @@
 use restart_agent::core::effect::Effect;
 use restart_agent::core::entry::{Entry, Written};
 use restart_agent::core::event::{Event, Order};
-use restart_agent::core::policy::{ServiceRules, TargetRules};
+use restart_agent::core::policy::{Overdue, ServiceRules, TargetRules};
 use restart_agent::core::status::{State, UnitEnd};
 use sim::host::{Deed, Host, span};
 use sim::world::{Body, By, Daemon, HOUR, MINUTE, MS, OnTerm, S, Starts, Unit, Us};
@@ -380,5 +380,23 @@ fn a_service_that_somebody_restarts_while_the_disk_is_full_is_not_restarted_agai
         host.check_at_rest();
         host.must_be_right();
         assert_eq!(starts(&host), [By::Systemd, By::Person]);
+    }
+}
+
+/// What was done to it is being taken back when the rules change, by which it was let finish.
+#[test]
+fn a_service_that_is_let_finish_no_more_when_the_rules_change_is_restarted() {
+    for after in (1500 * MS..5 * S).step_by(100_000) {
+        let finish = ServiceRules { checkpoint_timeout: span(2 * S), overdue: Some(Overdue::Finish), ..rules() };
+        let mut host = service_host(finish, None, 0);
+        host.world.touch("d2");
+        assert!(host.run_until(MINUTE, |host| host.world.asked.contains(WORKER)));
+        host.world.faults.reload_fails_until = host.world.now + 6 * S;
+        host.later(after, Deed::Policy(Box::new(with_target(policy(), "workers", TargetRules::Service(rules())))));
+        assert!(host.run_until(5 * MINUTE, |host| host.state() == Some(State::Converged)));
+        host.run(S);
+        host.check_at_rest();
+        host.must_be_right();
+        assert_eq!(starts(&host), [By::Systemd, By::Agent], "the rules change {} ms after its request", after / MS);
     }
 }
