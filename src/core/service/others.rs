@@ -80,11 +80,22 @@ impl Service {
         unsaid && self.seen.active == Active::Activating && self.seen.job && self.seen.invocation == seen.invocation
     }
 
-    /// Somebody's stop has taken the place of our start, as systemd has told, or as can be seen: a start that fails by itself leaves no job behind for the end
-    /// of what it has started, and a failure.
+    /// It is the run that we have started, which has not failed as far as systemd has said.
+    fn has_started(&self, seen: &UnitSeen) -> bool {
+        let well = matches!(self.job_end, None | Some(JobEnd::Lost | JobEnd::Done));
+        well && self.restarted_for.is_some() && !seen.invocation.is_empty() && seen.invocation != self.before
+    }
+
+    /// Somebody's stop has taken the place of our start, or has come right after it, as systemd has told, or as can be seen: a start that fails by itself leaves
+    /// no job behind for the end of what it has started, and a failure.
     pub(super) fn is_canceled(&self, seen: &UnitSeen) -> bool {
-        let stopped = seen.active == Active::Inactive || (seen.active == Active::Deactivating && seen.job);
-        self.job_end == Some(JobEnd::Canceled) || (self.was_starting(seen) && stopped)
+        let stopped = match seen.active {
+            // One that no look has met in its start may have been up, and have ended by itself.
+            Active::Inactive => self.was_starting(seen) || (self.has_started(seen) && seen.was_signalled()),
+            Active::Deactivating => seen.job && (self.was_starting(seen) || self.has_started(seen)),
+            _ => false,
+        };
+        self.job_end == Some(JobEnd::Canceled) || stopped
     }
 
     /// Also by whoever has taken our restart's place in the queue of systemd.

@@ -340,6 +340,24 @@ fn a_service_that_has_ended_at_its_checkpoint_and_that_somebody_stops_in_its_nex
     }
 }
 
+/// Before any look has met its start, or has found it up.
+#[test]
+fn a_service_that_somebody_stops_as_soon_as_we_have_started_it_stays_down() {
+    for (checkpoint, on_term) in [(0, OnTerm::Dies), (0, slowly()), (2 * S, OnTerm::Dies), (2 * S, slowly())] {
+        for after in (0..100 * MS).step_by(5_000) {
+            let mut host = service_host(ServiceRules { checkpoint_timeout: span(30 * checkpoint), ..rules() }, None, 0);
+            let checkpoint = Some(checkpoint).filter(|at| *at > 0);
+            becomes(&mut host, Daemon { on_term, checkpoint, ..Daemon::default() });
+            host.world.faults.look_takes = 50 * MS;
+            host.world.touch("d2");
+            assert!(host.run_until(MINUTE, |host| starts(host).len() == 2));
+            a_person_stops_it(&mut host, after);
+            converges(&mut host);
+            assert_eq!(starts(&host), [By::Systemd, By::Agent], "{on_term:?}, {checkpoint:?}, stopped after {} ms", after / MS);
+        }
+    }
+}
+
 /// The agent dies with its restart written down, and not sent.
 fn restart_is_only_written(status: i32) -> Host {
     let mut host = service_host(rules(), None, 0);
