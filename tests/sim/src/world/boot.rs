@@ -22,8 +22,8 @@ impl World {
             // What it has started and not lived to write down it starts again.
             let unwritten = self.agent_was_away && unit.active.runs() && unit.runs.last().is_some_and(|(_, by)| *by == By::Agent);
             let stopped = unit.last_stop_by_agent.or((meant || unwritten).then_some(0));
-            // Its exit status nobody can read any more.
-            unit.may_stay_down |= unit.active.runs() || unit.checkpointed;
+            // Its exit status nobody can read any more; nor has an agent to start again what it has only meant to stop.
+            unit.may_stay_down |= unit.active.runs() || unit.checkpointed || unit.last_stop_by_agent.is_none();
             unit.processes.clear();
             (unit.active, unit.result, unit.exit) = (Active::Inactive, "success", None);
             (unit.job, unit.stop, unit.last_stop_by_agent) = (None, None, stopped);

@@ -481,6 +481,21 @@ fn one_that_a_person_stops_between_our_look_and_our_stop_is_that_persons() {
     }
 }
 
+/// An agent dies in its stop of that one, and the next one sees it end. Nothing is owed, also if the host goes down later.
+#[test]
+fn one_that_a_person_was_restarting_already_stays_quiet_though_the_host_goes_down() {
+    let slow = Script { on_term: OnTerm::Exits { status: 0, after: 5 * S }, ..Script::default() };
+    let mut host = script_host(After::Rerun, slow, HOUR);
+    host.world.touch("d2");
+    host.later(29 * S, Deed::World("a person", Box::new(|world| drop(world.person("restart", SCRIPT, By::Person)))));
+    assert!(host.run_until(2 * MINUTE, |host| host.world.sent.contains_key(SCRIPT)));
+    host.run(20 * MS);
+    host.deed(Deed::KillAgent(10 * S));
+    host.run(MINUTE);
+    host.deed(Deed::Reboot(S));
+    has_run(host, 1, "rebooted");
+}
+
 /// Nobody has seen that run, and our stop ends it all the same.
 #[test]
 fn one_that_a_person_restarts_between_our_look_and_our_stop_runs_again() {
