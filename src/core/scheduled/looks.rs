@@ -242,10 +242,8 @@ impl Script {
                 self.stale = stale;
                 self.seen = seen.clone();
             }
-            // It ends while what was done to it is taken back: its timers may have been kept from starting it.
-            ScriptStep::Stopped | ScriptStep::Lifting | ScriptStep::Deciding
-                if self.ended.goes_on() && !seen.active.runs() && seen.processes.is_empty() =>
-            {
+            // It has ended before what was done to it is taken back, whatever it leaves behind: its timers may have been kept from starting it.
+            ScriptStep::Stopped | ScriptStep::Lifting | ScriptStep::Deciding if self.ended.goes_on() && !seen.active.runs() => {
                 self.ended = Ended::ByItself;
                 self.stale = stale;
                 self.ended_before_its_stop(turn, rules, loans, seen);

@@ -742,6 +742,27 @@ fn the_slot_of_one_that_ends_just_when_it_is_let_finish_is_made_up_for() {
     }
 }
 
+/// systemd gives up what is left of it, which it may not kill, and its slot has come by then. What it leaves behind runs on.
+#[test]
+fn the_slot_of_one_that_leaves_something_behind_before_it_is_let_finish_is_made_up_for() {
+    for held in [false, true] {
+        let mut world = world();
+        let script = Script { next_runs: [90 * S, 10 * S].into(), stubborn_child: true, spares: true, ..Script::default() };
+        world.add(Unit::script(SCRIPT, script), 60 * S);
+        let slot = world.now + 50 * S;
+        world.timer(SCRIPT, HOUR, slot);
+        let rules = ScheduledRules { overdue: Some(Overdue::Finish), checkpoint_timeout: span(3 * MINUTE), ..script_rules(After::Rerun) };
+        let mut host = adopted(world, with_target(policy(), "maintenance", TargetRules::Scheduled(rules)));
+        host.world.touch("d2");
+        assert!(host.run_until(2 * MINUTE, |host| host.world.units[SCRIPT].missed_slot));
+        if held {
+            host.deed(Deed::Order(Order::Hold { reason: "a dump".to_owned(), span: span(MINUTE), targets: None }));
+        }
+        host.run(3 * MINUTE);
+        has_run(host, 2, &format!("held: {held}"));
+    }
+}
+
 /// Its last command had ended, and left something behind that was stopped; the agent dies before it lets its timer start it.
 #[test]
 fn the_slot_of_one_of_several_commands_that_had_ended_before_its_loan_is_made_up_for() {
