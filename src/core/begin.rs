@@ -112,6 +112,9 @@ impl Machine {
         self.begin.trouble = (!self.begin.sure).then(|| format!("cannot hold back, or let go, the starts of scripts: {}", outcome.said()));
         if !self.begin.sure {
             self.begin.next_try = now.mono.after(RETRY);
+        } else if !self.memory.starts_held {
+            // What has waited for this is owed its start.
+            self.debts.hint(now.mono, None);
         }
         true
     }

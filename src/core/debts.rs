@@ -273,7 +273,7 @@ impl Debts {
             return;
         }
         if owed.settles.is_some() {
-            return self.start(turn, seen, Debt::Rerun);
+            return self.start_script(turn, seen);
         }
         // By its rules it may have to stay quiet.
         if turn.policy.unusable.is_some() && !owed.scheduled {
@@ -293,7 +293,7 @@ impl Debts {
             // One that has ended at its checkpoint is not kept waiting for its timer.
             if self.has_heeded(rules, seen) || !rules.stays_quiet(seen.next_run(), turn.now.wall) {
                 if rules.settle_after.is_zero() || self.hurried {
-                    return self.start(turn, seen, Debt::Rerun);
+                    return self.start_script(turn, seen);
                 }
                 let why = settle(turn, seen, rules);
                 return turn.unit_ended(&target, &seen.unit, UnitEnd::Quiet, why);
@@ -302,13 +302,20 @@ impl Debts {
             turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: why.to_owned() });
             return turn.unit_ended(&target, &seen.unit, UnitEnd::Quiet, why);
         }
-        self.start(turn, seen, Debt::Rerun);
+        self.start_script(turn, seen);
     }
 
     /// When what it has left behind settles, if that is still to come and is waited for.
     fn settles_at(&self, owed: &OwedRun, now: Now) -> Option<Mono> {
         let at = owed.settles.as_ref().map(|settles| now.mono_of(settles.until));
         at.filter(|at| !self.hurried && *at > now.mono)
+    }
+
+    /// Not while it would only wait with all others: a start that waits is gone if the host goes down.
+    fn start_script(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen) {
+        if !turn.memory.starts_held {
+            self.start(turn, seen, Debt::Rerun);
+        }
     }
 
     fn start(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen, debt: fn(String) -> Debt) {

@@ -3,7 +3,7 @@
 use super::{Debt, Debts, RETRY};
 use crate::core::effect::Effect;
 use crate::core::entry::Entry;
-use crate::core::memory::{Memory, OwedRun};
+use crate::core::memory::Memory;
 use crate::core::seen::{Dependent, UnitSeen};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
@@ -50,7 +50,6 @@ impl Debts {
 
 /// Nothing is done to this script any more, and its own run is not about to come, perhaps after the one that goes on at most: what went down with it may come back.
 pub(super) fn comes_back(memory: &Memory, unit: &str) -> bool {
-    let rerun = memory.reruns.get(unit).is_some_and(OwedRun::is_owed_now);
     let down = memory.taken_down.get(unit).is_some_and(|down| !memory.reruns.contains_key(unit) || down.iter().any(|down| !down.bound));
-    down && !rerun && !memory.cutting.contains_key(unit) && !memory.quiet.contains_key(unit) && !memory.lent.contains(unit)
+    down && !memory.owes(unit) && !memory.cutting.contains_key(unit) && !memory.quiet.contains_key(unit) && !memory.lent.contains(unit)
 }

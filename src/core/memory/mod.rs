@@ -338,10 +338,15 @@ impl Memory {
         self.interrupted.get(&unit.unit).filter(|row| unit.last_end <= row.last).map_or(0, |row| row.times)
     }
 
-    /// A script is owed a run now, and not only when what it left behind has settled, or perhaps when it has ended.
+    /// This script is owed a run now, and not only when what it left behind has settled, when scripts may start, or perhaps when it has ended.
+    #[must_use]
+    pub fn owes(&self, unit: &str) -> bool {
+        !self.starts_held && self.reruns.get(unit).is_some_and(OwedRun::is_owed_now)
+    }
+
     #[must_use]
     pub fn owes_run(&self) -> bool {
-        self.reruns.values().any(OwedRun::is_owed_now)
+        self.reruns.keys().any(|unit| self.owes(unit))
     }
 
     /// The symlink leads to a generation, or may have led to it, by this: then requests have come to that.

@@ -190,6 +190,10 @@ impl Script {
     }
 
     fn start(&mut self, turn: &mut Turn<'_>) {
+        // A start that waits with all others is gone if the host goes down: it stays owed until then, and `debts` pays it.
+        if turn.memory.starts_held {
+            return self.done(turn, UnitEnd::Quiet, "stopped; it runs again as soon as scripts may start".to_owned());
+        }
         let want = turn.memory.targets.get(&self.target).and_then(|memory| memory.want.as_ref());
         self.started_for = Some(want.map_or(turn.now.mono, |want| want.landed));
         self.start_asked = turn.now.mono;

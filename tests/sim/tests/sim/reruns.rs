@@ -335,3 +335,30 @@ fn one_that_was_stopped_by_rules_that_let_it_rest_and_ends_by_others_runs_again(
         has_run(host, 10 * MINUTE, 2, &format!("{stuck}"));
     }
 }
+
+/// While a deploy is being put on the host no script may start. A start that waits for that in systemd is gone with the host.
+#[test]
+fn one_that_is_stopped_while_no_script_may_start_runs_again_as_soon_as_it_may() {
+    let stopped = || {
+        let mut host = script_host(After::Rerun, Script::default(), HOUR);
+        host.deed(Deed::Touch("id = \"d2\"\nphase = \"begin\"\n".to_owned()));
+        host.run(S);
+        host.deed(Deed::Order(Order::Trigger { force: true, override_hold: false, targets: None, reason: None }));
+        assert!(host.run_until(S, |host| host.memory().rollout.is_some()));
+        assert!(host.run_until(MINUTE, |host| host.memory().rollout.is_none()), "it does not wait for that");
+        host.run(MINUTE);
+        assert_eq!(host.world.units[SCRIPT].runs.len(), 1, "no script may start");
+        host
+    };
+    let mut done = stopped();
+    done.world.touch("d2");
+    done.run(S);
+    assert_eq!(done.world.units[SCRIPT].runs.len(), 2, "at once");
+    has_run(done, MINUTE, 2, "done");
+    let mut killed = stopped();
+    killed.deed(Deed::KillAgent(20 * MINUTE));
+    has_run(killed, 21 * MINUTE, 2, "killed");
+    let mut rebooted = stopped();
+    rebooted.deed(Deed::Reboot(5 * S));
+    has_run(rebooted, MINUTE, 2, "rebooted");
+}
