@@ -420,7 +420,13 @@ impl World {
         // A service that somebody else is stopping has its grace from that, if no restart of ours has met this run.
         let service = matches!(self.target_of(name), Some((_, TargetRules::Service(_))));
         let unmet = |unit: &&Unit| service && self.sent.get(name).is_none_or(|sent| *sent < unit.main_start);
-        let by_others = self.units.get(name).filter(unmet).and_then(|unit| unit.stop.as_ref()).map(|stop| stop.since);
+        // It may have ended a moment before this arrives.
+        let just_ended = |unit: &Unit| !unit.active.runs() && now < unit.idle_since + self.unknowable();
+        let ends_from = |unit: &Unit| match &unit.stop {
+            Some(stop) => Some(stop.since),
+            None => just_ended(unit).then(|| unit.idle_since - unit.stop_took),
+        };
+        let by_others = self.units.get(name).filter(unmet).and_then(ends_from);
         let Some(sent) = by_others.or_else(|| self.sent.get(name).copied()).or_else(by_systemd) else {
             return self.violates(format!("the agent kills {name} without having asked it to end"));
         };

@@ -215,6 +215,19 @@ fn a_service_that_ends_late_at_its_checkpoint_leaves_nothing_behind() {
     }
 }
 
+/// What it does after its checkpoint takes longer than it is given for that, and is over just when it is to be killed.
+#[test]
+fn a_service_that_has_ended_at_its_checkpoint_just_before_our_sigkill_comes_up_again() {
+    for stop_post in (4 * S..9 * S).step_by(50_000) {
+        let mut host = service_host(ServiceRules { checkpoint_timeout: span(3 * S), ..rules() }, Some(2 * S), 0);
+        becomes(&mut host, Daemon { checkpoint: Some(2 * S), stop_post, ..Daemon::default() });
+        host.world.faults.look_takes = 200 * MS;
+        host.world.touch("d2");
+        converges(&mut host);
+        assert!(host.world.units[WORKER].active.runs());
+    }
+}
+
 /// systemd has told the agent before that somebody else has canceled its restart.
 #[test]
 fn a_service_that_somebody_stops_in_our_restart_and_that_fails_on_that_stays_down_though_the_agent_dies() {
