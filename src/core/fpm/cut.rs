@@ -42,8 +42,8 @@ impl Fpm {
             (true, true) => FpmStep::Counting,
             (true, false) => FpmStep::Seeing,
         };
-        // An answer that is on its way may be the count, if it is to be a full one.
-        self.pending = self.pending.take().filter(|_| step == FpmStep::Counting && self.asked_full);
+        // An answer that is on its way may be the count, if it is to be a full one, and nothing is going on again meanwhile.
+        self.pending = self.pending.take().filter(|_| step == FpmStep::Counting && self.asked_full && self.aside.is_none());
         self.enter(now, step);
     }
 

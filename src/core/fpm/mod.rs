@@ -332,6 +332,8 @@ impl Fpm {
             }
             // What the kernel shows is part of the count, and comes at once.
             FpmStep::Counting | FpmStep::WaitingForLoan if self.connecting.is_some() => {}
+            // What is still to go on would do so in the count.
+            FpmStep::Counting if self.aside.is_some() => {}
             FpmStep::Counting if self.just_counted(now) => {
                 self.cut(turn, Vec::new(), now, true);
                 self.enter(now, FpmStep::WaitingForLoan);

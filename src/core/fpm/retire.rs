@@ -85,6 +85,10 @@ impl Fpm {
         if !self.retires() || !draining || self.silent || !turn.journal_good || self.seen.main_pid == 0 {
             return;
         }
+        // What is still to go on would be stopped now, and go on before it is told to end.
+        if self.aside.is_some() {
+            return;
+        }
         let now = turn.now.mono;
         let worker = |pid: u32, start: Mono| WorkerRef { pid, start, cgroup: self.seen.cgroup.clone() };
         let workers = match self.retiring.since {

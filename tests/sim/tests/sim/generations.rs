@@ -1,7 +1,7 @@
 //! Generations of php-fpm behind a symlink.
 
 use restart_agent::core::Waited;
-use restart_agent::core::effect::Outcome;
+use restart_agent::core::effect::{Effect, Outcome};
 use restart_agent::core::entry::{Entry, Written};
 use restart_agent::core::event::{Event, Order};
 use restart_agent::core::policy::{AtMax, GenerationRules, TargetRules};
@@ -359,6 +359,31 @@ fn one_that_is_bad_finishes_what_it_has_taken_from_the_socket_that_all_share() {
         assert_eq!(host.world.at_work(NEW, 0).is_some(), says, "{:?}", host.world.wrong);
         host.must_be_right();
     }
+}
+
+/// What is still on its way to let them go on would do so after they are stopped again, and they would take what nobody has counted.
+#[test]
+fn workers_that_were_not_idle_after_all_go_on_before_any_is_stopped_again() {
+    let mut host = sharing(|template| {
+        template.load = Load { every: 30 * MS, short: (5 * MS, 200 * MS), long_percent: 30, long: (S, 5 * S), ..load() };
+        template.next.workers = 20;
+    });
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| template(host).current().as_deref() == Some(NEW)));
+    host.world.units.get_mut("php-fpm-job@boot.service").unwrap().as_fpm_mut().unwrap().status = Answers::Sometimes(50);
+    host.world.faults.slowness = 100;
+    host.run(MINUTE);
+    let (mut under_way, mut times) = (None, 0);
+    for written in &host.journal {
+        match &written.entry {
+            Entry::Intent { id, effect: Effect::Retire { .. } } => (under_way, times) = (Some(*id), times + 1),
+            Entry::Intent { effect: Effect::Freeze { .. }, .. } => assert_eq!(under_way, None, "{:?}", written.at),
+            Entry::Outcome { id, .. } if under_way == Some(*id) => under_way = None,
+            _ => {}
+        }
+    }
+    assert!(times > 3);
+    host.must_be_right();
 }
 
 /// Its status takes long to say that nobody is at work, and until the stop somebody may be.
