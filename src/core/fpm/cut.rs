@@ -74,6 +74,7 @@ impl Fpm {
         }
         let answers = &*self.of_the_living(answers);
         let counted = Counted::of(&self.source, answers);
+        self.has_said(now, &counted);
         if now < self.until && (counted.workers().next().is_some() || !counted.silent.is_empty()) {
             // It has come in since the drain ended idle, and has its time. Nobody is cut of those that an earlier count has found.
             settle_cut(turn, &self.unit, false, false);
@@ -115,6 +116,7 @@ impl Fpm {
         let anew = self.note_start(now, answers);
         let answers = &*self.of_the_living(answers);
         let counted = Counted::of(&self.source, answers);
+        self.has_said(now, &counted);
         if anew || (now < self.until && (counted.workers().next().is_some() || !counted.silent.is_empty())) {
             // As in the count. Who has no answer now may have begun right before it was stopped.
             let workers = std::mem::take(&mut self.frozen);

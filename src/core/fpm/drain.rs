@@ -161,6 +161,7 @@ impl Fpm {
         let mut flight = flight(&self.source, answers);
         let probes = u64::try_from(self.source.own.iter().filter(|own| **own).count()).unwrap_or(0);
         let counted = Counted::of(&self.source, answers);
+        self.has_said(now, &counted);
         if counted.silent.is_empty() && self.source.asks() {
             let all = answers.values().flatten().flat_map(|status| status.workers.iter().flatten());
             self.held = all.into_iter().any(|worker| worker.state == WorkerState::ReadingHeaders);

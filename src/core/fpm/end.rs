@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::drain::FRESH;
-use super::{Fpm, FpmStep, Purpose};
+use super::{Early, Fpm, FpmStep, Purpose};
 use crate::core::cut::{settle_cut, settle_cut_by_stop};
 use crate::core::effect::{Effect, EffectId, Outcome};
 use crate::core::evidence::Source;
@@ -143,23 +143,25 @@ impl Fpm {
 
     /// It has until then, or less if it had less.
     pub fn end_by(&mut self, until: Mono) {
-        self.for_room = None;
+        self.early.clear();
         self.until = self.until.min(until);
         if let FpmStep::Draining { until } = &mut self.step {
             *until = self.until;
         }
     }
 
-    /// Its room is needed.
-    pub fn make_room(&mut self, now: Mono) {
-        let until = self.until;
+    /// It is ended now, as long as this is so.
+    pub fn end_early(&mut self, now: Mono, why: Early) {
+        let mut early = std::mem::take(&mut self.early);
+        let until = early.values().next().copied().unwrap_or(self.until);
         self.end_by(now);
-        self.for_room = Some(until);
+        early.insert(why, until);
+        self.early = early;
     }
 
-    /// Its room is not needed any more: it has its time as before, unless it has ended, or is being stopped.
-    pub fn lingers_on(&mut self, now: Mono) {
-        let Some(until) = self.for_room.take().filter(|_| self.seen.active.runs()) else { return };
+    /// This is not so any more: it has its time as before, unless it has ended, or is being stopped, or there is another reason.
+    pub fn lingers_on(&mut self, now: Mono, why: Early) {
+        let Some(until) = self.early.remove(&why).filter(|_| self.early.is_empty() && self.seen.active.runs()) else { return };
         self.until = until;
         // Counted with somebody at work, it drains again.
         if self.only_waits() {

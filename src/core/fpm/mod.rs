@@ -23,7 +23,7 @@ use drain::silent;
 use flights::Told;
 pub use looks::needs_renewal;
 use retire::Retiring;
-pub use step::{FpmStep, Purpose};
+pub use step::{Early, FpmStep, Purpose};
 
 use crate::core::effect::{Effect, EffectId, Fault, Outcome, WorkerRef};
 use crate::core::evidence::{Proof, Source};
@@ -126,8 +126,8 @@ pub struct Fpm {
     read_at: Mono,
     /// It was to be ended, and is needed again.
     needed: bool,
-    /// It is ended early, to make room for another one: until when it would linger.
-    for_room: Option<Mono>,
+    /// Why it is ended early, and until when it would linger.
+    early: BTreeMap<Early, Mono>,
     /// It is known that nobody needs it any more.
     cleared: bool,
     /// Its restart has had to wait for the journal, its loan, or our own rate.
@@ -198,7 +198,7 @@ impl Fpm {
             reading: None,
             read_at: now,
             needed: false,
-            for_room: None,
+            early: BTreeMap::new(),
             cleared: false,
             held_up: false,
             within: Mono::BOOT,

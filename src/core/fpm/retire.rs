@@ -11,8 +11,9 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use super::{Fpm, FpmStep, Purpose, STATUS_TIMEOUT};
+use super::{Early, Fpm, FpmStep, Purpose, STATUS_TIMEOUT};
 use crate::core::effect::{Effect, Outcome, WorkerRef};
+use crate::core::evidence::Counted;
 use crate::core::seen::{PoolAnswers, WorkerSeen, WorkerState};
 use crate::core::step::Turn;
 use crate::core::time::Mono;
@@ -55,6 +56,13 @@ impl Fpm {
     pub fn cannot_retire(&self) -> bool {
         let mute = matches!(self.step, FpmStep::Draining { .. }) && !self.source.asks();
         self.retires() && (self.silent || mute) && !self.is_closed()
+    }
+
+    /// As long as nobody knew which of its workers were idle it was not waited for.
+    pub(super) fn has_said(&mut self, now: Mono, counted: &Counted) {
+        if counted.silent.is_empty() {
+            self.lingers_on(now, Early::Mute);
+        }
     }
 
     /// Its master is to stay stopped.

@@ -16,6 +16,15 @@ pub enum Purpose {
     End,
 }
 
+/// Why an old generation is ended before it has lingered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Early {
+    /// Another one is to have its room.
+    ForRoom,
+    /// It is bad, takes new requests, and does not say who of it is idle.
+    Mute,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FpmStep {
     Testing,

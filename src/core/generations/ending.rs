@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Generations, Phase, QUIET};
-use crate::core::fpm::FpmStep;
+use crate::core::fpm::{Early, FpmStep};
 use crate::core::loans::Loans;
 use crate::core::seen::{Active, UnitSeen};
 use crate::core::step::Turn;
@@ -37,7 +37,7 @@ impl Generations {
                 fpm.advance(turn, loans);
             }
             if self.bad.contains(unit) && fpm.cannot_retire() {
-                fpm.end_by(now);
+                fpm.end_early(now, Early::Mute);
             }
             // A hold lets finish; it does not cut.
             if !needed && fpm.drained(now) && (fpm.is_idle() || !self.held) {

@@ -3,7 +3,7 @@
 use super::ending::FRESH;
 use super::{Generations, Phase, name};
 use crate::core::entry::Entry;
-use crate::core::fpm::Fpm;
+use crate::core::fpm::{Early, Fpm};
 use crate::core::policy::{AtMax, GenerationRules};
 use crate::core::seen::UnitSeen;
 use crate::core::step::Turn;
@@ -59,7 +59,7 @@ impl Generations {
                 && !being_ended
                 && let Some(fpm) = self.ending.get_mut(&oldest)
             {
-                fpm.make_room(now);
+                fpm.end_early(now, Early::ForRoom);
             }
             return false;
         }
@@ -74,7 +74,7 @@ impl Generations {
 
     /// There is room: another one has gone. Who was to make it has its time as before.
     fn ends_nobody_for_room(&mut self, now: Mono) {
-        self.ending.values_mut().for_each(|fpm| fpm.lingers_on(now));
+        self.ending.values_mut().for_each(|fpm| fpm.lingers_on(now, Early::ForRoom));
     }
 
     /// Its test, or the disk, may have taken long, and somebody may have started one meanwhile: the room is as it was seen a moment ago.

@@ -91,7 +91,9 @@ impl World {
         // What a person has made of it, nobody knows: a boot, a second start.
         let person = !self.hands_off(template) || left == Us::MAX && template.touched > of.main_start;
         // One that is bad, and takes new requests as long as it runs since nobody can tell which of its workers are idle.
-        let says = |fpm: &Fpm| fpm.has_status && fpm.status_listen && fpm.status == Answers::Well;
+        // When its last count was asked for its status may not have been mended yet.
+        let asked_before = |fpm: &Fpm| fpm.status_mended > 0 && now < fpm.status_mended + 600 * MS + 10 * MS * (1 + self.faults.slowness);
+        let says = |fpm: &Fpm| fpm.has_status && fpm.status_listen && fpm.status == Answers::Well && !asked_before(fpm);
         let spreads = template.shared && template.bad.contains(unit) && !of.as_fpm().is_some_and(says);
         if !(forced || end_oldest || over || person || spreads || now < self.policy_changed + 5 * S) {
             let waits = (left.saturating_add(us(rules.linger)).min(now + 3600 * S) - now) as f64 / 1e6;

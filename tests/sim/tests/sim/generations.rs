@@ -361,6 +361,26 @@ fn one_that_is_bad_finishes_what_it_has_taken_from_the_socket_that_all_share() {
     }
 }
 
+/// As long as its status says nothing it is not waited for.
+#[test]
+fn one_that_is_bad_finishes_what_it_has_taken_as_soon_as_its_status_answers() {
+    for later in (0..2000).step_by(20) {
+        let mut host = sharing(|template| {
+            template.load = Load { every: 400 * MS, long_percent: 30, long: (20 * S, 40 * S), ..load() };
+            (template.next.workers, template.next.pings, template.next.status) = (60, false, Answers::Not);
+        });
+        host.world.touch("d2");
+        let bad = |written: &Written| matches!(&written.entry, Entry::ProvenBad { .. });
+        assert!(host.run_until(MINUTE, |host| host.journal.iter().any(bad)));
+        host.run(later * MS);
+        let now = host.world.now;
+        let fpm = host.world.units.get_mut(NEW).unwrap().as_fpm_mut().unwrap();
+        (fpm.status, fpm.status_mended) = (Answers::Well, now);
+        host.run(5 * S);
+        host.must_be_right();
+    }
+}
+
 /// What is still on its way to let them go on would do so after they are stopped again, and they would take what nobody has counted.
 #[test]
 fn workers_that_were_not_idle_after_all_go_on_before_any_is_stopped_again() {
