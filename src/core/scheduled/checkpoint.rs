@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::drain::forbidden;
 use super::script::{Ended, Script, ScriptStep};
 use crate::core::asking::{Asking, Came, Next};
 use crate::core::cut::{Saw, owe_rerun_of_lent};
@@ -52,6 +53,15 @@ impl Script {
         if self.cut_short.is_some() {
             return self.stop(turn, rules);
         }
+        self.go_down(turn, rules);
+    }
+
+    /// By the rules that there are by now, which may be newer than its drain.
+    fn go_down(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
+        let now = turn.now.mono;
+        if let Some(why) = forbidden(&self.seen, rules) {
+            return self.spare(now, Ended::Spared(why));
+        }
         let forced = turn.memory.targets.get(&self.target).and_then(|memory| memory.want.as_ref()).is_some_and(|want| want.forced);
         match self.asking.next(turn, rules.asking(), &self.seen, forced) {
             Next::NotYet => self.waited = true,
@@ -83,7 +93,7 @@ impl Script {
     pub(super) fn wait_for_lock(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, until: Mono) {
         let let_go = self.seen_at >= self.since && !self.seen.holds_lock && !self.stale.is_empty();
         if let_go && self.seen.exec_starts <= 1 {
-            self.stop(turn, rules);
+            self.go_down(turn, rules);
         } else if let_go || turn.now.mono >= until {
             self.enter(turn.now.mono, ScriptStep::Ready);
         }

@@ -44,7 +44,7 @@ pub fn untouchable(unit: &UnitSeen, rules: &ScheduledRules, memory: &Memory) -> 
 }
 
 /// Whatever happened to it before.
-fn forbidden(unit: &UnitSeen, rules: &ScheduledRules) -> Option<String> {
+pub(super) fn forbidden(unit: &UnitSeen, rules: &ScheduledRules) -> Option<String> {
     if unit.refuse_manual_stop {
         return Some("it refuses a manual stop (RefuseManualStop=yes): it goes on with old code until it ends".to_owned());
     }

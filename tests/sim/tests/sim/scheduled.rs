@@ -862,3 +862,26 @@ fn a_script_that_is_let_finish_no_more_when_the_rules_change_is_stopped() {
         has_run(host, 2, &format!("the rules change {} ms after its request", after / MS));
     }
 }
+
+/// By the newer rules it may not be stopped, or by them its stop would start one of two units.
+#[test]
+fn a_script_that_holds_its_lock_when_the_rules_change_by_which_it_may_be_stopped_goes_on() {
+    for overdue in [Some(Overdue::Finish), None] {
+        let stop = || ScheduledRules { overdue: Some(Overdue::Stop), hold_timeout: span(5 * MINUTE), ..script_rules(After::Rerun) };
+        let of_now = ScheduledRules { overdue, ..stop() };
+        let rules = |rules| with_target(policy(), "maintenance", TargetRules::Scheduled(rules));
+        let mut world = world();
+        world.add(Unit::script(SCRIPT, Script { holds: 160 * S, ..Script::default() }), 60 * S);
+        let unit = world.units.get_mut(SCRIPT).unwrap();
+        (unit.on_success, unit.on_failure) = (overdue.is_none(), overdue.is_none());
+        let mut host = adopted(world, rules(stop()));
+        host.world.touch("d2");
+        assert!(host.run_until(MINUTE, |host| host.world.quiet.contains(SCRIPT)));
+        host.run(5 * S);
+        host.deed(Deed::Policy(Box::new(rules(of_now))));
+        host.run(2 * MINUTE);
+        host.must_be_right();
+        assert!(host.status().targets[0].units.iter().any(|unit| unit.unit == SCRIPT && unit.state == TargetState::Left));
+        has_run(host, 1, &format!("overdue = {overdue:?}"));
+    }
+}
