@@ -578,7 +578,9 @@ impl World {
         let script = script.clone();
         let main = if script.loops > 0 { "bash" } else { "php" };
         let pid = self.spawn(name, 1, Role::Main, main, script.on_term, script.unkillable_for);
-        self.units.get_mut(name).unwrap().main_pid = pid;
+        let unit = self.units.get_mut(name).unwrap();
+        // How the command before it has ended systemd tells no more.
+        (unit.main_pid, unit.exit) = (pid, None);
         self.starts_the_next_php(name);
         if script.stubborn_child {
             self.spawn(name, pid, Role::Child, "ffmpeg", OnTerm::Ignores, 0);

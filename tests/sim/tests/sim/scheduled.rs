@@ -885,3 +885,17 @@ fn a_script_that_holds_its_lock_when_the_rules_change_by_which_it_may_be_stopped
         has_run(host, 1, &format!("overdue = {overdue:?}"));
     }
 }
+
+/// Its last command, which not even SIGKILL ends, is given up by systemd: how the one before has ended, which was before its stop, says nothing.
+#[test]
+fn one_of_several_commands_that_is_given_up_by_systemd_stays_quiet() {
+    let commands = Script { steps: 2, next_runs: [65 * S].into(), unkillable_for: 10 * MINUTE, spares: true, ..Script::default() };
+    let mut host = script_host(After::UntilNext, commands, 0);
+    let slot = host.world.now + MINUTE;
+    host.world.timer(SCRIPT, HOUR, slot);
+    host.world.touch("d2");
+    assert!(host.run_until(5 * MINUTE, |host| !host.world.units[SCRIPT].active.runs()));
+    assert!(!host.world.units[SCRIPT].processes.is_empty());
+    host.run(10 * MINUTE);
+    has_run(host, 1, "its slot came while it ran");
+}
