@@ -216,7 +216,7 @@ impl World {
             return None;
         }
         // Of a run before the host went down nobody can tell whether it was one since.
-        if unit.invocation.is_empty() && self.cuts.iter().any(|cut| cut.unit == *name) {
+        if unit.invocation.is_empty() && (unit.overtaken || self.cuts.iter().any(|cut| cut.unit == *name)) {
             return None;
         }
         let stopped = unit.interrupted();

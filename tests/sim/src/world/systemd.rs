@@ -475,6 +475,7 @@ impl World {
         }
         unit.starts.push(now);
         unit.runs.push((now, by));
+        unit.overtaken = by != By::Agent && (unit.overtaken || unit.interrupted());
         (unit.missed_slot, unit.doubtful_slot) = (false, false);
         let before = std::mem::replace(&mut unit.invocation, invocation.clone());
         unit.active = Active::Activating;

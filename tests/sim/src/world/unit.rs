@@ -226,6 +226,8 @@ pub struct Unit {
     pub tidying: bool,
     /// Its last run ended at a checkpoint, since it was asked to.
     pub checkpointed: bool,
+    /// Somebody else has started it after a run that the agent had interrupted, and the agent has not since: it may not have looked, and owe it one yet.
+    pub overtaken: bool,
     /// A person has stopped it since it was last started, or the host has gone down: whoever interrupted that run owes it no other.
     pub may_stay_down: bool,
     /// Since when no process of it runs.
@@ -282,6 +284,7 @@ impl Unit {
             last_stop_by_agent: None,
             tidying: false,
             checkpointed: false,
+            overtaken: false,
             may_stay_down: false,
             idle_since: 0,
             found_up: false,
