@@ -25,6 +25,14 @@ pub fn settle_rerun_of_running(turn: &mut Turn<'_>, seen: &UnitSeen, why: &str) 
     }
 }
 
+/// It waits to be run again until what it has left behind has settled, and has run since, whoever started it. Should the host go down meanwhile, nobody could
+/// tell that any more.
+pub fn settle_rerun_of_later(turn: &mut Turn<'_>, seen: &UnitSeen) {
+    if turn.memory.reruns.get(&seen.unit).is_some_and(|owed| owed.settles.is_some() && owed.has_run(seen)) {
+        turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "it has run since".to_owned() });
+    }
+}
+
 /// This run of several commands goes on, and has what one is lent for its stop, or is about to: none of its later ones begins. Whether it is owed
 /// another run is known when it has ended.
 pub fn owe_rerun_of_lent(turn: &mut Turn<'_>, seen: &UnitSeen, target: String) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Scheduled;
 use super::script::{Ended, Script, ScriptStep};
-use crate::core::cut::Saw;
+use crate::core::cut::{Saw, settle_rerun_of_later};
 use crate::core::effect::Looked;
 use crate::core::entry::Entry;
 use crate::core::ladder::Rung;
@@ -44,6 +44,7 @@ impl Scheduled {
             if !known && !is_of(&rules.units, &rules.exclude, &seen.unit) {
                 continue;
             }
+            settle_rerun_of_later(turn, seen);
             let stale = stale::stale(seen, &rules.code, &want, &memory);
             if seen.active.runs() || !seen.processes.is_empty() {
                 present.insert(seen.unit.clone());

@@ -362,3 +362,22 @@ fn one_that_is_stopped_while_no_script_may_start_runs_again_as_soon_as_it_may() 
     rebooted.deed(Deed::Reboot(5 * S));
     has_run(rebooted, MINUTE, 2, "rebooted");
 }
+
+/// It waits for what it has left behind to settle, somebody else is quicker to start it, and the host goes down. That it has run since only those know who have
+/// looked before that.
+#[test]
+fn one_that_was_seen_to_have_run_before_it_has_settled_is_owed_no_run_after_a_reboot() {
+    for (deploy, runs) in [(Some("d3"), 2), (None, 3)] {
+        let script = Script { checkpoint: Some(2 * S), next_runs: [HOUR, HOUR, 10 * S].into(), ..Script::default() };
+        let rules = ScheduledRules { settle_after: span(5 * MINUTE), ..asking() };
+        let mut host = by(script_host(After::Rerun, script, 0), rules);
+        host.world.touch("d2");
+        is_asked(&mut host);
+        assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+        let _ = host.world.person("start", SCRIPT, By::Person);
+        deploy.into_iter().for_each(|deploy| host.world.touch(deploy));
+        host.run(5 * S);
+        host.deed(Deed::Reboot(5 * S));
+        has_run(host, 10 * MINUTE, runs, &format!("looked at for {deploy:?}"));
+    }
+}
