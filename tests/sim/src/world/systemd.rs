@@ -7,7 +7,7 @@ use restart_agent::core::seen::{Active, Exit, ExitSeen, Load};
 use restart_agent::core::time::Mono;
 
 use super::fpm::FpmStart;
-use super::unit::{Body, By, Job, JobKind, OnTerm, Process, Role, Starts, Stop};
+use super::unit::{Body, By, Ending, Job, JobKind, OnTerm, Process, Role, Starts, Stop};
 use super::{Happening, MS, S, Us, World};
 
 impl World {
@@ -184,14 +184,22 @@ impl World {
             unit.last_stop_by_agent = Some(now);
         }
         unit.active = Active::Deactivating;
-        unit.stop = Some(Stop { since: now, by, generation, timed_out: false });
+        unit.stop = Some(Stop { since: now, by, ending: Ending::Commands, generation, timed_out: false });
+        self.tells_to_end(name);
+    }
+
+    /// SIGTERM to those of its processes whom its KillMode= names; those that are left at the very end it names all.
+    fn tells_to_end(&mut self, name: &str) {
+        let unit = &self.units[name];
+        let Some(&Stop { by, ending, generation, .. }) = unit.stop.as_ref() else { return };
         let timeout = unit.stop_timeout();
-        let mixed = unit.lent_mixed() || unit.leaves_now();
-        let pids: Vec<u32> = unit.processes.values().filter(|process| !mixed || unit.is_main(process)).map(|process| process.pid).collect();
+        let only_main = ending != Ending::Rest && (unit.lent_mixed() || unit.leaves_now());
+        let pids: Vec<u32> =
+            unit.processes.values().filter(|process| !only_main || unit.is_main(process)).map(|process| process.pid).collect();
         self.say(|| format!("{name}: SIGTERM, by {by:?}"));
         self.after(timeout, Happening::StopTimeout { unit: name.to_owned(), generation });
         if pids.is_empty() {
-            return self.run_over(name, false);
+            return self.run_over(name);
         }
         for pid in pids {
             self.term(name, pid, by == By::Agent);
@@ -271,14 +279,14 @@ impl World {
         let by = stop.by;
         if unit.spares_now() {
             self.say(|| format!("{name}: systemd's own TimeoutStopSec= has passed, and SendSIGKILL=no"));
-            return self.run_over(name, false);
+            return self.run_over(name);
         }
         self.say(|| format!("{name}: systemd's own TimeoutStopSec= has passed: SIGKILL"));
         let spared = |process: &Process| self.units[name].leaves_now() && !self.units[name].is_main(process);
         let pids: Vec<u32> = self.units[name].processes.values().filter(|process| !spared(process)).map(|process| process.pid).collect();
         // Whom it may not kill it does not wait for (facts F3.2).
         if pids.is_empty() {
-            return self.run_over(name, false);
+            return self.run_over(name);
         }
         for pid in pids {
             self.kill_process(name, pid, by == By::Agent);
@@ -306,7 +314,6 @@ impl World {
             Role::Worker => self.worker_gone(name, &process),
             Role::Main if main && oneshot => self.script_cut(name, &process, how),
             Role::Looped => self.starts_the_next_php(name),
-            Role::StopPost => return self.run_over(name, true),
             _ => {}
         }
         let unit = self.units.get_mut(name).unwrap();
@@ -314,8 +321,15 @@ impl World {
             // What its last run has left behind.
             return;
         }
+        if unit.ending() == Ending::StopPost {
+            // Nothing else counts as long as that runs.
+            if process.role == Role::StopPost {
+                self.run_over(name);
+            }
+            return;
+        }
         if unit.processes.is_empty() || (main && unit.leaves_now()) {
-            return self.run_over(name, false);
+            return self.run_over(name);
         }
         if main {
             let rest: Vec<u32> = unit.processes.keys().copied().collect();
@@ -332,7 +346,8 @@ impl World {
                     let generation = self.name();
                     let unit = self.units.get_mut(name).unwrap();
                     unit.active = Active::Deactivating;
-                    unit.stop = Some(Stop { since: now, by: By::Systemd, generation, timed_out: false });
+                    let (by, ending) = (By::Systemd, Ending::Commands);
+                    unit.stop = Some(Stop { since: now, by, ending, generation, timed_out: false });
                     for pid in rest {
                         self.kill_process(name, pid, false);
                     }
@@ -346,8 +361,8 @@ impl World {
         self.master_follows(name);
     }
 
-    /// No process is left. `posted`: its ExecStopPost= has run.
-    fn run_over(&mut self, name: &str, posted: bool) {
+    /// What ran of it is over, or given up. What comes next runs, and with nothing to come its run has ended.
+    fn run_over(&mut self, name: &str) {
         let unit = self.units.get_mut(name).unwrap();
         let exit = unit.exit.map(|exit| exit.how);
         let timed_out = unit.stop.as_ref().is_some_and(|stop| stop.timed_out);
@@ -361,7 +376,7 @@ impl World {
         };
         // What it is lent makes a failure of any end that the agent's stop brought about.
         let clean = clean && !(unit.lent_no_success() && unit.stop.as_ref().is_some_and(|stop| stop.by == By::Agent));
-        let goes_on = !posted && oneshot && clean && !timed_out && unit.step + 1 < unit.steps();
+        let goes_on = unit.ending() == Ending::Commands && oneshot && clean && !timed_out && unit.step + 1 < unit.steps();
         if goes_on && unit.last_step && unit.stop.is_none() {
             // What it was lent has cut it short.
             unit.last_stop_by_agent = Some(self.now);
@@ -374,7 +389,7 @@ impl World {
             }
             return self.run_script(name);
         }
-        if !posted && self.runs_stop_post(name) {
+        if self.runs_stop_post(name) || self.ends_the_rest(name) {
             return;
         }
         let now = self.now;
@@ -416,20 +431,33 @@ impl World {
     /// Whatever has ended it, that runs; it ends soon, and no deadline of systemd's is counted for it.
     fn runs_stop_post(&mut self, name: &str) -> bool {
         let lasts = self.units[name].stop_post();
-        if lasts == 0 {
+        if lasts == 0 || self.units[name].ending() >= Ending::StopPost {
             return false;
         }
-        let (since, generation) = (self.now, self.name());
-        let unit = self.units.get_mut(name).unwrap();
-        unit.active = Active::Deactivating;
-        match &mut unit.stop {
-            Some(stop) => stop.generation = generation,
-            None => unit.stop = Some(Stop { since, by: By::Systemd, generation, timed_out: false }),
-        }
+        self.ends_further(name, Ending::StopPost);
         let pid = self.spawn(name, 1, Role::StopPost, "cleanup", OnTerm::Dies, 0);
         self.say(|| format!("{name}: its ExecStopPost= runs"));
         self.after(lasts, Happening::ProcessEnds { unit: name.to_owned(), pid, how: Exit::Exited(0) });
         true
+    }
+
+    /// What is left of it after that, by the KillMode= of now.
+    fn ends_the_rest(&mut self, name: &str) -> bool {
+        let unit = &self.units[name];
+        if unit.ending() == Ending::Rest || unit.processes.is_empty() || unit.leaves_now() {
+            return false;
+        }
+        self.ends_further(name, Ending::Rest);
+        self.tells_to_end(name);
+        true
+    }
+
+    fn ends_further(&mut self, name: &str, ending: Ending) {
+        let (since, generation) = (self.now, self.name());
+        let unit = self.units.get_mut(name).unwrap();
+        unit.active = Active::Deactivating;
+        let stop = unit.stop.get_or_insert(Stop { since, by: By::Systemd, ending, generation, timed_out: false });
+        (stop.ending, stop.generation) = (ending, generation);
     }
 
     fn waits_to_come_back(&mut self, name: &str) {

@@ -175,10 +175,20 @@ pub enum By {
     Systemd,
 }
 
+/// How far systemd has come with the end of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ending {
+    Commands,
+    StopPost,
+    /// final-sigterm: what is left after that is ended, too.
+    Rest,
+}
+
 #[derive(Debug, Clone)]
 pub struct Stop {
     pub since: Us,
     pub by: By,
+    pub ending: Ending,
     pub generation: u64,
     /// systemd's own deadline has passed.
     pub timed_out: bool,
@@ -399,6 +409,11 @@ impl Unit {
     #[must_use]
     pub fn spares_now(&self) -> bool {
         self.kills().1 && !self.lent("SendSIGKILL=yes")
+    }
+
+    #[must_use]
+    pub fn ending(&self) -> Ending {
+        self.stop.as_ref().map_or(Ending::Commands, |stop| stop.ending)
     }
 
     /// How long its ExecStopPost= takes.

@@ -68,6 +68,22 @@ fn an_exec_stop_post_that_begins_after_our_sigkill_is_not_stuck_in_the_kernel_th
     assert_eq!(host.world.units[SCRIPT].runs.len(), 2);
 }
 
+/// Somebody takes its KillMode=process back while its ExecStopPost= runs, and systemd ends what is left by the KillMode= of then.
+#[test]
+fn what_would_have_outlived_a_script_ends_after_its_exec_stop_post() {
+    let mut world = world();
+    let script = Script { next_runs: [90 * S].into(), stop_post: 10 * S, leaves: true, ..Script::default() };
+    world.add(Unit::script(SCRIPT, script), 60 * S);
+    let rules = ScheduledRules { overdue: Some(Overdue::Finish), ..script_rules(After::Rerun) };
+    let mut host = adopted(world, with_target(policy(), "maintenance", TargetRules::Scheduled(rules)));
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.units[SCRIPT].active == Active::Deactivating));
+    host.world.units.get_mut(SCRIPT).unwrap().tidy_up();
+    assert!(host.run_until(MINUTE, |host| !host.world.units[SCRIPT].active.runs()));
+    assert!(host.world.units[SCRIPT].processes.is_empty());
+    has_run(host, 1, "it has ended by itself");
+}
+
 /// It was lent something; or the rollout would wait for ever for that to be given back.
 #[test]
 fn a_script_that_has_ended_by_itself_when_the_next_deploy_lands_holds_nothing_up() {
@@ -742,7 +758,7 @@ fn the_slot_of_one_that_ends_just_when_it_is_let_finish_is_made_up_for() {
     }
 }
 
-/// systemd gives up what is left of it, which it may not kill, and its slot has come by then. What it leaves behind runs on.
+/// systemd gives up what is left of it, which it may not kill, when it has waited twice, and its slot has come by then. What it leaves behind runs on.
 #[test]
 fn the_slot_of_one_that_leaves_something_behind_before_it_is_let_finish_is_made_up_for() {
     for held in [false, true] {
@@ -754,7 +770,7 @@ fn the_slot_of_one_that_leaves_something_behind_before_it_is_let_finish_is_made_
         let rules = ScheduledRules { overdue: Some(Overdue::Finish), checkpoint_timeout: span(3 * MINUTE), ..script_rules(After::Rerun) };
         let mut host = adopted(world, with_target(policy(), "maintenance", TargetRules::Scheduled(rules)));
         host.world.touch("d2");
-        assert!(host.run_until(2 * MINUTE, |host| host.world.units[SCRIPT].missed_slot));
+        assert!(host.run_until(4 * MINUTE, |host| host.world.units[SCRIPT].missed_slot));
         if held {
             host.deed(Deed::Order(Order::Hold { reason: "a dump".to_owned(), span: span(MINUTE), targets: None }));
         }
