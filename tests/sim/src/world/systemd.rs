@@ -307,7 +307,7 @@ impl World {
         let oneshot = unit.oneshot();
         let main = unit.is_main(&process);
         if main {
-            unit.exit = Some(ExitSeen { how, at: Mono(now) });
+            (unit.exit, unit.clean) = (Some(ExitSeen { how, at: Mono(now) }), unit.is_clean(how));
         }
         self.say(|| format!("{name}: process {pid} ends: {how:?}"));
         match process.role {
@@ -367,15 +367,8 @@ impl World {
         let exit = unit.exit.map(|exit| exit.how);
         let timed_out = unit.stop.as_ref().is_some_and(|stop| stop.timed_out);
         let oneshot = unit.oneshot();
-        let clean = match exit {
-            None | Some(Exit::Exited(0)) => true,
-            Some(Exit::Killed(15)) => !oneshot || unit.lent_success(),
-            Some(Exit::Exited(75)) => unit.lent_run_again(),
-            Some(Exit::Killed(9) | Exit::Exited(143)) => unit.lent_success(),
-            Some(_) => false,
-        };
         // What it is lent makes a failure of any end that the agent's stop brought about.
-        let clean = clean && !(unit.lent_no_success() && unit.stop.as_ref().is_some_and(|stop| stop.by == By::Agent));
+        let clean = unit.clean && !(unit.lent_no_success() && unit.stop.as_ref().is_some_and(|stop| stop.by == By::Agent));
         let goes_on = unit.ending() == Ending::Commands && oneshot && clean && !timed_out && unit.step + 1 < unit.steps();
         if goes_on && unit.last_step && unit.stop.is_none() {
             // What it was lent has cut it short.
@@ -508,7 +501,7 @@ impl World {
         let before = std::mem::replace(&mut unit.invocation, invocation.clone());
         unit.active = Active::Activating;
         unit.result = "success";
-        unit.exit = None;
+        (unit.exit, unit.clean) = (None, true);
         (unit.step, unit.last_step, unit.tidying) = (0, false, false);
         unit.main_start = now;
         (unit.found_up, unit.left_since) = (false, Us::MAX);

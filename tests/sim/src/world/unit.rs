@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use restart_agent::core::seen::{Active, ExitSeen, Load};
+use restart_agent::core::seen::{Active, Exit, ExitSeen, Load};
 
 use super::fpm::Fpm;
 use super::{S, Us};
@@ -206,6 +206,8 @@ pub struct Unit {
     pub main_pid: u32,
     pub main_start: Us,
     pub exit: Option<ExitSeen>,
+    /// Its main process has not failed, by the SuccessExitStatus= that was in force when it ended.
+    pub clean: bool,
     pub processes: BTreeMap<u32, Process>,
     /// Which `ExecStart=` runs.
     pub step: u32,
@@ -274,6 +276,7 @@ impl Unit {
             main_pid: 0,
             main_start: 0,
             exit: None,
+            clean: true,
             processes: BTreeMap::new(),
             step: 0,
             last_step: false,
@@ -469,6 +472,18 @@ impl Unit {
     #[must_use]
     pub fn lent_run_again(&self) -> bool {
         self.lent_success() || self.lent("SuccessExitStatus=75\n")
+    }
+
+    /// Its main process that ends so does not fail.
+    #[must_use]
+    pub fn is_clean(&self, how: Exit) -> bool {
+        match how {
+            Exit::Exited(0) => true,
+            Exit::Killed(15) => !self.oneshot() || self.lent_success(),
+            Exit::Exited(75) => self.lent_run_again(),
+            Exit::Killed(9) | Exit::Exited(143) => self.lent_success(),
+            _ => false,
+        }
     }
 
     #[must_use]

@@ -4,7 +4,7 @@ use restart_agent::core::effect::Effect;
 use restart_agent::core::entry::{Entry, Written};
 use restart_agent::core::event::{Event, Order};
 use restart_agent::core::policy::{After, Overdue, ScheduledRules, TargetRules};
-use restart_agent::core::seen::Active;
+use restart_agent::core::seen::{Active, Exit};
 use restart_agent::core::status::{State, TargetState};
 use sim::host::{Deed, Host, span};
 use sim::world::{By, HOUR, MINUTE, MS, OnTerm, S, Script, Unit};
@@ -82,6 +82,23 @@ fn what_would_have_outlived_a_script_ends_after_its_exec_stop_post() {
     assert!(host.run_until(MINUTE, |host| !host.world.units[SCRIPT].active.runs()));
     assert!(host.world.units[SCRIPT].processes.is_empty());
     has_run(host, 1, "it has ended by itself");
+}
+
+/// systemd has judged its exit status by then.
+#[test]
+fn a_script_that_has_reached_its_checkpoint_does_not_fail_though_its_loan_goes_while_its_exec_stop_post_runs() {
+    let mut world = world();
+    world.add(Unit::script(SCRIPT, Script { checkpoint: Some(2 * S), stop_post: 10 * S, ..Script::default() }), 60 * S);
+    let rules = ScheduledRules { checkpoint_timeout: span(MINUTE), ..script_rules(After::Rerun) };
+    let mut host = adopted(world, with_target(policy(), "maintenance", TargetRules::Scheduled(rules)));
+    host.world.touch("d2");
+    assert!(host.run_until(2 * MINUTE, |host| host.world.units[SCRIPT].active == Active::Deactivating));
+    assert_eq!(host.world.units[SCRIPT].exit.map(|exit| exit.how), Some(Exit::Exited(75)));
+    host.world.units.get_mut(SCRIPT).unwrap().drop_in = None;
+    host.world.reload();
+    assert!(host.run_until(MINUTE, |host| !host.world.units[SCRIPT].active.runs()));
+    assert_eq!(host.world.units[SCRIPT].result, "success");
+    has_run(host, 2, "what it was interrupted in goes on");
 }
 
 /// It was lent something; or the rollout would wait for ever for that to be given back.
