@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::asking::over;
 use super::cut::{Saw, settle_cut, settle_cut_of_earlier, settle_rerun_of_running, settle_script, still_ending};
-use super::effect::{Effect, EffectId, Looked, Outcome};
+use super::effect::{Effect, EffectId, Looked, Outcome, WorkerRef};
 use super::entry::Entry;
 use super::memory::{Cutting, Memory, OwedRun};
 use super::orphans::{Ending, Orphans};
@@ -78,9 +78,10 @@ impl Debts {
     /// on by what php-fpm's restart does. `owned`: whether a rollout is at this unit right now, and will pay itself.
     pub fn advance(&mut self, turn: &mut Turn<'_>, gathering: bool, counting: bool, owned: &dyn Fn(&str) -> bool) {
         // Before anything else: a worker that we stopped serves nobody.
-        if !counting && !turn.memory.frozen.is_empty() && self.thawing.is_none() && turn.now.mono >= self.next_thaw {
+        let workers: Vec<WorkerRef> = turn.memory.stands_still().cloned().collect();
+        if !counting && !workers.is_empty() && self.thawing.is_none() && turn.now.mono >= self.next_thaw {
             self.next_thaw = turn.now.mono.after(RETRY);
-            self.thawing = Some(turn.ask(Effect::Thaw { workers: turn.memory.frozen.clone() }));
+            self.thawing = Some(turn.ask(Effect::Thaw { workers }));
         }
         if gathering || !self.pending.is_empty() {
             return;
@@ -365,7 +366,7 @@ impl Debts {
     pub fn deadline(&self, memory: &Memory) -> Option<Deadline> {
         let owed = (self.waiting && self.pending.is_empty()).then(|| Deadline::new(self.next, "start again what is owed its start"));
         let settled = self.settled.filter(|_| self.pending.is_empty()).map(|at| Deadline::new(at, "start again what has settled"));
-        let frozen = !memory.frozen.is_empty() && self.thawing.is_none();
+        let frozen = memory.stands_still().next().is_some() && self.thawing.is_none();
         let running = self.running.values().min().filter(|_| self.pending.is_empty());
         let running = running.map(|at| Deadline::new(*at, "look at what goes on with what it was lent"));
         earliest([owed, settled, running, frozen.then(|| Deadline::new(self.next_thaw, "let stopped workers go on"))])

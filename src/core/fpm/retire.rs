@@ -141,7 +141,8 @@ impl Fpm {
                 self.retiring.stage = Stage::Recount;
                 return self.ask_status(turn, true, STATUS_TIMEOUT);
             }
-            (Stage::Recount, Outcome::Pools(answers)) => {
+            // Nobody is told to end once it is to serve again.
+            (Stage::Recount, Outcome::Pools(answers)) if !self.needed => {
                 let pids: BTreeSet<u32> = idle(answers).map(|worker| worker.pid).collect();
                 let stopped = std::mem::take(&mut self.retiring.idle);
                 let (workers, spare): (Vec<WorkerRef>, Vec<WorkerRef>) = stopped.into_iter().partition(|worker| pids.contains(&worker.pid));
@@ -163,8 +164,7 @@ impl Fpm {
 
     /// What is stopped of it goes on, and its master starts workers in the place of those that have ended.
     pub(super) fn takes_requests_again(&self, turn: &mut Turn<'_>) {
-        let stopped = turn.memory.frozen.iter().filter(|worker| worker.cgroup == self.seen.cgroup);
-        let workers: Vec<WorkerRef> = stopped.cloned().collect();
+        let workers: Vec<WorkerRef> = turn.memory.stands_still().filter(|worker| worker.cgroup == self.seen.cgroup).cloned().collect();
         if !workers.is_empty() {
             turn.ask(Effect::Thaw { workers });
         }

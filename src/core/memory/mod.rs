@@ -338,6 +338,18 @@ impl Memory {
         self.interrupted.get(&unit.unit).filter(|row| unit.last_end <= row.last).map_or(0, |row| row.times)
     }
 
+    /// Workers that may be stopped and that nothing under way lets go on: who is told to end goes on when it has been told, and not before.
+    pub fn stands_still(&self) -> impl Iterator<Item = &WorkerRef> {
+        let goes_on = |worker: &WorkerRef| {
+            self.open.values().any(|open| match open {
+                Effect::Retire { workers, spare } => workers.contains(worker) || spare.contains(worker),
+                Effect::Thaw { workers } => workers.contains(worker),
+                _ => false,
+            })
+        };
+        self.frozen.iter().filter(move |worker| !goes_on(worker))
+    }
+
     /// This script is owed a run now, and not only when what it left behind has settled, when scripts may start, or perhaps when it has ended.
     #[must_use]
     pub fn owes(&self, unit: &str) -> bool {

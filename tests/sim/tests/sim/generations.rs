@@ -406,6 +406,24 @@ fn workers_that_were_not_idle_after_all_go_on_before_any_is_stopped_again() {
     host.must_be_right();
 }
 
+/// The new one is gone while idle workers of the old one, which serves again, are being told to end: those are not let go on before that.
+#[test]
+fn one_that_serves_again_while_its_idle_workers_are_told_to_end_loses_nothing() {
+    for later in (0..3000).step_by(20) {
+        let mut host = sharing(|template| {
+            template.load = Load { every: 60 * MS, short: (5 * MS, 600 * MS), ..load() };
+            template.next.status = Answers::Slowly(200 * MS);
+        });
+        host.world.touch("d2");
+        assert!(host.run_until(MINUTE, |host| master_is_stopped(host, "php-fpm-job@boot.service")));
+        host.world.units.get_mut("php-fpm-job@boot.service").unwrap().as_fpm_mut().unwrap().status = Answers::Slowly(200 * MS);
+        host.run(later * MS);
+        host.world.person_at("stop", NEW);
+        host.run(20 * S);
+        host.must_be_right();
+    }
+}
+
 /// Its status takes long to say that nobody is at work, and until the stop somebody may be.
 #[test]
 fn one_that_shares_its_socket_is_not_ended_with_what_it_has_taken_since_it_was_seen_to_be_idle() {
