@@ -58,7 +58,8 @@ impl Script {
     /// Whether it is started as soon as it may, whatever its timers say.
     pub(super) fn runs_at_once(&self, turn: &Turn<'_>, rules: &ScheduledRules) -> bool {
         let wants = match self.ended {
-            Ended::AtCheckpoint => true,
+            // What it was owed when it said so, newer rules may not give it.
+            Ended::AtCheckpoint => rules.after != After::UntilNext,
             Ended::Stopped => rules.after == After::Rerun || (rules.after == After::Auto && self.seen.timers.is_empty()),
             Ended::ByItself | Ended::Spared(_) | Ended::Paused | Ended::Renewed => false,
         };
@@ -146,7 +147,8 @@ impl Script {
             return self.ended_by_itself(turn);
         }
         let next = self.seen.next_run();
-        let again = self.ended == Ended::AtCheckpoint || !rules.stays_quiet(next, turn.now.wall);
+        let heeded = self.ended == Ended::AtCheckpoint && rules.after != After::UntilNext;
+        let again = heeded || !rules.stays_quiet(next, turn.now.wall);
         if owed.is_some() && again && !self.seen.active.runs() && !self.has_run_since() {
             return if rules.settle_after.is_zero() { self.start(turn) } else { self.let_settle(turn, rules) };
         }

@@ -51,6 +51,20 @@ fn one_that_ends_at_a_checkpoint_and_leaves_a_child_behind_runs_again_though_it_
     }
 }
 
+/// The rules change while what it has left behind is still ending.
+#[test]
+fn one_that_has_said_that_it_is_to_run_again_stays_quiet_if_its_rules_say_so_when_it_has_ended() {
+    for (after, runs) in [(After::UntilNext, 1), (After::Auto, 2)] {
+        let child = Script { checkpoint: Some(2 * S), stubborn_child: true, ..Script::default() };
+        let mut host = by(script_host(After::Rerun, child, HOUR), asking());
+        host.world.touch("d2");
+        is_asked(&mut host);
+        assert!(host.run_until(5 * S, |host| host.world.units[SCRIPT].checkpointed));
+        host.run(2 * S);
+        has_run(by(host, ScheduledRules { after, ..asking() }), 2 * MINUTE, runs, &format!("{after:?}"));
+    }
+}
+
 /// systemd would give it a minute more than its rules do, which is there for when there is no agent.
 #[test]
 fn what_one_that_has_ended_at_a_checkpoint_leaves_behind_ends_by_its_rules_after_a_hold() {
