@@ -52,7 +52,7 @@ impl World {
         self.unanswered.clear();
         self.sent.clear();
         for timer in self.timers.values_mut() {
-            timer.due = None;
+            (timer.due, timer.due_by_agent) = (None, false);
         }
     }
 

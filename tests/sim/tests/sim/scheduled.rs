@@ -514,6 +514,19 @@ fn one_that_a_person_stops_between_our_look_and_our_stop_is_that_persons() {
     }
 }
 
+/// A slot has come while it ran, and the host goes down before its timer fires for that: what it does after the boot is of its schedule.
+#[test]
+fn the_timer_of_one_that_we_have_stopped_starts_it_as_ever_when_the_host_has_gone_down() {
+    let mut host = script_host(After::UntilNext, Script { next_runs: [HOUR, 10 * S].into(), ..Script::default() }, 0);
+    let slot = host.world.now + 20 * S;
+    host.world.timer(SCRIPT, 10 * MINUTE, slot);
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| !host.world.units[SCRIPT].active.runs()));
+    host.deed(Deed::Reboot(5 * S));
+    host.run(10 * MINUTE);
+    has_run(host, 2, "its next slot has come");
+}
+
 /// An agent dies in its stop of that one, and the next one sees it end. Nothing is owed, also if the host goes down later.
 #[test]
 fn one_that_a_person_was_restarting_already_stays_quiet_though_the_host_goes_down() {
