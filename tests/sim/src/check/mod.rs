@@ -125,10 +125,10 @@ impl World {
             return;
         };
         // Its drain is counted from when its run was first stale, whichever of its commands is at it.
-        // What an earlier run has left behind is of this one by now, also if it has ended meanwhile.
+        // What an earlier run has left behind is of this one by now, also if it has ended meanwhile, and whatever this one may leave.
         let old = self.made_stale(&target, oldest.min(unit.left_since));
         let of_run = old.and(self.made_stale(&target, unit.main_start));
-        let run = if unit.leaves() { [of_run, old].into_iter().flatten().min() } else { of_run };
+        let run = if unit.leaves() || unit.left_since < Us::MAX { [of_run, old].into_iter().flatten().min() } else { of_run };
         match run {
             None if now < oldest.max(unit.main_start) + self.unknowable() || short.is_some() => {}
             None => self.violates(format!("the agent stops {name}, which runs new code")),

@@ -395,6 +395,8 @@ impl Unit {
     pub fn tidy_up(&mut self) {
         let (this_run, start) = (self.active.runs(), self.main_start);
         if self.leaves() {
+            let left = self.processes.values().filter(|process| process.start < start).map(|process| process.start);
+            self.left_since = left.fold(self.left_since, Us::min);
             self.processes.retain(|_, process| this_run && process.start >= start);
         }
         if let Body::Script(script) = &mut self.body {

@@ -471,6 +471,27 @@ fn a_slot_that_came_while_a_script_was_kept_quiet_is_made_up_for_though_the_agen
     }
 }
 
+/// Somebody ends that just when the next deploy lands, which finds it asked for what was there.
+#[test]
+fn one_that_is_stale_for_what_an_earlier_run_has_left_behind_has_no_other_drain_when_that_is_gone() {
+    let mut world = world();
+    let leaves = Script { next_runs: [5 * S].into(), stubborn_child: true, leaves: true, ..Script::default() };
+    world.add(Unit::script(SCRIPT, leaves), 60 * S);
+    world.add(Unit::script("mediawiki_job_b.service", Script::default()), 60 * S);
+    let slot = world.now + 15 * S;
+    world.timer(SCRIPT, HOUR, slot);
+    let rules = ScheduledRules { checkpoint_timeout: span(40 * S), ..script_rules(After::Rerun) };
+    let mut host = adopted(world, with_target(policy(), "maintenance", TargetRules::Scheduled(rules)));
+    assert_eq!(host.world.units[SCRIPT].processes.len(), 1, "it has ended, and left something behind");
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.asked.contains(SCRIPT)));
+    host.run(20 * S);
+    host.world.units.get_mut(SCRIPT).unwrap().tidy_up();
+    host.world.touch("d3");
+    assert!(host.run_until(25 * S, |host| host.world.sent.contains_key(SCRIPT)));
+    has_run(host, 3, "it is stopped once");
+}
+
 /// It ends by our SIGKILL, since it is stale. Its timer would have started it then, and does, once it may.
 #[test]
 fn the_slot_of_one_that_a_person_has_stopped_is_not_skipped_for_good() {
