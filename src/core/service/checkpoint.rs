@@ -15,7 +15,7 @@ use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::time::Mono;
 
-const MAY_FINISH: &str = "its rules let it finish (overdue = \"finish\")";
+pub(super) const MAY_FINISH: &str = "its rules let it finish (overdue = \"finish\")";
 const PAUSED: &str = "nothing is to be restarted now (a hold, or an abort)";
 
 /// What comes after everything that was done to it has been taken back.

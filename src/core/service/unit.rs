@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::checkpoint::Then;
+use super::checkpoint::{MAY_FINISH, Then};
 use super::others::STOPPED;
 use crate::core::asking::Asking;
 use crate::core::effect::{Effect, EffectId, Fault, JobEnd};
@@ -11,7 +11,7 @@ use crate::core::entry::Entry;
 use crate::core::ladder::{Ladder, Rung};
 use crate::core::loans::{Loan, Loans, RESTART_DROP_IN};
 use crate::core::memory::Want;
-use crate::core::policy::ServiceRules;
+use crate::core::policy::{Overdue, ServiceRules};
 use crate::core::seen::{Active, Load, UnitSeen};
 use crate::core::stale::{START_BLUR, Stale};
 use crate::core::status::UnitEnd;
@@ -190,6 +190,10 @@ impl Service {
     ) {
         if self.is_let_end(turn, rules, target, name) {
             return;
+        }
+        // Its rules may be others by now than when its restart was decided: that may have waited for long.
+        if rules.overdue == Some(Overdue::Finish) {
+            return self.enter(turn.now.mono, Step::TakingBack(Then::Leave(MAY_FINISH)));
         }
         if self.seen.leaves_processes {
             loans.want(name, RESTART_DROP_IN);

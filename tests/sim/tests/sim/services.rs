@@ -400,3 +400,24 @@ fn a_service_that_is_let_finish_no_more_when_the_rules_change_is_restarted() {
         assert_eq!(starts(&host), [By::Systemd, By::Agent], "the rules change {} ms after its request", after / MS);
     }
 }
+
+/// The disk is full when the time for its checkpoint is over, and the rules change before it has room again.
+#[test]
+fn a_service_that_is_let_finish_by_the_rules_that_have_come_while_its_restart_waited_goes_on() {
+    let mut host = service_host(ServiceRules { checkpoint_timeout: span(2 * S), ..rules() }, None, 0);
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.asked.contains(WORKER)));
+    host.run(S);
+    host.deed(Deed::DiskFull);
+    host.run(5 * S);
+    let finish = ServiceRules { overdue: Some(Overdue::Finish), ..rules() };
+    host.deed(Deed::Policy(Box::new(with_target(policy(), "workers", TargetRules::Service(finish)))));
+    host.run(10 * S);
+    host.deed(Deed::DiskGood);
+    host.feed(Event::JournalProblem(None));
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+    host.run(S);
+    host.check_at_rest();
+    host.must_be_right();
+    assert_eq!(starts(&host), [By::Systemd]);
+}
