@@ -25,16 +25,9 @@ impl Generations {
         let now = turn.now.mono;
         let Some(fpm) = &self.starting else { return self.enter(now, Phase::Looking) };
         let (unit, invocation) = (fpm.unit.clone(), fpm.invocation().to_owned());
-        let ping = fpm.ping();
-        if self.has_looked_since(self.since) {
-            let up = self.unit(&unit).is_some_and(|seen| runs(seen) && seen.invocation == invocation);
-            if !up {
-                return self.go_back_for(turn, &unit, "it did not stay up after the switch");
-            }
-            if self.current.as_ref() != Some(&unit) {
-                // Somebody, or another configuration, has taken the symlink elsewhere: looked at anew.
-                return self.enter(now, Phase::Looking);
-            }
+        let (ping, at_work) = (fpm.ping(), fpm.ask_whether_at_work(PING_TIMEOUT));
+        if self.has_lost_its_place(turn, &unit, &invocation) {
+            return;
         }
         if self.missed >= MISSED {
             return self.go_back_for(turn, &unit, "it does not answer its ping through the symlink");
@@ -49,7 +42,6 @@ impl Generations {
         if now >= until && !self.has_looked_since(until) {
             self.look.want(now);
         }
-        let at_work = fpm.ask_whether_at_work(PING_TIMEOUT);
         if let Some(ask) = at_work.filter(|_| self.pinging.is_none() && now >= self.next && std::mem::take(&mut self.unsure)) {
             self.pinging = Some(turn.ask(ask));
         } else if let Some((own, path)) = ping.filter(|_| self.pinging.is_none() && now >= self.next) {
@@ -60,6 +52,21 @@ impl Generations {
         } else if self.pinging.is_none() && now >= self.next {
             self.next = now.after(PING_EVERY);
         }
+    }
+
+    /// Whether a look has shown that it does not serve any more, which is seen to.
+    fn has_lost_its_place(&mut self, turn: &mut Turn<'_>, unit: &str, invocation: &str) -> bool {
+        let looked = self.has_looked_since(self.since);
+        let up = self.unit(unit).is_some_and(|seen| runs(seen) && seen.invocation == invocation);
+        if looked && !up {
+            self.go_back_for(turn, unit, "it did not stay up after the switch");
+        } else if looked && self.current.as_deref() != Some(unit) {
+            // Somebody, or another configuration, has taken the symlink elsewhere: looked at anew.
+            self.enter(turn.now.mono, Phase::Looking);
+        } else {
+            return false;
+        }
+        true
     }
 
     /// One that has no worker left for a ping serves: with long requests that is soon so, and lasts.
@@ -81,7 +88,11 @@ impl Generations {
     /// Others listen on the same socket: the deploy has arrived when they take no new requests.
     pub(super) fn close(&mut self, turn: &mut Turn<'_>, until: Mono) {
         let now = turn.now.mono;
-        let Some(unit) = self.starting.as_ref().map(|fpm| fpm.unit.clone()) else { return self.enter(now, Phase::Looking) };
+        let Some(fpm) = &self.starting else { return self.enter(now, Phase::Looking) };
+        let (unit, invocation) = (fpm.unit.clone(), fpm.invocation().to_owned());
+        if self.has_lost_its_place(turn, &unit, &invocation) {
+            return;
+        }
         let closed = self.has_looked_since(self.since) && self.ending.values().all(Fpm::is_closed);
         if closed || now >= until {
             self.reached(turn, &unit);

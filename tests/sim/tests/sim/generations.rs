@@ -5,7 +5,7 @@ use restart_agent::core::effect::{Effect, Outcome};
 use restart_agent::core::entry::{Entry, Written};
 use restart_agent::core::event::{Event, Order};
 use restart_agent::core::policy::{AtMax, GenerationRules, TargetRules};
-use restart_agent::core::status::State;
+use restart_agent::core::status::{State, UnitEnd};
 use sim::host::{Deed, Host, span};
 use sim::world::{Answers, Fpm, FpmStart, Load, MINUTE, MS, S, START, Template, Unit, Us, World};
 
@@ -487,5 +487,27 @@ fn the_last_one_left_takes_requests_again_though_it_was_being_ended() {
         assert_eq!((master_is_stopped(&host, first), master_is_stopped(&host, second)), (true, false), "{later}");
         host.run(MINUTE);
         host.must_be_right();
+    }
+}
+
+/// It is the old one again that serves then, as the agent has seen.
+#[test]
+fn one_that_dies_while_the_old_one_is_kept_from_new_requests_is_not_called_renewed() {
+    for life in (1900..2500).step_by(4) {
+        let mut host = sharing(|template| template.restarts_itself = false);
+        host.world.templates.get_mut(TEMPLATE).unwrap().next.start = FpmStart::Dies(life * MS);
+        host.world.faults.look_takes = 40 * MS;
+        host.world.touch("d2");
+        host.run(10 * S);
+        host.must_be_right();
+        let mut lingers = false;
+        for written in &host.journal {
+            match &written.entry {
+                Entry::Lingers { unit, .. } if unit == "php-fpm-job@boot.service" => lingers = true,
+                Entry::Switched { unit, .. } if unit == "php-fpm-job@boot.service" => lingers = false,
+                Entry::UnitEnded(end) if end.unit == NEW && end.what == UnitEnd::Renewed => assert!(lingers, "{life}"),
+                _ => {}
+            }
+        }
     }
 }
