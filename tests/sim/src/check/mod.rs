@@ -68,13 +68,22 @@ impl World {
     }
 
     pub(crate) fn term_timeout(&self, unit: &str) -> Option<Us> {
-        Some(us(match self.target_of(unit)?.1 {
+        let of = |rules: &TargetRules| match rules {
             TargetRules::PhpFpm(rules) => rules.term_timeout,
             TargetRules::Generations(rules) => rules.term_timeout,
             TargetRules::Scheduled(rules) => rules.term_timeout,
             TargetRules::Service(rules) => rules.term_timeout,
             TargetRules::Strays(rules) => rules.term_timeout,
-        }))
+        };
+        let (target, rules) = self.target_of(unit)?;
+        // A php-fpm goes on by the rules with which its drain began, which is no earlier than its being stale, or its start.
+        let began = || {
+            let started = self.units.get(unit).map_or(self.now, |unit| unit.main_start);
+            self.made_stale(&target, started).map_or(started, |(at, _)| at)
+        };
+        let since = if matches!(rules, TargetRules::PhpFpm(_) | TargetRules::Generations(_)) { began() } else { self.now };
+        let before = self.formers.iter().filter(|(until, _)| since < *until).filter_map(|(_, policy)| policy.targets.get(&target));
+        Some(shortest(&rules, before, of))
     }
 
     /// Whether this script may not be stopped by its rules.

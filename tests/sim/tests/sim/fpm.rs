@@ -417,3 +417,21 @@ fn what_a_person_restarts_while_it_is_counted_is_not_restarted_again() {
     }
     assert!(spared > 20, "{spared}");
 }
+
+/// It cannot be lent anything, so that a child of it that ignores SIGTERM has the whole grace: the one with which it began.
+#[test]
+fn a_restart_goes_on_by_the_rules_with_which_its_drain_began() {
+    let mut host = fpm_host(false, Fpm { stubborn_child: true, ..Fpm::default() });
+    host.world.faults.reload_fails_until = host.world.now + 30 * S;
+    host.world.begin_request(FPM, 60 * S);
+    host.world.touch("d2");
+    host.run(3 * S);
+    assert!(!host.world.sent.contains_key(FPM));
+    let longer = FpmRules { term_timeout: span(20 * S), ..fpm_rules() };
+    host.deed(Deed::Policy(Box::new(with_target(policy(), "jobrunner", TargetRules::PhpFpm(longer)))));
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+    let lasted = host.world.units[FPM].main_start - host.world.sent[FPM];
+    assert!((10 * S..12 * S).contains(&lasted), "{} ms", lasted / MS);
+    host.settle();
+    host.must_be_right();
+}
