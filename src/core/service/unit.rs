@@ -25,8 +25,9 @@ pub const START_TIMEOUT: Duration = Duration::from_secs(95);
 /// A service that does not come up is started again so often, with this pause.
 pub const START_TRIES: u32 = 3;
 pub const START_PAUSE: Duration = Duration::from_secs(2);
-/// What was seen no longer ago than this is good enough for its restart: it may have waited for its turn, or for the journal, since.
-const FRESH: Duration = Duration::from_secs(1);
+/// What was seen no longer ago than this is good enough for its restart: it may have waited since, for its turn, for the journal, or for what it is lent, and
+/// somebody may have stopped it.
+const FRESH: Duration = Duration::from_millis(250);
 
 #[derive(Debug)]
 pub(super) struct Service {

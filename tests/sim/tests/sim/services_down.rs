@@ -7,7 +7,7 @@ use restart_agent::core::policy::{ServiceRules, TargetRules};
 use restart_agent::core::seen::Load;
 use restart_agent::core::status::{State, UnitEnd};
 use sim::host::{Deed, Host, span};
-use sim::world::{Body, By, Daemon, MINUTE, MS, OnTerm, S, Starts, Us};
+use sim::world::{Body, By, Daemon, MINUTE, MS, OnTerm, S, Starts, Unit, Us};
 
 use crate::given::{policy, with_target};
 use crate::services::{WORKER, rules, service_host, starts};
@@ -407,4 +407,21 @@ fn a_service_that_somebody_stops_when_the_agent_has_died_in_its_restart_may_be_b
     host.start_agent();
     converges(&mut host);
     assert_eq!(starts(&host), [By::Systemd, By::Agent]);
+}
+
+/// What it was asked and lent is taken back, and it is lent what its restart needs; meanwhile another one is looked at, and it is not.
+#[test]
+fn a_service_that_somebody_stops_while_its_restart_is_made_ready_stays_down() {
+    for after in (2 * S..3 * S).step_by(10_000) {
+        let command = |name: &str| vec![format!("/usr/local/bin/{name}-{{unit}}")];
+        let asks = ServiceRules { checkpoint_timeout: span(2 * S), ask: command("ask"), unask: command("unask"), ..rules() };
+        let mut host = service_host(asks, None, 0);
+        host.world.add(Unit::new("queue-other.service", Body::Daemon(Daemon::default())), MINUTE);
+        ends_by(&mut host, slowly());
+        becomes(&mut host, Daemon { on_term: slowly(), leaves: true, ..Daemon::default() });
+        host.world.touch("d2");
+        assert!(host.run_until(MINUTE, |host| host.world.asked_at.contains_key(WORKER)));
+        a_person_stops_it(&mut host, after);
+        converges(&mut host);
+    }
 }
