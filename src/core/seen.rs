@@ -19,6 +19,8 @@ pub struct UnitSeen {
     pub result: String,
     /// A job is queued or running for it. A running oneshot has its start job all along (facts, section 1).
     pub job: bool,
+    /// That job stops it, or is the first half of a restart. A start that does not succeed keeps its own job until what it has started has ended.
+    pub stop_job: bool,
     pub main_pid: u32,
     /// `ExecMainStartTimestampMonotonic` on the boot clock; [`Mono::BOOT`] if the unit has never run.
     pub main_start: Mono,
@@ -95,10 +97,11 @@ impl UnitSeen {
         self.exit.is_some_and(|exit| matches!(exit.how, Exit::Killed(_) | Exit::Exited(129 | 130 | 143)))
     }
 
-    /// Whether somebody has asked for its end: it does not end by itself, for its main process is there still.
+    /// Whether somebody has asked for its end: systemd has a job for that, or its main process is there still, and it is no start that has failed.
     #[must_use]
     pub fn is_being_stopped(&self) -> bool {
-        self.active == Active::Deactivating && self.processes.iter().any(|process| process.pid == self.main_pid)
+        let main_lives = || self.processes.iter().any(|process| process.pid == self.main_pid);
+        self.active == Active::Deactivating && (self.stop_job || (!self.job && main_lives()))
     }
 
     /// Whether one of its timers is about to start it for a slot that has come.

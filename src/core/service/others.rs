@@ -33,7 +33,7 @@ impl Service {
             (self.ends_from, self.ladder) = (Some(turn.now.mono), None);
         }
         // Whoever stops it has asked systemd for that, or its main process is there still: what ends by itself has neither, and a deadline of systemd's a result.
-        self.being_stopped |= seen.job || (seen.is_being_stopped() && seen.result == "success");
+        self.being_stopped |= seen.stop_job || (seen.is_being_stopped() && seen.result == "success");
     }
 
     /// The restart of an earlier agent ends it no more: whoever does so from now on is somebody else.
@@ -86,13 +86,13 @@ impl Service {
         well && self.restarted_for.is_some() && !seen.invocation.is_empty() && seen.invocation != self.before
     }
 
-    /// Somebody's stop has taken the place of our start, or has come right after it, as systemd has told, or as can be seen: a start that fails by itself leaves
-    /// no job behind for the end of what it has started, and a failure.
+    /// Somebody's stop has taken the place of our start, or has come right after it, as systemd has told, or as can be seen: a start that fails by itself
+    /// ends in a failure, and has its own job until then.
     pub(super) fn is_canceled(&self, seen: &UnitSeen) -> bool {
         let stopped = match seen.active {
             // One that no look has met in its start may have been up, and have ended by itself.
             Active::Inactive => self.was_starting(seen) || (self.has_started(seen) && seen.was_signalled()),
-            Active::Deactivating => seen.job && (self.was_starting(seen) || self.has_started(seen)),
+            Active::Deactivating => seen.stop_job && (self.was_starting(seen) || self.has_started(seen)),
             _ => false,
         };
         self.job_end == Some(JobEnd::Canceled) || stopped

@@ -142,6 +142,7 @@ impl Systemd {
             active: active(&row.3),
             sub: row.4.clone(),
             job: row.7 != 0,
+            stop_job: row.7 != 0 && matches!(row.8.as_str(), "stop" | "restart" | "try-restart"),
             result: "success".to_owned(),
             ..UnitSeen::default()
         };

@@ -9,7 +9,7 @@ use restart_agent::core::time::Mono;
 
 use super::balancer::Command;
 use super::fpm::Answers;
-use super::unit::{By, Role, Unit};
+use super::unit::{By, JobKind, Role, Unit};
 use super::{Happening, MS, S, Us, World};
 
 fn us(span: Duration) -> Us {
@@ -22,8 +22,10 @@ fn bare(full: UnitSeen) -> UnitSeen {
         unit: full.unit,
         load: full.load,
         active: full.active,
-        result: full.result,
+        // Of what runs it is not read.
+        result: if full.active.runs() { "success".to_owned() } else { full.result },
         job: full.job,
+        stop_job: full.stop_job,
         invocation: full.invocation,
         cgroup: full.cgroup,
         processes: full.processes,
@@ -559,6 +561,7 @@ impl World {
             sub: String::new(),
             result: unit.result.to_owned(),
             job: unit.job.is_some(),
+            stop_job: unit.job.is_some_and(|job| job.kind == JobKind::Stop || (job.kind == JobKind::Restart && !job.starting)),
             main_pid: unit.main_pid,
             main_start: self.mono(unit.main_start),
             exit: unit.exit.map(|exit| ExitSeen { at: self.mono(exit.at.0), ..exit }),

@@ -627,9 +627,17 @@ impl World {
     /// A service is ready, or its start has failed.
     pub(crate) fn started(&mut self, name: &str, invocation: &str, well: bool) {
         let Some(unit) = self.units.get_mut(name) else { return };
+        let times_out = matches!(&unit.body, Body::Daemon(daemon) if daemon.starts == Starts::NeverReady);
+        let timed_out = unit.active == Active::Deactivating && unit.stop.is_none() && unit.result == "timeout";
         // One whose main process has died in its start may be waiting for its next one.
-        if unit.invocation != *invocation || unit.active != Active::Activating || unit.main_pid == 0 {
+        if unit.invocation != *invocation || (unit.active != Active::Activating && !timed_out) || unit.main_pid == 0 {
             return;
+        }
+        if times_out && !timed_out {
+            // What it has started is ended first, and its start job goes on until that is done.
+            (unit.active, unit.result) = (Active::Deactivating, "timeout");
+            self.say(|| format!("{name}: its start has taken too long"));
+            return self.after(11 * S, Happening::Started { unit: name.to_owned(), invocation: invocation.to_owned(), well });
         }
         if well {
             unit.active = Active::Active;
@@ -642,7 +650,7 @@ impl World {
             return;
         }
         unit.active = Active::Failed;
-        unit.result = "exit-code";
+        unit.result = if timed_out { "timeout" } else { "exit-code" };
         unit.fired.1 += 1;
         unit.exit = Some(ExitSeen { how: Exit::Exited(78), at: Mono(self.now) });
         let since = unit.main_start;

@@ -176,6 +176,26 @@ fn a_service_that_has_reached_its_checkpoint_is_not_called_renewed_before_it_is_
     }
 }
 
+/// systemd ends what has not come up in time, and its start job goes on until that is done.
+#[test]
+fn a_service_whose_start_takes_too_long_is_not_taken_for_one_that_somebody_stops() {
+    for agent_dies in [false, true] {
+        let mut host = service_host(ServiceRules { checkpoint_timeout: span(MINUTE), ..rules() }, Some(5 * S), 0);
+        becomes(&mut host, Daemon { checkpoint: Some(5 * S), starts: Starts::NeverReady, ..Daemon::default() });
+        host.world.touch("d2");
+        if agent_dies {
+            host.run(30 * S);
+            host.deed(Deed::KillAgent(2 * S));
+        }
+        assert!(host.run_until(2 * MINUTE, |host| host.world.units[WORKER].result == "timeout"));
+        host.run(S);
+        becomes(&mut host, Daemon::default());
+        converges(&mut host);
+        assert_eq!(starts(&host), [By::Systemd, By::Agent, By::Agent]);
+        assert!(host.world.units[WORKER].active.runs());
+    }
+}
+
 /// The restart of the agent before has stopped it, and its start fails; the one of now was about to ask it.
 #[test]
 fn a_service_that_fails_in_the_restart_of_an_earlier_agent_is_brought_up() {
