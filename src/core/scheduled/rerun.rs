@@ -1,5 +1,6 @@
 //! After the stop: what was lent is given back, then it runs again now, or stays quiet until its next scheduled run.
 
+use super::drain::forbidden;
 use super::script::{Ask, Ended, Script, ScriptStep};
 use std::time::Duration;
 
@@ -97,7 +98,7 @@ impl Script {
 
     /// It was spared, and would be by the rules that there are by now.
     fn is_spared(&self, rules: &ScheduledRules) -> bool {
-        matches!(self.ended, Ended::Spared(_)) && rules.overdue == Some(Overdue::Finish)
+        matches!(self.ended, Ended::Spared(_)) && (rules.overdue == Some(Overdue::Finish) || forbidden(&self.seen, rules).is_some())
     }
 
     /// One that goes on does so.
