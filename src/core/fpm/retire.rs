@@ -58,9 +58,10 @@ impl Fpm {
         self.retires() && (self.silent || mute) && !self.is_closed()
     }
 
-    /// As long as nobody knew which of its workers were idle it was not waited for.
+    /// Its status answers, the count's too: it is waited for again, if it was not since nobody knew which of its workers were idle.
     pub(super) fn has_said(&mut self, now: Mono, counted: &Counted) {
-        if counted.silent.is_empty() {
+        if counted.silent.is_empty() && self.source.asks() {
+            self.silent = false;
             self.lingers_on(now, Early::Mute);
         }
     }
