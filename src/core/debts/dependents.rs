@@ -21,6 +21,10 @@ impl Debts {
             self.awaits = None;
         }
         for Dependent { unit: dependent, bound } in turn.memory.taken_down.get(unit).cloned().unwrap_or_default() {
+            // Its start would only wait with all others, and is gone if the host goes down.
+            if turn.memory.starts_held && turn.policy.target_of_script(&dependent).is_some() {
+                continue;
+            }
             if bound && starts {
                 let since = *self.awaits.get_or_insert(turn.now.mono);
                 if turn.now.mono < since.after(RETRY) {
