@@ -240,6 +240,7 @@ fn next_of(unit: &UnitView, kind: &str) -> &'static str {
         (TargetState::Draining, "scheduled") => "SIGTERM",
         (TargetState::Draining, _) => "RestartUnit",
         (TargetState::Asked | TargetState::Held, "scheduled") => "SIGTERM, unless its rules let it finish",
+        (TargetState::Asked | TargetState::Held, "service") => "RestartUnit, unless its rules let it finish",
         (TargetState::Stopping, _) if unit.deadline.is_some() => "SIGKILL",
         (TargetState::Stopping, "scheduled" | "strays" | "generations") => "SIGTERM",
         (TargetState::Killing, _) => "report it as stuck",
