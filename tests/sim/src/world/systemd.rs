@@ -328,7 +328,9 @@ impl World {
             }
             return;
         }
-        if unit.processes.is_empty() || (main && unit.leaves_now()) {
+        // With a later command to come nobody ends what this one leaves behind.
+        let goes_on = main && unit.stop.is_none() && unit.has_later_command();
+        if unit.processes.is_empty() || (main && unit.leaves_now()) || goes_on {
             return self.run_over(name);
         }
         if main {

@@ -514,4 +514,10 @@ impl Unit {
     pub fn steps(&self) -> u32 {
         if let Body::Script(script) = &self.body { script.steps } else { 1 }
     }
+
+    /// The command that has just ended is followed by another one.
+    #[must_use]
+    pub fn has_later_command(&self) -> bool {
+        self.oneshot() && self.clean && !self.last_step && self.step + 1 < self.steps()
+    }
 }
