@@ -199,6 +199,9 @@ impl Debts {
                 // The stop or restart was not begun after all.
                 settle_cut(turn, &seen.unit, false, false);
                 settle_rerun_of_running(turn, seen, "it was not stopped");
+            } else if cutting.of_script() && turn.memory.stopping(&seen.unit) {
+                ending.insert(seen.unit.clone());
+                self.soon(turn);
             } else if cutting.of_script() {
                 if settle_script(turn, seen, self.orphans.killed_from(&seen.unit), Saw::Nothing, None) {
                     if cutting.ours() {

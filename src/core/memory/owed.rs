@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Memory;
-use crate::core::effect::JobEnd;
+use crate::core::effect::{Effect, JobEnd};
 use crate::core::entry::Written;
 use crate::core::seen::UnitSeen;
 use crate::core::status::{UnitEnd, UnitOutcome};
@@ -64,6 +64,11 @@ impl Memory {
             self.is_not_down(&ended.unit);
         }
         self.note(None, written);
+    }
+
+    /// What systemd says of our stop of this script is on its way, and makes certain what has ended it.
+    pub(in crate::core) fn stopping(&self, unit: &str) -> bool {
+        self.open.values().any(|open| matches!(open, Effect::Stop { unit: of, .. } if of == unit))
     }
 
     pub(super) fn is_not_down(&mut self, unit: &str) {
