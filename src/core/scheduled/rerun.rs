@@ -59,8 +59,7 @@ impl Script {
     /// Whether it is started as soon as it may, whatever its timers say.
     pub(super) fn runs_at_once(&self, turn: &Turn<'_>, rules: &ScheduledRules) -> bool {
         let wants = match self.ended {
-            // What it was owed when it said so, newer rules may not give it.
-            Ended::AtCheckpoint => rules.after != After::UntilNext,
+            Ended::AtCheckpoint => self.is_owed_by_checkpoint(rules),
             Ended::Stopped => rules.after == After::Rerun || (rules.after == After::Auto && self.seen.timers.is_empty()),
             Ended::ByItself | Ended::Spared(_) | Ended::Paused | Ended::Renewed => false,
         };
@@ -94,6 +93,11 @@ impl Script {
         if !spared && !self.stale.is_empty() && turn.now.mono >= self.drain_until {
             self.keep_quiet(turn);
         }
+    }
+
+    /// It has ended at its checkpoint, and is to run again for that: what it was owed when it said so, newer rules may not give it.
+    fn is_owed_by_checkpoint(&self, rules: &ScheduledRules) -> bool {
+        self.ended == Ended::AtCheckpoint && rules.after != After::UntilNext
     }
 
     /// It was spared, and would be by the rules that there are by now.
@@ -148,8 +152,7 @@ impl Script {
             return self.ended_by_itself(turn);
         }
         let next = self.seen.next_run();
-        let heeded = self.ended == Ended::AtCheckpoint && rules.after != After::UntilNext;
-        let again = heeded || !rules.stays_quiet(next, turn.now.wall);
+        let again = self.is_owed_by_checkpoint(rules) || !rules.stays_quiet(next, turn.now.wall);
         if owed.is_some() && again && !self.seen.active.runs() && !self.has_run_since() {
             return if rules.settle_after.is_zero() { self.start(turn) } else { self.let_settle(turn, rules) };
         }

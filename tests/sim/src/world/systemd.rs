@@ -329,7 +329,7 @@ impl World {
             return;
         }
         // With a later command to come nobody ends what this one leaves behind.
-        let goes_on = main && unit.stop.is_none() && unit.has_later_command();
+        let goes_on = main && unit.stop.is_none() && unit.clean && !unit.last_step && unit.has_later_command();
         if unit.processes.is_empty() || (main && unit.leaves_now()) || goes_on {
             return self.run_over(name);
         }
@@ -371,7 +371,7 @@ impl World {
         let oneshot = unit.oneshot();
         // What it is lent makes a failure of any end that the agent's stop brought about.
         let clean = unit.clean && !(unit.lent_no_success() && unit.stop.as_ref().is_some_and(|stop| stop.by == By::Agent));
-        let goes_on = unit.ending() == Ending::Commands && oneshot && clean && !timed_out && unit.step + 1 < unit.steps();
+        let goes_on = unit.ending() == Ending::Commands && clean && !timed_out && unit.has_later_command();
         if goes_on && unit.last_step && unit.stop.is_none() {
             // What it was lent has cut it short.
             unit.last_stop_by_agent = Some(self.now);

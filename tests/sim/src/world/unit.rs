@@ -515,9 +515,9 @@ impl Unit {
         if let Body::Script(script) = &self.body { script.steps } else { 1 }
     }
 
-    /// The command that has just ended is followed by another one.
+    /// The command that runs, or has just ended, is not its last one.
     #[must_use]
     pub fn has_later_command(&self) -> bool {
-        self.oneshot() && self.clean && !self.last_step && self.step + 1 < self.steps()
+        self.oneshot() && self.step + 1 < self.steps()
     }
 }
