@@ -20,6 +20,8 @@ pub struct Timer {
     pub due: Option<Us>,
     /// It is due because the agent has stopped its service.
     pub due_by_agent: bool,
+    /// What was to run again at once when it ended may be started, though newer rules have come since: they take longer to be met than it does to fire.
+    pub at_once: bool,
 }
 
 impl Timer {
@@ -47,6 +49,7 @@ impl World {
             last_trigger: self.now,
             due: None,
             due_by_agent: false,
+            at_once: false,
         };
         let slot = timer.slot_after(self.now);
         self.timers.insert(name.clone(), timer);
@@ -93,7 +96,7 @@ impl World {
         let Some(timer) = self.timers.get_mut(name) else { return };
         timer.last_trigger = now;
         timer.due = None;
-        let off_schedule = std::mem::take(&mut timer.due_by_agent);
+        let (off_schedule, at_once) = (std::mem::take(&mut timer.due_by_agent), std::mem::take(&mut timer.at_once));
         let unit = timer.unit.clone();
         if self.is_quiet(&unit) {
             self.say(|| format!("{name} would start {unit}, which is kept quiet"));
@@ -106,14 +109,17 @@ impl World {
             }
             return;
         }
-        // One that is to run again at once may be started by whoever comes first.
-        let at_once = self.scheduled_rules(&unit).is_some_and(|(_, rules)| rules.after == After::Rerun)
-            || self.units.get(&unit).is_some_and(|unit| unit.checkpointed);
-        if off_schedule && !at_once {
+        if off_schedule && !at_once && !self.runs_again_at_once(&unit) {
             self.violates(format!("{name} starts {unit} off schedule, because the agent stopped it"));
         }
         self.say(|| format!("{name} starts {unit}"));
         let _ = self.start_unit(&unit, By::Timer);
+    }
+
+    /// Whoever comes first may start it.
+    fn runs_again_at_once(&self, unit: &str) -> bool {
+        self.scheduled_rules(unit).is_some_and(|(_, rules)| rules.after == After::Rerun)
+            || self.units.get(unit).is_some_and(|unit| unit.checkpointed)
     }
 
     /// Its condition says that it is not to be started.
@@ -124,8 +130,9 @@ impl World {
     /// A service has ended: a timer whose slot has passed meanwhile fires at once (facts F2.2).
     pub(crate) fn timers_rearm(&mut self, unit: &str, stopped_by_agent: bool) {
         let mut due = Vec::new();
+        let at_once = self.runs_again_at_once(unit);
         for timer in self.timers.values_mut().filter(|timer| timer.unit == unit && timer.active && timer.due.is_some()) {
-            timer.due_by_agent = stopped_by_agent;
+            (timer.due_by_agent, timer.at_once) = (stopped_by_agent, at_once);
             due.push(timer.name.clone());
         }
         for name in due {
