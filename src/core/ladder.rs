@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::seen::ProcessSeen;
+use super::seen::{Active, ProcessSeen, UnitSeen};
 use super::time::Mono;
 
 /// After SIGKILL a process is gone in milliseconds (facts F3.1: 12 ms); one that is still there after this long sits in the kernel.
@@ -14,8 +14,10 @@ const KILL_AGAIN: Duration = Duration::from_secs(1);
 /// The rungs below the drain, for one unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ladder {
-    /// When StopUnit or RestartUnit was sent: the clock starts there, whatever ExecStop= does (facts F3.7).
+    /// When StopUnit or RestartUnit was decided: the clock starts there, whatever ExecStop= does (facts F3.7).
     sent: Mono,
+    /// When systemd began to stop which run, as the first look that found it at that says.
+    begun: Option<(String, Mono)>,
     term_timeout: Duration,
     killed: Option<Mono>,
     /// When the first one was asked for.
@@ -43,12 +45,27 @@ pub enum Rung {
 impl Ladder {
     #[must_use]
     pub fn new(sent: Mono, term_timeout: Duration) -> Ladder {
-        Ladder { sent, term_timeout, killed: None, killed_from: None, hit: Vec::new(), not_before: sent }
+        Ladder { sent, begun: None, term_timeout, killed: None, killed_from: None, hit: Vec::new(), not_before: sent }
     }
 
+    /// What a look shows. On a busy host the disk may take longer over the intent than the grace is, or systemd over its queue: the grace counts from when
+    /// systemd began.
+    pub fn begins(&mut self, seen: &UnitSeen) {
+        if seen.active == Active::Deactivating && self.begun.as_ref().is_none_or(|(run, _)| *run != seen.invocation) {
+            self.begun = Some((seen.invocation.clone(), seen.state_since));
+        }
+    }
+
+    /// Whether systemd was found at its stop: before that nobody has sent a signal.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.begun.is_some()
+    }
+
+    /// Where the grace counts from.
     #[must_use]
     pub fn sent(&self) -> Mono {
-        self.sent
+        self.begun.as_ref().map_or(self.sent, |(_, begun)| self.sent.max(*begun))
     }
 
     #[must_use]
@@ -87,7 +104,7 @@ impl Ladder {
     }
 
     pub fn rung(&self, now: Mono) -> Rung {
-        let due = self.sent.after(self.term_timeout).max(self.not_before);
+        let due = self.sent().after(self.term_timeout).max(self.not_before);
         match self.killed {
             Some(at) if now >= at.after(KILL_PATIENCE) => Rung::Unkillable,
             Some(at) => Rung::Dying { until: at.after(KILL_PATIENCE) },

@@ -104,6 +104,12 @@ impl UnitSeen {
         self.active == Active::Deactivating && (self.stop_job || (!self.job && main_lives()))
     }
 
+    /// Whether systemd has come to its stop: before that nobody has sent it a signal.
+    #[must_use]
+    pub fn has_been_stopped(&self) -> bool {
+        matches!(self.active, Active::Deactivating | Active::Inactive | Active::Failed)
+    }
+
     /// Whether one of its timers is about to start it for a slot that has come.
     #[must_use]
     pub fn slot_is_due(&self, now: Wall) -> bool {

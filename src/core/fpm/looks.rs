@@ -70,6 +70,7 @@ impl Fpm {
         let Outcome::Units(units) = outcome else { return };
         let Some(seen) = units.iter().find(|seen| seen.unit == self.unit) else { return };
         let before = self.seen.invocation.clone();
+        self.ladder.iter_mut().for_each(|ladder| ladder.begins(seen));
         match self.step.clone() {
             FpmStep::Draining { .. } | FpmStep::Seeing if self.stopped_by_somebody(turn, seen) => {}
             FpmStep::Draining { .. } | FpmStep::Seeing

@@ -110,11 +110,8 @@ impl Script {
             // At once, so that the last one to end takes all back with one Reload.
             return self.release(loans);
         }
-        // Only on the word of a look that began after the grace, which is counted from when systemd began to stop it: on a busy host that is much
-        // later than we asked.
-        let stopping = matches!(self.seen.active, Active::Deactivating | Active::Inactive | Active::Failed);
-        let begun = if self.seen.active == Active::Deactivating { self.seen.state_since } else { Mono::BOOT };
-        let looked = stopping && self.seen_at >= ladder.sent().max(begun).after(rules.term_timeout);
+        // Only on the word of a look that began after the grace.
+        let looked = self.seen.has_been_stopped() && self.seen_at >= ladder.sent().after(rules.term_timeout);
         match ladder.rung_of(self.seen_at, &self.seen.processes) {
             Rung::Kill if looked && !ended && !runs_anew => self.kill(turn),
             Rung::Unkillable if !ended => {
@@ -143,6 +140,7 @@ impl Script {
 
     /// A look while it is being stopped.
     pub(super) fn note_ending(&mut self, seen: &UnitSeen) {
+        self.ladder.iter_mut().for_each(|ladder| ladder.begins(seen));
         if seen.active != Active::Deactivating {
             return;
         }

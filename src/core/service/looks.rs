@@ -145,6 +145,7 @@ impl Service {
     pub(super) fn look(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale, look: &Looker, drain_until: Mono) {
         self.seen_at = look.began().unwrap_or(self.seen_at);
         self.note_end(turn, seen);
+        self.ladder.iter_mut().for_each(|ladder| ladder.begins(seen));
         if stale.is_empty() && self.may_heed(turn.memory) {
             self.enter(turn.now.mono, Step::Ready);
         }

@@ -231,7 +231,7 @@ impl Service {
     /// The next rung for what is to end, whoever has asked for that.
     pub(super) fn hurry(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, target: &str, name: &str) {
         // Only on the word of a look that began after the grace: what was started anew is not to be killed for the old one.
-        if self.grace_over(rules).is_none_or(|over| self.seen_at < over) {
+        if !self.seen.has_been_stopped() || self.grace_over(rules).is_none_or(|over| self.seen_at < over) {
             return;
         }
         let Some(ladder) = &mut self.ladder else { return };

@@ -156,7 +156,7 @@ impl Systemd {
             }
         } else if matches!(look.looked, Looked::Running | Looked::Bare) {
             return match self.bare(id, &mut seen, look).await {
-                Ok(()) => Ok(Some(seen)),
+                Ok(()) => self.stop_since(id, seen, look).await,
                 Err(Fault::NoSuchUnit(_)) => Ok(None),
                 Err(fault) => Err(fault),
             };
@@ -174,10 +174,29 @@ impl Systemd {
             seen.invocation.clone_from(&run.invocation);
             seen.cgroup.clone_from(&run.cgroup);
             seen.processes = processes;
-            return Ok(Some(seen));
+            return self.stop_since(id, seen, look).await;
         }
         match self.ask(id, &mut seen, remembered, look).await {
             Ok(()) => Ok(Some(seen)),
+            Err(Fault::NoSuchUnit(_)) => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Of a unit that systemd is ending, with since when and why: its main process may live on for long. Its grace counts from there, and a deadline of
+    /// systemd's is no person's stop.
+    async fn stop_since(&self, id: &str, mut seen: UnitSeen, look: &Look<'_>) -> Result<Option<UnitSeen>, Fault> {
+        if seen.active != Active::Deactivating {
+            return Ok(Some(seen));
+        }
+        match self.properties(id, &[(UNIT, "StateChangeTimestampMonotonic"), (SERVICE, "Result")]).await {
+            Ok(values) => {
+                seen.state_since = boot_clock(values.number(0), look.offset);
+                if !values.text(1).is_empty() {
+                    values.text(1).clone_into(&mut seen.result);
+                }
+                Ok(Some(seen))
+            }
             Err(Fault::NoSuchUnit(_)) => Ok(None),
             Err(fault) => Err(fault),
         }

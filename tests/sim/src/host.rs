@@ -6,7 +6,7 @@ mod generations;
 mod model;
 mod removal;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
@@ -46,6 +46,8 @@ pub enum Deed {
     /// The host goes down, and comes back; the agent is started so long after.
     Reboot(Us),
     SlowPoll(u64),
+    /// What the agent of that epoch was writing is on the disk.
+    Written(u64),
     World(&'static str, Box<dyn FnOnce(&mut World)>),
 }
 
@@ -64,6 +66,7 @@ impl fmt::Debug for Deed {
             Deed::BusRestarts => write!(f, "the bus is restarted"),
             Deed::Reboot(_) => write!(f, "the host is rebooted"),
             Deed::SlowPoll(_) => write!(f, "the stamp is read"),
+            Deed::Written(_) => write!(f, "the journal is written"),
             Deed::World(what, _) => write!(f, "{what}"),
         }
     }
@@ -77,6 +80,14 @@ pub struct Crash {
     pub down: Us,
     /// The one after it is there for the removal of the package only.
     pub removed: bool,
+}
+
+/// The engine waits for its journal: what it is to do then, and what has come meanwhile.
+#[derive(Default)]
+struct Writing {
+    effects: Vec<(EffectId, Effect)>,
+    failed: bool,
+    events: VecDeque<Event>,
 }
 
 pub struct Host {
@@ -96,6 +107,7 @@ pub struct Host {
     reached_on_disk: (BTreeMap<String, Us>, BTreeMap<String, Us>),
     journal_told: bool,
     machine: Option<Machine>,
+    writing: Option<Writing>,
     outstanding: BTreeMap<EffectId, Effect>,
     asked_at: BTreeMap<EffectId, Us>,
     held_since: Option<Us>,
@@ -148,6 +160,7 @@ impl Host {
             queued: Vec::new(),
             with_queued: Memory::default(),
             disk_full: false,
+            writing: None,
             reached_on_disk: Default::default(),
             journal_told: true,
             machine: None,
@@ -225,6 +238,7 @@ impl Host {
         self.reread_memory();
         self.outstanding.clear();
         self.asked_at.clear();
+        self.writing = None;
         self.ticks = (0, 0);
         self.journal_told = true;
         let policy = match &self.unusable {
@@ -280,6 +294,7 @@ impl Host {
         self.died = self.world.now;
         self.outstanding.clear();
         self.asked_at.clear();
+        self.writing = None;
         if self.disk_full {
             (self.world.reached, self.world.reached_before) = self.reached_on_disk.clone();
         }
@@ -310,15 +325,45 @@ impl Host {
         true
     }
 
+    /// Something has come for the agent, which takes it in when its journal is written (law 2).
     pub fn feed(&mut self, event: Event) {
+        match &mut self.writing {
+            Some(writing) => writing.events.push_back(event),
+            None => self.turn(vec![event]),
+        }
+    }
+
+    /// What came of effects meanwhile the engine takes in together.
+    fn written(&mut self) {
+        let Some(Writing { effects, failed, mut events }) = self.writing.take() else { return };
+        self.perform(effects, failed);
+        while let Some(event) = events.pop_front() {
+            let mut together = vec![event];
+            while matches!(together[..], [Event::Outcome(..), ..]) && matches!(events.front(), Some(Event::Outcome(..))) {
+                together.extend(events.pop_front());
+            }
+            match &mut self.writing {
+                Some(writing) => writing.events.extend(together),
+                None => self.turn(together),
+            }
+        }
+    }
+
+    fn turn(&mut self, events: Vec<Event>) {
         let now = self.world.clock();
-        let stamp = matches!(event, Event::Stamp(_));
-        self.world.say(|| match &event {
-            Event::Tick => String::new(),
-            other => format!("   <- {other:?}"),
-        });
-        let Some(machine) = &mut self.machine else { return };
-        let step = machine.handle(now, event);
+        let stamp = events.iter().any(|event| matches!(event, Event::Stamp(_)));
+        let mut step = Step::default();
+        for event in events {
+            self.world.say(|| match &event {
+                Event::Tick => String::new(),
+                other => format!("   <- {other:?}"),
+            });
+            let Some(machine) = &mut self.machine else { return };
+            let next = machine.handle(now, event);
+            step.entries.extend(next.entries);
+            step.effects.extend(next.effects);
+            step.answer = next.answer.or(step.answer);
+        }
         self.handled += 1;
         if stamp && self.world.stamp.is_ok() {
             // Nobody knew of it until now.
@@ -371,6 +416,7 @@ impl Host {
             }
         }
         let tried = !entries.is_empty();
+        let waits = entries.iter().any(|written| !written.entry.may_wait()) && self.world.faults.disk_takes > 0;
         for written in entries {
             let written = self.reread(written);
             self.with_queued.apply(&written);
@@ -397,6 +443,18 @@ impl Host {
             Answer::Accepted(_) if failed => Answer::Refused("the journal cannot be written".to_owned()),
             answer => answer,
         }));
+        if waits && self.machine.is_some() {
+            // A look has no intent that would have to be on the disk first.
+            let (before, after) =
+                if effects.iter().any(|(_, effect)| effect.acts()) { (Vec::new(), effects) } else { (effects, Vec::new()) };
+            self.perform(before, false);
+            self.writing = Some(Writing { effects: after, failed, events: VecDeque::new() });
+            return self.later(self.world.faults.disk_takes, Deed::Written(self.world.epoch));
+        }
+        self.perform(effects, failed);
+    }
+
+    fn perform(&mut self, effects: Vec<(EffectId, Effect)>, failed: bool) {
         if !effects.is_empty() && self.point() {
             return;
         }
@@ -438,10 +496,10 @@ impl Host {
 
     /// What somebody does right now.
     pub fn deed(&mut self, deed: Deed) {
-        if !matches!(deed, Deed::SlowPoll(_)) {
+        if !matches!(deed, Deed::SlowPoll(_) | Deed::Written(_)) {
             self.world.say(|| format!("== {deed:?}"));
         }
-        if !matches!(deed, Deed::SlowPoll(_) | Deed::Touch(_)) {
+        if !matches!(deed, Deed::SlowPoll(_) | Deed::Written(_) | Deed::Touch(_)) {
             self.disturb();
         }
         match deed {
@@ -529,6 +587,11 @@ impl Host {
                 self.boot = format!("boot-{}", self.world.now);
                 self.world.reboot();
             }
+            Deed::Written(epoch) => {
+                if epoch == self.world.epoch {
+                    self.written();
+                }
+            }
             Deed::SlowPoll(epoch) => {
                 if epoch == self.world.epoch {
                     let read = self.world.stamp.clone();
@@ -547,6 +610,9 @@ impl Host {
 
     /// An order through the bus, at once.
     pub fn order(&mut self, order: Order) {
+        if self.writing.is_some() {
+            return self.later(10 * MS, Deed::Order(order));
+        }
         if let Order::Trigger { targets, force, .. } = &order {
             let before = self.answers.len();
             let at = self.world.now;
@@ -613,7 +679,7 @@ impl Host {
             let deadline = self.machine.as_ref().and_then(Machine::next_deadline);
             self.due = Some((self.handled, deadline.map(|deadline| self.world.moment(deadline.at))));
         }
-        self.due.and_then(|(_, at)| at).filter(|_| self.machine.is_some())
+        self.due.and_then(|(_, at)| at).filter(|_| self.machine.is_some() && self.writing.is_none())
     }
 
     fn happen(&mut self, what: Happening) {
@@ -852,6 +918,7 @@ impl Host {
         let memory = self.memory();
         self.machine.is_some()
             && self.outstanding.is_empty()
+            && self.writing.is_none()
             && memory.rollout.is_none()
             && memory.depooled.is_empty()
             && memory.lent.is_empty()

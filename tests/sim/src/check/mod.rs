@@ -439,6 +439,8 @@ impl World {
         let Some(sent) = by_others.or_else(|| self.sent.get(name).copied()).or_else(by_systemd) else {
             return self.violates(format!("the agent kills {name} without having asked it to end"));
         };
+        // systemd may have come to it later.
+        let sent = self.units.get(name).and_then(|unit| unit.stop.as_ref()).map_or(sent, |stop| sent.max(stop.since));
         if now < sent + term_timeout {
             return self.violates(format!("SIGKILL to {name} {:.3} s after SIGTERM", (now - sent) as f64 / 1e6));
         }

@@ -73,14 +73,14 @@ impl Host {
         };
         let rules = self.policy.targets.values().map(settles).max().unwrap_or(0) + us(self.policy.stamp.begin_timeout);
         let far = now + us(machine.longest()) + rules + FAR;
-        let slack = 2 * S + 10 * us(Duration::from_millis(4)) * self.world.faults.slowness;
+        let slack = 2 * S + 10 * us(Duration::from_millis(4)) * self.world.faults.slowness + self.world.faults.disk_takes;
         let late = self.outstanding.iter().find(|(id, effect)| {
             let asked = self.asked_at.get(id).copied().unwrap_or(now);
             now > asked + bound(effect) + slack
         });
         let wrong = match &deadline {
             _ if late.is_some() => format!("without its answer in time: {late:?}"),
-            None if !owed.is_empty() && self.outstanding.is_empty() && self.journal_told => {
+            None if !owed.is_empty() && self.outstanding.is_empty() && self.journal_told && self.writing.is_none() => {
                 format!("something is to be done ({}), no effect is under way, and there is no deadline", owed.join(", "))
             }
             Some(deadline) if deadline.why.trim().is_empty() => "it waits, and does not say for what".to_owned(),

@@ -22,8 +22,9 @@ fn bare(full: UnitSeen) -> UnitSeen {
         unit: full.unit,
         load: full.load,
         active: full.active,
-        // Of what runs it is not read.
-        result: if full.active.runs() { "success".to_owned() } else { full.result },
+        // Of what runs it is not read, but for what is at its end.
+        result: if full.active == Active::Deactivating { full.result } else { "success".to_owned() },
+        state_since: full.state_since,
         job: full.job,
         stop_job: full.stop_job,
         invocation: full.invocation,

@@ -142,6 +142,8 @@ pub struct Faults {
     pub slowness: u64,
     /// What a look at units or generations takes beyond the way there and back, in microseconds: systemd answers for each unit.
     pub look_takes: Us,
+    /// What the journal's way to the disk takes. The engine does nothing else meanwhile.
+    pub disk_takes: Us,
 }
 
 /// Somebody's work that was ended by a signal of the agent's doing.

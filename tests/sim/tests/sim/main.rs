@@ -11,6 +11,7 @@ mod reruns;
 mod scheduled;
 mod services;
 mod services_down;
+mod slow_disk;
 mod status;
 mod strays;
 mod traps;
