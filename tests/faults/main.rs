@@ -6,6 +6,7 @@
 mod ground;
 mod hooks;
 mod php;
+mod slow;
 #[path = "../jobrunner/stage.rs"]
 mod stage;
 mod stuck;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     let suite = on(suite, Release::Trixie, "a_clock_that_is_a_day_off_forgets_no_deploy_t04", ground::clock);
     let suite = on(suite, Release::Bookworm, "a_state_directory_that_cannot_be_used_is_told_t38", ground::state_directory);
     let suite = on(suite, Release::Trixie, "without_file_descriptors_nothing_is_forgotten", ground::descriptors);
+    let suite = on(suite, Release::Trixie, "a_slow_disk_takes_nothing_from_a_grace", slow::disk);
     suite.run()
 }
 
