@@ -5,6 +5,7 @@ mod deadlines;
 mod generations;
 mod model;
 mod removal;
+mod strays;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -17,7 +18,7 @@ use restart_agent::core::entry::{Entry, Written};
 use restart_agent::core::event::{Answer, Event, Order};
 use restart_agent::core::machine::Machine;
 use restart_agent::core::memory::Memory;
-use restart_agent::core::policy::Policy;
+use restart_agent::core::policy::{Policy, TargetRules};
 use restart_agent::core::status::{AgentView, Casualty, RolloutResult, State, StatusView, TargetState};
 use restart_agent::core::step::Step;
 use restart_agent::core::time::Mono;
@@ -415,6 +416,9 @@ impl Host {
                 self.world.wanted.push(crate::world::Wanted { at, perhaps, forced: false, targets, id });
             }
         }
+        for written in &entries {
+            self.world.agent_may_write(&written.entry);
+        }
         let tried = !entries.is_empty();
         let waits = entries.iter().any(|written| !written.entry.may_wait()) && self.world.faults.disk_takes > 0;
         for written in entries {
@@ -460,6 +464,7 @@ impl Host {
         }
         for (id, effect) in effects {
             self.effects += 1;
+            self.world.agent_may_do(&effect);
             self.check_held(&effect);
             if effect.acts() {
                 self.done.push((self.world.now, effect.clone()));
@@ -744,6 +749,7 @@ impl Host {
             if !stale.is_empty() {
                 self.world.violates(format!("wait says converged, and {} runs old code", stale.join(", ")));
             }
+            self.check_converged_strays();
         }
         if thorough && self.machine.is_some() {
             let status = self.status();
@@ -764,6 +770,11 @@ impl Host {
         // By rules that are others now it has not looked yet.
         if !self.stamp_told || self.world.now < self.world.policy_changed + S {
             return;
+        }
+        let touched = status.targets.iter().filter(|of| !matches!(self.policy.targets.get(&of.name), Some(TargetRules::Strays(_))));
+        let excluded = touched.flat_map(|target| &target.units).find(|unit| self.world.is_excluded(&unit.unit));
+        if let Some(unit) = excluded.map(|unit| unit.unit.clone()) {
+            self.world.violates(format!("{unit} is excluded, and status tells of it"));
         }
         let since = self.since.clone();
         let stale = self.world.stale_units(|target| since.get(target).copied().unwrap_or(Us::MAX));
@@ -817,6 +828,7 @@ impl Host {
             self.world.violates(format!("at rest the memory still holds: {}", owed.join(", ")));
         }
         self.generations_at_rest();
+        self.strays_at_rest();
         self.check_newest();
         self.check_casualties();
     }

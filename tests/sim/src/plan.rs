@@ -126,7 +126,7 @@ impl World {
                 }
                 TargetRules::Scheduled(rules) => drop(seen.units.insert(name, self.look(&rules.units, Looked::WithTimers))),
                 TargetRules::Service(rules) => drop(seen.units.insert(name, self.look(&rules.units, Looked::WithTimers))),
-                TargetRules::Strays(_) => drop(seen.strays.insert(name, self.living_strays())),
+                TargetRules::Strays(rules) => drop(seen.strays.insert(name, self.living_strays(&rules.code))),
                 TargetRules::Generations(rules) => {
                     let Some(generations) = self.see_generations(&rules.unit) else { continue };
                     let known = memory.targets.get(&name).cloned().unwrap_or_default();

@@ -1,5 +1,6 @@
 //! What must never happen, checked while things happen: the rules as the contract has them, against what is true in the world.
 
+mod excluded;
 mod generations;
 mod reruns;
 mod strays;
@@ -93,9 +94,25 @@ impl World {
         unit.refuse_stop || unit.load == Load::Masked || both || rules.overdue == Some(Overdue::Finish)
     }
 
+    /// When what of it carries code began.
+    fn oldest_of(unit: &Unit, code: &[String]) -> Us {
+        let of_it = unit.processes.values().filter(|process| carries(code, process)).map(|process| process.start).min();
+        if code.is_empty() { unit.oldest_start() } else { of_it.unwrap_or(Us::MAX) }
+    }
+
     /// Whether this service cannot be restarted, or might not come back.
     fn must_be_left(unit: &Unit) -> bool {
         unit.refuse_stop || unit.refuse_start || unit.transient || unit.load == Load::Masked
+    }
+
+    /// Whether this script or service may go on with old code.
+    #[must_use]
+    pub(crate) fn goes_on(unit: &Unit, rules: &TargetRules) -> bool {
+        match rules {
+            TargetRules::Scheduled(rules) => Self::protected(unit, rules),
+            TargetRules::Service(rules) => Self::must_be_left(unit) || rules.overdue == Some(Overdue::Finish),
+            TargetRules::PhpFpm(_) | TargetRules::Generations(_) | TargetRules::Strays(_) => false,
+        }
     }
 
     /// The same on a host as slow as this one.
@@ -126,6 +143,7 @@ impl World {
         // With its loan the later ones of several commands do not begin: it is stopped though what it runs now is new, or its rules are others by now.
         let short = self.lent.get(name).filter(|_| unit.steps() > 1).map(|(from, _)| *from);
         let begun = short.is_some_and(|from| self.rules_before(name, from).any(|before| !Self::protected(unit, before)));
+        let begun = begun || short.is_some_and(|from| self.barred_since(name, from)) || self.just_barred(name);
         if Self::protected(unit, &rules) && !begun {
             return self.violates(format!("the agent stops {name}, which its rules protect"));
         }
@@ -149,6 +167,15 @@ impl World {
             }
             Some((at, false)) => self.agent_may_hurry(name, &rules, at),
             Some((_, true)) => {}
+        }
+    }
+
+    /// What could not come back, or is not to be stopped, is not asked to end.
+    pub(crate) fn agent_may_ask(&mut self, name: &str) {
+        let Some(unit) = self.units.get(name) else { return };
+        let left = unit.refuse_stop || unit.load == Load::Masked || (!unit.oneshot() && Self::must_be_left(unit));
+        if left && !self.just_barred(name) {
+            self.violates(format!("the agent asks {name} to stop, which systemd does not let it stop, or start again"));
         }
     }
 
@@ -356,15 +383,20 @@ impl World {
             self.agent_may_bring_up(name);
         }
         let Some(unit) = self.units.get(name) else { return };
+        let oldest = Self::oldest_of(unit, rules.code());
         if let TargetRules::Service(rules) = &rules
             && unit.active == Active::Active
         {
-            let forced = self.made_stale(&target, unit.oldest_start()).is_some_and(|(_, forced)| forced);
+            let forced = self.made_stale(&target, oldest).is_some_and(|(_, forced)| forced);
             let held = now < unit.main_start + unit.manners().1 && !forced;
-            let deploy = self.made_stale(&target, unit.oldest_start()).map_or(0, |(at, _)| at);
+            let deploy = self.made_stale(&target, oldest).map_or(0, |(at, _)| at);
             let due = deploy + shortest(rules, self.service_rules_before(&target, deploy), |rules| rules.drain_timeout);
             let spared = due + shortest(rules, self.service_rules_before(&target, due), |rules| rules.hold_timeout);
-            let wrong = if rules.overdue == Some(Overdue::Finish) {
+            // What was seen a moment ago is good enough for a restart.
+            let just_barred = self.barred.get(name).is_some_and(|barred| now < barred.from + self.unknowable());
+            let wrong = if Self::must_be_left(unit) && !just_barred {
+                Some("which systemd does not let it restart")
+            } else if rules.overdue == Some(Overdue::Finish) {
                 Some("which its rules let finish")
             } else if self.asked.contains(name) || self.commanded.contains_key(name) {
                 Some("which would find itself asked to stop")
@@ -379,15 +411,20 @@ impl World {
         }
         let Some(unit) = self.units.get(name) else { return };
         if unit.active == Active::Active {
-            match self.made_stale(&target, unit.oldest_start()) {
+            match self.made_stale(&target, oldest) {
                 None => {
-                    let at = unit.main_start;
+                    // Of what carries code the old may have ended a moment ago.
+                    let at = if rules.code().is_empty() { unit.main_start + S } else { oldest.min(now) + S + self.unknowable() };
                     // An unproven php-fpm that does not answer may be restarted.
-                    if unit.as_fpm().is_none_or(|fpm| fpm.pings) && now - at > S {
+                    if unit.as_fpm().is_none_or(|fpm| fpm.pings) && now > at {
                         self.violates(format!("the agent restarts {name}, which runs new code"));
                     }
                 }
                 Some((at, false)) => {
+                    // Of a run that goes on while what carries code in it changes the drain is that of the first deploy that has not been reached.
+                    let reached = self.reached.get(&target).copied().unwrap_or(0);
+                    let unreached = self.wanted.iter().find(|wanted| wanted.names(&target) && wanted.at > reached).map(|wanted| wanted.at);
+                    let at = if rules.code().is_empty() { at } else { unreached.map_or(at, |first| first.min(at)) };
                     if let TargetRules::Service(rules) = &rules
                         && now < at + shortest(rules, self.service_rules_before(&target, at), |rules| rules.drain_timeout)
                     {
@@ -527,21 +564,20 @@ impl World {
         for unit in self.units.values() {
             let Some((target, rules)) = self.target_of(&unit.name) else { continue };
             let Some(want) = self.newest_want(&target).filter(|want| want.at > since(&target)) else { continue };
-            let code: &[String] = if let TargetRules::Scheduled(rules) = &rules { &rules.code } else { &[] };
-            let old = |process: &Process| process.start < want.at && carries(code, process) && unit.has_in_this_run(process);
+            let old = |process: &Process| process.start < want.at && carries(rules.code(), process) && unit.has_in_this_run(process);
             if !unit.processes.values().any(old) || unit.is_left_behind() {
                 continue;
             }
             let allowed = match &rules {
-                TargetRules::Scheduled(rules) => Self::protected(unit, rules),
-                TargetRules::Service(rules) => Self::must_be_left(unit) || rules.overdue == Some(Overdue::Finish),
+                TargetRules::Scheduled(_) | TargetRules::Service(_) => Self::goes_on(unit, &rules),
                 // What serves nobody new finishes.
                 TargetRules::Generations(_) => {
                     self.template_of(&unit.name).is_none_or(|template| self.is_not_fresh_yet(template, &unit.name))
                 }
                 TargetRules::PhpFpm(_) | TargetRules::Strays(_) => false,
             };
-            if !allowed {
+            // What was left is left until the next deploy, also if it is unmasked meanwhile.
+            if !allowed && !self.barred_since(&unit.name, want.at) {
                 stale.push(unit.name.clone());
             }
         }
@@ -569,7 +605,8 @@ impl World {
         for unit in &self.quiet {
             left.push(format!("{unit} is still kept quiet"));
         }
-        for unit in self.units.values().filter(|unit| unit.missed_slot) {
+        // What was masked then could not be started.
+        for unit in self.units.values().filter(|unit| unit.missed_slot && !self.barred_since(&unit.name, unit.idle_since)) {
             left.push(format!("{} has not run at its slot, and not since", unit.name));
         }
         for unit in self.units.values().filter(|unit| self.is_to_run_again(unit)) {

@@ -9,7 +9,8 @@ use crate::world::{MINUTE, Unit, World};
 impl World {
     /// Its last run was interrupted by the agent, and its rules give it another, which it has not had, though it can be started.
     pub(super) fn is_to_run_again(&self, unit: &Unit) -> bool {
-        let cannot = unit.refuse_start || unit.transient || unit.load == Load::Masked;
+        let masked = unit.load == Load::Masked || self.barred_since(&unit.name, unit.idle_since);
+        let cannot = unit.refuse_start || unit.transient || masked;
         if unit.active.runs() || unit.may_stay_down || cannot || !unit.interrupted() || self.was_stopped_unseen(unit) {
             return false;
         }

@@ -44,6 +44,7 @@ impl Host {
         self.deadlines_at = now + S;
         self.alerted = false;
         self.told.clear();
+        self.check_deadlines_of_strays();
         let since = self.since.clone();
         let mut stale = self.world.stale_units(|target| since.get(target).copied().unwrap_or(Us::MAX));
         if stale.is_empty() {
@@ -75,8 +76,7 @@ impl Host {
     fn is_overdue(&self, name: &str) -> bool {
         let Some(unit) = self.world.units.get(name) else { return false };
         let Some((target, rules)) = self.world.target_of(name) else { return false };
-        let code: &[String] = if let TargetRules::Scheduled(rules) = &rules { &rules.code } else { &[] };
-        let of_it = |process: &&Process| carries(code, process) && unit.has_in_this_run(process);
+        let of_it = |process: &&Process| carries(rules.code(), process) && unit.has_in_this_run(process);
         let oldest = unit.processes.values().filter(of_it).map(|process| process.start).min();
         // A target that was out of the configuration has what landed before it was back adopted.
         let from = self.since.get(&target).copied().unwrap_or(0).max(oldest.unwrap_or(Us::MAX));

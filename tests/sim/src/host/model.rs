@@ -205,13 +205,14 @@ impl Host {
             .units
             .values()
             .filter(|unit| {
-                let Some((target, rules)) = self.world.scheduled_rules(&unit.name) else { return false };
+                let Some((target, rules)) = self.world.target_of(&unit.name) else { return false };
                 let Some(want) = self.world.newest_want(&target) else { return false };
                 let since = self.since.get(&target).copied().unwrap_or(Us::MAX);
-                let of_it = |process: &&Process| carries(&rules.code, process) && unit.has_in_this_run(process);
+                let of_it = |process: &&Process| carries(rules.code(), process) && unit.has_in_this_run(process);
                 let old = unit.processes.values().filter(of_it).any(|process| process.start < want.at) && want.at > since;
                 let said = |state: TargetState| matches!(state, TargetState::Left);
-                old && World::protected(unit, &rules)
+                let left = World::goes_on(unit, &rules) || self.world.barred_since(&unit.name, want.at);
+                old && left
                     && !unit.is_left_behind()
                     && !views.iter().any(|view| view.unit == unit.name && said(view.state) && !view.why.is_empty())
             })

@@ -67,6 +67,7 @@ impl World {
         if let Effect::Kill { unit, .. } = &effect {
             self.kill_sent.insert(unit.clone(), self.now);
         }
+        self.pounce(&effect);
         self.say(|| format!("   -> {} {effect:?}", id.0));
         let latency = self.latency();
         self.after(latency, Happening::Act { epoch, id, effect, stage: 0 });
@@ -130,8 +131,8 @@ impl World {
                 }
                 self.answer(epoch, id, self.faults.look_takes, Outcome::Units(seen));
             }
-            Effect::FindStrays { .. } => {
-                let strays = self.living_strays();
+            Effect::FindStrays { code } => {
+                let strays = self.living_strays(&code);
                 self.answer(epoch, id, 0, Outcome::Strays(strays));
             }
             Effect::Signal { process, kill } => {
@@ -237,6 +238,7 @@ impl World {
                 if ask.iter().chain(&unask).any(|word| !word.contains(&unit)) {
                     self.violates(format!("{unit} is asked by {ask:?} and {unask:?}"));
                 }
+                self.agent_may_ask(&unit);
                 self.ask_to_stop(&unit);
                 let fails = !ask.is_empty() && self.rng.chance(10);
                 if fails {
@@ -522,11 +524,13 @@ impl World {
                 unit.may_stay_down |= !self.asked.contains(name);
             }
             self.say(|| format!("{name}: has reached a checkpoint"));
+            let asked = self.asked.contains(name);
             self.process_ended(name, pid, Exit::Exited(75));
-            if self
-                .units
-                .get(name)
-                .is_some_and(|unit| !unit.oneshot() && unit.active == Active::Failed && !unit.on_success && !unit.lent_run_again())
+            if asked
+                && self
+                    .units
+                    .get(name)
+                    .is_some_and(|unit| !unit.oneshot() && unit.active == Active::Failed && !unit.on_success && !unit.lent_run_again())
             {
                 self.violates(format!("{name} was asked, and what it says then is a failure"));
             }
@@ -536,7 +540,7 @@ impl World {
     /// The `php` of a shell ends there, and then the shell, by the same exit status, whether it is still asked or not.
     fn php_reaches_checkpoint(&mut self, name: &str, shell: u32) -> bool {
         let Some(unit) = self.units.get_mut(name) else { return false };
-        let Some(tidies) = unit.as_script().filter(|script| script.loops > 0 && !unit.tidying).map(|script| script.tidies) else {
+        let Some(tidies) = unit.loops().filter(|_| !unit.tidying).map(|(_, tidies)| tidies) else {
             return false;
         };
         let php = unit.processes.values().find(|process| process.role == Role::Looped).map(|process| process.pid);

@@ -1,6 +1,7 @@
 //! A simulated host: everything on it but the agent.
 
 mod balancer;
+mod bar;
 mod boot;
 mod effects;
 mod fpm;
@@ -24,6 +25,7 @@ use crate::host::Deed;
 use crate::rng::Rng;
 
 pub use balancer::{Balancer, Hook};
+pub use bar::{Bar, Barred, Moment, Pounce};
 pub use fpm::{Answers, Fpm, FpmStart, Load, Request, some_load};
 pub(crate) use generations::LOOKED_AT;
 pub use generations::{BOOT, Template};
@@ -256,6 +258,10 @@ pub struct World {
     pub quiet: std::collections::BTreeSet<String>,
     /// Processes outside of every unit.
     pub strays: Vec<Stray>,
+    /// Units that a person has masked, or that refuse a manual stop, from one moment on.
+    pub barred: BTreeMap<String, Barred>,
+    /// Those that one is about to, as soon as the agent comes to them.
+    pub pounces: Vec<Pounce>,
     /// Whose terminals were told, by pid.
     pub told: Vec<u32>,
     next_pid: u32,
@@ -318,6 +324,8 @@ impl World {
             commanded: BTreeMap::new(),
             quiet: std::collections::BTreeSet::new(),
             strays: Vec::new(),
+            barred: BTreeMap::new(),
+            pounces: Vec::new(),
             told: Vec::new(),
             next_pid: 1000,
             next_name: 1,

@@ -4,6 +4,7 @@ use restart_agent::core::effect::WorkerRef;
 use restart_agent::core::seen::{ProcessSeen, StraySeen};
 
 use super::{Cut, MS, OnTerm, Us, World};
+use crate::check::carries;
 
 #[derive(Debug, Clone)]
 pub struct Stray {
@@ -25,10 +26,23 @@ impl World {
         self.strays.push(Stray { seen, on_term, ends: None, terms: 0, termed: None, kills: 0 });
     }
 
+    /// Whatever has one of these names, that of units, too.
     #[must_use]
-    pub(crate) fn living_strays(&self) -> Vec<StraySeen> {
+    pub(crate) fn living_strays(&self, code: &[String]) -> Vec<StraySeen> {
         let lives = |stray: &&Stray| stray.ends.is_none_or(|ends| ends > self.now);
-        self.strays.iter().filter(lives).map(|stray| stray.seen.clone()).collect()
+        let mut living: Vec<StraySeen> = self.strays.iter().filter(lives).map(|stray| stray.seen.clone()).collect();
+        for unit in self.units.values().filter(|unit| unit.processes.values().any(|process| carries(code, process))) {
+            // One of no target may be signalled if it is transient, and what becomes of units is `systemd`'s.
+            let (cgroup, transient) = (unit.cgroup(), unit.transient && self.is_excluded(&unit.name));
+            let of = |process: ProcessSeen| StraySeen { process, cgroup: cgroup.clone(), transient, ..StraySeen::default() };
+            let named = |process: &ProcessSeen| unit.processes.get(&process.pid).is_some_and(|process| carries(code, process));
+            living.extend(self.unit_seen(unit, false).processes.into_iter().filter(named).map(of));
+        }
+        for stray in &mut living {
+            let unit = self.units.get(restart_agent::core::unit_of(&stray.cgroup));
+            stray.left_behind = unit.is_some_and(|unit| !unit.active.runs());
+        }
+        living
     }
 
     /// Its SIGTERM is on its way: its grace counts from here.
@@ -42,6 +56,9 @@ impl World {
     /// Whether it was there to be sent the signal.
     pub(crate) fn signal_stray(&mut self, process: &WorkerRef, kill: bool) -> bool {
         let now = self.now;
+        if let Some(unit) = self.units.values().find(|unit| unit.processes.contains_key(&process.pid)).map(|unit| unit.name.clone()) {
+            self.violates(format!("the agent signals process {} of {unit} as a stray", process.pid));
+        }
         if let Some(stray) = self.strays.iter().find(|stray| stray.seen.process.pid == process.pid).cloned() {
             self.agent_may_signal_stray(&stray, kill);
         }

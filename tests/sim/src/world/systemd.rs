@@ -480,6 +480,11 @@ impl World {
 
     fn begin_start(&mut self, name: &str, by: By) {
         let now = self.now;
+        // Since it was queued.
+        if self.units[name].load == Load::Masked {
+            let job = self.units[name].job;
+            return job.into_iter().for_each(|job| self.job_removed(name, job.id, JobEnd::Failed));
+        }
         let invocation = format!("{:032x}", self.name());
         let unit = self.units.get_mut(name).unwrap();
         let (burst, interval) = unit.start_limit;
@@ -535,15 +540,21 @@ impl World {
                     }
                 };
                 let ends = matches!(daemon.starts, Starts::Ends(_));
-                let pid = self.spawn(name, 1, Role::Main, "worker", daemon.on_term, daemon.unkillable_for);
+                let (main, child) = match (daemon.php, daemon.loops) {
+                    (true, 0) => ("php", "php"),
+                    (true, _) => ("bash", "php"),
+                    (false, _) => ("worker", "worker"),
+                };
+                let pid = self.spawn(name, 1, Role::Main, main, daemon.on_term, daemon.unkillable_for);
                 if ends {
                     self.after(2 * MS, Happening::ProcessEnds { unit: name.to_owned(), pid, how: Exit::Exited(0) });
                 }
                 self.units.get_mut(name).unwrap().main_pid = pid;
                 if daemon.leaves || daemon.spares {
                     let on_term = if daemon.spares { OnTerm::Ignores } else { OnTerm::Dies };
-                    self.spawn(name, pid, Role::Child, "worker", on_term, 0);
+                    self.spawn(name, pid, Role::Child, child, on_term, 0);
                 }
+                self.starts_the_next_php(name);
                 self.after(after, Happening::Started { unit: name.to_owned(), invocation, well });
             }
             Body::Fpm(_) => {
@@ -619,7 +630,7 @@ impl World {
     /// A shell that nobody has told to end starts the next one.
     fn starts_the_next_php(&mut self, name: &str) {
         let unit = &self.units[name];
-        let Some(lasts) = unit.as_script().map(|script| script.loops).filter(|lasts| *lasts > 0) else { return };
+        let Some((lasts, _)) = unit.loops() else { return };
         let shell = unit.processes.get(&unit.main_pid).filter(|shell| shell.signalled.is_none() && !unit.tidying && unit.stop.is_none());
         let Some(shell) = shell.map(|shell| shell.pid) else { return };
         let pid = self.spawn(name, shell, Role::Looped, "php", OnTerm::Dies, 0);

@@ -2,7 +2,7 @@
 //! condition fails is skipped, and the timer goes on as if it had run.
 
 use restart_agent::core::policy::After;
-use restart_agent::core::seen::TimerSeen;
+use restart_agent::core::seen::{Load, TimerSeen};
 
 use super::unit::{By, JobKind, Unit};
 use super::{Happening, MS, S, Us, World};
@@ -94,6 +94,10 @@ impl World {
     fn trigger(&mut self, name: &str) {
         let now = self.now;
         let Some(timer) = self.timers.get_mut(name) else { return };
+        if self.barred.contains_key(&timer.unit) && self.units.get(&timer.unit).is_some_and(|unit| unit.load == Load::Masked) {
+            // It cannot queue that start, and has failed.
+            return timer.active = false;
+        }
         timer.last_trigger = now;
         timer.due = None;
         let (off_schedule, at_once) = (std::mem::take(&mut timer.due_by_agent), std::mem::take(&mut timer.at_once));

@@ -115,6 +115,10 @@ pub struct Daemon {
     pub leaves: bool,
     /// SendSIGKILL=no: what does not end by SIGTERM stays.
     pub spares: bool,
+    /// What it runs is `php`, and it is that, or starts one after the other as [`Script::loops`] and [`Script::tidies`] say.
+    pub php: bool,
+    pub loops: Us,
+    pub tidies: Us,
 }
 
 impl Default for Daemon {
@@ -128,6 +132,9 @@ impl Default for Daemon {
             stop_post: 0,
             leaves: false,
             spares: false,
+            php: false,
+            loops: 0,
+            tidies: 0,
         }
     }
 }
@@ -349,6 +356,18 @@ impl Unit {
             Body::Daemon(daemon) => (daemon.checkpoint, daemon.holds),
             Body::Fpm(_) => (None, 0),
         }
+    }
+
+    /// It is a shell that starts one `php` after the other: for how long each runs, and how long the shell takes to end after one that has reached a
+    /// checkpoint.
+    #[must_use]
+    pub fn loops(&self) -> Option<(Us, Us)> {
+        let (loops, tidies) = match &self.body {
+            Body::Script(script) => (script.loops, script.tidies),
+            Body::Daemon(daemon) => (daemon.loops, daemon.tidies),
+            Body::Fpm(_) => (0, 0),
+        };
+        (loops > 0).then_some((loops, tidies))
     }
 
     /// Of its main process, or of what an earlier run has left behind.
