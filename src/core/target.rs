@@ -71,6 +71,11 @@ impl Pursuit {
         self.look.want(now);
     }
 
+    /// What is wanted next begins with a new look.
+    pub fn only_watch(&mut self) {
+        self.progress = Progress::Idle;
+    }
+
     /// Nothing is wanted any more.
     pub fn rest(&mut self) {
         self.progress = Progress::Idle;

@@ -72,7 +72,8 @@ impl Strays {
     /// Gives up what has not been sent a signal. What was left long since is told on.
     pub fn pause(&mut self) {
         if !self.pursuit.works() {
-            return;
+            // Or the next deploy, which lands meanwhile, would be taken for reached.
+            return self.pursuit.only_watch();
         }
         self.strays.retain(|_, stray| !matches!(stray.step, StrayStep::Draining { .. }));
         if self.strays.values().all(Stray::at_rest) {

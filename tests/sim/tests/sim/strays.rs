@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use restart_agent::core::event::Order;
 use restart_agent::core::policy::{StrayAction, StrayRules, TargetRules};
 use restart_agent::core::status::State;
-use sim::host::Host;
+use sim::host::{Deed, Host};
 use sim::world::{MINUTE, OnTerm, S, Stray, Us};
 
 use crate::given::{adopted, policy, with_target, world};
@@ -63,4 +64,25 @@ fn strays_that_were_left_are_looked_at_twice_a_minute_and_not_at_all_when_they_h
     host.world.strays.iter_mut().for_each(|stray| stray.ends = Some(now));
     host.run(MINUTE);
     assert_eq!(effects(&mut host, 10 * MINUTE), 0);
+}
+
+/// What the deploy before had left is told on meanwhile.
+#[test]
+fn a_deploy_that_lands_while_only_strays_are_held_has_not_been_reached_by_them() {
+    let mut host = host(StrayAction::Stop);
+    host.world.touch("d2");
+    host.run(S);
+    assert!(host.run_until(5 * MINUTE, |host| host.state() == Some(State::Converged)));
+    let targets = Some(["strays".to_owned()].into());
+    host.deed(Deed::Order(Order::Hold { reason: "a person".to_owned(), span: Duration::from_secs(60), targets }));
+    host.world.add_stray(21, "/user.slice/user-33.slice/session-1.scope", true, OnTerm::Dies);
+    host.run(S);
+    host.world.touch("d3");
+    host.run(30 * S);
+    assert_ne!(host.state(), Some(State::Converged));
+    host.run(2 * MINUTE);
+    host.check_at_rest();
+    host.must_be_right();
+    let stray = host.world.strays.iter().find(|stray| stray.seen.process.pid == 21).unwrap();
+    assert_eq!((stray.terms, stray.kills), (1, 0));
 }
