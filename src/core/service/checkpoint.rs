@@ -2,7 +2,7 @@
 //! finish if its rules say so. One that ended when asked is started again.
 
 use super::others::{ENDED, STOPPED};
-use super::unit::{Service, Step};
+use super::unit::{Service, Step, untouchable};
 use crate::core::asking::{Asking, Came, Next};
 use crate::core::effect::{Effect, EffectId, Outcome};
 use crate::core::entry::Entry;
@@ -56,6 +56,10 @@ impl Service {
         if self.seen_at < self.since || !self.asking.idle() || !turn.journal_good {
             return;
         }
+        // Asked, it would end, and not come back.
+        if let Some(why) = untouchable(&self.seen) {
+            return self.enter(turn.now.mono, Step::TakingBack(Then::Leave(why)));
+        }
         let name = self.seen.unit.clone();
         // Exit status 75 must be no failure by the time that it is asked.
         if !self.asking.asked() && !want.forced && rules.asking().asks(&self.seen) {
@@ -91,7 +95,7 @@ impl Service {
             Step::Holding { until } => now >= until || want.forced || (self.seen_at >= self.since && !self.seen.holds_lock),
             _ => false,
         };
-        if over && self.asking.idle() {
+        if (over || untouchable(&self.seen).is_some()) && self.asking.idle() {
             self.enter(now, Step::Ready);
         }
     }

@@ -196,6 +196,10 @@ impl Service {
         if rules.overdue == Some(Overdue::Finish) {
             return self.enter(turn.now.mono, Step::TakingBack(Then::Leave(MAY_FINISH)));
         }
+        // And systemd may have been told since that it is not to be restarted.
+        if let Some(why) = untouchable(&self.seen) {
+            return self.enter(turn.now.mono, Step::TakingBack(Then::Leave(why)));
+        }
         if self.seen.leaves_processes {
             loans.want(name, RESTART_DROP_IN);
             match loans.of(name) {
@@ -350,7 +354,7 @@ impl Service {
 }
 
 /// A service that systemd does not let us restart, or that could not come back (facts F2.7, F3.9, F3.11).
-fn untouchable(unit: &UnitSeen) -> Option<&'static str> {
+pub(super) fn untouchable(unit: &UnitSeen) -> Option<&'static str> {
     if unit.refuse_manual_stop || unit.refuse_manual_start {
         Some("it refuses a manual stop or start: restart it by what starts it")
     } else if unit.load == Load::Masked {

@@ -10,6 +10,7 @@ mod random;
 mod reruns;
 mod scheduled;
 mod services;
+mod services_barred;
 mod services_down;
 mod slow_disk;
 mod status;
