@@ -51,6 +51,12 @@ impl Service {
         matches!(self.step, Step::Draining { .. }) && memory.asked.contains(&self.seen.unit)
     }
 
+    /// What of it carried code has ended since it was asked, and nothing of that is started anew: it may be about to say by its exit status that it is to be
+    /// run again. It has its time for that, and is restarted then: or it would say so when nobody listens any more, and stay down.
+    pub(super) fn heeds_perhaps(&self, memory: &Memory) -> bool {
+        self.between && (memory.asked.contains(&self.seen.unit) || memory.reruns.contains_key(&self.seen.unit))
+    }
+
     /// As soon as it has what it is lent, and one more look has shown it to be stale still, comes the next rung.
     pub(super) fn go_down(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, loans: &mut Loans, target: &str, want: &Want) {
         if self.seen_at < self.since || !self.asking.idle() || !turn.journal_good {
@@ -107,6 +113,9 @@ impl Service {
         let then = if anew {
             Then::Verify
         } else if !stale.is_empty() || seen.active == Active::Deactivating {
+            self.stale = stale;
+            return self.seen.update(seen);
+        } else if runs && !seen.processes.is_empty() && self.heeds_perhaps(turn.memory) {
             self.stale = stale;
             return self.seen.update(seen);
         } else if runs && !seen.processes.is_empty() {

@@ -9,7 +9,7 @@ use crate::core::effect::Looked;
 use crate::core::look::Looker;
 use crate::core::policy::ServiceRules;
 use crate::core::seen::{Active, UnitSeen};
-use crate::core::stale::{self, RENEWED_ITSELF, Stale};
+use crate::core::stale::{self, RENEWED_ITSELF, Stale, carries};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::target::is_of;
@@ -38,8 +38,12 @@ impl Services {
             }
             present.insert(seen.unit.clone());
             let stale = stale::stale(seen, &rules.code, &want, &memory);
+            let between = !rules.code.is_empty() && !seen.processes.iter().any(|process| carries(&rules.code, process));
+            // An earlier agent has asked it, and it may be about to say that it has heeded that.
+            let heeds = between && turn.memory.asked.contains(&seen.unit);
             match self.units.get_mut(&seen.unit) {
                 Some(unit) => {
+                    unit.between = between;
                     let renewed = |unit: &Service| matches!(unit.step, Step::Done(UnitEnd::Renewed, _));
                     let before = renewed(unit);
                     unit.look(turn, &self.name, seen, stale, &self.pursuit.look, drain_until);
@@ -52,8 +56,8 @@ impl Services {
                         }
                     }
                 }
-                None if !stale.is_empty() => {
-                    self.units.insert(seen.unit.clone(), Service::new(turn, seen, stale, drain_until));
+                None if !stale.is_empty() || heeds => {
+                    self.units.insert(seen.unit.clone(), Service { between, ..Service::new(turn, seen, stale, drain_until) });
                 }
                 // Somebody has seen to it since.
                 None if seen.active == Active::Active && turn.memory.maybe_down.contains(&seen.unit) => {
@@ -155,7 +159,11 @@ impl Service {
                 self.ended(turn, target, &seen.unit);
             }
             // What is at its end renews itself no more, whatever of it is left: the next look tells how it has ended.
-            Step::Draining { .. } | Step::Due | Step::Left(_) if stale.is_empty() && seen.active != Active::Deactivating => {
+            Step::Draining { .. } | Step::Due | Step::Left(_)
+                if stale.is_empty()
+                    && seen.active != Active::Deactivating
+                    && !(self.step == Step::Due && self.heeds_perhaps(turn.memory)) =>
+            {
                 let (end, why) = match seen.invocation == self.before {
                     true => (UnitEnd::Finished, RENEWED_ITSELF),
                     false => (UnitEnd::Renewed, "somebody else has restarted it"),

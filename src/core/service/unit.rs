@@ -52,6 +52,8 @@ pub(super) struct Service {
     pub ends_from: Option<Mono>,
     /// Somebody else was seen to stop it.
     pub being_stopped: bool,
+    /// At the last look nothing of it carried code, only what starts that: a shell, say, which may be about to say what its `php` has said.
+    pub between: bool,
     /// Nothing stands before its restart but a look that began then or later.
     pub looked_from: Option<Mono>,
 }
@@ -105,6 +107,7 @@ impl Service {
             asking: Asking::default(),
             ends_from: None,
             being_stopped: false,
+            between: false,
             looked_from: None,
         };
         service.note_end(turn, seen);

@@ -12,6 +12,7 @@ mod scheduled;
 mod services;
 mod services_barred;
 mod services_down;
+mod services_php;
 mod slow_disk;
 mod status;
 mod strays;
