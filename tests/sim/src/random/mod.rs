@@ -2,6 +2,7 @@
 
 mod generations;
 mod wider;
+mod widest_units;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +16,7 @@ use restart_agent::core::policy::{
 use generations::Has;
 pub use wider::ALL_FROM;
 use wider::Wider;
+use widest_units::WidestUnits;
 
 use crate::host::{Crash, Deed, Host, span};
 use crate::rng::Rng;
@@ -32,6 +34,7 @@ struct Draw {
     /// Likewise for what of a script carries code, and what it leaves behind when it ends: in one world of five.
     codes: Option<Rng>,
     wider: Option<Wider>,
+    widest_units: Option<WidestUnits>,
 }
 
 impl Draw {
@@ -257,7 +260,7 @@ fn populate(draw: &mut Draw, world: &mut World, policy: &Policy) {
                 }
             }
             TargetRules::Strays(_) | TargetRules::Generations(_) => {}
-            TargetRules::Service(_) => {
+            TargetRules::Service(rules) => {
                 for n in 0..draw.rng.between(1, 4) {
                     let starts = match draw.rng.between(0, 9) {
                         0 => Starts::Fails(u32::try_from(draw.rng.between(1, 5)).unwrap()),
@@ -269,6 +272,7 @@ fn populate(draw: &mut Draw, world: &mut World, policy: &Policy) {
                     // From an hour ago, when it was started.
                     let holds = if draw.rng.chance(30) { HOUR + draw.rng.between(S, 3 * MINUTE) } else { 0 };
                     let daemon = Daemon { on_term, starts: Starts::Well(10 * MS), checkpoint, holds, ..draw.wider_daemon() };
+                    let daemon = draw.made_daemon(daemon, &rules.code);
                     let mut unit = Unit::new(&format!("queue-{n}.service"), Body::Daemon(daemon));
                     unit.refuse_stop = draw.rng.chance(3);
                     world.add(draw.wider_unit(unit), HOUR);
@@ -490,7 +494,8 @@ pub fn host(seed: u64, told: bool) -> Host {
     let salted = |salt| Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ salt);
     let mut codes = salted(0xc0d1);
     let codes = codes.chance(20).then_some(codes);
-    let mut draw = Draw { rng: salted(0xabcd), opcaches: salted(0xcace), codes, wider: Wider::of(seed) };
+    let mut draw =
+        Draw { rng: salted(0xabcd), opcaches: salted(0xcace), codes, wider: Wider::of(seed), widest_units: WidestUnits::of(seed) };
     let mut world = World::new(seed);
     world.story.told = told;
     // By itself, so that a seed whose looks are quick tells the same story as ever. A count of php-fpm's requests holds for less than these.
@@ -505,6 +510,7 @@ pub fn host(seed: u64, told: bool) -> Host {
     if has == Has::Only {
         (policy.targets, policy.pools) = Default::default();
     }
+    widest_units::rules(&mut draw, &mut policy);
     populate(&mut draw, &mut world, &policy);
     if has != Has::None {
         generations::target(&mut draw, &mut policy);
@@ -526,6 +532,7 @@ pub fn host(seed: u64, told: bool) -> Host {
     wider::orders(&mut draw, &mut host);
     wider::rules(&mut draw, &mut host);
     wider::reboots(&mut draw, &mut host);
+    widest_units::deeds(&mut draw, &mut host);
     if draw.rng.chance(60) {
         deaths(&mut draw, &mut host);
     }

@@ -13,6 +13,8 @@ use crate::rng::Rng;
 use crate::world::{Daemon, MS, S, Script, Unit, World};
 
 pub const ALL_FROM: u64 = 30_000_000;
+/// What is in the files `widest_*` only the seeds from here on have, beyond all that.
+pub(super) const WIDEST_FROM: u64 = 60_000_000;
 
 pub(super) struct Wider {
     units: Rng,
@@ -141,7 +143,7 @@ pub(super) fn rules(draw: &mut Draw, host: &mut Host) {
         return;
     }
     let rng = Rng::new(rules.draw());
-    let mut other = Draw { rng, opcaches: Rng::new(rules.draw()), codes: None, wider: None };
+    let mut other = Draw { rng, opcaches: Rng::new(rules.draw()), codes: None, wider: None, widest_units: None };
     let other = super::policy(&mut other);
     let mut changed = host.policy.clone();
     for (name, rules) in &mut changed.targets {
