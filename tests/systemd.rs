@@ -115,7 +115,12 @@ fn reloads(release: Release) -> Result<()> {
     agent.deploy("v1")?;
     let mut storm = host.spawn(&["bash", "-c", "until [ -e /var/tmp/calm ]; do systemctl daemon-reload; echo >> /var/tmp/storm; done"])?;
     wait_for_state(&host, "job-ignores.service", "deactivating")?;
+    // Its own answer may be lost with the connection.
     host.sh("systemctl daemon-reexec")?;
+    wait_for("systemd to execute itself anew", MINUTE, || {
+        let told = host.sh("journalctl --boot --no-pager _PID=1 | grep -ci reexecut")?.stdout;
+        Ok(told.trim().parse::<u32>().is_ok_and(|lines| lines > 0).then_some(()))
+    })?;
     let waited = agent.wait(MINUTE)?;
     host.touch("/var/tmp/calm")?;
     ensure!(waited.status == 0, "{waited:?}\n{}", agent.status_text()?);

@@ -15,7 +15,7 @@ use crate::core::time::Now;
 use crate::host::systemd::{Hint, Hints};
 use crate::host::{Host, clock, stamp};
 
-/// Everything outside. The real half is [`RealWorld`]; a simulator is the other.
+/// Everything outside. The real half is [`RealWorld`].
 pub trait World: 'static {
     fn now(&self) -> Now;
 
