@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         .on_each("a_worker_that_does_not_come_up_is_named_and_not_tried_for_ever_t22", does_not_come_up)
         .on_each("many_deploys_in_a_row_trip_no_start_limit_t22", start_limit)
         .on_each("a_hundred_workers_are_renewed_and_only_what_is_old", a_hundred)
+        .on_each("workers_that_go_down_with_one_another_are_renewed_once", together)
         .on_each("a_deploy_in_the_middle_of_a_restart_is_not_forgotten_t01", deploy_in_the_middle)
         .on_each("a_worker_is_asked_first_and_comes_back_however_it_says_that_it_has_ended", asked)
         .on_each("a_worker_that_a_person_stops_in_its_restart_or_while_it_is_asked_stays_stopped", stopped_by_a_person)
@@ -214,6 +215,37 @@ fn a_hundred(release: Release) -> Result<()> {
         ensure!(marks.starts(&job.name) == 2, "{} was started {} times", job.name, marks.starts(&job.name));
     }
     ensure!(jobs::reloads(&host)? == reloads, "services need no reload");
+    agent.ensure_nothing_left()
+}
+
+/// The restart of one takes others of the target with it, which have one of their own: systemd makes one of both.
+fn together(release: Release) -> Result<()> {
+    let host = Host::boot(release, "together")?;
+    let with = |name: &str, lines: &str| worker(name, Shape::FinishesItsJob).unit(lines).service("KillMode=mixed");
+    let all = [
+        with("worker-base", ""),
+        with("worker-part", "PartOf=worker-base.service\nAfter=worker-base.service"),
+        with("worker-first", "PartOf=worker-base.service\nBefore=worker-base.service"),
+        with("worker-bound", "BindsTo=worker-base.service\nAfter=worker-base.service"),
+        with("worker-needs", "Requires=worker-base.service\nAfter=worker-base.service").service("Restart=always\nRestartSec=0"),
+        with("queue@1", "PartOf=queue@2.service"),
+        with("queue@2", "PartOf=queue@1.service"),
+    ];
+    jobs::install(&host, &all)?;
+    jobs::start(&host, &all)?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("v0")?;
+    agent.configure(&config("drain_timeout = \"0s\"\nterm_timeout = \"10s\""))?;
+    for (deploys, version) in ["v1", "v2"].into_iter().enumerate() {
+        agent.deploy_and_wait(version, MINUTE)?;
+        let marks = Marks::read(&host)?;
+        for job in &all {
+            ensure!(marks.starts(&job.name) == deploys + 2, "{version}: {} was started {} times", job.name, marks.starts(&job.name));
+            ensure!(marks.count(&job.name, "finished") == deploys + 1, "{version}: {} was not let finish its job", job.name);
+            ensure!(host.property(&job.service_name(), "ActiveState")? == "active", "{version}: {} is down", job.name);
+        }
+    }
+    ensure!(agent.casualties()?.is_empty(), "{:?}", agent.casualties()?);
     agent.ensure_nothing_left()
 }
 
