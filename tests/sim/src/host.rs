@@ -4,6 +4,7 @@
 mod deadlines;
 mod generations;
 mod model;
+mod opcaches;
 mod removal;
 mod strays;
 
@@ -114,6 +115,8 @@ pub struct Host {
     held_since: Option<Us>,
     /// Since when nobody has stood in the way of the agent, whether something did at the last look, or the status alerted, and when the next is due.
     disturbed: Us,
+    /// The same, what has failed by itself apart.
+    meddled: Us,
     kept: bool,
     alerted: bool,
     deadlines_at: Us,
@@ -169,6 +172,7 @@ impl Host {
             asked_at: BTreeMap::new(),
             held_since: None,
             disturbed: 0,
+            meddled: 0,
             kept: false,
             alerted: false,
             deadlines_at: 0,
@@ -376,7 +380,7 @@ impl Host {
         let reached = step.entries.iter().any(|written| matches!(written.entry, Entry::Reached { .. } | Entry::RolloutFinished { .. }));
         let begun = step.entries.iter().any(|written| matches!(written.entry, Entry::RolloutStarted { .. }));
         if step.entries.iter().any(|written| matches!(written.entry, Entry::RolloutFinished { result: RolloutResult::Failed, .. })) {
-            self.disturb();
+            self.fails();
         }
         self.take(step);
         if self.removal.under_way {
@@ -409,8 +413,17 @@ impl Host {
                 Entry::ProvenBad { unit, .. } => self.world.has_proven_bad(unit),
                 _ => {}
             }
+            match &written.entry {
+                Entry::Proven { unit } => self.world.must_be_warm(unit),
+                Entry::GenerationStarts { target, unit, .. } => self.world.is_of_target(unit, target, "starts"),
+                Entry::Switched { target, unit } => self.world.is_of_target(unit, target, "serves"),
+                Entry::Lingers { target, unit, .. } => self.world.is_of_target(unit, target, "lingers"),
+                Entry::GenerationOver { target, unit } => self.world.is_of_target(unit, target, "is over"),
+                _ => {}
+            }
             // The guard's own order: from now on what is older is stale.
             if let Entry::OpcacheCrossed { target, .. } = &written.entry {
+                self.world.guard_may_renew(target);
                 let id = self.memory().stamp.as_ref().map(|stamp| stamp.deploy.id.clone()).unwrap_or_default();
                 let (at, perhaps, targets) = (self.world.now, self.disk_full, Some(vec![target.clone()]));
                 self.world.wanted.push(crate::world::Wanted { at, perhaps, forced: false, targets, id });
@@ -829,6 +842,7 @@ impl Host {
         }
         self.generations_at_rest();
         self.strays_at_rest();
+        self.opcaches_at_rest();
         self.check_newest();
         self.check_casualties();
     }
@@ -857,8 +871,19 @@ impl Host {
         }
         // Of whom nobody could ask it is written that there may be some.
         let then = |cut: &Cut, casualty: &Casualty| (casualty.at.0 - self.world.wall(cut.at).0).abs() < 60_000_000;
-        let perhaps = |cut: &Cut| recorded.iter().any(|casualty| casualty.perhaps && casualty.unit == cut.unit && then(cut, casualty));
+        // What is said of one pool is not said of the others.
+        let of_pool = |cut: &Cut, casualty: &Casualty| {
+            let pool = cut.pool.as_ref().map(|pool| format!(" of pool {pool}"));
+            pool.is_none_or(|pool| casualty.name.contains(&pool)) || casualty.name.contains(" of it")
+        };
+        let of = |cut: &Cut, casualty: &Casualty| casualty.unit == cut.unit && then(cut, casualty) && of_pool(cut, casualty);
+        let perhaps = |cut: &Cut| recorded.iter().any(|casualty| casualty.perhaps && of(cut, casualty));
+        let unsaid = self.world.cuts.iter().find(|cut| cut.silent && !recorded.iter().any(|casualty| of(cut, casualty))).cloned();
         left.retain(|cut| !cut.doubtful && !perhaps(cut));
+        if let Some(cut) = unsaid {
+            let what = "of a pool that does not tell its requests one was cut, and nobody says that there may be some";
+            self.world.violates(format!("{what}: {cut:?}"));
+        }
         if !left.is_empty() {
             self.world.violates(format!("cut and not recorded: {left:?}"));
         }
@@ -965,7 +990,7 @@ fn difference(journal: &Memory, machine: &Memory) -> String {
 impl World {
     /// Everything that was broken works again; whatever people took out of a pool, they put back.
     pub fn heal(&mut self) {
-        use crate::world::{Answers, FpmStart, Hook};
+        use crate::world::{FpmStart, Hook};
         // A slow host stays one.
         self.faults =
             crate::world::Faults { slowness: self.faults.slowness, look_takes: self.faults.look_takes, ..crate::world::Faults::default() };
@@ -988,14 +1013,13 @@ impl World {
             if let Some(fpm) = unit.as_fpm_mut() {
                 fpm.config_good = true;
                 fpm.pings = true;
-                if fpm.status != Answers::Well {
-                    fpm.status_mended = now;
-                }
-                fpm.status = Answers::Well;
-                // Whoever is overloaded for ever answers no ping.
-                fpm.load.long_percent = 0;
-                if fpm.load.every > 0 {
-                    fpm.load.every = 400 * MS;
+                fpm.status_is_mended(now);
+                for load in fpm.loads() {
+                    // Whoever is overloaded for ever answers no ping.
+                    load.long_percent = 0;
+                    if load.every > 0 {
+                        load.every = 400 * MS;
+                    }
                 }
                 if fpm.start != FpmStart::Well(60 * MS) {
                     fpm.start = FpmStart::Well(60 * MS);

@@ -145,7 +145,7 @@ impl World {
         let source = Source::choose(rules, Some(&layout));
         let mut answers = BTreeMap::new();
         for ask in &source.asks {
-            answers.insert(ask.pool.clone(), self.status_page(&rules.unit, &ask.socket, true));
+            answers.insert(ask.pool.clone(), self.status_page(&rules.unit, ask, true, false));
         }
         Some((source, answers)).filter(|(source, _)| source.asks())
     }

@@ -112,7 +112,7 @@ impl World {
     /// A generation is started by the agent.
     pub(crate) fn agent_may_start_generation(&mut self, unit: &str) {
         let now = self.now;
-        let Some((_, rules)) = self.generation_rules(unit) else {
+        let Some((target, rules)) = self.generation_rules(unit) else {
             if now > self.policy_changed + 5 * S {
                 self.violates(format!("the agent starts {unit}, which is no target's"));
             }
@@ -123,7 +123,15 @@ impl World {
         if runs && self.at_work(unit, UNKNOWABLE).is_some() {
             return self.violates(format!("the agent restarts {unit}, which has work in flight"));
         }
+        // As it was when it was asked, which a full disk may have made a while ago.
+        let seen = |at: Us| now > at + 45 * S;
+        if !runs && !template.next.more.is_empty() && template.second_pool.is_some_and(seen) {
+            return self.violates(format!("the agent starts {unit}, which has two pools, and one symlink leads to one"));
+        }
         let running = self.running(&template.unit).len();
+        if let Some(current) = self.serves_the_newest(&target, template, &rules).filter(|_| !runs && self.hands_off(template)) {
+            return self.violates(format!("the agent starts {unit}, and {current} serves the newest code"));
+        }
         if !runs && running >= rules.max_generations as usize && self.hands_off(template) {
             return self.violates(format!("the agent starts {unit}, and {running} run already"));
         }
@@ -132,10 +140,33 @@ impl World {
         }
     }
 
+    /// No deploy for this target, nor anything else, asks for another one: those of other targets are nothing to it.
+    fn serves_the_newest(&self, target: &str, template: &Template, rules: &GenerationRules) -> Option<String> {
+        let current = template.current().filter(|current| !template.obstructed && self.listens(current))?;
+        let of = self.units.get(&current)?;
+        let up = of.active == Active::Active && self.now > of.main_start + S && of.as_fpm().is_some_and(|fpm| fpm.pings);
+        let proven = template.proven.contains(&of.invocation) && !of.as_fpm().is_some_and(|fpm| rules.proof.is_some() && fpm.old_code);
+        let bad = template.bad.contains(&of.invocation) || template.bad.contains(&current);
+        (up && proven && !bad && self.made_stale(target, of.main_start).is_none() && self.now > self.policy_changed + 5 * S)
+            .then_some(current)
+    }
+
+    /// What the journal says of a target is of a generation of its own.
+    pub(crate) fn is_of_target(&mut self, unit: &str, target: &str, what: &str) {
+        let other = self.generation_rules(unit).filter(|(name, _)| name != target);
+        if let Some((other, _)) = other {
+            self.violates(format!("{unit} of {other} {what}, says the journal of {target}"));
+        }
+    }
+
     /// The symlink is switched by the agent.
     pub(crate) fn agent_may_switch(&mut self, template: &str, to: &str) {
         let Some(template) = self.templates.get(template) else { return };
         let unit = self.unit_at(to);
+        if !template.has(&unit) {
+            let of = template.unit.clone();
+            return self.violates(format!("the agent makes the symlink of {of} lead to {to}"));
+        }
         let Some(of) = self.units.get(&unit).filter(|unit| unit.active.runs()) else {
             let just_now = self.units.get(&unit).is_some_and(|unit| self.now < unit.idle_since + UNKNOWABLE);
             if self.hands_off(template) && !template.next_dies() && !just_now {
@@ -165,6 +196,8 @@ impl World {
         if template.leads_to.as_deref() == Some(to) {
             return;
         }
+        // Not on the way back, nor to the last one that runs.
+        let anew = hands_off && !template.served.contains(&unit) && template.proven.contains(&invocation) && !template.next_dies();
         if template.bad.contains(&invocation) && !better.is_empty() && hands_off && !template.next_dies() {
             return self.violates(format!("the agent makes the symlink lead to {unit} again, though it had proven bad"));
         }
@@ -173,5 +206,8 @@ impl World {
         let before = template.current().and_then(|current| self.units.get(&current)).filter(|before| back && before.main_start > started);
         let before = before.map(|before| before.invocation.clone());
         self.template_of_mut(&unit).unwrap().bad.extend(before);
+        if anew {
+            self.must_be_warm(&unit);
+        }
     }
 }

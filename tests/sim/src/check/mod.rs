@@ -2,16 +2,19 @@
 
 mod excluded;
 mod generations;
+mod opcaches;
 mod reruns;
 mod strays;
+mod warm;
 
 use std::time::Duration;
 
+use restart_agent::core::effect::StatusAsk;
 use restart_agent::core::generation_name;
 use restart_agent::core::policy::{After, FpmRules, Overdue, Policy, ScheduledRules, ServiceRules, TargetRules};
 use restart_agent::core::seen::{Active, Exit, ExitSeen, Load};
 
-use crate::world::{Balancer, By, Cut, Hook, JobKind, MS, OnTerm, Process, S, Unit, Us, World};
+use crate::world::{Asked, Balancer, By, Cut, Hook, JobKind, MINUTE, MS, OnTerm, Process, S, Unit, Us, World};
 
 /// A start within this after the landing counts as before it (facts F4.6).
 const BLUR: Us = 50 * MS;
@@ -61,7 +64,7 @@ impl World {
         }
     }
 
-    fn fpm_rules(&self, unit: &str) -> Option<(String, FpmRules)> {
+    pub(crate) fn fpm_rules(&self, unit: &str) -> Option<(String, FpmRules)> {
         match self.target_of(unit)? {
             (name, TargetRules::PhpFpm(rules)) => Some((name, rules)),
             _ => None,
@@ -337,14 +340,17 @@ impl World {
         let Some(unit) = self.units.get(name) else { return };
         let Some(fpm) = unit.as_fpm() else { return };
         // What has just come in could not be known.
-        let unanswered = if fpm.status == crate::world::Answers::Well { 0 } else { 600 * MS };
-        let unknowable = if fpm.load.strays_every > 0 { 8 * S } else { 300 * MS + unanswered };
+        let in_vain = self.asked(name, self.fpm_rules(name).map(|(_, rules)| rules).as_ref()).contains(&Asked::InVain);
+        let unanswered = if fpm.pools().all(|pool| pool.status == crate::world::Answers::Well) && !in_vain { 0 } else { 600 * MS };
+        let strays: Vec<bool> = fpm.pools().map(|pool| pool.load.strays_every > 0).collect();
+        let unknowable = |pid: u32| if strays[fpm.pool_of(pid)] { 8 * S } else { 300 * MS + unanswered };
         let just_now = 10 * MS * (1 + self.faults.slowness) + self.faults.look_takes;
         // Nor that a person let in some more, in and out again between two checks.
         let ours = || self.balancers.values().filter(|balancer| self.policy.pools.contains_key(&balancer.name));
         let let_in = |began: Us| ours().any(|balancer| balancer.turned_out_by_person && began >= balancer.put_in);
-        let known =
-            |request: &crate::world::Request| (now - request.began > unknowable || request.known(now, just_now)) && !let_in(request.began);
+        let known = |request: &crate::world::Request| {
+            (now - request.began > unknowable(request.pid) || request.known(now, just_now)) && !let_in(request.began)
+        };
         let Some((_, request)) = fpm.requests.iter().find(|(_, request)| only.is_none_or(|pid| request.pid == pid) && known(request))
         else {
             return;
@@ -361,6 +367,17 @@ impl World {
                 self.violates(format!("{what} for {name} with {line} in flight, {early:.3} s before the threshold"));
             }
             Some(_) => {}
+        }
+    }
+
+    /// Each pool of what is restarted in place is asked where and for what the rules say, or else its php-fpm.
+    pub(crate) fn agent_may_ask_for_status(&mut self, asks: &[StatusAsk]) {
+        let changed = self.policy_changed > 0 && self.now < self.policy_changed + 3 * MINUTE;
+        let units = self.units.keys().filter_map(|unit| Some((unit, self.fpm_rules(unit)?.1)));
+        let mut all: Vec<StatusAsk> = units.flat_map(|(unit, rules)| self.asks(unit, Some(&rules))).flatten().collect();
+        all.extend(asks.iter().filter(|ask| self.template_of(&self.unit_at(&ask.socket)).is_some()).cloned());
+        if let Some(ask) = asks.iter().find(|ask| !all.contains(ask)).filter(|_| !changed) {
+            self.violates(format!("pool {} is asked for {} at {}, which nothing says", ask.pool, ask.path, ask.socket));
         }
     }
 
@@ -515,7 +532,17 @@ impl World {
             // The agent that could tell is dead.
             let of_earlier = self.sent_by.get(name).is_some_and(|by| *by != self.epoch);
             let doubtful = doubtful || (of_earlier && self.units.get(name).is_some_and(|unit| self.was_stopped_unseen(unit)));
-            self.cuts.push(Cut { unit: name.to_owned(), invocation, pid: process.pid, request: None, at: now, doubtful, certain });
+            self.cuts.push(Cut {
+                unit: name.to_owned(),
+                invocation,
+                pid: process.pid,
+                request: None,
+                at: now,
+                doubtful,
+                certain,
+                pool: None,
+                silent: false,
+            });
         }
     }
 

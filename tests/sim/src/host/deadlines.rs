@@ -1,5 +1,7 @@
 //! After the sum of its deadlines nothing runs old code, unless something that alerts says so.
 
+use std::collections::BTreeSet;
+
 use restart_agent::core::policy::TargetRules;
 use restart_agent::core::status::{State, TargetState};
 
@@ -10,12 +12,20 @@ use crate::world::{Job, JobKind, MS, Process};
 /// The agent's own turns, on top of what the rules allow: looks once a second, a try again after one that got no answer, the end of what has had SIGKILL.
 const SLACK: Us = 15 * S;
 
-/// What a proof of php-fpm takes at most: one that is under way when the next deploy lands is gone through with.
+/// What a proof of php-fpm takes at most, one script that warms it included: one that is under way when the next deploy lands is gone through with.
 const PROOF: Us = 90 * S;
+/// Another script.
+const WARM: Us = 60 * S;
 
 impl Host {
     /// Somebody has done something that may keep the agent from what it does, or undo it: all deadlines begin anew.
     pub(super) fn disturb(&mut self) {
+        self.disturbed = self.world.now;
+        self.meddled = self.world.now;
+    }
+
+    /// Something has failed, and is tried again with all its deadlines, and whatever waits for that with it.
+    pub(super) fn fails(&mut self) {
         self.disturbed = self.world.now;
     }
 
@@ -32,8 +42,11 @@ impl Host {
         let now = self.world.now;
         let kept = self.is_kept_from_it();
         // What was the case at the last look was so until this turn.
-        if kept || self.kept || self.alerted {
+        if kept || self.kept {
             self.disturb();
+        }
+        if self.alerted {
+            self.fails();
         }
         // And whoever had failed is tried again with all its deadlines, while the rollout may still have been at others.
         self.told_at.extend(self.told.iter().map(|unit| (unit.clone(), now)));
@@ -53,14 +66,19 @@ impl Host {
         let status = self.status();
         // What has failed is tried again with all its deadlines.
         self.alerted = matches!(status.state, State::Blocked | State::Failed | State::Held);
+        let failed = status.targets.iter().filter(|target| matches!(target.state, TargetState::Failed | TargetState::Held));
+        let failed: BTreeSet<String> = failed.map(|target| target.name.clone()).collect();
         let said = |unit: &String| {
             let views = status.targets.iter().flat_map(|target| &target.units);
             let mut of = views.filter(|view| view.unit == *unit);
             of.any(|view| matches!(view.state, TargetState::Failed | TargetState::Held | TargetState::Left) && !view.why.is_empty())
+                || self.world.generation_rules(unit).is_some_and(|(target, _)| failed.contains(&target))
         };
         self.told = stale.iter().filter(|unit| said(unit) || self.begins(unit)).cloned().collect();
         stale.retain(|unit| self.is_overdue(unit) && !self.spared_for_once(unit) && !self.told.contains(unit));
-        if !stale.is_empty() && !self.alerted {
+        // Generations wait for no other target, so that what has failed of those is no excuse.
+        stale.retain(|unit| !self.alerted || self.world.generation_rules(unit).is_some());
+        if !stale.is_empty() {
             let why = status.waiting_for.unwrap_or_default();
             self.world.violates(format!("{} runs old code after all its deadlines, and nothing alerts: {why}", stale.join(", ")));
         }
@@ -83,7 +101,8 @@ impl Host {
         let mut made_stale =
             self.world.wanted.iter().filter(|wanted| wanted.names(&target)).map(|wanted| wanted.at).filter(|at| from < *at);
         let stuck = unit.processes.values().any(|process| process.unkillable_until + SLACK > self.world.now);
-        let disturbed = self.told_at.get(name).copied().unwrap_or(0).max(self.disturbed);
+        let disturbed = if matches!(rules, TargetRules::Generations(_)) { self.meddled } else { self.disturbed };
+        let disturbed = self.told_at.get(name).copied().unwrap_or(0).max(disturbed);
         made_stale.next().is_some_and(|at| self.world.now > at.max(disturbed) + self.deadline(&rules)) && !stuck
     }
 
@@ -91,10 +110,17 @@ impl Host {
     fn deadline(&self, rules: &TargetRules) -> Us {
         let slow = 20 * (self.world.faults.look_takes + 6 * MS * self.world.faults.slowness);
         let pools: Us = self.policy.pools.values().map(|pool| us(pool.timeout) * 2 + us(pool.quiet)).max().unwrap_or(0);
+        let warm = |rules: &TargetRules| match rules {
+            TargetRules::PhpFpm(rules) => rules.warm.len(),
+            TargetRules::Generations(rules) => rules.warm.len(),
+            _ => 0,
+        };
+        let scripts = self.policy.targets.values().map(warm).max().unwrap_or(0) as u64;
+        let proof = PROOF + WARM * scripts.saturating_sub(1);
         let of = match rules {
-            TargetRules::PhpFpm(rules) => us(rules.drain_timeout + rules.term_timeout) + pools + PROOF,
+            TargetRules::PhpFpm(rules) => us(rules.drain_timeout + rules.term_timeout) + pools + proof,
             // With as many as may run it waits for the oldest, which lingers; and between two tries for ones that do not stay up it pauses.
-            TargetRules::Generations(rules) => us(rules.linger + rules.term_timeout) + PROOF + 5 * MINUTE,
+            TargetRules::Generations(rules) => us(rules.linger + rules.term_timeout) + proof + 5 * MINUTE,
             TargetRules::Scheduled(rules) => us(rules.drain_timeout + rules.checkpoint_timeout + rules.hold_timeout + rules.term_timeout),
             TargetRules::Service(rules) => us(rules.drain_timeout + rules.checkpoint_timeout + rules.hold_timeout + rules.term_timeout),
             TargetRules::Strays(rules) => us(rules.drain_timeout + rules.term_timeout),

@@ -112,7 +112,9 @@ impl Host {
         let idle = |unit: &String| {
             let of = &self.world.units[unit];
             let tells = of.as_fpm().is_some_and(|fpm| fpm.has_status && fpm.status == Answers::Well);
-            ours(unit) && tells && of.active == Active::Active && of.stop.is_none() && self.world.at_work(unit, 0).is_none()
+            // Where the one of the boot would have a second pool, by what its configuration says now, nobody answers.
+            let asked = self.world.template_of(unit).is_some_and(|template| template.second_pool.is_none());
+            ours(unit) && tells && asked && of.active == Active::Active && of.stop.is_none() && self.world.at_work(unit, 0).is_none()
         };
         // Where a person has stopped the one that served, the last one that could serve is kept.
         let served = self.world.templates.values().filter(|template| self.is_served(template));
@@ -138,8 +140,14 @@ impl Host {
 
     /// One of each template serves, unless a person has stopped it and the agent leaves it at that.
     pub(super) fn all_serve(&self) -> bool {
-        let left =
-            || self.status().targets.iter().flat_map(|target| &target.units).any(|view| view.why.contains("somebody has stopped it"));
-        self.world.templates.values().all(|template| self.is_served(template) || (template.stopped_by_person && left()))
+        self.world.templates.values().all(|template| self.is_served(template) || (template.stopped_by_person && self.is_left(template)))
+    }
+
+    /// Status says so of the target that it is of.
+    fn is_left(&self, template: &Template) -> bool {
+        let its =
+            |name: &String| matches!(self.policy.targets.get(name), Some(TargetRules::Generations(rules)) if rules.unit == template.unit);
+        let targets = self.status().targets.into_iter().filter(|target| its(&target.name));
+        targets.flat_map(|target| target.units).any(|view| view.why.contains("somebody has stopped it"))
     }
 }

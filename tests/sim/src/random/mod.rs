@@ -2,6 +2,7 @@
 
 mod generations;
 mod wider;
+mod widest_fpm;
 mod widest_units;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,7 @@ use restart_agent::core::policy::{
 use generations::Has;
 pub use wider::ALL_FROM;
 use wider::Wider;
+use widest_fpm::WidestFpm;
 use widest_units::WidestUnits;
 
 use crate::host::{Crash, Deed, Host, span};
@@ -35,6 +37,7 @@ struct Draw {
     codes: Option<Rng>,
     wider: Option<Wider>,
     widest_units: Option<WidestUnits>,
+    widest_fpm: Option<WidestFpm>,
 }
 
 impl Draw {
@@ -232,7 +235,9 @@ fn populate(draw: &mut Draw, world: &mut World, policy: &Policy) {
     for rules in policy.targets.values() {
         match rules {
             TargetRules::PhpFpm(rules) => {
-                let mut unit = Unit::fpm(&rules.unit, draw.fpm());
+                let fpm = draw.fpm();
+                let fpm = draw.with_opcache(fpm);
+                let mut unit = Unit::fpm(&rules.unit, draw.with_more_pools(fpm));
                 unit.restarts_itself = draw.rng.chance(20);
                 world.add(unit, HOUR);
             }
@@ -494,8 +499,14 @@ pub fn host(seed: u64, told: bool) -> Host {
     let salted = |salt| Rng::new(seed.wrapping_mul(0x9e37_79b9) ^ salt);
     let mut codes = salted(0xc0d1);
     let codes = codes.chance(20).then_some(codes);
-    let mut draw =
-        Draw { rng: salted(0xabcd), opcaches: salted(0xcace), codes, wider: Wider::of(seed), widest_units: WidestUnits::of(seed) };
+    let mut draw = Draw {
+        rng: salted(0xabcd),
+        opcaches: salted(0xcace),
+        codes,
+        wider: Wider::of(seed),
+        widest_units: WidestUnits::of(seed),
+        widest_fpm: WidestFpm::of(seed),
+    };
     let mut world = World::new(seed);
     world.story.told = told;
     // By itself, so that a seed whose looks are quick tells the same story as ever. A count of php-fpm's requests holds for less than these.
@@ -512,10 +523,14 @@ pub fn host(seed: u64, told: bool) -> Host {
     }
     widest_units::rules(&mut draw, &mut policy);
     populate(&mut draw, &mut world, &policy);
+    widest_fpm::status(&mut draw, &world, &mut policy);
     if has != Has::None {
-        generations::target(&mut draw, &mut policy);
-        generations::populate(&mut draw, &mut world);
+        let shared = draw.shared();
+        generations::target(&mut draw, &mut policy, generations::JOB, shared);
+        generations::populate(&mut draw, &mut world, generations::JOB, shared);
+        widest_fpm::more_generations(&mut draw, &mut world, &mut policy);
     }
+    widest_fpm::warm_and_opcache(&mut draw, &mut policy);
     world.touch("first");
     world.wanted.clear();
     let mut host = Host::new(world, policy);
@@ -526,7 +541,9 @@ pub fn host(seed: u64, told: bool) -> Host {
         faults(&mut draw, &mut host);
     }
     if has != Has::None {
-        generations::deeds(&mut draw, &mut host, has == Has::Only);
+        generations::deeds(&mut draw, &mut host, generations::JOB, has == Has::Only);
+        widest_fpm::deeds_of_more(&mut draw, &mut host);
+        widest_fpm::fates(&mut draw, &mut host);
     }
     changes(&mut draw, &mut host);
     wider::orders(&mut draw, &mut host);

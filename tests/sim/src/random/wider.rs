@@ -143,7 +143,7 @@ pub(super) fn rules(draw: &mut Draw, host: &mut Host) {
         return;
     }
     let rng = Rng::new(rules.draw());
-    let mut other = Draw { rng, opcaches: Rng::new(rules.draw()), codes: None, wider: None, widest_units: None };
+    let mut other = Draw { rng, opcaches: Rng::new(rules.draw()), codes: None, wider: None, widest_units: None, widest_fpm: None };
     let other = super::policy(&mut other);
     let mut changed = host.policy.clone();
     for (name, rules) in &mut changed.targets {

@@ -185,10 +185,7 @@ impl World {
             }
             Effect::AskPools { asks, full, timeout } => self.ask_pools(epoch, id, &asks, full, us(timeout)),
             Effect::Connections { sockets } => {
-                let count = |socket: &String| {
-                    let unit = self.units.get(&self.unit_at(socket))?;
-                    Some((socket.clone(), u32::try_from(unit.as_fpm()?.requests.len()).ok()?))
-                };
+                let count = |socket: &String| Some((socket.clone(), self.connections(socket)?));
                 let counts = sockets.iter().filter_map(count).collect();
                 self.answer(epoch, id, 0, Outcome::Connections(counts));
             }
@@ -419,21 +416,20 @@ impl World {
     }
 
     fn ask_pools(&mut self, epoch: u64, id: EffectId, asks: &[restart_agent::core::effect::StatusAsk], full: bool, timeout: Us) {
+        self.agent_may_ask_for_status(asks);
         let mut answers = BTreeMap::new();
         let mut takes = 0;
         for ask in asks {
             let unit = self.unit_at(&ask.socket);
-            let page = self.status_page(&unit, &ask.socket, full);
-            let status = self.units.get(&unit).and_then(Unit::as_fpm).map(|fpm| fpm.status);
+            let page = self.status_page(&unit, ask, full, false);
+            let listen = self.listen(&unit);
+            let fpm = self.units.get(&unit).and_then(Unit::as_fpm);
+            let status = fpm.and_then(|fpm| Some(fpm.pool(fpm.pool_at(&ask.socket, &listen)?)?.status));
             let late = page.as_ref().is_err_and(|why| why.starts_with("no answer"));
             let page = match status {
                 Some(Answers::Slowly(after)) if after < timeout => {
                     takes = takes.max(after);
-                    let fpm = self.units.get_mut(&unit).unwrap().as_fpm_mut().unwrap();
-                    fpm.status = Answers::Well;
-                    let page = self.status_page(&unit, &ask.socket, full);
-                    self.units.get_mut(&unit).unwrap().as_fpm_mut().unwrap().status = Answers::Slowly(after);
-                    page
+                    self.status_page(&unit, ask, full, true)
                 }
                 _ => {
                     takes = takes.max(if late { timeout } else { 0 });
@@ -447,19 +443,22 @@ impl World {
 
     fn agent_request(&mut self, epoch: u64, id: EffectId, socket: &str, request: &FpmRequest, timeout: Us) {
         let unit = self.unit_at(socket);
+        self.note_script(&unit, request);
         // Its own status worker answers there, as long as there is one.
         let shared = self.template_of(&unit).is_some_and(|template| template.shared);
         let lives = |unit: &Unit| {
             let its = unit.processes.values().any(|process| process.role == Role::StatusWorker && !process.frozen);
             its && unit.stop.is_none() && unit.as_fpm().is_some_and(|fpm| fpm.pings)
         };
-        let answers = if shared { self.units.get(&unit).is_some_and(lives) } else { self.answers_ping(&unit) };
+        // The symlink leads to the only one.
+        let pool = self.units.get(&unit).and_then(Unit::as_fpm).and_then(|fpm| fpm.pool_at(socket, &self.listen(&unit))).unwrap_or(0);
+        let answers = if shared { self.units.get(&unit).is_some_and(lives) } else { self.answers_ping(&unit, pool) };
         if !answers {
             let after = if self.units.get(&unit).is_some_and(|unit| unit.active == Active::Active) { timeout } else { MS };
             return self.answer(epoch, id, after, Outcome::Fault(Fault::Other("no answer in time".to_owned())));
         }
         if let Some(fpm) = self.units.get_mut(&unit).unwrap().as_fpm_mut() {
-            fpm.accepted += 1;
+            fpm.accepts(pool);
         }
         let body = match request {
             FpmRequest::Ping { .. } => "pong".to_owned(),
@@ -586,8 +585,8 @@ impl World {
                     argv0: None,
                     same_command_as_parent: same(process),
                     pool: match process.role {
-                        Role::Worker => Some("www".to_owned()),
-                        Role::StatusWorker => Some("www_status".to_owned()),
+                        Role::Worker => Some(unit.pool_of(process)),
+                        Role::StatusWorker => Some(format!("{}_status", unit.pool_of(process))),
                         _ => None,
                     },
                     running: false,

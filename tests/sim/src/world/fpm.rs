@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use restart_agent::core::effect::StatusAsk;
 use restart_agent::core::seen::{Active, Exit, FpmLayout, OpcacheSeen, PoolLayout, PoolStatus, WorkerSeen, WorkerState};
 use restart_agent::core::time::Wall;
 
+use super::pools::{Asked, Pool, STATUS_PATH};
 use super::unit::{OnTerm, Process, Role};
 use super::{Cut, Happening, MS, S, Us, World};
 
@@ -116,6 +118,14 @@ pub struct Fpm {
     pub served: u64,
     /// So long after its start its opcache of 128 MiB is full; 0: it does not say.
     pub opcache_fills: Us,
+    /// So long after its start all of its keys are taken; 0: they are not.
+    pub opcache_keys_fill: Us,
+    /// Of a hundred bytes that its memory fills up with so many are wasted.
+    pub opcache_wastes: u64,
+    /// Its other pools: what is said above of a pool is of `www`.
+    pub more: Vec<Pool>,
+    /// Their workers, and which of [`Fpm::pools`] each is of.
+    pub worker_of: BTreeMap<u32, usize>,
 }
 
 impl Default for Fpm {
@@ -142,6 +152,10 @@ impl Default for Fpm {
             generation: 0,
             served: 0,
             opcache_fills: 0,
+            opcache_keys_fill: 0,
+            opcache_wastes: 0,
+            more: Vec::new(),
+            worker_of: BTreeMap::new(),
         }
     }
 }
@@ -149,18 +163,18 @@ impl Default for Fpm {
 impl Fpm {
     #[must_use]
     pub fn layout(&self, listen: &str) -> FpmLayout {
-        FpmLayout {
-            pools: vec![PoolLayout {
-                name: "www".to_owned(),
-                listen: listen.to_owned(),
-                status_listen: self.status_listen.then(|| listen.replace(".sock", ".status.sock")),
-                status_path: self.has_status.then(|| "/fpm-status".to_owned()),
+        let of = |(n, pool): (usize, Pool)| {
+            let (listen, status_listen) = self.sockets(n, listen)?;
+            Some(PoolLayout {
+                name: pool.name,
+                listen,
+                status_listen,
+                status_path: pool.has_status.then(|| STATUS_PATH.to_owned()),
                 ping_path: Some("/ping".to_owned()),
                 ping_response: "pong".to_owned(),
-            }],
-            systemd_interval_ms: 0,
-            file_update_protection_ms: 2000,
-        }
+            })
+        };
+        FpmLayout { pools: self.pools().enumerate().filter_map(of).collect(), systemd_interval_ms: 0, file_update_protection_ms: 2000 }
     }
 }
 
@@ -170,7 +184,13 @@ impl World {
         let size: u64 = 128 << 20;
         let used = (u128::from(size) * u128::from(self.now - fpm.started) / u128::from(fpm.opcache_fills)).min(u128::from(size)) as u64;
         let (full, since) = (used == size, Wall(fpm.start_time * 1_000_000));
-        Some(OpcacheSeen { used, free: size - used, keys: 100, max_keys: 16_229, full, since, ..OpcacheSeen::default() })
+        let (free, wasted) = (size - used, used / 100 * fpm.opcache_wastes);
+        let max_keys = 16_229;
+        let keys = match fpm.opcache_keys_fill {
+            0 => 100,
+            fill => (max_keys * (self.now - fpm.started) / fill).min(max_keys),
+        };
+        Some(OpcacheSeen { used: used - wasted, free, wasted, keys, max_keys, full, since, ..OpcacheSeen::default() })
     }
 
     /// Where a php-fpm listens.
@@ -186,6 +206,8 @@ impl World {
         fpm.start_time = seconds;
         fpm.started = started;
         fpm.accepted = 0;
+        fpm.more.iter_mut().for_each(|pool| pool.accepted = 0);
+        fpm.worker_of.clear();
         fpm.generation = generation;
         fpm.requests.clear();
         fpm.queue.clear();
@@ -195,20 +217,32 @@ impl World {
     pub(crate) fn fpm_ready(&mut self, name: &str) {
         let Some(unit) = self.units.get(name) else { return };
         let Some(fpm) = unit.as_fpm() else { return };
-        let (workers, listen, stubborn) = (fpm.workers, fpm.status_listen, fpm.stubborn_child);
+        let (pools, stubborn) = (fpm.pools().collect::<Vec<_>>(), fpm.stubborn_child);
         let master = unit.main_pid;
-        for _ in 0..workers {
-            self.spawn(name, master, Role::Worker, "php-fpm8.2", OnTerm::Dies, 0);
-        }
-        if listen {
-            self.spawn(name, master, Role::StatusWorker, "php-fpm8.2", OnTerm::Dies, 0);
+        for (n, pool) in pools.iter().enumerate() {
+            for _ in 0..pool.workers {
+                self.spawn_worker(name, Role::Worker, n);
+            }
+            if pool.status_listen {
+                self.spawn_worker(name, Role::StatusWorker, n);
+            }
         }
         if stubborn {
             self.spawn(name, master, Role::Child, "ffmpeg", OnTerm::Ignores, 0);
         }
-        self.next_arrival(name);
+        for pool in 0..pools.len() {
+            self.next_arrival(name, pool);
+        }
         self.take_from_queue(name);
         self.instance_ready(name);
+    }
+
+    fn spawn_worker(&mut self, name: &str, role: Role, pool: usize) {
+        let master = self.units[name].main_pid;
+        let pid = self.spawn(name, master, role, "php-fpm8.2", OnTerm::Dies, 0);
+        if let Some(fpm) = self.units.get_mut(name).and_then(|unit| unit.as_fpm_mut()).filter(|_| pool > 0) {
+            fpm.worker_of.insert(pid, pool);
+        }
     }
 
     /// A connection of the web server: a worker takes it, at once or when there is one.
@@ -222,7 +256,7 @@ impl World {
 
     pub(super) fn take_from_queue(&mut self, name: &str) {
         while let Some(next) = self.units.get(name).and_then(|unit| unit.as_fpm()).and_then(|fpm| fpm.queue.front()).copied() {
-            let Some(worker) = self.begin(name, next.lasts) else { return };
+            let Some(worker) = self.begin(name, 0, next.lasts) else { return };
             if let Some(fpm) = self.units.get_mut(name).and_then(|unit| unit.as_fpm_mut()) {
                 fpm.queue.pop_front();
             }
@@ -235,43 +269,44 @@ impl World {
         }
     }
 
-    fn next_arrival(&mut self, name: &str) {
+    fn next_arrival(&mut self, name: &str, pool: usize) {
         let out = !self.takes_traffic(name);
         let Some(fpm) = self.units.get(name).and_then(|unit| unit.as_fpm()) else { return };
-        let every = if out { fpm.load.strays_every } else { fpm.load.every };
+        let Some(load) = fpm.pool(pool).map(|pool| pool.load) else { return };
+        let every = if out { load.strays_every } else { load.every };
         let generation = fpm.generation;
-        if fpm.load.until <= self.now || (fpm.load.every == 0 && fpm.load.strays_every == 0) {
+        if load.until <= self.now || (load.every == 0 && load.strays_every == 0) {
             return;
         }
         // While nothing comes in, see now and then whether that has changed.
         let wait = if every == 0 { 50 * MS } else { self.rng.between(every / 4, every * 7 / 4) };
-        self.after(wait.max(1), Happening::Arrival { unit: name.to_owned(), generation });
+        self.after(wait.max(1), Happening::Arrival { unit: name.to_owned(), generation, pool });
     }
 
-    pub(crate) fn arrival(&mut self, name: &str, generation: u64) {
+    pub(crate) fn arrival(&mut self, name: &str, generation: u64, pool: usize) {
         let out = !self.takes_traffic(name);
         let Some(unit) = self.units.get(name) else { return };
         let Some(fpm) = unit.as_fpm() else { return };
         if fpm.generation != generation {
             return;
         }
-        let load = fpm.load;
+        let Some(load) = fpm.pool(pool).map(|pool| pool.load) else { return };
         if (if out { load.strays_every } else { load.every }) > 0 {
             let long = self.rng.chance(load.long_percent);
             let (low, high) = if long { load.long } else { load.short };
             let lasts = self.rng.between(low, high);
-            self.begin_request(name, lasts);
+            self.begin(name, pool, lasts);
         }
-        self.next_arrival(name);
+        self.next_arrival(name, pool);
     }
 
     /// A request, if a worker is idle; else it is refused before it began.
     pub fn begin_request(&mut self, name: &str, lasts: Us) -> bool {
-        self.begin(name, lasts).is_some()
+        self.begin(name, 0, lasts).is_some()
     }
 
     /// The worker that takes it.
-    pub(super) fn begin(&mut self, name: &str, lasts: Us) -> Option<u32> {
+    pub(super) fn begin(&mut self, name: &str, pool: usize, lasts: Us) -> Option<u32> {
         let now = self.now;
         let id = self.name();
         let unit = self.units.get_mut(name)?;
@@ -283,10 +318,11 @@ impl World {
                 && !process.kill_pending
                 && process.signalled.is_none()
                 && !busy.contains(&process.pid)
+                && unit.as_fpm().is_some_and(|fpm| fpm.pool_of(process.pid) == pool)
         });
         let pid = idle.map(|process| process.pid).filter(|_| !ending)?;
         let fpm = unit.as_fpm_mut().unwrap();
-        fpm.accepted += 1;
+        fpm.accepts(pool);
         let uri = format!("/w/index.php?request={id}");
         fpm.requests
             .insert(id, Request { pid, began: now, uri, remaining: lasts, resumed: now, generation: 0, finishing: false, shown_at: None });
@@ -414,17 +450,22 @@ impl World {
         let readable = self
             .template_of(name)
             .is_none_or(|template| template.next.config_good && (template.config_mended == 0 || now > template.config_mended + 60 * S));
+        let asked = self.asked_for_long(name);
         let unit = self.units.get_mut(name).unwrap();
         let stopping = unit.stop.is_some();
         let master = unit.main_pid;
         let fpm = unit.as_fpm_mut().unwrap();
+        let of = fpm.pool_of(process.pid);
+        let how = |n: usize| asked.as_ref().and_then(|asked| asked.get(n)).copied().unwrap_or(Asked::Not);
+        let tells = matches!(how(of), Asked::Itself | Asked::Beside);
+        // All that answer do so by a socket for that, so that all of their workers can be stopped for the count.
+        let exact = (0..=fpm.more.len()).all(|n| how(n) != Asked::Itself);
+        let pool = fpm.pool(of).unwrap();
         // Exact is what a status page of its own makes exact, whatever has come in since its last word apart.
-        let known = readable
-            && fpm.status_listen
-            && fpm.has_status
-            && fpm.status == Answers::Well
-            && (fpm.status_mended == 0 || now > fpm.status_mended + S);
-        let strays = fpm.load.strays_every > 0;
+        let known = readable && exact && tells && pool.status == Answers::Well && (pool.status_mended == 0 || now > pool.status_mended + S);
+        let silent = asked.is_some() && (!tells || pool.status == Answers::Not);
+        let strays = pool.load.strays_every > 0;
+        let waits_for_others = fpm.says_within();
         let at = fpm.requests.iter().find(|(_, request)| request.pid == process.pid).map(|(id, _)| *id);
         let request = at.and_then(|id| fpm.requests.remove(&id));
         if let Some(request) = request
@@ -438,7 +479,7 @@ impl World {
             }
             let request_line = Some(format!("GET {}", request.uri));
             // What came in while the decision was on its way nobody could know.
-            let on_its_way = if strays { 100 * MS } else { 0 }.max(6 * MS * (1 + self.faults.slowness));
+            let on_its_way = if strays { 100 * MS } else { 0 }.max(6 * MS * (1 + self.faults.slowness)) + waits_for_others;
             let doubtful = request.finishing || !known || now - request.began < on_its_way;
             let invocation = self.units[name].invocation.clone();
             self.cuts.push(Cut {
@@ -449,6 +490,8 @@ impl World {
                 at: now,
                 doubtful,
                 certain: false,
+                pool: Some(pool.name),
+                silent: silent && !request.finishing && now - request.began >= on_its_way,
             });
         }
         if self.units[name].processes.get(&master).is_some_and(|master| master.frozen) {
@@ -457,32 +500,44 @@ impl World {
             }
         } else if !stopping && self.units[name].processes.contains_key(&master) {
             // The master starts another.
-            self.spawn(name, master, process.role, "php-fpm8.2", OnTerm::Dies, 0);
+            self.spawn_worker(name, process.role, of);
             self.take_from_queue(name);
         }
     }
 
-    /// The status page, as asked at one moment; `None`: no answer.
-    pub(crate) fn status_page(&mut self, name: &str, socket: &str, full: bool) -> Result<PoolStatus, String> {
+    /// The status page of the pool that has this socket, as asked at one moment. `patient`: one that is slow has its time.
+    pub(crate) fn status_page(&mut self, name: &str, ask: &StatusAsk, full: bool, patient: bool) -> Result<PoolStatus, String> {
+        let socket = ask.socket.as_str();
         let refused = || Err("connection refused".to_owned());
         let now = self.now;
         let chance = self.rng.between(0, 99);
-        let main = socket == self.listen(name);
+        let listen = self.listen(name);
         let Some(unit) = self.units.get_mut(name) else { return refused() };
-        let ready = unit.processes.values().any(|process| process.role == Role::Worker);
+        let Some(fpm) = unit.as_fpm() else { return refused() };
+        let Some(n) = fpm.pool_at(socket, &listen) else { return refused() };
+        let worker_of = fpm.worker_of.clone();
+        let of_pool = |process: &&Process| worker_of.get(&process.pid).copied().unwrap_or(0) == n;
+        let (Some(pool), Some((listen, _))) = (fpm.pool(n), fpm.sockets(n, &listen)) else { return refused() };
+        let main = socket == listen;
+        let ready = unit.processes.values().filter(of_pool).any(|process| process.role == Role::Worker);
         let workers: Vec<(u32, bool, Us)> = unit
             .processes
             .values()
             .filter(|process| process.role == Role::Worker)
+            .filter(of_pool)
             .map(|process| (process.pid, process.frozen || process.term_pending || process.kill_pending, process.start))
             .collect();
-        let status_worker = unit.processes.values().any(|process| process.role == Role::StatusWorker && !process.frozen);
+        let status_worker = unit.processes.values().filter(of_pool).any(|process| process.role == Role::StatusWorker && !process.frozen);
         let Some(fpm) = unit.as_fpm_mut() else { return refused() };
         let ready = ready || !fpm.ghosts.is_empty();
-        if !ready || (!main && (!fpm.status_listen || !status_worker)) {
+        if !ready || (!main && (!pool.status_listen || !status_worker)) {
             return refused();
         }
-        match fpm.status {
+        if !pool.has_status || ask.path != STATUS_PATH {
+            return Err(format!("{socket} answers 404: {} is not its pm.status_path", ask.path));
+        }
+        match pool.status {
+            Answers::Slowly(_) if patient => {}
             Answers::Not | Answers::Slowly(_) => return Err("no answer in time".to_owned()),
             Answers::Sometimes(percent) if chance < percent => return Err("no answer in time".to_owned()),
             Answers::Garbage => return Err("not JSON".to_owned()),
@@ -495,7 +550,7 @@ impl World {
         }
         let own = own.filter(|_| main);
         if main {
-            fpm.accepted += 1;
+            fpm.accepts(n);
         }
         let idle_seen = |pid: u32, held: bool| WorkerSeen {
             pid,
@@ -505,7 +560,7 @@ impl World {
             uri: String::new(),
             script: "-".to_owned(),
         };
-        let mut held_left = fpm.held;
+        let mut held_left = pool.held;
         let mut seen = Vec::new();
         let mut active = 0;
         for (pid, frozen, _) in &workers {
@@ -524,7 +579,7 @@ impl World {
                 });
             } else if own == Some(*pid) {
                 active += 1;
-                seen.push(WorkerSeen { uri: "/fpm-status?json".to_owned(), state: WorkerState::Running, ..idle_seen(*pid, false) });
+                seen.push(WorkerSeen { uri: format!("{STATUS_PATH}?json"), state: WorkerState::Running, ..idle_seen(*pid, false) });
             } else {
                 let held = held_left > 0;
                 if held {
@@ -543,25 +598,28 @@ impl World {
         }
         let total = u32::try_from(workers.len() + ghosts.len()).unwrap();
         Ok(PoolStatus {
-            pool: "www".to_owned(),
+            pool: pool.name,
             ondemand: false,
             start_time: fpm.start_time,
-            accepted: fpm.accepted,
+            accepted: fpm.pool(n).map_or(0, |pool| pool.accepted),
             active,
             idle: total - active,
             workers: full.then_some(seen),
         })
     }
 
-    /// One request of the agent's own over the main socket: when it is answered, and whether.
-    pub(crate) fn answers_ping(&self, name: &str) -> bool {
+    /// One request of the agent's own over this pool's main socket: whether it is answered.
+    pub(crate) fn answers_ping(&self, name: &str, pool: usize) -> bool {
         let Some(unit) = self.units.get(name) else { return false };
         let Some(fpm) = unit.as_fpm() else { return false };
         let busy: Vec<u32> = fpm.requests.values().map(|request| request.pid).collect();
-        let idle = unit
-            .processes
-            .values()
-            .any(|process| process.role == Role::Worker && !process.frozen && process.signalled.is_none() && !busy.contains(&process.pid));
+        let idle = unit.processes.values().any(|process| {
+            process.role == Role::Worker
+                && !process.frozen
+                && process.signalled.is_none()
+                && !busy.contains(&process.pid)
+                && fpm.pool_of(process.pid) == pool
+        });
         fpm.pings && idle && unit.stop.is_none()
     }
 

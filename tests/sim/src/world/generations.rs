@@ -33,6 +33,8 @@ pub struct Template {
     pub unwritable: bool,
     /// When its configuration was mended.
     pub config_mended: Us,
+    /// When it got a second pool, for which there is no symlink.
+    pub second_pool: Option<Us>,
     pub available: u64,
     /// When that changed last.
     pub available_since: Us,
@@ -83,6 +85,7 @@ impl Template {
             obstructed: false,
             unwritable: false,
             config_mended: 0,
+            second_pool: None,
             available: 8 << 30,
             available_since: 0,
             next,
@@ -132,7 +135,8 @@ impl Template {
     fn unit_at(&self, socket: &str) -> Option<String> {
         let file = socket.strip_prefix(name::directory(&self.socket))?.strip_prefix('/')?;
         let instance = file.strip_suffix(name::STATUS_SUFFIX).or_else(|| file.strip_suffix(".sock"))?;
-        Some(self.instance(instance))
+        // After a dot comes which of its pools.
+        Some(self.instance(instance.split('.').next()?))
     }
 
     /// The symlink leads to it no more.
@@ -383,7 +387,7 @@ impl World {
                 }
                 let at = usize::try_from(self.rng.between(0, takers.len() as u64 - 1)).unwrap();
                 let taker = takers.swap_remove(at);
-                if let Some(worker) = self.begin(&taker, next.lasts) {
+                if let Some(worker) = self.begin(&taker, 0, next.lasts) {
                     break (taker, worker);
                 }
             };
@@ -581,6 +585,7 @@ impl World {
             }
             let load = Load { every: template.load.every.max(400 * MS), long_percent: 0, ..template.load };
             template.load = if template.load.every > 0 { load } else { template.load };
+            template.next.more.clear();
             template.next =
                 Fpm { start: FpmStart::Well(60 * MS), config_good: true, pings: true, old_code: false, ..template.next.clone() };
             if template.next.status != super::Answers::Well {

@@ -6,6 +6,7 @@ mod boot;
 mod effects;
 mod fpm;
 mod generations;
+mod pools;
 mod stray;
 mod systemd;
 mod timer;
@@ -29,6 +30,8 @@ pub use bar::{Bar, Barred, Moment, Pounce};
 pub use fpm::{Answers, Fpm, FpmStart, Load, Request, some_load};
 pub(crate) use generations::LOOKED_AT;
 pub use generations::{BOOT, Template};
+pub(crate) use pools::Asked;
+pub use pools::{Pool, STATUS_PATH};
 pub use stray::Stray;
 pub use timer::Timer;
 pub use unit::{Body, By, Daemon, Job, JobKind, OnTerm, Process, Role, Script, Starts, Stop, Unit};
@@ -105,6 +108,7 @@ pub(crate) enum Happening {
     Arrival {
         unit: String,
         generation: u64,
+        pool: usize,
     },
     /// The web server in front of generations has a request.
     Connects {
@@ -161,6 +165,10 @@ pub struct Cut {
     pub doubtful: bool,
     /// The agent whose stop has ended it can tell.
     pub certain: bool,
+    /// The php-fpm pool of a request.
+    pub pool: Option<String>,
+    /// That pool does not tell its requests, and this one was there for long enough to be missed.
+    pub silent: bool,
 }
 
 /// A deploy, or a trigger, as the world saw it: what is older than `at` is stale.
@@ -262,6 +270,8 @@ pub struct World {
     pub barred: BTreeMap<String, Barred>,
     /// Those that one is about to, as soon as the agent comes to them.
     pub pounces: Vec<Pounce>,
+    /// What each run of a php-fpm was asked for by each agent.
+    pub scripts: BTreeMap<(String, u64), Vec<String>>,
     /// Whose terminals were told, by pid.
     pub told: Vec<u32>,
     next_pid: u32,
@@ -326,6 +336,7 @@ impl World {
             strays: Vec::new(),
             barred: BTreeMap::new(),
             pounces: Vec::new(),
+            scripts: BTreeMap::new(),
             told: Vec::new(),
             next_pid: 1000,
             next_name: 1,
@@ -423,7 +434,7 @@ impl World {
                 }
             }
             Happening::TimerFires { timer } => self.timer_fires(&timer),
-            Happening::Arrival { unit, generation } => self.arrival(&unit, generation),
+            Happening::Arrival { unit, generation, pool } => self.arrival(&unit, generation, pool),
             Happening::Connects { template } => self.connects(&template),
             Happening::Finishing { unit, request, generation } => self.request_finishing(&unit, request, generation),
             Happening::Finished { unit, request, generation } => self.request_finished(&unit, request, generation),

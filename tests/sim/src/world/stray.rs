@@ -80,7 +80,17 @@ impl World {
         if !known {
             // What is about to end by itself may do so before its signal arrives.
             let invocation = format!("of process {}", process.pid);
-            self.cuts.push(Cut { unit, invocation, pid: process.pid, request: None, at: now, doubtful: false, certain: false });
+            self.cuts.push(Cut {
+                unit,
+                invocation,
+                pid: process.pid,
+                request: None,
+                at: now,
+                doubtful: false,
+                certain: false,
+                pool: None,
+                silent: false,
+            });
         }
         true
     }

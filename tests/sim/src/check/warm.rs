@@ -1,0 +1,35 @@
+//! Each script that warms a php-fpm is requested once, one after the other, before it is told to serve.
+
+use restart_agent::core::effect::FpmRequest;
+use restart_agent::core::policy::{ProofRules, TargetRules};
+
+use crate::world::{MINUTE, S, World};
+
+impl World {
+    pub(crate) fn note_script(&mut self, unit: &str, request: &FpmRequest) {
+        let FpmRequest::Script { script } = request else { return };
+        let Some(run) = self.units.get(unit).map(|unit| unit.invocation.clone()) else { return };
+        self.scripts.entry((run, self.epoch)).or_default().push(script.clone());
+    }
+
+    /// The agent says that it has proven this run.
+    pub(crate) fn must_be_warm(&mut self, unit: &str) {
+        let Some(of) = self.units.get(unit) else { return };
+        let (warm, proof): (Vec<String>, Option<ProofRules>) = match self.target_of(unit) {
+            Some((_, TargetRules::PhpFpm(rules))) => (rules.warm, rules.proof),
+            Some((_, TargetRules::Generations(rules))) => (rules.warm, rules.proof),
+            _ => return,
+        };
+        // What is under way when the rules change goes on by those with which it began; and what was not restarted needs no warming.
+        let ours = self.sent.get(unit).is_some_and(|sent| of.main_start >= *sent);
+        let changed = self.policy_changed > 0 && self.now < self.policy_changed + 3 * MINUTE;
+        if changed || !ours || self.now < of.main_start + S / 10 {
+            return;
+        }
+        let asked = self.scripts.get(&(of.invocation.clone(), self.epoch)).cloned().unwrap_or_default();
+        let asked: Vec<String> = asked.into_iter().filter(|script| proof.as_ref().is_none_or(|proof| proof.script != *script)).collect();
+        if !asked.ends_with(&warm) || (warm.is_empty() && !asked.is_empty()) {
+            self.violates(format!("{unit} is said to serve, was to be warmed by {warm:?}, and was asked for {asked:?}"));
+        }
+    }
+}
