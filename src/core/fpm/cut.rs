@@ -81,6 +81,7 @@ impl Fpm {
             return self.drain_again(now);
         }
         let busy: Vec<WorkerSeen> = counted.workers().cloned().collect();
+        self.last_full.extend(counted.busy.into_iter().map(|(pool, busy)| (pool, (now, busy))));
         self.unanswered = counted.silent;
         if !self.unanswered.is_empty() {
             let why =
@@ -123,10 +124,7 @@ impl Fpm {
             self.aside = Some(turn.ask(Effect::Thaw { workers }));
             return if anew { self.enter(now, FpmStep::Seeing) } else { self.drain_again(now) };
         }
-        if !counted.silent.is_subset(&self.unanswered) {
-            self.cut(turn, self.frozen_busy.clone(), self.frozen_at, false);
-            return self.enter(now, FpmStep::WaitingForLoan);
-        }
+        // Who did not answer now may have done so in the count.
         self.unanswered = counted.silent.clone();
         let patient = !self.thawed;
         let (ending, cut): (Vec<WorkerSeen>, Vec<WorkerSeen>) =

@@ -5,7 +5,7 @@ use restart_agent::core::event::Order;
 use restart_agent::core::policy::{FpmRules, ProofRules, TargetRules};
 use restart_agent::core::status::{State, TargetState};
 use sim::host::{Deed, Host, span};
-use sim::world::{Answers, By, Fpm, FpmStart, HOUR, Hook, Load, MINUTE, MS, S, Unit, Us};
+use sim::world::{Answers, By, Fpm, FpmStart, HOUR, Hook, Load, MINUTE, MS, Pool, S, Unit, Us, World};
 
 use crate::given::{FPM, adopted, fpm_host, fpm_rules, policy, with_pool, with_target, world};
 
@@ -432,6 +432,27 @@ fn a_restart_goes_on_by_the_rules_with_which_its_drain_began() {
     assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
     let lasted = host.world.units[FPM].main_start - host.world.sent[FPM];
     assert!((10 * S..12 * S).contains(&lasted), "{} ms", lasted / MS);
+    host.settle();
+    host.must_be_right();
+}
+
+/// It had answered in the count, and does not when it is counted again. What the others say then names also what has come in between.
+#[test]
+fn a_pool_that_falls_silent_at_the_cut_takes_nothing_from_what_the_others_say() {
+    let more = vec![Pool { status: Answers::Not, ..Pool::new("api") }, Pool::new("jobs")];
+    let mut host = fpm_host(false, Fpm { workers: 100, more, ..Fpm::default() });
+    host.world.touch("d2");
+    for n in 0..60 {
+        let request = |world: &mut World| {
+            world.begin_request(FPM, 30 * S);
+        };
+        host.later(4 * S + n * 50 * MS, Deed::World("a request comes in", Box::new(request)));
+    }
+    let frozen = |host: &Host| host.world.units[FPM].processes.values().any(|process| process.frozen);
+    assert!(host.run_until(MINUTE, frozen));
+    host.world.units.get_mut(FPM).unwrap().as_fpm_mut().unwrap().more[1].status = Answers::Not;
+    host.run(MINUTE);
+    assert!(host.casualties().iter().filter(|casualty| casualty.certain).count() > 20, "{:#?}", host.casualties());
     host.settle();
     host.must_be_right();
 }
