@@ -17,7 +17,7 @@ const SETTLE_AT_MOST: Duration = Duration::from_secs(120);
 
 pub fn run(args: &DaemonArgs, places: &Places, out: &Output) -> Exit {
     log();
-    let _alive = match hold_alive(&places.run_dir) {
+    let alive = match hold_alive(&places.run_dir, &places.state_dir) {
         Ok(lock) => lock,
         Err(fault) => return out.fail(Exit::Failed, &fault.to_string()),
     };
@@ -26,7 +26,6 @@ pub fn run(args: &DaemonArgs, places: &Places, out: &Output) -> Exit {
     let options = Options {
         roots: crate::config::Roots::default(),
         state_dir: places.state_dir.clone(),
-        run_dir: places.run_dir.clone(),
         metrics: METRICS.into(),
         host,
         settle_debts: args.settle_debts.then_some(SETTLE_AT_MOST),
@@ -36,7 +35,7 @@ pub fn run(args: &DaemonArgs, places: &Places, out: &Output) -> Exit {
         Err(error) => return out.fail(Exit::Failed, &format!("cannot start: {error}")),
     };
     let address = places.bus.clone();
-    match runtime.block_on(daemon::run(options, |handle| bus::serve(handle, address))) {
+    match runtime.block_on(daemon::run(options, alive, |handle| bus::serve(handle, address))) {
         Ok(view) if args.settle_debts && view.problems.is_empty() => Exit::Done,
         Ok(view) if args.settle_debts => out.fail(Exit::Failed, &view.problems.join("\n")),
         Ok(_) => Exit::Done,

@@ -332,7 +332,7 @@ fn status_says_by_its_exit_status_whether_the_agent_runs_t41() {
     let (exit, text) = typed(&["--run-dir", run_dir, "status"]);
     assert_eq!(exit, Exit::NotRunning);
     assert!(text.starts_with("THE AGENT IS NOT RUNNING."), "{text}");
-    let _lock = store::hold_alive(dir.path()).unwrap();
+    let _lock = store::hold_alive(dir.path(), dir.path()).unwrap();
     let (exit, text) = typed(&["status", "--json", "--target", "jobrunner", "--run-dir", run_dir]);
     assert_eq!(exit, Exit::Done);
     let json: Value = serde_json::from_str(&text).unwrap();

@@ -16,7 +16,7 @@ use crate::core::machine::Machine;
 use crate::core::policy::Policy;
 use crate::core::status::{AgentView, StatusView, UNUSABLE};
 use crate::host::{self, Host, clock};
-use crate::store::Store;
+use crate::store::{AliveLock, Store};
 
 /// What waits to be heard by the loop; who sends more waits.
 const STIMULI: usize = 256;
@@ -26,7 +26,6 @@ const STIMULI: usize = 256;
 pub struct Options {
     pub roots: Roots,
     pub state_dir: PathBuf,
-    pub run_dir: PathBuf,
     /// The file of the metrics, written if its directory exists.
     pub metrics: PathBuf,
     pub host: host::Places,
@@ -41,12 +40,16 @@ pub struct Handle {
     pub view: watch::Receiver<Option<Arc<StatusView>>>,
 }
 
-/// Runs the agent until SIGTERM or SIGINT. `beside` is started with a handle on it: the bus.
+/// Runs the agent until SIGTERM or SIGINT, the only one that holds these locks. `beside` is started with a handle on it: the bus.
 ///
 /// # Errors
 /// What keeps it from starting at all: the journal cannot be read. A configuration that cannot be read is no such thing: the agent
 /// then pays what it owes, does nothing else, and status says file and line.
-pub async fn run<F: Future<Output = ()> + Send + 'static>(options: Options, beside: impl FnOnce(Handle) -> F) -> Result<StatusView> {
+pub async fn run<F: Future<Output = ()> + Send + 'static>(
+    options: Options,
+    alive: AliveLock,
+    beside: impl FnOnce(Handle) -> F,
+) -> Result<StatusView> {
     let now = clock::now();
     let (store, loaded) = Store::open(&options.state_dir, |memory, written| memory.apply(written)).context("the journal")?;
     let policy = policy(&options.roots);
@@ -54,7 +57,7 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(options: Options, besi
     let (host, hints) = Host::connect(options.host.clone());
     let world = RealWorld::new(host, hints, stimuli.clone());
 
-    let boot = clock::boot_name(&options.run_dir);
+    let boot = clock::boot_name(alive.run_dir());
     let (mut machine, mut first) = Machine::resume(loaded.memory, policy, &boot, env!("CARGO_PKG_VERSION"), now);
     merge(&mut first, machine.left_behind(now, world.leftovers()));
     if let Some(problem) = loaded.problem {
@@ -75,7 +78,7 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(options: Options, besi
         first,
         store,
         roots: options.roots,
-        status: options.run_dir.join("status.json"),
+        alive,
         metrics: options.metrics,
         agent: AgentView { version: env!("CARGO_PKG_VERSION").to_owned(), running: true, pid: std::process::id(), since: now.wall },
         stimuli: stimuli_in,

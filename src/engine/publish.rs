@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::core::status::StatusView;
 use crate::core::time::Wall;
 use crate::host::notify;
-use crate::store::{Reserve, Store, metrics};
+use crate::store::{AliveLock, Reserve, Store, metrics};
 
 /// Between two writes: a rollout of hundreds of units changes the view thousands of times a second.
 const PACE: Duration = Duration::from_millis(100);
@@ -19,6 +19,7 @@ const METRICS_PACE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Publisher {
+    alive: AliveLock,
     path: PathBuf,
     reserve: Reserve,
     metrics: PathBuf,
@@ -33,9 +34,10 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    pub fn new(path: PathBuf, metrics: PathBuf, view: watch::Sender<Option<Arc<StatusView>>>) -> Publisher {
+    pub fn new(alive: AliveLock, metrics: PathBuf, view: watch::Sender<Option<Arc<StatusView>>>) -> Publisher {
         Publisher {
-            path,
+            path: alive.run_dir().join("status.json"),
+            alive,
             reserve: Reserve::default(),
             metrics,
             view,
@@ -82,7 +84,9 @@ impl Publisher {
             let at_rest = same && view.last_rollout.as_ref().is_none_or(|rollout| rollout.finished_at.is_some());
             store.write_metrics(&self.metrics, metrics(&view), at_rest);
         }
-        if same && !self.failed {
+        // What somebody has removed from /run says that we are dead.
+        let kept = self.alive.keep() && self.path.exists();
+        if same && kept && !self.failed {
             return;
         }
         let text = one_line(&view);

@@ -23,7 +23,7 @@ use crate::core::status::{AgentView, NOT_TAKEN, PlanView, StatusView};
 use crate::core::step::Step;
 use crate::core::time::Wall;
 use crate::host::notify;
-use crate::store::{Store, StoreFault};
+use crate::store::{AliveLock, Store, StoreFault};
 
 /// The stamp is read this often even if nothing hints at a change (law 4), and the watchdog is told that the loop turns.
 const SLOW_POLL: Duration = Duration::from_secs(60);
@@ -45,7 +45,7 @@ pub struct Parts<W: World> {
     pub first: Step,
     pub store: Store,
     pub roots: Roots,
-    pub status: PathBuf,
+    pub alive: AliveLock,
     pub metrics: PathBuf,
     pub agent: AgentView,
     pub stimuli: mpsc::Receiver<Stimulus>,
@@ -105,7 +105,7 @@ impl<W: World> Engine<W> {
             arrived: VecDeque::new(),
             planning: FuturesUnordered::new(),
             waiters: Waiters::default(),
-            publisher: Publisher::new(parts.status, parts.metrics, parts.view),
+            publisher: Publisher::new(parts.alive, parts.metrics, parts.view),
             stamp_read: None,
             listening: false,
             journal_broken: false,

@@ -657,21 +657,44 @@ mod alive_lock {
     #[test]
     fn it_says_whether_the_daemon_lives() {
         let dir = tempfile::tempdir().unwrap();
-        let run = dir.path().join("run");
+        let (run, state) = (dir.path().join("run"), dir.path());
         assert_eq!(probe_alive(&run).unwrap(), Alive::Dead);
-        let lock = hold_alive(&run).unwrap();
+        let lock = hold_alive(&run, state).unwrap();
         assert_eq!(probe_alive(&run).unwrap(), Alive::Running);
-        assert!(matches!(hold_alive(&run), Err(LockFault::Taken)));
+        assert!(matches!(hold_alive(&run, state), Err(LockFault::Taken)));
         drop(lock);
         assert_eq!(probe_alive(&run).unwrap(), Alive::Dead);
-        drop(hold_alive(&run).unwrap());
+        drop(hold_alive(&run, state).unwrap());
+    }
+
+    #[test]
+    fn whatever_is_removed_from_run_no_second_daemon_starts_and_it_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (run, state) = (dir.path().join("run"), dir.path());
+        let mut lock = hold_alive(&run, state).unwrap();
+        assert!(lock.keep());
+        for _ in 0..2 {
+            fs::remove_dir_all(&run).unwrap();
+            assert!(matches!(hold_alive(&run, state), Err(LockFault::Taken)));
+            assert!(!lock.keep() && lock.keep());
+            assert_eq!(probe_alive(&run).unwrap(), Alive::Running);
+        }
+        // Another in its place is as bad as none.
+        fs::remove_file(run.join("agent.lock")).unwrap();
+        fs::write(run.join("agent.lock"), "").unwrap();
+        assert!(!lock.keep());
+        assert_eq!(probe_alive(&run).unwrap(), Alive::Running);
+        drop(lock);
+        drop(hold_alive(&run, state).unwrap());
+        // Without a state directory the journal says what is wrong.
+        drop(hold_alive(&run, &dir.path().join("missing")).unwrap());
     }
 
     #[test]
     fn who_may_only_read_it_can_neither_pose_as_the_daemon_nor_keep_it_out() {
         use nix::fcntl::{FcntlArg, fcntl};
         let dir = tempfile::tempdir().unwrap();
-        drop(hold_alive(dir.path()).unwrap());
+        drop(hold_alive(dir.path(), dir.path()).unwrap());
         let posing = fs::File::open(dir.path().join("agent.lock")).unwrap();
         let shared = nix::libc::flock {
             l_type: i16::try_from(nix::libc::F_RDLCK).unwrap(),
@@ -682,7 +705,7 @@ mod alive_lock {
         };
         fcntl(&posing, FcntlArg::F_OFD_SETLK(&shared)).unwrap();
         assert_eq!(probe_alive(dir.path()).unwrap(), Alive::Dead);
-        let _lock = hold_alive(dir.path()).unwrap();
+        let _lock = hold_alive(dir.path(), dir.path()).unwrap();
         assert_eq!(probe_alive(dir.path()).unwrap(), Alive::Running);
     }
 }

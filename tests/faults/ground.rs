@@ -1,4 +1,4 @@
-//! What the agent itself stands on: its state directory, its file descriptors, its clock. One host with a worker, a script that is rerun and one
+//! What the agent itself stands on: its state directory, what it has in /run, its file descriptors, its clock. One host with a worker, a script that is rerun and one
 //! that is kept quiet, for each.
 
 use std::time::Duration;
@@ -179,6 +179,49 @@ pub fn state_directory(release: Release) -> Result<()> {
             ground.deploy(&format!("after {name}"))
         })()
         .with_context(|| name)?;
+    }
+    Ok(())
+}
+
+/// Its lock, then all that it has there, at rest and in a drain.
+pub fn run_directory(release: Release) -> Result<()> {
+    let host = Host::boot(release, "run-directory")?;
+    let mut ground = Ground::set(&host)?;
+    ground.deploy("v1")?;
+    let pid = host.pid_of(UNIT)?;
+    let no_second = || {
+        let second = host.sh("timeout 5 restart-agent daemon")?;
+        ensure!(second.status == 1 && second.stderr.contains("restart-agent runs already"), "a second one is started: {second:?}");
+        Ok(())
+    };
+    let known = |within: Duration| {
+        wait_for("status to know of it", within, || {
+            let said = host.run(&["restart-agent", "status"])?;
+            ensure!(said.status == 0, "{said:?}");
+            Ok(Some(()))
+        })
+    };
+    for removed in ["/run/restart-agent/agent.lock", "/run/restart-agent"] {
+        (|| {
+            host.ok(&["rm", "-r", removed])?;
+            no_second()?;
+            // At rest nothing but the slow poll turns it.
+            known(Duration::from_secs(70))?;
+            no_second()?;
+
+            let deploy = format!("without {removed}").replace('/', "-");
+            ground.agent.deploy(&deploy)?;
+            ground.agent.wait_status("the drain", MINUTE, |status| status["targets"][0]["state"] == "draining")?;
+            host.ok(&["rm", "-r", removed])?;
+            no_second()?;
+            known(Duration::from_secs(5))?;
+            let waited = ground.agent.wait(MINUTE)?;
+            ensure!(waited.status == 0, "{waited:?}");
+            ground.ensure_renewed(&deploy)?;
+            ensure!(host.pid_of(UNIT)? == pid, "the agent was restarted");
+            Ok(())
+        })()
+        .with_context(|| removed)?;
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! What a host is made of fails under the agent: processes that cannot be killed, php-fpm that does not stay, commands that hang or rave, a state
-//! directory, file descriptors and a clock that are not as they should be. Status says so, nothing is lost, and it goes on by itself when it can.
+//! directory, /run, file descriptors and a clock that are not as they should be. Status says so, nothing is lost, and it goes on by itself when it can.
 
 #![allow(clippy::disallowed_methods, reason = "the bans of clippy.toml are for core")]
 
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     let suite = on(suite, Release::Bookworm, "a_state_directory_that_cannot_be_used_is_told_t38", ground::state_directory);
     let suite = on(suite, Release::Trixie, "without_file_descriptors_nothing_is_forgotten", ground::descriptors);
     let suite = on(suite, Release::Trixie, "a_slow_disk_takes_nothing_from_a_grace", slow::disk);
+    let suite = suite.on_each("whatever_is_removed_from_run_there_is_one_agent_and_status_knows_of_it", ground::run_directory);
     suite.run()
 }
 
