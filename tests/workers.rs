@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "the bans of clippy.toml are for core")]
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::agent::Agent;
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         .on_each("workers_of_every_kind_are_renewed_once", every_kind)
         .on_each("whatever_its_killmode_no_worker_leaves_processes_with_old_code_t12", kill_modes)
         .on_each("a_worker_that_does_not_come_up_is_named_and_not_tried_for_ever_t22", does_not_come_up)
+        .on_each("a_worker_that_is_slow_to_start_is_said_to_be_starting_and_until_when", slow_to_start)
         .on_each("many_deploys_in_a_row_trip_no_start_limit_t22", start_limit)
         .on_each("a_hundred_workers_are_renewed_and_only_what_is_old", a_hundred)
         .on_each("workers_that_go_down_with_one_another_are_renewed_once", together)
@@ -132,6 +133,46 @@ fn kill_modes(release: Release) -> Result<()> {
     ensure!(modes["worker-1.service"]["KillMode"] == "none" && modes["worker-3.service"]["SendSIGKILL"] == "no", "{modes:?}");
     let failed = host.ok(&["systemctl", "list-units", "--failed", "--plain", "--no-legend"])?;
     ensure!(failed.trim().is_empty(), "{failed}");
+    agent.ensure_nothing_left()
+}
+
+/// Long after the grace: nothing is left to be killed, whether the agent has seen the restart begin or comes to it later.
+fn slow_to_start(release: Release) -> Result<()> {
+    let host = Host::boot(release, "slow-to-start")?;
+    let slow = worker("worker-slow", Shape::Plain).service("ExecStartPre=/bin/sh -c 'test ! -e /srv/slow || sleep 20'");
+    jobs::install(&host, std::slice::from_ref(&slow))?;
+    jobs::start(&host, std::slice::from_ref(&slow))?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("v0")?;
+    agent.configure(&config("drain_timeout = \"0s\"\nterm_timeout = \"3s\""))?;
+    let starts = || Ok::<_, anyhow::Error>(host.property("worker-slow.service", "ActiveState")? == "activating");
+    let starting = |status: &Value| unit(status, "worker-slow.service").is_some_and(|unit| unit["state"] == "starting");
+    host.touch("/srv/slow")?;
+    agent.deploy("v1")?;
+    // The agent's next look shows that the old one has gone.
+    agent.wait_status("its start to be told", MINUTE, starting)?;
+    let told = Instant::now();
+    let mut killed = false;
+    let mut untrue = Vec::new();
+    wait_for("the end of its start", MINUTE, || {
+        if !killed && told.elapsed() > Duration::from_secs(6) {
+            killed = true;
+            agent.kill()?;
+            agent.wait_active()?;
+            agent.wait_status("the agent to be at it again", MINUTE, starting)?;
+        }
+        let (before, status, text) = (starts()?, agent.status()?, agent.status_text()?);
+        let until = unit(&status, "worker-slow.service").is_some_and(|unit| unit["deadline"].is_string()) && status["deadline"].is_string();
+        if before && starts()? && (!starting(&status) || !until || text.contains("SIGKILL")) {
+            untrue.push(text);
+        }
+        Ok((!before).then_some(()))
+    })?;
+    ensure!(killed, "it is not slow to start");
+    ensure!(untrue.is_empty(), "{}", untrue.join("\n"));
+    let waited = agent.wait(MINUTE)?;
+    ensure!(waited.status == 0, "{waited:?}\n{}", agent.status_text()?);
+    ensure!(Marks::read(&host)?.starts("worker-slow") == 2, "it was not restarted once");
     agent.ensure_nothing_left()
 }
 

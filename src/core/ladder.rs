@@ -69,6 +69,11 @@ impl Ladder {
     }
 
     #[must_use]
+    pub fn grace_over(&self) -> Mono {
+        self.sent().after(self.term_timeout)
+    }
+
+    #[must_use]
     pub fn was_killed(&self) -> bool {
         self.killed.is_some()
     }
@@ -104,7 +109,7 @@ impl Ladder {
     }
 
     pub fn rung(&self, now: Mono) -> Rung {
-        let due = self.sent().after(self.term_timeout).max(self.not_before);
+        let due = self.grace_over().max(self.not_before);
         match self.killed {
             Some(at) if now >= at.after(KILL_PATIENCE) => Rung::Unkillable,
             Some(at) => Rung::Dying { until: at.after(KILL_PATIENCE) },

@@ -1,8 +1,9 @@
 //! What status is told of a service, and until when it waits.
 
 use super::checkpoint::Then;
-use super::unit::{Service, Step};
+use super::unit::{START_TIMEOUT, Service, Step};
 use crate::core::ladder::Rung;
+use crate::core::seen::Active;
 use crate::core::status::{TargetState, UnitEnd, UnitView};
 use crate::core::step::Deadline;
 use crate::core::time::{Mono, Now};
@@ -41,7 +42,15 @@ impl Service {
                 };
                 (state, "what it was asked and lent is taken back".to_owned(), None)
             }
+            // Nothing is left that SIGKILL could be for.
+            Step::Restarting if !self.old_lives() => {
+                let until = self.ladder.as_ref().map(|ladder| ladder.grace_over().after(START_TIMEOUT));
+                (TargetState::Starting, "is being started".to_owned(), until)
+            }
             Step::Restarting => self.ending("is being restarted", now),
+            Step::Verifying if self.seen.job && (!self.seen.active.runs() || self.seen.active == Active::Activating) => {
+                (TargetState::Starting, "is being started".to_owned(), Some(self.since.after(START_TIMEOUT)))
+            }
             Step::Verifying => (TargetState::Verifying, "restarted; to be seen running".to_owned(), None),
             Step::Pausing { until } => (TargetState::Starting, "did not come up; is started again".to_owned(), Some(*until)),
             Step::Done(UnitEnd::Failed, why) => (TargetState::Failed, why.clone(), None),
