@@ -21,6 +21,7 @@ timeout = "5s"
 quiet = "200ms"
 "#;
 const UPGRADED: &str = "0.1.1~test-1";
+const QUIET: &str = "/run/restart-agent/quiet/stubborn.service";
 const DATABASE: &str = "/var/lib/restart-agent/restart-agent.db";
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         .on_each("everybody_may_look_and_only_root_may_change_t40", who_may_what)
         .on_each("state_of_a_newer_version_is_refused_and_kept_t41", newer_state)
         .on_each("an_upgrade_in_the_middle_of_a_rollout_goes_on_t37", upgrade)
+        .on_each("an_agent_that_is_stopped_in_the_middle_of_a_rollout_says_what_it_owes", stopped)
         .on_each("removal_in_the_middle_of_a_rollout_gives_everything_back_t37", removal)
         .on(Release::Bookworm, "removal_says_what_it_could_not_put_back_t37", removal_that_cannot)
         .run()
@@ -219,29 +221,76 @@ fn upgrade(release: Release) -> Result<()> {
     agent.ensure_nothing_left()
 }
 
-fn removal(release: Release) -> Result<()> {
-    let host = Host::boot(release, "removal")?;
-    let web = Web::install(&host, &web::Options::default())?;
-    let agent = Agent::install_package(&host, &under_test()?)?;
+/// In the middle of a rollout: the host is out of its pool, and a script that has been sent SIGTERM is kept quiet.
+fn in_the_middle<'h>(host: &'h Host, web: &Web<'_>, agent: &Agent<'_>, release: Release) -> Result<Load<'h>> {
     // It goes on for a while after SIGTERM: the time in which it is kept quiet.
-    script(&host, "stubborn.service", "trap : TERM; for i in $(seq 200); do sleep 0.1; done", "")?;
+    script(host, "stubborn.service", "trap : TERM; for i in $(seq 200); do sleep 0.1; done", "")?;
     host.write("/etc/systemd/system/stubborn.timer", "[Timer]\nOnCalendar=*-*-1 04:00\n[Install]\nWantedBy=timers.target\n")?;
     host.sh_ok("systemctl daemon-reload && systemctl enable --now stubborn.timer && systemctl start --no-block stubborn.service")?;
     agent.deploy("v0")?;
     let scripts =
         "[target.scripts]\nkind = \"scheduled\"\nunits = [\"stubborn.service\"]\ndrain_timeout = \"0s\"\nterm_timeout = \"60s\"\n";
     agent.configure(&config(&format!("{POOL}{}{scripts}", fpm(release, "60s"))))?;
-    let load = Load::builder(&host).rate(50.0).start()?;
+    let load = Load::builder(host).rate(50.0).start()?;
     let long = load.send(Duration::from_secs(8), web::POOL)?;
     load.wait_started(long)?;
-    let before = web.generation()?;
     web.deploy_code("v1")?;
     agent.deploy("v1")?;
-    until_draining(&agent)?;
-    let quiet = || host.exists("/run/restart-agent/quiet/stubborn.service");
-    wait_for("the script to be kept quiet", PATIENCE, || Ok(quiet().then_some(())))?;
+    until_draining(agent)?;
+    wait_for("the script to be kept quiet", PATIENCE, || Ok(host.exists(QUIET).then_some(())))?;
     ensure!(web.pool_state("mw1")? == PoolState::Depooled, "the host is in its pool during the drain");
     ensure!(agent.ensure_nothing_left().is_err(), "nothing is lent during the drain");
+    Ok(load)
+}
+
+/// By a person, who reads what is left undone, and what to do about it; both of that is of use.
+fn stopped(release: Release) -> Result<()> {
+    let host = Host::boot(release, "stopped")?;
+    let web = Web::install(&host, &web::Options::default())?;
+    let agent = Agent::install_package(&host, &under_test()?)?;
+    let load = in_the_middle(&host, &web, &agent, release)?;
+    let before = web.generation()?;
+    host.ok(&["systemctl", "disable", "--now", "restart-agent"])?;
+    let said = host.run(&["restart-agent", "status"])?;
+    for wanted in [
+        "THE AGENT IS NOT RUNNING",
+        "systemctl start restart-agent",
+        "OWED",
+        "this host is out of pool default",
+        "kept from being started: stubborn.service",
+        "restart-agent daemon --settle-debts",
+    ] {
+        expect(&said, 3, wanted)?;
+    }
+    ensure!(web.pool_state("mw1")? == PoolState::Depooled && host.exists(QUIET), "it is given back by the stop");
+
+    let settled = host.command(["restart-agent", "daemon", "--settle-debts"]).timeout(Duration::from_secs(150)).run()?;
+    ensure!(settled.status == 0, "{settled:?}");
+    ensure!(web.pool_state("mw1")? == PoolState::Pooled && !host.exists(QUIET), "it is not given back");
+    ensure!(web.generation()? == before, "php-fpm was restarted");
+    agent.ensure_nothing_left()?;
+    let said = host.run(&["restart-agent", "status"])?;
+    expect(&said, 3, "THE AGENT IS NOT RUNNING")?;
+    ensure!(!said.stdout.contains("OWED") && !said.stdout.contains("settle-debts"), "{}", said.stdout);
+
+    host.ok(&["systemctl", "enable", "--now", "restart-agent"])?;
+    agent.wait_active()?;
+    let waited = agent.wait(Duration::from_secs(90))?;
+    expect(&waited, 0, "converged: deploy v1")?;
+    let status = agent.status()?;
+    ensure!(status["owed"].is_null(), "{status}");
+    let counts = load.stop()?;
+    ensure!(counts.counts().lost() == 0, "{counts}");
+    Ok(())
+}
+
+fn removal(release: Release) -> Result<()> {
+    let host = Host::boot(release, "removal")?;
+    let web = Web::install(&host, &web::Options::default())?;
+    let agent = Agent::install_package(&host, &under_test()?)?;
+    let load = in_the_middle(&host, &web, &agent, release)?;
+    let before = web.generation()?;
+    let quiet = || host.exists(QUIET);
 
     let removed = host.command(["dpkg", "--remove", "restart-agent"]).timeout(Duration::from_secs(180)).run()?;
     println!("{}{}", removed.stdout, removed.stderr);

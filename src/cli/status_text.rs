@@ -90,6 +90,12 @@ fn facts(view: &StatusView, page: &Page) -> Vec<(String, String)> {
     let mut say = |name: &str, line: String| lines.push((name.to_owned(), line));
     if !view.agent.running {
         say("do now", "systemctl start restart-agent; why it ended: journalctl -u restart-agent -n 50".to_owned());
+        for owed in &view.owed {
+            say("OWED", owed.clone());
+        }
+        if !view.owed.is_empty() {
+            say("or", "sudo restart-agent daemon --settle-debts gives back what is owed, and begins nothing".to_owned());
+        }
     }
     for problem in &view.problems {
         say("PROBLEM", problem.clone());

@@ -224,6 +224,20 @@ fn the_agent_is_dead() {
 }
 
 #[test]
+fn the_agent_is_dead_and_owes_something() {
+    let owed = ["this host is out of pool default", "kept from being started: dump.service"];
+    let text = page(&view(json!({"agent": {"running": false}, "owed": owed})));
+    let said: Vec<&str> = text.lines().skip(2).take(4).collect();
+    assert_snapshot!(said.join("\n"), @r"
+      do now          systemctl start restart-agent; why it ended: journalctl -u restart-agent -n 50
+      OWED            this host is out of pool default
+      OWED            kept from being started: dump.service
+      or              sudo restart-agent daemon --settle-debts gives back what is owed, and begins nothing
+    ");
+    assert!(!page(&view(json!({"owed": owed}))).contains("OWED"), "it gives that back itself");
+}
+
+#[test]
 fn converged_with_casualties() {
     assert_snapshot!(page(&view(
         json!({"last_rollout": rollout(json!({"casualties": cut(), "by": "uid 0 (root)", "reason": "opcache is corrupt"}))})

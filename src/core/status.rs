@@ -45,6 +45,9 @@ pub struct StatusView {
     pub last_rollout: Option<RolloutView>,
     /// What is wrong with the agent itself: a configuration that was not taken, a journal that cannot be written.
     pub problems: Vec<String>,
+    /// What is to be given back to this host: nobody does while the agent does not run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub owed: Vec<String>,
     #[serde(default)]
     pub totals: Totals,
 }

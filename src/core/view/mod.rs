@@ -1,5 +1,6 @@
 //! What status says: the machine seen from outside, in the contract's words.
 
+mod owed;
 mod targets;
 
 use crate::core::deploy::StampFault;
@@ -60,6 +61,7 @@ impl Machine {
             targets,
             last_rollout,
             problems: self.problems(),
+            owed: self.owed(),
             totals: self.memory.totals.clone(),
         }
     }
