@@ -1,8 +1,9 @@
-//! php-fpm that is broken in ways that only its restart shows: out of the pool until it serves.
+//! php-fpm that is broken in ways that only its restart shows: out of the pool until it serves. And one, with a worker, that somebody has frozen.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use lab::jobs::{self, Marks, Shape, worker};
 use lab::load::Load;
 use lab::pool::{Command, FilePool};
 use lab::web;
@@ -83,4 +84,32 @@ pub fn does_not_stay(release: Release) -> Result<()> {
         .with_context(|| name)?;
     }
     Ok(())
+}
+
+/// By `systemctl freeze`, in the drain. What does not run cannot end, and not every systemd thaws what it is to stop.
+pub fn frozen(release: Release) -> Result<()> {
+    let host = Host::boot(release, "frozen")?;
+    let plain = worker("worker-plain", Shape::Plain);
+    jobs::install(&host, std::slice::from_ref(&plain))?;
+    jobs::start(&host, std::slice::from_ref(&plain))?;
+    let times = "drain_timeout = \"3s\"\nterm_timeout = \"3s\"";
+    let target = format!("{times}\n[target.workers]\nkind = \"service\"\nunits = [\"worker-*.service\"]\n{times}");
+    let stage = Stage::set(&host, &web::Options::default(), &FilePool::config("5s", "100ms"), &target)?;
+    let load = Load::builder(&host).rate(0.0).start()?;
+    let long = load.send(Duration::from_secs(30), web::POOL)?;
+    load.wait_started(long)?;
+    stage.deploy("v1")?;
+    stage.agent.wait_status("the drain", MINUTE, |status| status["targets"][0]["state"] == "draining")?;
+    let units = [release.fpm_unit(), "worker-plain.service"];
+    for unit in units {
+        host.ok(&["systemctl", "freeze", unit])?;
+    }
+    let waited = stage.agent.wait(MINUTE)?;
+    ensure!(waited.status == 0, "{waited:?}\n{}", stage.agent.status_text()?);
+    for unit in units {
+        ensure!(host.property(unit, "FreezerState")? == "running", "{unit} is still frozen: {}", stage.agent.status_text()?);
+    }
+    ensure!(Marks::read(&host)?.starts("worker-plain") == 2, "the worker was not restarted once");
+    load.stop()?;
+    stage.ensure_done("v1")
 }

@@ -14,6 +14,8 @@ use crate::core::effect::{Fault, JobEnd};
 /// Takes the place of jobs that are queued, the start job of a running oneshot among them (facts F1.9).
 pub(super) const REPLACE: &str = "replace";
 const SIGKILL: i32 = 9;
+/// How a job ends that was to stop what somebody has frozen, where systemd does not thaw that by itself (257; facts F4.8).
+const FROZEN: &str = "frozen";
 /// From the job to the first signal there lie milliseconds, unless others are to be stopped first.
 const STOPPING: Duration = Duration::from_secs(5);
 const STOPPING_AGAIN: Duration = Duration::from_millis(2);
@@ -79,6 +81,16 @@ impl Systemd {
     /// The fault of RestartUnit.
     pub async fn restart(&self, unit: &str, within: Duration, stopping: Option<&dyn Fn()>) -> Result<JobEnd, Fault> {
         let deadline = Instant::now() + within;
+        match self.restart_until(unit, deadline, stopping).await? {
+            JobEnd::Other(how) if how == FROZEN => {
+                self.thaw(unit).await?;
+                self.restart_until(unit, deadline, stopping).await
+            }
+            end => Ok(end),
+        }
+    }
+
+    async fn restart_until(&self, unit: &str, deadline: Instant, stopping: Option<&dyn Fn()>) -> Result<JobEnd, Fault> {
         let _listening = self.link.listen(Instant::now() + ACT).await?;
         let what = format!("restart {unit}");
         let asked = self.link.once(&what, Instant::now() + ACT, |live| async move { live.manager.restart_unit(unit, REPLACE).await });
@@ -105,10 +117,26 @@ impl Systemd {
     /// The fault of the call; one that was cut is made again, since a second stop changes nothing.
     pub async fn stop_service(&self, unit: &str, within: Duration, stopping: Option<&dyn Fn()>) -> Result<JobEnd, Fault> {
         let deadline = Instant::now() + within;
+        match self.stop_until(unit, deadline, stopping).await? {
+            JobEnd::Other(how) if how == FROZEN => {
+                self.thaw(unit).await?;
+                self.stop_until(unit, deadline, stopping).await
+            }
+            end => Ok(end),
+        }
+    }
+
+    async fn stop_until(&self, unit: &str, deadline: Instant, stopping: Option<&dyn Fn()>) -> Result<JobEnd, Fault> {
         let _listening = self.link.listen(Instant::now() + ACT).await?;
         let job = self.link.call(&format!("stop {unit}"), ACT, |live| async move { live.manager.stop_unit(unit, REPLACE).await }).await?;
         let id = job_id(job.as_str()).ok_or_else(|| Fault::Other(format!("systemd's answer names no job: {job}")))?;
         self.ended(unit, id, deadline, stopping).await
+    }
+
+    /// What is to be stopped anyway, whoever has frozen it.
+    async fn thaw(&self, unit: &str) -> Result<(), Fault> {
+        tracing::warn!(unit, "somebody has frozen it; it is thawed, so that it can be stopped");
+        self.link.call(&format!("thaw {unit}"), ACT, |live| async move { live.manager.thaw_unit(unit).await }).await
     }
 
     async fn ended(&self, unit: &str, id: u32, deadline: Instant, stopping: Option<&dyn Fn()>) -> Result<JobEnd, Fault> {
@@ -118,7 +146,9 @@ impl Systemd {
         tokio::select! {
             biased;
             end = &mut end => {
-                stopping();
+                if end != JobEnd::Other(FROZEN.to_owned()) {
+                    stopping();
+                }
                 return Ok(end);
             }
             () = self.is_stopping(unit) => stopping(),
