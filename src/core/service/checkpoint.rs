@@ -112,10 +112,10 @@ impl Service {
         let anew = runs && !seen.invocation.is_empty() && seen.invocation != self.before;
         let then = if anew {
             Then::Verify
-        } else if !stale.is_empty() || seen.active == Active::Deactivating {
-            self.stale = stale;
-            return self.seen.update(seen);
-        } else if runs && !seen.processes.is_empty() && self.heeds_perhaps(turn.memory) {
+        } else if !stale.is_empty()
+            || seen.active == Active::Deactivating
+            || (runs && !seen.processes.is_empty() && self.heeds_perhaps(turn.memory))
+        {
             self.stale = stale;
             return self.seen.update(seen);
         } else if runs && !seen.processes.is_empty() {

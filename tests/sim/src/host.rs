@@ -110,6 +110,7 @@ pub struct Host {
     journal_told: bool,
     machine: Option<Machine>,
     writing: Option<Writing>,
+    catching_up: bool,
     outstanding: BTreeMap<EffectId, Effect>,
     asked_at: BTreeMap<EffectId, Us>,
     held_since: Option<Us>,
@@ -165,6 +166,7 @@ impl Host {
             with_queued: Memory::default(),
             disk_full: false,
             writing: None,
+            catching_up: false,
             reached_on_disk: Default::default(),
             journal_told: true,
             machine: None,
@@ -349,9 +351,13 @@ impl Host {
             }
             match &mut self.writing {
                 Some(writing) => writing.events.extend(together),
-                None => self.turn(together),
+                None => {
+                    self.catching_up = !events.is_empty();
+                    self.turn(together);
+                }
             }
         }
+        self.catching_up = false;
     }
 
     fn turn(&mut self, events: Vec<Event>) {
@@ -364,6 +370,10 @@ impl Host {
                 other => format!("   <- {other:?}"),
             });
             let Some(machine) = &mut self.machine else { return };
+            if let Event::Outcome(id, _) = &event {
+                self.outstanding.remove(id);
+                self.asked_at.remove(id);
+            }
             let next = machine.handle(now, event);
             step.entries.extend(next.entries);
             step.effects.extend(next.effects);
@@ -387,7 +397,10 @@ impl Host {
             self.check_waits();
             return self.goes_when_settled();
         }
-        self.check_now(stamp || reached, begun || reached);
+        // What has come meanwhile it does not know yet.
+        if !self.catching_up {
+            self.check_now(stamp || reached, begun || reached);
+        }
     }
 
     /// Writes the entries, then performs the effects (law 2).
@@ -466,6 +479,7 @@ impl Host {
                 if effects.iter().any(|(_, effect)| effect.acts()) { (Vec::new(), effects) } else { (effects, Vec::new()) };
             self.perform(before, false);
             self.writing = Some(Writing { effects: after, failed, events: VecDeque::new() });
+            self.world.faults.disk_took = self.world.faults.disk_took.max(self.world.faults.disk_takes);
             return self.later(self.world.faults.disk_takes, Deed::Written(self.world.epoch));
         }
         self.perform(effects, failed);
@@ -709,8 +723,6 @@ impl Host {
             }
             Happening::Answer { epoch, id, outcome } => {
                 if epoch == self.world.epoch && self.machine.is_some() {
-                    self.outstanding.remove(&id);
-                    self.asked_at.remove(&id);
                     self.feed(Event::Outcome(id, outcome));
                 }
             }
@@ -870,7 +882,7 @@ impl Host {
             }
         }
         // Of whom nobody could ask it is written that there may be some.
-        let then = |cut: &Cut, casualty: &Casualty| (casualty.at.0 - self.world.wall(cut.at).0).abs() < 60_000_000;
+        let then = |cut: &Cut, casualty: &Casualty| (casualty.at.0 - cut.wall.0).abs() < 60_000_000;
         // What is said of one pool is not said of the others.
         let of_pool = |cut: &Cut, casualty: &Casualty| {
             let pool = cut.pool.as_ref().map(|pool| format!(" of pool {pool}"));
@@ -992,8 +1004,13 @@ impl World {
     pub fn heal(&mut self) {
         use crate::world::{FpmStart, Hook};
         // A slow host stays one.
-        self.faults =
-            crate::world::Faults { slowness: self.faults.slowness, look_takes: self.faults.look_takes, ..crate::world::Faults::default() };
+        self.faults = crate::world::Faults {
+            slowness: self.faults.slowness,
+            look_takes: self.faults.look_takes,
+            disk_takes: self.faults.disk_takes.min(20 * crate::world::MS),
+            disk_took: self.faults.disk_took,
+            ..crate::world::Faults::default()
+        };
         for balancer in self.balancers.values_mut() {
             balancer.depool = Hook::Works(50 * MS);
             balancer.repool = Hook::Works(50 * MS);

@@ -120,7 +120,7 @@ impl World {
 
     /// The same on a host as slow as this one.
     pub(crate) fn unknowable(&self) -> Us {
-        UNKNOWABLE * (1 + self.faults.slowness / 10) + self.faults.look_takes
+        UNKNOWABLE * (1 + self.faults.slowness / 10) + self.faults.look_takes + self.faults.disk_took
     }
 
     /// The first deploy that made something started then stale, and whether any since is forced.
@@ -214,7 +214,9 @@ impl World {
             return self.violates(format!("the agent stops {name}, which holds its lock"));
         }
         let asked = self.asked_at.get(name).copied().filter(|_| self.asked.contains(name));
-        let time = |asked| shortest(rules, self.rules_before(name, asked), |rules| rules.checkpoint_timeout);
+        // Counted from when that was decided, which the disk may have delayed.
+        let time =
+            |asked| shortest(rules, self.rules_before(name, asked), |rules| rules.checkpoint_timeout).saturating_sub(self.faults.disk_took);
         if let Some(asked) = asked.filter(|asked| now < asked + time(*asked)) {
             self.violates(format!("the agent stops {name} {:.3} s after it asked it to stop", (now - asked) as f64 / 1e6));
         }
@@ -400,6 +402,10 @@ impl World {
             self.agent_may_bring_up(name);
         }
         let Some(unit) = self.units.get(name) else { return };
+        // One that starts what carries code again and again may have done so since it was looked at.
+        if !rules.code().is_empty() && unit.processes.values().any(|process| now < process.start + self.unknowable()) {
+            return;
+        }
         let oldest = Self::oldest_of(unit, rules.code());
         if let TargetRules::Service(rules) = &rules
             && unit.active == Active::Active
@@ -447,7 +453,9 @@ impl World {
                     {
                         self.violates(format!("the agent restarts {name} before its drain is over"));
                     }
-                    let known = |balancer: &Balancer| balancer.check != Hook::Lies && self.may_know_that_it_is_in(balancer);
+                    let known = |balancer: &Balancer| {
+                        ![&balancer.check, &balancer.repool].contains(&&Hook::Lies) && self.may_know_that_it_is_in(balancer)
+                    };
                     let honest = self.balancers.values().all(known) && !self.pools_have_changed();
                     let Some(unit) = self.units.get(name) else { return };
                     if unit.as_fpm().is_some() && honest && !self.policy.pools.is_empty() && self.out_since().is_none() {
@@ -538,6 +546,7 @@ impl World {
                 pid: process.pid,
                 request: None,
                 at: now,
+                wall: self.wall(now),
                 doubtful,
                 certain,
                 pool: None,

@@ -159,7 +159,7 @@ impl Host {
             let out = world.balancers.values().find(|balancer| {
                 let settled = world.now > balancer.out_since + balancer.delay + 10 * S;
                 let ours = balancer.out && !balancer.by_person && !balancer.turned_out_by_person;
-                ours && settled && balancer.check != Hook::Lies && !known(&balancer.name)
+                ours && settled && ![&balancer.check, &balancer.repool].contains(&&Hook::Lies) && !known(&balancer.name)
             });
             out.map(|balancer| format!("the agent has taken the host out of pool {}, and knows nothing of it", balancer.name))
         };

@@ -3,6 +3,7 @@
 mod generations;
 mod wider;
 mod widest_fpm;
+mod widest_host;
 mod widest_units;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -550,6 +551,7 @@ pub fn host(seed: u64, told: bool) -> Host {
     wider::rules(&mut draw, &mut host);
     wider::reboots(&mut draw, &mut host);
     widest_units::deeds(&mut draw, &mut host);
+    widest_host::deeds(seed, &mut host);
     if draw.rng.chance(60) {
         deaths(&mut draw, &mut host);
     }

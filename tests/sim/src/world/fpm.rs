@@ -479,7 +479,8 @@ impl World {
             }
             let request_line = Some(format!("GET {}", request.uri));
             // What came in while the decision was on its way nobody could know.
-            let on_its_way = if strays { 100 * MS } else { 0 }.max(6 * MS * (1 + self.faults.slowness)) + waits_for_others;
+            let on_its_way =
+                if strays { 100 * MS } else { 0 }.max(6 * MS * (1 + self.faults.slowness)) + waits_for_others + self.faults.disk_took;
             let doubtful = request.finishing || !known || now - request.began < on_its_way;
             let invocation = self.units[name].invocation.clone();
             self.cuts.push(Cut {
@@ -488,6 +489,7 @@ impl World {
                 pid: process.pid,
                 request: request_line,
                 at: now,
+                wall: self.wall(now),
                 doubtful,
                 certain: false,
                 pool: Some(pool.name),

@@ -150,6 +150,8 @@ pub struct Faults {
     pub look_takes: Us,
     /// What the journal's way to the disk takes. The engine does nothing else meanwhile.
     pub disk_takes: Us,
+    /// The longest that it took so far.
+    pub disk_took: Us,
 }
 
 /// Somebody's work that was ended by a signal of the agent's doing.
@@ -161,6 +163,8 @@ pub struct Cut {
     /// The request's line; `None` for a script.
     pub request: Option<String>,
     pub at: Us,
+    /// What the clock said then.
+    pub wall: Wall,
     /// Whether it was cut or had just ended is a matter of milliseconds.
     pub doubtful: bool,
     /// The agent whose stop has ended it can tell.

@@ -86,6 +86,7 @@ impl World {
                 pid: process.pid,
                 request: None,
                 at: now,
+                wall: self.wall(now),
                 doubtful: false,
                 certain: false,
                 pool: None,
