@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         .on_each("whatever_its_killmode_no_worker_leaves_processes_with_old_code_t12", kill_modes)
         .on_each("a_worker_that_does_not_come_up_is_named_and_not_tried_for_ever_t22", does_not_come_up)
         .on_each("a_worker_that_is_slow_to_start_is_said_to_be_starting_and_until_when", slow_to_start)
+        .on_each("a_worker_whose_start_systemd_skips_is_brought_up_as_soon_as_it_can_be", skipped)
         .on_each("many_deploys_in_a_row_trip_no_start_limit_t22", start_limit)
         .on_each("a_hundred_workers_are_renewed_and_only_what_is_old", a_hundred)
         .on_each("workers_that_go_down_with_one_another_are_renewed_once", together)
@@ -212,6 +213,44 @@ fn does_not_come_up(release: Release) -> Result<()> {
         ensure!(host.property(&job.service_name(), "ActiveState")? == "active", "{}", agent.status_text()?);
     }
     Ok(())
+}
+
+/// Nothing refers to them, so systemd forgets them as soon as they are down: nobody has stopped them all the same.
+fn skipped(release: Release) -> Result<()> {
+    let host = Host::boot(release, "skipped-workers")?;
+    let all = [
+        worker("worker-cond", Shape::Plain).unit("ConditionPathExists=!/srv/off"),
+        worker("worker-assert", Shape::Plain).unit("AssertPathExists=!/srv/off"),
+        worker("worker-base", Shape::Plain).service("ExecStartPre=/bin/sh -c 'test ! -e /srv/off'"),
+        worker("worker-needs", Shape::Plain).unit("Requires=worker-base.service\nAfter=worker-base.service"),
+    ];
+    jobs::install(&host, &all)?;
+    jobs::start(&host, &all)?;
+    let agent = Agent::install(&host)?;
+    agent.deploy("v0")?;
+    agent.configure(&config("drain_timeout = \"0s\"\nterm_timeout = \"3s\""))?;
+    for again in ["the next try", "the next agent"] {
+        host.touch("/srv/off")?;
+        agent.deploy(again)?;
+        let waited = agent.wait(MINUTE)?;
+        ensure!(waited.status == 1, "wait says {}: {}{}", waited.status, waited.stdout, waited.stderr);
+        host.remove("/srv/off")?;
+        if again == "the next agent" {
+            agent.kill()?;
+        }
+        agent.wait_state("converged", 2 * MINUTE)?;
+        for job in &all {
+            let active = host.property(&job.service_name(), "ActiveState")?;
+            ensure!(active == "active", "{}: {} is {active}\n{:?}", again, job.name, agent.history()?);
+        }
+        let said = agent.ok(&["history", "--json"])?;
+        ensure!(!said.contains("somebody has stopped it"), "{said}");
+    }
+    // From now on it is whoever stops one who wants it down.
+    host.ok(&["systemctl", "stop", "worker-cond.service"])?;
+    agent.deploy_and_wait("v1", MINUTE)?;
+    ensure!(host.property("worker-cond.service", "ActiveState")? == "inactive", "{}", agent.status_text()?);
+    agent.ensure_nothing_left()
 }
 
 /// A unit that systemd would refuse to start a third time within a minute (facts F3.5).

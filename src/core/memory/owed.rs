@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Memory;
 use crate::core::effect::{Effect, JobEnd};
 use crate::core::entry::Written;
-use crate::core::seen::UnitSeen;
+use crate::core::seen::{Load, UnitSeen};
 use crate::core::status::{UnitEnd, UnitOutcome};
 use crate::core::time::Wall;
 
@@ -100,10 +100,14 @@ impl Memory {
         }
     }
 
-    /// Nobody has started it since it did not come up: that it does not run is not somebody's stop. Of one that systemd has forgotten nobody knows.
+    /// Nobody has started it since it did not come up, as far as is known: that it does not run is not somebody's stop. One that nothing refers to systemd
+    /// forgets when its start is skipped, or fails by what it requires.
     #[must_use]
     pub fn is_failed_run(&self, seen: &UnitSeen) -> bool {
-        !seen.invocation.is_empty() && self.failed_runs.get(&seen.unit) == Some(&seen.invocation)
+        if seen.invocation.is_empty() || seen.skipped.is_some() {
+            return seen.load != Load::NotFound && self.maybe_down.contains(&seen.unit);
+        }
+        self.failed_runs.get(&seen.unit) == Some(&seen.invocation)
     }
 
     /// Somebody else than we, systemd perhaps, has started it since.

@@ -223,8 +223,8 @@ impl Service {
 
     fn restart(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, name: &str, want: &Want) {
         self.restarted_for = Some((turn.now.mono, want.landed));
-        // What it ends may be another run than the one that was stale: one that has not come up, and that somebody is stopping.
-        if self.seen.active.runs() {
+        // What it ends, or follows, may be another run than the one that was stale: one that has not come up, and that somebody is stopping, or has ended.
+        if !self.seen.invocation.is_empty() {
             self.before.clone_from(&self.seen.invocation);
         }
         let within = rules.term_timeout + START_TIMEOUT;

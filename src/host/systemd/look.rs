@@ -18,7 +18,7 @@ use super::proxies::UnitRow;
 use super::{AT_ONCE, READ, Systemd};
 use crate::core::RESTART_DROP_IN;
 use crate::core::effect::{Fault, Looked};
-use crate::core::seen::{Active, Exit, ExitSeen, Load, ProcessSeen, UnitSeen};
+use crate::core::seen::{Active, Exit, ExitSeen, Load, ProcessSeen, SkippedSeen, UnitSeen};
 use crate::core::time::{Mono, Now};
 
 /// Reads the processes of a cgroup (`ControlGroup` of a unit), those of the cgroups in it included.
@@ -280,7 +280,18 @@ impl Systemd {
                 (UNIT, "StateChangeTimestampMonotonic"),
             ]);
         }
+        let skipped = wanted.len();
+        let may_be_skipped = is_service && !seen.active.runs();
+        if may_be_skipped {
+            wanted.extend([(UNIT, "ConditionTimestampMonotonic"), (UNIT, "ConditionResult"), (UNIT, "AssertResult")]);
+        }
         let values = self.properties(id, &wanted).await?;
+        if may_be_skipped {
+            // Assertions are tested only if the conditions are met.
+            let (at, condition, assert) = (values.number(skipped), values.flag(skipped + 1), values.flag(skipped + 2));
+            let at = boot_clock(at, look.offset);
+            seen.skipped = (at != Mono::BOOT && !(condition && assert)).then_some(SkippedSeen { assert: condition, at });
+        }
         seen.invocation = values.hex(0);
         seen.last_end = boot_clock(values.number(1), look.offset);
         if !seen.active.runs() {

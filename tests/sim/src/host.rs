@@ -296,6 +296,7 @@ impl Host {
             cut.certain = false;
             cut.doubtful |= unseen.contains(&cut.invocation);
         }
+        self.world.units.values_mut().for_each(|unit| unit.kept_loaded = false);
         self.world.epoch += 1;
         self.world.agent_was_away = true;
         self.died = self.world.now;

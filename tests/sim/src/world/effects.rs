@@ -272,6 +272,7 @@ impl World {
             Effect::MakeLocks { .. } => self.answer(epoch, id, 5 * MS, Outcome::Done),
             Effect::Stop { unit, within } => {
                 self.agent_may_stop(&unit);
+                self.keep_loaded(&unit);
                 let over = self.units.get(&unit).is_some_and(|unit| !unit.active.runs() && unit.processes.is_empty());
                 let job = self.stop_unit(&unit, By::Agent);
                 if over && job.is_ok() {
@@ -364,7 +365,12 @@ impl World {
         acts
     }
 
+    fn keep_loaded(&mut self, unit: &str) {
+        self.units.get_mut(unit).into_iter().for_each(|unit| unit.kept_loaded = true);
+    }
+
     fn act_start(&mut self, epoch: u64, id: EffectId, unit: &str) {
+        self.keep_loaded(unit);
         self.agent_may_start(unit);
         self.reset_failed(unit);
         if self.is_quiet(unit) {
@@ -568,6 +574,7 @@ impl World {
             stop_job: unit.job.is_some_and(|job| job.kind == JobKind::Stop || (job.kind == JobKind::Restart && !job.starting)),
             main_pid: unit.main_pid,
             main_start: self.mono(unit.main_start),
+            skipped: unit.skipped.filter(|_| !unit.active.runs()),
             exit: unit.exit.map(|exit| ExitSeen { at: self.mono(exit.at.0), ..exit }),
             state_since: unit.stop.as_ref().map_or(Mono::BOOT, |stop| self.mono(stop.since)),
             idle_since: if unit.active.runs() { Mono::BOOT } else { self.mono(unit.idle_since) },

@@ -323,7 +323,7 @@ impl World {
     /// It is inactive, and not loaded any more.
     pub(crate) fn is_forgotten(&self, unit: &str) -> bool {
         let boot = self.template_of(unit).is_some_and(|template| template.instance(BOOT) == unit);
-        let forgets = |unit: &Unit| unit.instance || unit.unreferenced;
+        let forgets = |unit: &Unit| unit.instance || (unit.unreferenced && !unit.kept_loaded);
         let idle = |unit: &Unit| forgets(unit) && unit.active == Active::Inactive && unit.job.is_none() && unit.processes.is_empty();
         !boot && self.units.get(unit).is_some_and(idle)
     }

@@ -34,7 +34,7 @@ pub(crate) use pools::Asked;
 pub use pools::{Pool, STATUS_PATH};
 pub use stray::Stray;
 pub use timer::Timer;
-pub use unit::{Body, By, Daemon, Job, JobKind, OnTerm, Process, Role, Script, Starts, Stop, Unit};
+pub use unit::{Body, By, Daemon, Job, JobKind, OnTerm, Process, Role, Script, Starts, Stop, Unit, Unmet};
 
 /// Microseconds since the host booted.
 pub type Us = u64;

@@ -3,11 +3,11 @@
 use restart_agent::core::effect::{Fault, JobEnd, UnitsOf};
 use restart_agent::core::event::Event;
 use restart_agent::core::is_of;
-use restart_agent::core::seen::{Active, Exit, ExitSeen, Load};
+use restart_agent::core::seen::{Active, Exit, ExitSeen, Load, SkippedSeen};
 use restart_agent::core::time::Mono;
 
 use super::fpm::FpmStart;
-use super::unit::{Body, By, Ending, Job, JobKind, OnTerm, Process, Role, Starts, Stop};
+use super::unit::{Body, By, Ending, Job, JobKind, OnTerm, Process, Role, Starts, Stop, Unmet};
 use super::{Happening, MS, S, Us, World};
 
 impl World {
@@ -479,6 +479,9 @@ impl World {
     }
 
     fn begin_start(&mut self, name: &str, by: By) {
+        if let Some(unmet) = self.units[name].unmet {
+            return self.skips_start(name, unmet);
+        }
         let now = self.now;
         // Since it was queued.
         if self.units[name].load == Load::Masked {
@@ -502,6 +505,7 @@ impl World {
             job.starting = true;
         }
         unit.starts.push(now);
+        unit.skipped = None;
         unit.runs.push((now, by));
         unit.overtaken = by != By::Agent && (unit.overtaken || unit.interrupted());
         (unit.missed_slot, unit.doubtful_slot) = (false, false);
@@ -574,6 +578,25 @@ impl World {
                 };
                 self.after(after, Happening::Started { unit: name.to_owned(), invocation, well });
             }
+        }
+    }
+
+    fn skips_start(&mut self, name: &str, unmet: Unmet) {
+        self.say(|| format!("{name}: is not started: {unmet:?}"));
+        let end = match unmet {
+            Unmet::Condition => JobEnd::Done,
+            Unmet::Assert => JobEnd::Other("assert".to_owned()),
+            Unmet::Dependency => JobEnd::Dependency,
+        };
+        let at = self.mono(self.now);
+        let unit = self.units.get_mut(name).unwrap();
+        if unmet != Unmet::Dependency {
+            unit.skipped = Some(SkippedSeen { assert: unmet == Unmet::Assert, at });
+        }
+        // A script that was to run again had its turn.
+        unit.may_stay_down |= unit.oneshot();
+        if let Some(job) = unit.job {
+            self.job_removed(name, job.id, end);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use restart_agent::core::seen::{Active, Exit, ExitSeen, Load};
+use restart_agent::core::seen::{Active, Exit, ExitSeen, Load, SkippedSeen};
 
 use super::fpm::Fpm;
 use super::{S, Us};
@@ -151,6 +151,16 @@ pub enum Starts {
     NeverReady,
 }
 
+/// Why systemd does not come to running anything of a unit that it is to start: then it is as it was, and its InvocationID, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmet {
+    /// ConditionPathExists= and the like: systemd calls that done.
+    Condition,
+    Assert,
+    /// What it has in Requires= does not come up.
+    Dependency,
+}
+
 #[derive(Debug, Clone)]
 pub enum Body {
     Script(Script),
@@ -267,6 +277,12 @@ pub struct Unit {
     pub instance: bool,
     /// Nothing refers to it: systemd forgets it when it is inactive, as it does those.
     pub unreferenced: bool,
+    /// As long as that is so.
+    pub unmet: Option<Unmet>,
+    /// What systemd has tested before its last start was not so, and when.
+    pub skipped: Option<SkippedSeen>,
+    /// The agent has asked systemd not to forget it.
+    pub kept_loaded: bool,
 }
 
 impl Unit {
@@ -315,6 +331,9 @@ impl Unit {
             restarts_itself: false,
             instance: false,
             unreferenced: false,
+            unmet: None,
+            skipped: None,
+            kept_loaded: false,
         }
     }
 

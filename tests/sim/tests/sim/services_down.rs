@@ -7,7 +7,7 @@ use restart_agent::core::policy::{ServiceRules, TargetRules};
 use restart_agent::core::seen::Load;
 use restart_agent::core::status::{State, UnitEnd};
 use sim::host::{Deed, Host, span};
-use sim::world::{Body, By, Daemon, MINUTE, MS, OnTerm, S, Starts, Unit, Us};
+use sim::world::{Body, By, Daemon, MINUTE, MS, OnTerm, S, Starts, Unit, Unmet, Us};
 
 use crate::given::{policy, with_target};
 use crate::services::{WORKER, rules, service_host, starts};
@@ -134,6 +134,36 @@ fn a_service_that_did_not_come_up_and_has_not_failed_is_brought_up_by_the_next_t
     assert_eq!(kinds(&host), [UnitEnd::Failed]);
     converges(&mut host);
     assert!(host.world.units[WORKER].active.runs());
+}
+
+/// systemd does not come to its start, so that it never runs again, and forgets it if nothing refers to it: nobody has stopped it all the same.
+#[test]
+fn a_service_whose_start_systemd_skips_in_our_restart_is_brought_up_by_the_next_try() {
+    for unmet in [Unmet::Condition, Unmet::Assert, Unmet::Dependency] {
+        for (unreferenced, agent_dies) in [(false, None), (true, None), (false, Some(S)), (true, Some(S)), (true, Some(30 * S))] {
+            // Of one that is down by what it requires nothing tells, to who has not taken it down itself, that nobody has stopped it.
+            if (unmet, unreferenced, agent_dies) == (Unmet::Dependency, false, Some(S)) {
+                continue;
+            }
+            let mut host = service_host(rules(), None, 0);
+            let worker = host.world.units.get_mut(WORKER).unwrap();
+            (worker.unreferenced, worker.unmet) = (unreferenced, Some(unmet));
+            host.world.touch("d2");
+            if let Some(after) = agent_dies {
+                host.later(after, Deed::KillAgent(5 * S));
+            }
+            host.run(40 * S);
+            assert!(kinds(&host).iter().all(|end| *end == UnitEnd::Failed), "{unmet:?}, {unreferenced}, {agent_dies:?}: {:?}", ends(&host));
+            host.world.units.get_mut(WORKER).unwrap().unmet = None;
+            converges(&mut host);
+            assert_eq!(starts(&host), [By::Systemd, By::Agent], "{unmet:?}, forgotten: {unreferenced}, the agent dies: {agent_dies:?}");
+            // By now it is whoever stops it who wants it down.
+            drop(host.world.person("stop", WORKER, By::Person));
+            host.world.touch("d3");
+            converges(&mut host);
+            assert!(!host.world.units[WORKER].active.runs());
+        }
+    }
 }
 
 /// Whoever has brought it up meanwhile, and stopped it then, wants it down.
