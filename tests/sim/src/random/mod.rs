@@ -16,8 +16,8 @@ use restart_agent::core::policy::{
 };
 
 use generations::Has;
-pub use wider::ALL_FROM;
 use wider::Wider;
+pub use wider::{ALL_FROM, WIDEST_FROM};
 use widest_fpm::WidestFpm;
 use widest_units::WidestUnits;
 

@@ -14,7 +14,7 @@ use crate::world::{Daemon, MS, S, Script, Unit, World};
 
 pub const ALL_FROM: u64 = 30_000_000;
 /// What is in the files `widest_*` only the seeds from here on have, beyond all that.
-pub(super) const WIDEST_FROM: u64 = 60_000_000;
+pub const WIDEST_FROM: u64 = 60_000_000;
 
 pub(super) struct Wider {
     units: Rng,
