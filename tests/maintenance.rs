@@ -26,7 +26,6 @@ fn main() -> ExitCode {
         .on_each("a_script_that_is_named_by_an_alias_or_with_escapes_is_kept_quiet_and_given_no_success", names)
         .on_each("a_hundred_scripts_take_two_reloads", a_hundred)
         .on_each("an_exec_stop_post_that_outlasts_the_sigkill_is_not_stuck", stop_post)
-        .on_each("a_script_whose_start_systemd_skips_is_not_told_as_started_again", skipped)
         .run()
 }
 
@@ -556,43 +555,4 @@ fn stop_post(release: Release) -> Result<()> {
     let said = agent.journal()?;
     ensure!(!said.contains("stuck in the kernel"), "{said}");
     agent.ensure_nothing_left()
-}
-
-/// systemd takes its start, and never comes to it. It may be forgotten then: of these, only what has a timer is not.
-fn skipped(release: Release) -> Result<()> {
-    let host = Host::boot(release, "skipped-scripts")?;
-    let mut all = Vec::new();
-    for (timer, line) in [("timer", Some(FAR)), ("none", None)] {
-        let with_timer = |job: Job| if let Some(line) = line { job.clone().timer(&job.name, line) } else { job };
-        all.push(with_timer(script(&format!("job-cond-{timer}"), Shape::Plain).unit("ConditionPathExists=!/srv/off")));
-        all.push(with_timer(script(&format!("job-assert-{timer}"), Shape::Plain).unit("AssertPathExists=!/srv/off")));
-        all.push(with_timer(script(&format!("job-needs-{timer}"), Shape::Plain).unit("Requires=base.service\nAfter=base.service")));
-        all.push(with_timer(script(&format!("job-runs-{timer}"), Shape::Plain)));
-    }
-    let base = script("base", Shape::Quick).service("ExecStartPre=/bin/sh -c 'test ! -e /srv/off'");
-    jobs::install(&host, &[&all[..], &[base]].concat())?;
-    jobs::start(&host, &all)?;
-    let agent = Agent::install(&host)?;
-    agent.deploy("v0")?;
-    agent.configure(&config(&[("jobs", "job-*.service", "drain_timeout = \"0s\"\nterm_timeout = \"2s\"\nafter = \"rerun\"")]))?;
-    host.touch("/srv/off")?;
-    agent.deploy("v1")?;
-    let waited = agent.wait(MINUTE)?;
-    let history = agent.history()?;
-    let units = history.first().and_then(|rollout| rollout["units"].as_array()).with_context(|| format!("{history:?}"))?;
-    let marks = Marks::read(&host)?;
-    for job in &all {
-        let told = units.iter().find(|unit| unit["unit"] == job.service_name()).with_context(|| format!("{}: {units:?}", job.name))?;
-        let (what, why, starts) = match &job.name {
-            name if name.contains("cond") => ("quiet", "its condition was not met", 1),
-            name if name.contains("assert") => ("failed", "its assertion failed", 1),
-            name if name.contains("needs") => ("failed", "what it requires did not come up", 1),
-            _ => ("renewed", "started again", 2),
-        };
-        let said = told["why"].as_str().unwrap_or_default();
-        ensure!(told["what"] == what && said.contains(why), "{}: {told}", job.name);
-        ensure!(marks.starts(&job.name) == starts, "{} was started {} times", job.name, marks.starts(&job.name));
-    }
-    ensure!(waited.status == 1, "wait says {}: {}{}", waited.status, waited.stdout, waited.stderr);
-    Ok(())
 }

@@ -2,7 +2,6 @@
 //! were asked to end are asked no more, and what its stops cut is written down. Most of it is paid in the course of a rollout; this pays what a crash, a fault
 //! or a changed configuration left over.
 
-mod begin;
 mod dependents;
 mod ended;
 mod services;
@@ -41,8 +40,6 @@ pub struct Debts {
     over: BTreeSet<String>,
     /// Of those that no stop of ours is at: whom somebody else was seen to stop.
     stopped: BTreeSet<String>,
-    /// Scripts that were started, and are not known to have begun.
-    begins: BTreeMap<String, begin::Begins>,
     /// Services that were started, and are not known to be up.
     starts: BTreeMap<String, services::Starts>,
     /// Those that go on with what they were lent, and when each is looked at next.
@@ -96,13 +93,11 @@ impl Debts {
         let memory = &turn.memory;
         self.running.retain(|unit, at| *at > turn.now.mono && memory.reruns.contains_key(unit));
         self.starts.retain(|unit, _| memory.reruns.contains_key(unit));
-        self.begins.retain(|unit, _| !owned(unit));
         self.settled = memory.reruns.values().filter_map(|owed| self.settles_at(owed, turn.now)).min();
         let due = |owed: &OwedRun| self.settles_at(owed, turn.now).is_none();
         let reruns = memory.reruns.iter().filter(|(unit, owed)| due(owed) && !self.running.contains_key(*unit)).map(|(unit, _)| unit);
         let down = memory.taken_down.keys().filter(|unit| dependents::comes_back(memory, unit));
-        let begins = self.begins.iter().filter(|(_, begins)| begins.until.is_some()).map(|(unit, _)| unit);
-        let units = reruns.chain(begins).chain(down).chain(memory.cutting.keys()).chain(memory.quiet.keys());
+        let units = reruns.chain(down).chain(memory.cutting.keys()).chain(memory.quiet.keys());
         let units: BTreeSet<String> = units.filter(|unit| !owned(unit) && !memory.asked.contains(*unit)).cloned().collect();
         self.waiting = !units.is_empty() || !asked.is_empty();
         // What a rollout has been at since has passed other slots.
@@ -137,7 +132,12 @@ impl Debts {
         }
         let Some(debt) = self.pending.remove(&id) else { return false };
         match (debt, outcome) {
-            (Debt::Rerun(unit), Outcome::Queued) => self.script_starts(turn, unit),
+            (Debt::Rerun(unit), Outcome::Queued) => {
+                let target = turn.memory.reruns.get(&unit).map(|owed| owed.target.clone()).unwrap_or_default();
+                turn.record(Entry::RerunSettled { unit: unit.clone(), why: "started again".to_owned() });
+                turn.unit_ended(&target, &unit, UnitEnd::Renewed, "stopped, and started again with the new code");
+                self.paid(turn);
+            }
             (Debt::BringUp(unit), Outcome::Queued) => self.service_starts(turn.now.mono, &unit),
             (Debt::BringBack(unit, dependent), outcome) => {
                 let why = match outcome {
@@ -166,7 +166,6 @@ impl Debts {
                 self.trouble = Some(format!("the timers of {unit} are still kept from starting it: {}", other.said()));
             }
             (Debt::Rerun(unit) | Debt::BringUp(unit), other) => {
-                self.begins.remove(&unit);
                 let why = format!("{unit} could not be started again: {}", other.said());
                 if other.is_refusal() {
                     turn.record(Entry::RerunSettled { unit, why: why.clone() });
@@ -222,7 +221,6 @@ impl Debts {
             if let Some(interrupted) = turn.memory.quiet.get(&seen.unit).copied() {
                 self.let_run(turn, seen, interrupted);
             } else {
-                self.see_begin(turn, seen);
                 self.rerun(turn, seen);
                 self.bring_back(turn, seen);
             }
@@ -317,6 +315,13 @@ impl Debts {
         at.filter(|at| !self.hurried && *at > now.mono)
     }
 
+    /// Not while it would only wait with all others: a start that waits is gone if the host goes down.
+    fn start_script(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen) {
+        if !turn.memory.starts_held {
+            self.start(turn, seen, Debt::Rerun);
+        }
+    }
+
     fn start(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen, debt: fn(String) -> Debt) {
         let id = turn.ask(Effect::Start { unit: seen.unit.clone() });
         self.pending.insert(id, debt(seen.unit.clone()));
@@ -340,7 +345,6 @@ impl Debts {
     #[must_use]
     pub fn any(&self, memory: &Memory) -> bool {
         !self.pending.is_empty()
-            || !self.begins.is_empty()
             || !memory.quiet.is_empty()
             || memory.starts_held
             || !memory.reruns.is_empty()

@@ -7,6 +7,7 @@ use super::Scheduled;
 use super::script::{Ended, Script, ScriptStep};
 use crate::core::cut::{Saw, settle_rerun_of_later};
 use crate::core::effect::Looked;
+use crate::core::entry::Entry;
 use crate::core::ladder::Rung;
 use crate::core::loans::Loans;
 use crate::core::policy::ScheduledRules;
@@ -87,7 +88,7 @@ impl Scheduled {
         let gathering = self.pursuit.gathering();
         let any = |what: fn(&ScriptStep) -> bool| self.scripts.values().any(|script| what(&script.step));
         let look = &mut self.pursuit.look;
-        if any(|step| matches!(step, ScriptStep::Beginning { .. })) {
+        if self.scripts.values().any(|script| script.begins(now)) {
             look.want(now.after(QUEUED_LOOK));
         } else if self.scripts.values().any(|script| script.awaits_look(turn, rules)) {
             look.want(now.after(SLOT_LOOK));
@@ -132,15 +133,10 @@ impl Script {
             ScriptStep::Stopping => {
                 self.answered.is_some() || self.ladder.as_ref().is_some_and(|ladder| !matches!(ladder.rung(now), Rung::Grace { .. }))
             }
-            ScriptStep::Quieting
-            | ScriptStep::Ready
-            | ScriptStep::Asked { .. }
-            | ScriptStep::Holding { .. }
-            | ScriptStep::Deciding
-            | ScriptStep::Beginning { .. } => true,
+            ScriptStep::Quieting | ScriptStep::Ready | ScriptStep::Asked { .. } | ScriptStep::Holding { .. } | ScriptStep::Deciding => true,
             // It may yet end at the checkpoint that it was asked for.
             ScriptStep::Stopped | ScriptStep::Lifting if self.ended.goes_on() => true,
-            _ => false,
+            _ => self.begins(now),
         }
     }
 
@@ -187,11 +183,7 @@ impl Script {
         self.owe_heeded(turn, rules, seen);
         match self.step {
             // What was seen before it was done says nothing of what was done.
-            ScriptStep::Done(..) | ScriptStep::Beginning { .. } if self.seen_at < self.since => {}
-            ScriptStep::Beginning { ref how, until } => {
-                let how = how.clone();
-                self.see_begin(turn, seen, how, until);
-            }
+            ScriptStep::Done(..) if self.seen_at < self.since => {}
             ScriptStep::Draining | ScriptStep::Left(_) if stale.is_empty() => self.ended_by_itself(turn),
             // Another run, which only a newer deploy has made stale: its own drain counts.
             ScriptStep::Draining | ScriptStep::Left(_) if seen.invocation != self.seen.invocation => {
@@ -223,6 +215,20 @@ impl Script {
                 self.stale = stale;
                 self.note_ending(seen);
                 self.seen.update(seen);
+            }
+            ScriptStep::Done(UnitEnd::Renewed, _) if self.started_for.is_some() => {
+                let anew = !seen.invocation.is_empty() && seen.invocation != self.invocation;
+                if !anew && turn.now.mono < self.begins_by {
+                    return;
+                }
+                let landed = self.started_for.take().unwrap_or(Mono::BOOT);
+                // Whoever looks for what may have slipped through looks after this.
+                self.since = turn.now.mono;
+                // A timer may have been quicker: that run is as old as it is.
+                if anew && seen.main_start >= self.start_asked {
+                    let (target, unit, invocation) = (self.target.clone(), self.unit.clone(), seen.invocation.clone());
+                    turn.record(Entry::Fresh { target, unit, invocation, landed });
+                }
             }
             ScriptStep::Done(end, _) if !stale.is_empty() && end != UnitEnd::Failed => {
                 // Somebody's process is older than the landing all the same: begin again with it.

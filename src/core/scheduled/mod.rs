@@ -3,9 +3,8 @@
 //!
 //! The order of a stop: it is kept quiet, the service is stopped, then what was lent is given back, then it may run again, and does so if its rules
 //! say so. `script` says what comes after what; each rung of the ladder has its file: `drain`, `checkpoint` (asking, and the lock), `stop` (SIGTERM and
-//! SIGKILL). `quiet` keeps its timers from starting it, `rerun` and `begin` follow, `looks` says when and what is looked at, `view` what status is told.
+//! SIGKILL). `quiet` keeps its timers from starting it, `rerun` follows, `looks` says when and what is looked at, `view` what status is told.
 
-mod begin;
 mod checkpoint;
 mod drain;
 mod looks;
@@ -17,7 +16,6 @@ mod view;
 
 use std::collections::BTreeMap;
 
-pub use begin::{BEGINS, Begin, begin_of};
 pub use drain::untouchable;
 pub use quiet::{Slots, slots};
 pub use rerun::{rules_of, settle};
@@ -175,7 +173,8 @@ impl Scheduled {
             self.release(loans);
         }
         self.look_when_due(turn, rules);
-        if busy || !self.pursuit.works() {
+        let now = turn.now.mono;
+        if busy || self.scripts.values().any(|script| script.begins(now)) || !self.pursuit.works() {
             return;
         }
         let failed = self.scripts.values().find_map(Script::failure);

@@ -1,8 +1,9 @@
 //! After the stop: what was lent is given back, then it runs again now, or stays quiet until its next scheduled run.
 
-use super::begin::{BEGINS, Begin, begin_of};
 use super::drain::forbidden;
 use super::script::{Ask, Ended, Script, ScriptStep};
+use std::time::Duration;
+
 use crate::core::asking::Asking;
 use crate::core::cut::settle_rerun_of_running;
 use crate::core::effect::{Effect, Outcome};
@@ -13,6 +14,9 @@ use crate::core::seen::{Active, UnitSeen};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::time::Mono;
+
+/// A start that systemd has taken begins within milliseconds, unless something holds it up: then nobody waits for it here.
+const BEGINS: Duration = Duration::from_secs(1);
 
 /// Writes down until when the rerun of this unit, which has ended, waits. Says so for people.
 pub fn settle(turn: &mut Turn<'_>, seen: &UnitSeen, rules: &ScheduledRules) -> String {
@@ -199,6 +203,7 @@ impl Script {
         let want = turn.memory.targets.get(&self.target).and_then(|memory| memory.want.as_ref());
         self.started_for = Some(want.map_or(turn.now.mono, |want| want.landed));
         self.start_asked = turn.now.mono;
+        self.begins_by = turn.now.mono.after(BEGINS);
         let id = turn.ask(Effect::Start { unit: self.unit.clone() });
         self.pending.insert(id, Ask::StartScript);
         self.enter(turn.now.mono, ScriptStep::Starting);
@@ -211,36 +216,17 @@ impl Script {
             let why = format!("stopped; it could not be started again yet: {}", outcome.said());
             return self.done(turn, UnitEnd::Quiet, why);
         }
-        if outcome.is_refusal() {
-            let why = format!("stopped, but it could not be started again: {}", outcome.said());
-            turn.record(Entry::RerunSettled { unit: self.unit.clone(), why: why.clone() });
-            return self.done(turn, UnitEnd::Failed, why);
-        }
-        let how = match self.ended {
-            _ if scheduled => "its scheduled run came while it was kept quiet, and was started late, with the new code",
-            Ended::AtCheckpoint => "asked, it ended at a checkpoint, and was started again with the new code",
-            _ => "stopped, and started again with the new code",
+        let (end, why) = if *outcome == Outcome::Queued {
+            let how = match self.ended {
+                _ if scheduled => "its scheduled run came while it was kept quiet, and was started late, with the new code",
+                Ended::AtCheckpoint => "asked, it ended at a checkpoint, and was started again with the new code",
+                _ => "stopped, and started again with the new code",
+            };
+            (UnitEnd::Renewed, how.to_owned())
+        } else {
+            (UnitEnd::Failed, format!("stopped, but it could not be started again: {}", outcome.said()))
         };
-        turn.record(Entry::RerunSettled { unit: self.unit.clone(), why: how.to_owned() });
-        self.enter(turn.now.mono, ScriptStep::Beginning { how: how.to_owned(), until: turn.now.mono.after(BEGINS) });
-    }
-
-    /// What a look shows of a start that systemd has taken.
-    pub(super) fn see_begin(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen, how: String, until: Mono) {
-        let begin = begin_of(seen, &self.invocation, self.start_asked);
-        if begin == Begin::Waits && turn.now.mono < until {
-            return;
-        }
-        let landed = self.started_for.take().unwrap_or(Mono::BOOT);
-        // A timer may have been quicker: that run is as old as it is.
-        if begin == Begin::Anew && seen.main_start >= self.start_asked {
-            let (target, unit, invocation) = (self.target.clone(), self.unit.clone(), seen.invocation.clone());
-            turn.record(Entry::Fresh { target, unit, invocation, landed });
-        }
-        // Whoever looks for what may have slipped through looks after this.
-        match begin {
-            Begin::Never(end, why) => self.done(turn, end, why),
-            Begin::Waits | Begin::Anew => self.done(turn, UnitEnd::Renewed, how),
-        }
+        turn.record(Entry::RerunSettled { unit: self.unit.clone(), why: why.clone() });
+        self.done(turn, end, why);
     }
 }

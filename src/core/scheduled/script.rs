@@ -33,8 +33,9 @@ pub(super) struct Script {
     pub pending: BTreeMap<EffectId, Ask>,
     /// It was started again: when what it is fresh for landed. A newer deploy may have come since.
     pub started_for: Option<Mono>,
-    /// When that was asked for.
+    /// When that was asked for, and until when its begin is waited for.
     pub start_asked: Mono,
+    pub begins_by: Mono,
     /// The run that is being stopped.
     pub invocation: String,
     /// When the look had begun that it was last seen in; [`Mono::BOOT`] if it was taken up and not seen since.
@@ -111,11 +112,6 @@ pub(super) enum ScriptStep {
     /// They may start it again.
     Lifting,
     Starting,
-    /// systemd has taken its start: how that is told if it begins, and until when it is waited for.
-    Beginning {
-        how: String,
-        until: Mono,
-    },
     Done(UnitEnd, String),
     Left(String),
 }
@@ -144,6 +140,7 @@ impl Script {
             pending: BTreeMap::new(),
             started_for: None,
             start_asked: Mono::BOOT,
+            begins_by: Mono::BOOT,
             invocation: String::new(),
             seen_at: now,
             answered: None,
@@ -185,6 +182,11 @@ impl Script {
         matches!(self.step, ScriptStep::Done(..) | ScriptStep::Left(_))
     }
 
+    /// It was started again, and systemd has taken that, but perhaps not come to it yet.
+    pub fn begins(&self, now: Mono) -> bool {
+        matches!(self.step, ScriptStep::Done(UnitEnd::Renewed, _)) && self.started_for.is_some() && now < self.begins_by
+    }
+
     /// Why the target has failed, if that is by this script.
     pub fn failure(&self) -> Option<String> {
         if let ScriptStep::Done(UnitEnd::Failed, why) = &self.step { Some(format!("{}: {why}", self.unit)) } else { None }
@@ -206,7 +208,6 @@ impl Script {
             | ScriptStep::Deciding
             | ScriptStep::Lifting
             | ScriptStep::Starting
-            | ScriptStep::Beginning { .. }
             | ScriptStep::Done(..)
             | ScriptStep::Left(_) => {}
         }

@@ -43,7 +43,7 @@ impl Script {
             ScriptStep::Stopped | ScriptStep::Lifting | ScriptStep::Deciding | ScriptStep::Starting => {
                 (TargetState::Starting, "stopped; it is started again if its rules say so".to_owned(), None)
             }
-            ScriptStep::Beginning { .. } => (TargetState::Starting, "stopped; is being started again".to_owned(), None),
+            ScriptStep::Done(..) if self.begins(now.mono) => (TargetState::Starting, "stopped; is being started again".to_owned(), None),
             ScriptStep::Done(UnitEnd::Failed, why) => (TargetState::Failed, why.clone(), None),
             // It was started by somebody else, for whom an earlier deploy was the newest.
             ScriptStep::Done(UnitEnd::Quiet, _) if outdated => (TargetState::Stale, "about to be looked at".to_owned(), None),

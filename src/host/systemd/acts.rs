@@ -62,13 +62,11 @@ impl Systemd {
     }
 
     /// ResetFailedUnit and StartUnit. Returns as soon as the job is queued: a oneshot's start job lasts as long as its script (facts F1.8).
-    /// That it has begun can be seen afterwards, though it may be over and nothing else keeps it loaded, until [`Systemd::unsubscribe`].
     ///
     /// # Errors
     /// The fault of StartUnit; that of ResetFailedUnit only if the bus is away.
     pub async fn start(&self, unit: &str) -> Result<(), Fault> {
-        let (reset, ()) = tokio::join!(self.reset_failed(unit), self.link.hold(unit, READ));
-        reset?;
+        self.reset_failed(unit).await?;
         self.link.call(&format!("start {unit}"), ACT, |live| async move { live.manager.start_unit(unit, REPLACE).await }).await?;
         Ok(())
     }

@@ -1,12 +1,11 @@
 //! Scripts that are to run again since the agent has interrupted them, however that came about.
 
 use restart_agent::core::effect::Effect;
-use restart_agent::core::entry::Entry;
 use restart_agent::core::event::Order;
 use restart_agent::core::policy::{After, Overdue, ScheduledRules, TargetRules};
-use restart_agent::core::status::{State, UnitEnd};
+use restart_agent::core::status::State;
 use sim::host::{Deed, Host, span};
-use sim::world::{By, HOUR, MINUTE, MS, OnTerm, S, Script, Unmet, Us};
+use sim::world::{By, HOUR, MINUTE, MS, OnTerm, S, Script, Us};
 
 use crate::given::{SCRIPT, policy, script_host, script_rules, with_target};
 
@@ -30,33 +29,6 @@ fn has_run(mut host: Host, after: Us, times: usize, what: &str) {
     host.settle();
     host.must_be_right();
     assert_eq!(host.world.units[SCRIPT].runs.len(), times, "{what}");
-}
-
-/// systemd takes its start, and does not come to it; the agent that is there then has stopped it, or finds it stopped.
-#[test]
-fn one_whose_start_systemd_skips_is_not_told_as_started_again() {
-    for (unmet, end, why) in [
-        (Unmet::Condition, UnitEnd::Quiet, "condition"),
-        (Unmet::Assert, UnitEnd::Failed, "assertion"),
-        (Unmet::Dependency, UnitEnd::Failed, "requires"),
-    ] {
-        for (unreferenced, agent_dies) in [(false, false), (true, false), (false, true)] {
-            let mut host = script_host(After::Rerun, Script::default(), 0);
-            let script = host.world.units.get_mut(SCRIPT).unwrap();
-            (script.unreferenced, script.unmet) = (unreferenced, Some(unmet));
-            host.world.touch("d2");
-            if agent_dies {
-                assert!(host.run_until(2 * MINUTE, |host| host.world.units[SCRIPT].stop.is_some()));
-                host.deed(Deed::KillAgent(10 * S));
-            }
-            host.run(2 * MINUTE);
-            let of = |entry: &Entry| if let Entry::UnitEnded(end) = entry { Some((end.what, end.why.clone())) } else { None };
-            let ends: Vec<(UnitEnd, String)> = host.journal.iter().filter_map(|written| of(&written.entry)).collect();
-            let told = matches!(&ends[..], [(told, said)] if *told == end && said.contains(why));
-            assert!(told, "{unmet:?}, forgotten: {unreferenced}, the agent dies: {agent_dies}: {ends:?}");
-            has_run(host, 5 * MINUTE, 1, "its start was skipped");
-        }
-    }
 }
 
 /// systemd is not done with what it has left behind when the time is over that it has to reach a checkpoint, or a hold comes.
