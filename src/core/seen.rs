@@ -26,9 +26,9 @@ pub struct UnitSeen {
     pub main_start: Mono,
     /// How the last main process ended, if it has.
     pub exit: Option<ExitSeen>,
-    /// Why its last start was skipped, if it was; of a unit that does not run.
+    /// Its last start came to nothing, by `ConditionResult=no` or `AssertResult=no`: its run is the one before. Of a unit that does not run.
     #[serde(default)]
-    pub skipped: Option<SkippedSeen>,
+    pub skipped: bool,
     /// `StateChangeTimestampMonotonic` on the boot clock: of one that is deactivating, when that began. [`Mono::BOOT`] if it was not asked for.
     pub state_since: Mono,
     /// `InactiveEnterTimestampMonotonic` on the boot clock, of a unit that is inactive or failed; else [`Mono::BOOT`].
@@ -182,15 +182,6 @@ pub enum Exit {
     Exited(i32),
     /// Signal number.
     Killed(i32),
-}
-
-/// A start that came to nothing, by what systemd tests before it. That is all which is known of it: its run is the one before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SkippedSeen {
-    /// `AssertResult=no`; else `ConditionResult=no`.
-    pub assert: bool,
-    /// When that was tested, on the boot clock.
-    pub at: Mono,
 }
 
 /// One process of a unit's cgroup.

@@ -71,7 +71,7 @@ impl Fpm {
             self.look(turn);
         }
         let Some(ladder) = &mut self.ladder else { return };
-        let grace_over = ladder.sent().after(self.rules.term_timeout);
+        let grace_over = ladder.grace_over();
         // Only on the word of a look that began after the grace: the new master is not to be killed for the old one.
         let old_lives = !self.old_gone && ladder.has_begun() && self.looked_at >= grace_over;
         match ladder.rung(now) {

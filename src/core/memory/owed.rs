@@ -104,7 +104,7 @@ impl Memory {
     /// forgets when its start is skipped, or fails by what it requires.
     #[must_use]
     pub fn is_failed_run(&self, seen: &UnitSeen) -> bool {
-        if seen.invocation.is_empty() || seen.skipped.is_some() {
+        if seen.invocation.is_empty() || seen.skipped {
             return seen.load != Load::NotFound && self.maybe_down.contains(&seen.unit);
         }
         self.failed_runs.get(&seen.unit) == Some(&seen.invocation)

@@ -18,7 +18,7 @@ use super::proxies::UnitRow;
 use super::{AT_ONCE, READ, Systemd};
 use crate::core::RESTART_DROP_IN;
 use crate::core::effect::{Fault, Looked};
-use crate::core::seen::{Active, Exit, ExitSeen, Load, ProcessSeen, SkippedSeen, UnitSeen};
+use crate::core::seen::{Active, Exit, ExitSeen, Load, ProcessSeen, UnitSeen};
 use crate::core::time::{Mono, Now};
 
 /// Reads the processes of a cgroup (`ControlGroup` of a unit), those of the cgroups in it included.
@@ -287,10 +287,8 @@ impl Systemd {
         }
         let values = self.properties(id, &wanted).await?;
         if may_be_skipped {
-            // Assertions are tested only if the conditions are met.
-            let (at, condition, assert) = (values.number(skipped), values.flag(skipped + 1), values.flag(skipped + 2));
-            let at = boot_clock(at, look.offset);
-            seen.skipped = (at != Mono::BOOT && !(condition && assert)).then_some(SkippedSeen { assert: condition, at });
+            let tested = values.number(skipped) != 0;
+            seen.skipped = tested && !(values.flag(skipped + 1) && values.flag(skipped + 2));
         }
         seen.invocation = values.hex(0);
         seen.last_end = boot_clock(values.number(1), look.offset);

@@ -574,7 +574,7 @@ impl World {
             stop_job: unit.job.is_some_and(|job| job.kind == JobKind::Stop || (job.kind == JobKind::Restart && !job.starting)),
             main_pid: unit.main_pid,
             main_start: self.mono(unit.main_start),
-            skipped: unit.skipped.filter(|_| !unit.active.runs()),
+            skipped: unit.skipped && !unit.active.runs(),
             exit: unit.exit.map(|exit| ExitSeen { at: self.mono(exit.at.0), ..exit }),
             state_since: unit.stop.as_ref().map_or(Mono::BOOT, |stop| self.mono(stop.since)),
             idle_since: if unit.active.runs() { Mono::BOOT } else { self.mono(unit.idle_since) },

@@ -3,7 +3,7 @@
 use restart_agent::core::effect::{Fault, JobEnd, UnitsOf};
 use restart_agent::core::event::Event;
 use restart_agent::core::is_of;
-use restart_agent::core::seen::{Active, Exit, ExitSeen, Load, SkippedSeen};
+use restart_agent::core::seen::{Active, Exit, ExitSeen, Load};
 use restart_agent::core::time::Mono;
 
 use super::fpm::FpmStart;
@@ -505,7 +505,7 @@ impl World {
             job.starting = true;
         }
         unit.starts.push(now);
-        unit.skipped = None;
+        unit.skipped = false;
         unit.runs.push((now, by));
         unit.overtaken = by != By::Agent && (unit.overtaken || unit.interrupted());
         (unit.missed_slot, unit.doubtful_slot) = (false, false);
@@ -588,10 +588,9 @@ impl World {
             Unmet::Assert => JobEnd::Other("assert".to_owned()),
             Unmet::Dependency => JobEnd::Dependency,
         };
-        let at = self.mono(self.now);
         let unit = self.units.get_mut(name).unwrap();
         if unmet != Unmet::Dependency {
-            unit.skipped = Some(SkippedSeen { assert: unmet == Unmet::Assert, at });
+            unit.skipped = true;
         }
         // A script that was to run again had its turn.
         unit.may_stay_down |= unit.oneshot();

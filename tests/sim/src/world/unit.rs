@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use restart_agent::core::seen::{Active, Exit, ExitSeen, Load, SkippedSeen};
+use restart_agent::core::seen::{Active, Exit, ExitSeen, Load};
 
 use super::fpm::Fpm;
 use super::{S, Us};
@@ -279,8 +279,8 @@ pub struct Unit {
     pub unreferenced: bool,
     /// As long as that is so.
     pub unmet: Option<Unmet>,
-    /// What systemd has tested before its last start was not so, and when.
-    pub skipped: Option<SkippedSeen>,
+    /// What systemd has tested before its last start was not so.
+    pub skipped: bool,
     /// The agent has asked systemd not to forget it.
     pub kept_loaded: bool,
 }
@@ -332,7 +332,7 @@ impl Unit {
             instance: false,
             unreferenced: false,
             unmet: None,
-            skipped: None,
+            skipped: false,
             kept_loaded: false,
         }
     }
