@@ -4,7 +4,7 @@ use restart_agent::core::policy::{AtMax, GenerationRules, Policy, ProofRules, Ta
 
 use super::{BUSY, Draw};
 use crate::host::{Deed, Host, span};
-use crate::world::{Answers, BOOT, Fpm, FpmStart, Load, MS, S, Template, Us, World};
+use crate::world::{BOOT, Fpm, FpmStart, Load, MS, S, Template, Us, World};
 
 /// What the generations of one target are called, and where they listen.
 #[derive(Debug, Clone, Copy)]
@@ -69,13 +69,7 @@ pub(super) fn populate(draw: &mut Draw, world: &mut World, place: Place, shared:
         workers: u32::try_from(rng.between(2, 8)).unwrap(),
         status_listen: rng.chance(80) || shared,
         has_status: rng.chance(92),
-        status: match rng.between(0, 19) {
-            0 => Answers::Not,
-            1 => Answers::Slowly(rng.between(10 * MS, 2 * S)),
-            2 => Answers::Sometimes(rng.between(5, 60)),
-            3 => Answers::Garbage,
-            _ => Answers::Well,
-        },
+        status: super::answers(rng),
         start: FpmStart::Well(rng.between(30 * MS, 2 * S)),
         opcache_fills,
         ..Fpm::default()

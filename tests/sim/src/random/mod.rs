@@ -84,13 +84,7 @@ impl Draw {
             workers: u32::try_from(self.rng.between(1, 5)).unwrap(),
             status_listen: self.rng.chance(70),
             has_status: self.rng.chance(90),
-            status: match self.rng.between(0, 19) {
-                0 => Answers::Not,
-                1 => Answers::Slowly(self.rng.between(10 * MS, 2 * S)),
-                2 => Answers::Sometimes(self.rng.between(5, 60)),
-                3 => Answers::Garbage,
-                _ => Answers::Well,
-            },
+            status: answers(&mut self.rng),
             stubborn_child: self.rng.chance(15),
             held: if self.rng.chance(10) { 1 } else { 0 },
             opcache_fills: self.opcache_fills(),
@@ -336,6 +330,17 @@ fn deploys(draw: &mut Draw, host: &mut Host) {
             let after = draw.rng.between(0, 60 * S);
             host.later(at + after, Deed::Order(Order::Release));
         }
+    }
+}
+
+/// What a status page does.
+fn answers(rng: &mut Rng) -> Answers {
+    match rng.between(0, 19) {
+        0 => Answers::Not,
+        1 => Answers::Slowly(rng.between(10 * MS, 2 * S)),
+        2 => Answers::Sometimes(rng.between(5, 60)),
+        3 => Answers::Garbage,
+        _ => Answers::Well,
     }
 }
 

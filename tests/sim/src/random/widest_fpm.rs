@@ -10,7 +10,7 @@ use super::wider::WIDEST_FROM;
 use super::{BUSY, Draw};
 use crate::host::{Deed, Host, span};
 use crate::rng::Rng;
-use crate::world::{Answers, Fpm, HOUR, Load, MINUTE, MS, Pool, S, STATUS_PATH, World};
+use crate::world::{Fpm, HOUR, Load, MINUTE, MS, Pool, S, STATUS_PATH, World};
 
 const WEB: Place = Place {
     target: "web",
@@ -90,13 +90,7 @@ fn pool(rng: &mut Rng, name: &str) -> Pool {
         workers: u32::try_from(rng.between(1, 4)).unwrap(),
         status_listen: rng.chance(70),
         has_status: rng.chance(80),
-        status: match rng.between(0, 19) {
-            0 => Answers::Not,
-            1 => Answers::Slowly(rng.between(10 * MS, 2 * S)),
-            2 => Answers::Sometimes(rng.between(5, 60)),
-            3 => Answers::Garbage,
-            _ => Answers::Well,
-        },
+        status: super::answers(rng),
         load: Load {
             every: if rng.chance(60) { rng.between(20 * MS, 400 * MS) } else { 0 },
             strays_every: if rng.chance(15) { rng.between(200 * MS, 3 * S) } else { 0 },

@@ -100,27 +100,32 @@ fn whatever_happens_the_rules_hold() {
         assert_eq!(wrong, None, "seed {seed}");
         return;
     }
-    rules_hold(number("FROM").unwrap_or(0), number("SEEDS").unwrap_or(if cfg!(debug_assertions) { 200 } else { 3000 }));
+    rules_hold(number("FROM").unwrap_or(0), seeds());
 }
 
 /// A fifth as many of the worlds that have more in them.
 #[test]
 fn whatever_happens_in_wider_worlds_the_rules_hold() {
-    if let Some(name) = ["SEED", "FROM"].into_iter().find(|name| number(name).is_some()) {
-        println!("{name}= says which worlds: `whatever_happens_the_rules_hold` lives them");
-        return;
-    }
-    rules_hold(ALL_FROM, number("SEEDS").unwrap_or(if cfg!(debug_assertions) { 200 } else { 3000 }) / 5);
+    rules_hold_unless_told(ALL_FROM, 5);
 }
 
 /// A tenth as many of those that have yet more.
 #[test]
 fn whatever_happens_in_the_widest_worlds_the_rules_hold() {
+    rules_hold_unless_told(WIDEST_FROM, 10);
+}
+
+/// One in so many of these, unless it is said which worlds to live.
+fn rules_hold_unless_told(from: u64, one_in: u64) {
     if let Some(name) = ["SEED", "FROM"].into_iter().find(|name| number(name).is_some()) {
         println!("{name}= says which worlds: `whatever_happens_the_rules_hold` lives them");
         return;
     }
-    rules_hold(WIDEST_FROM, number("SEEDS").unwrap_or(if cfg!(debug_assertions) { 200 } else { 3000 }) / 10);
+    rules_hold(from, seeds() / one_in);
+}
+
+fn seeds() -> u64 {
+    number("SEEDS").unwrap_or(if cfg!(debug_assertions) { 200 } else { 3000 })
 }
 
 fn rules_hold(from: u64, seeds: u64) {
