@@ -146,7 +146,7 @@ impl World {
         let of = self.units.get(&current)?;
         let up = of.active == Active::Active && self.now > of.main_start + S && of.as_fpm().is_some_and(|fpm| fpm.pings);
         let proven = template.proven.contains(&of.invocation) && !of.as_fpm().is_some_and(|fpm| rules.proof.is_some() && fpm.old_code);
-        let bad = template.bad.contains(&of.invocation) || template.bad.contains(&current);
+        let bad = [&of.invocation, &current].iter().any(|it| template.bad.contains(*it)) || template.silent.contains(&of.invocation);
         (up && proven && !bad && self.made_stale(target, of.main_start).is_none() && self.now > self.policy_changed + 5 * S)
             .then_some(current)
     }

@@ -3,7 +3,7 @@
 use restart_agent::core::effect::FpmRequest;
 use restart_agent::core::policy::{ProofRules, TargetRules};
 
-use crate::world::{MINUTE, S, World};
+use crate::world::{By, MINUTE, S, World};
 
 impl World {
     pub(crate) fn note_script(&mut self, unit: &str, request: &FpmRequest) {
@@ -23,7 +23,9 @@ impl World {
         // What is under way when the rules change goes on by those with which it began; and what was not restarted needs no warming.
         let ours = self.sent.get(unit).is_some_and(|sent| of.main_start >= *sent);
         let changed = self.policy_changed > 0 && self.now < self.policy_changed + 3 * MINUTE;
-        if changed || !ours || self.now < of.main_start + S / 10 {
+        // One that somebody else has started since is not the one that was looked at.
+        let other = of.runs.last().is_some_and(|(_, by)| *by != By::Agent) && self.now < of.main_start + self.unknowable();
+        if changed || !ours || other || self.now < of.main_start + S / 10 {
             return;
         }
         let asked = self.scripts.get(&(of.invocation.clone(), self.epoch)).cloned().unwrap_or_default();
