@@ -39,10 +39,14 @@ impl Fpm {
     }
 
     /// What its own php-fpm has said of it when it was started: what its configuration says now is for the next one.
-    pub fn laid_out(&mut self, layout: FpmLayout) {
-        self.source = Source::choose(&self.rules, Some(&layout));
-        self.layout = Some(layout);
+    pub fn laid_out(&mut self, layout: &FpmLayout) {
+        self.listens(layout);
         self.step = FpmStep::Prepared;
+    }
+
+    pub(super) fn listens(&mut self, layout: &FpmLayout) {
+        self.source = Source::choose(&self.rules, Some(layout));
+        self.layout = Some(layout.clone());
     }
 
     /// When its requests have had their time, before it begins to drain.
@@ -210,8 +214,7 @@ impl Fpm {
 
     pub(super) fn read(&mut self, now: Mono, outcome: &Outcome) {
         if let (Outcome::Layout(layout), FpmStep::Draining { .. }) = (outcome, &self.step) {
-            self.source = Source::choose(&self.rules, Some(layout));
-            self.layout = Some(layout.clone());
+            self.listens(layout);
             self.notes.clear();
             self.drain_again(now);
         }

@@ -252,8 +252,7 @@ impl Fpm {
                 self.refuse(turn, format!("php-fpm -t could not be run ({}), so it is not restarted", other.said()))
             }
             (FpmStep::Inspecting, Outcome::Layout(layout)) => {
-                self.source = Source::choose(&self.rules, Some(layout));
-                self.layout = Some(layout.clone());
+                self.listens(layout);
                 self.enter(now, FpmStep::Prepared);
             }
             // Its configuration may just be broken for the next one; until then it is at work.

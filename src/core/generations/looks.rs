@@ -117,7 +117,7 @@ impl Generations {
         fpm.rollout = lingering.and_then(|lingering| lingering.rollout);
         fpm.linger_until(until);
         if let Some(layout) = self.layouts.get(&seen.unit) {
-            fpm.laid_out(layout.clone());
+            fpm.laid_out(layout);
         }
         self.ending.insert(seen.unit.clone(), fpm);
     }

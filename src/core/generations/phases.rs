@@ -115,7 +115,7 @@ impl Generations {
                 fpm.shared = rules.shared();
                 // As its own php-fpm has said: its configuration may be another by now.
                 if let Some(layout) = self.layouts.get(&fpm.unit) {
-                    fpm.laid_out(layout.clone());
+                    fpm.laid_out(layout);
                 }
                 self.starting = Some(fpm);
                 self.enter(now, Phase::Starting);

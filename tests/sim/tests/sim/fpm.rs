@@ -1,6 +1,7 @@
 //! php-fpm in place.
 
 use restart_agent::core::Waited;
+use restart_agent::core::entry::Entry;
 use restart_agent::core::event::Order;
 use restart_agent::core::policy::{FpmRules, ProofRules, TargetRules};
 use restart_agent::core::status::{State, TargetState};
@@ -455,4 +456,36 @@ fn a_pool_that_falls_silent_at_the_cut_takes_nothing_from_what_the_others_say() 
     assert!(host.casualties().iter().filter(|casualty| casualty.certain).count() > 20, "{:#?}", host.casualties());
     host.settle();
     host.must_be_right();
+}
+
+/// systemd answers nobody from somewhere in its test on, for longer than the agent waits to read where it listens. By its restart it does again.
+#[test]
+fn php_fpm_whose_configuration_could_not_be_read_is_read_and_proven_after_its_restart() {
+    let unread = |host: &Host| {
+        let notes = host
+            .journal
+            .iter()
+            .filter_map(|written| if let Entry::UnitEnded(end) = &written.entry { Some(end.notes.concat()) } else { None });
+        notes.into_iter().any(|notes| notes.contains("its configuration could not be read"))
+    };
+    let mut seen = 0;
+    for offset in (0..200).step_by(10) {
+        let rules = FpmRules { warm: vec!["/w/health-check.php".to_owned()], ..fpm_rules() };
+        let mut world = world();
+        world.add(Unit::fpm(FPM, Fpm::default()), HOUR);
+        let mut host = adopted(world, with_target(policy(), "jobrunner", TargetRules::PhpFpm(rules)));
+        host.world.touch("d2");
+        assert!(host.run_until(10 * S, |host| host.memory().rollout.is_some()));
+        host.run(offset * MS);
+        host.world.faults.systemd_away_until = host.world.now + 4 * S;
+        assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)), "{offset}");
+        let run = host.world.units[FPM].invocation.clone();
+        let asked: Vec<String> = host.world.scripts.iter().filter(|((of, _), _)| *of == run).flat_map(|(_, asked)| asked.clone()).collect();
+        assert_eq!(asked, ["/w/health-check.php"], "{offset}");
+        seen += u32::from(unread(&host));
+        host.run(S);
+        host.check_at_rest();
+        host.must_be_right();
+    }
+    assert!(seen > 0, "it was always read before its restart");
 }
