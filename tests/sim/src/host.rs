@@ -346,7 +346,8 @@ impl Host {
         let Some(Writing { effects, failed, mut events }) = self.writing.take() else { return };
         self.perform(effects, failed);
         while let Some(event) = events.pop_front() {
-            let mut together = vec![event];
+            // That the stamp has changed is a hint: it is read when that is taken in.
+            let mut together = vec![if matches!(event, Event::Stamp(_)) { Event::Stamp(self.world.stamp.clone()) } else { event }];
             while matches!(together[..], [Event::Outcome(..), ..]) && matches!(events.front(), Some(Event::Outcome(..))) {
                 together.extend(events.pop_front());
             }

@@ -146,7 +146,8 @@ impl World {
         let of = self.units.get(&current)?;
         let up = of.active == Active::Active && self.now > of.main_start + S && of.as_fpm().is_some_and(|fpm| fpm.pings);
         let proven = template.proven.contains(&of.invocation) && !of.as_fpm().is_some_and(|fpm| rules.proof.is_some() && fpm.old_code);
-        let bad = [&of.invocation, &current].iter().any(|it| template.bad.contains(*it)) || template.silent.contains(&of.invocation);
+        // Whoever has not answered as it should is said to be bad, and goes on serving only until another one can.
+        let bad = template.bad.contains(&of.invocation) || template.condemned.contains(&current);
         (up && proven && !bad && self.made_stale(target, of.main_start).is_none() && self.now > self.policy_changed + 5 * S)
             .then_some(current)
     }
@@ -196,8 +197,10 @@ impl World {
         if template.leads_to.as_deref() == Some(to) {
             return;
         }
-        // Not on the way back, nor to the last one that runs.
-        let anew = hands_off && !template.served.contains(&unit) && template.proven.contains(&invocation) && !template.next_dies();
+        // Not on the way back, nor to the last one that runs, nor where nobody else serves.
+        let serves = template.current().is_some_and(|current| !template.obstructed && self.listens(&current));
+        let anew =
+            serves && hands_off && !template.served.contains(&unit) && template.proven.contains(&invocation) && !template.next_dies();
         if template.bad.contains(&invocation) && !better.is_empty() && hands_off && !template.next_dies() {
             return self.violates(format!("the agent makes the symlink lead to {unit} again, though it had proven bad"));
         }

@@ -281,7 +281,7 @@ impl World {
             .values()
             .filter(|timer| timer.unit == name && timer.active)
             // It was decided a moment before.
-            .any(|timer| [decided, before].iter().all(|at| timer.slot_after(*at) - at <= us(rules.quiet_within)));
+            .any(|timer| [decided, before].iter().all(|at| self.slot_after(timer, *at) - at <= us(rules.quiet_within)));
         if !stopped_by_us {
             Some(", which it did not stop")
         } else if rules.after == After::UntilNext || (rules.after == After::Auto && soon) {
@@ -412,7 +412,9 @@ impl World {
         {
             let forced = self.made_stale(&target, oldest).is_some_and(|(_, forced)| forced);
             let held = now < unit.main_start + unit.manners().1 && !forced;
-            let deploy = self.made_stale(&target, oldest).map_or(0, |(at, _)| at);
+            // Its drain is counted from when its run was first stale, whichever of its processes carries code by now.
+            let deploy =
+                self.made_stale(&target, oldest).and(self.made_stale(&target, unit.main_start.min(oldest))).map_or(0, |(at, _)| at);
             let due = deploy + shortest(rules, self.service_rules_before(&target, deploy), |rules| rules.drain_timeout);
             let spared = due + shortest(rules, self.service_rules_before(&target, due), |rules| rules.hold_timeout);
             // What was seen a moment ago is good enough for a restart.
@@ -438,8 +440,10 @@ impl World {
                 None => {
                     // Of what carries code the old may have ended a moment ago.
                     let at = if rules.code().is_empty() { unit.main_start + S } else { oldest.min(now) + S + self.unknowable() };
+                    // A stamp that is read for the first time after a boot says by its clock when it landed: that was set since.
+                    let known = self.clock_set == 0 || self.clock_set > self.booted;
                     // An unproven php-fpm that does not answer may be restarted.
-                    if unit.as_fpm().is_none_or(|fpm| fpm.pings) && now > at {
+                    if known && unit.as_fpm().is_none_or(|fpm| fpm.pings) && now > at {
                         self.violates(format!("the agent restarts {name}, which runs new code"));
                     }
                 }
@@ -453,9 +457,7 @@ impl World {
                     {
                         self.violates(format!("the agent restarts {name} before its drain is over"));
                     }
-                    let known = |balancer: &Balancer| {
-                        ![&balancer.check, &balancer.repool].contains(&&Hook::Lies) && self.may_know_that_it_is_in(balancer)
-                    };
+                    let known = |balancer: &Balancer| !balancer.lied && self.may_know_that_it_is_in(balancer);
                     let honest = self.balancers.values().all(known) && !self.pools_have_changed();
                     let Some(unit) = self.units.get(name) else { return };
                     if unit.as_fpm().is_some() && honest && !self.policy.pools.is_empty() && self.out_since().is_none() {
@@ -586,8 +588,8 @@ impl World {
         let Some(balancer) = self.balancers.get_mut(pool) else { return };
         if balancer.out && balancer.by_person {
             let check = if let Hook::Works(takes) = balancer.check { takes } else { 0 };
-            if now - balancer.out_since < S + check {
-                // Whose it is then, nobody can tell: the check tells what was when it began.
+            if now - balancer.out_since < S + check || balancer.lied {
+                // Whose it is then, nobody can tell: the check tells what was when it began, if it tells the truth.
                 balancer.by_person = false;
             } else {
                 self.violates(format!("pool {pool}: the agent depools what a person has taken out"));
@@ -651,7 +653,7 @@ impl World {
             left.push(format!("{} was interrupted by the agent, and has not run since", unit.name));
         }
         // What a person took out at the very moment at which the agent saw it back is that person's.
-        for balancer in self.balancers.values().filter(|balancer| balancer.out && !balancer.turned_out_by_person) {
+        for balancer in self.balancers.values().filter(|balancer| balancer.out && !balancer.turned_out_by_person && !balancer.lied) {
             left.push(format!("the host is still out of pool {}", balancer.name));
         }
         left

@@ -41,8 +41,8 @@ impl World {
     /// Nor had it at any moment since its end.
     fn has_no_run_soon(&self, unit: &Unit, rules: &ScheduledRules) -> bool {
         self.timers.values().filter(|timer| timer.unit == unit.name && timer.active).all(|timer| {
-            let next = timer.slot_after(self.now);
-            next == timer.slot_after(unit.idle_since) && next - self.now > us(rules.quiet_within)
+            let next = self.slot_after(timer, self.now);
+            next == self.slot_after(timer, unit.idle_since) && next - self.now > us(rules.quiet_within)
         })
     }
 }

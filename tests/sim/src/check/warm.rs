@@ -20,12 +20,13 @@ impl World {
             Some((_, TargetRules::Generations(rules))) => (rules.warm, rules.proof),
             _ => return,
         };
-        // What is under way when the rules change goes on by those with which it began; and what was not restarted needs no warming.
-        let ours = self.sent.get(unit).is_some_and(|sent| of.main_start >= *sent);
+        // What is under way when the rules change goes on by those with which it began; and what the agent has not restarted needs no warming.
+        let by = of.runs.last().map(|(_, by)| *by);
+        let ours = self.sent.get(unit).is_some_and(|sent| of.main_start >= *sent) && by != Some(By::Person);
         let changed = self.policy_changed > 0 && self.now < self.policy_changed + 3 * MINUTE;
-        // One that somebody else has started since is not the one that was looked at.
-        let other = of.runs.last().is_some_and(|(_, by)| *by != By::Agent) && self.now < of.main_start + self.unknowable();
-        if changed || !ours || other || self.now < of.main_start + S / 10 {
+        // What systemd has just started again is not what was looked at.
+        let again = by != Some(By::Agent) && self.now < of.main_start + self.unknowable();
+        if changed || !ours || again || self.now < of.main_start + S / 10 {
             return;
         }
         let asked = self.scripts.get(&(of.invocation.clone(), self.epoch)).cloned().unwrap_or_default();

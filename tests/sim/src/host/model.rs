@@ -13,7 +13,7 @@ use restart_agent::core::status::{Casualty, TargetState};
 
 use super::{Host, MINUTE, S, Us};
 use crate::check::{carries, us};
-use crate::world::{Hook, Process, World};
+use crate::world::{Process, World};
 
 /// What has begun when a hold comes goes on to its safe point, which a bracket of php-fpm reaches at the end of the longest drain.
 const SAFE_POINT: Us = 30 * S;
@@ -159,7 +159,7 @@ impl Host {
             let out = world.balancers.values().find(|balancer| {
                 let settled = world.now > balancer.out_since + balancer.delay + 10 * S;
                 let ours = balancer.out && !balancer.by_person && !balancer.turned_out_by_person;
-                ours && settled && ![&balancer.check, &balancer.repool].contains(&&Hook::Lies) && !known(&balancer.name)
+                ours && settled && !balancer.lied && !known(&balancer.name)
             });
             out.map(|balancer| format!("the agent has taken the host out of pool {}, and knows nothing of it", balancer.name))
         };

@@ -24,7 +24,7 @@ use widest_units::WidestUnits;
 use crate::host::{Crash, Deed, Host, span};
 use crate::rng::Rng;
 use crate::world::{
-    Answers, Balancer, Body, By, Daemon, Fpm, FpmStart, HOUR, Hook, Load, MINUTE, MS, OnTerm, S, Script, Starts, Unit, Us, World,
+    Answers, Balancer, Body, By, Daemon, Fpm, FpmStart, HOUR, Hook, Load, MINUTE, MS, OnTerm, S, Schedule, Script, Starts, Unit, Us, World,
 };
 
 /// Within this the deeds are done.
@@ -255,7 +255,10 @@ fn populate(draw: &mut Draw, world: &mut World, policy: &Policy) {
                     if draw.rng.chance(80) {
                         let period = *draw.rng.pick(&[30 * S, MINUTE, 5 * MINUTE, HOUR, 24 * HOUR]);
                         let phase = draw.rng.between(0, period);
-                        world.timer(&name, period, phase);
+                        match draw.schedule() {
+                            Schedule::Calendar => world.timer(&name, period, phase),
+                            schedule => world.monotonic_timer(&name, schedule, period, phase),
+                        }
                     }
                 }
             }

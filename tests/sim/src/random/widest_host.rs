@@ -1,11 +1,11 @@
-//! Of the host, what only the seeds from [`WIDEST_FROM`] on have: a journal whose way to the disk lasts, a clock that is set, a balancer that lies. Each
-//! has a stream of its own.
+//! Of the host, what only the seeds from [`WIDEST_FROM`] on have: a journal whose way to the disk lasts, a clock that is set, a balancer that lies, a
+//! systemd that reads its files again or executes itself anew. Each has a stream of its own.
 
 use super::wider::WIDEST_FROM;
 use super::{BUSY, set};
 use crate::host::Host;
 use crate::rng::Rng;
-use crate::world::{Hook, MS, S};
+use crate::world::{Hook, MS, S, World};
 
 const DAY: u64 = 24 * 3600 * S;
 
@@ -17,6 +17,20 @@ pub(super) fn deeds(seed: u64, host: &mut Host) {
     disk(&mut stream(0xd15c), host);
     clock(&mut stream(0xc10c), host);
     lies(&mut stream(0x11e5), host);
+    manager(&mut stream(0x4eec), host);
+}
+
+/// systemd is told by others to read its files again, or to execute itself anew.
+fn manager(rng: &mut Rng, host: &mut Host) {
+    if rng.chance(25) {
+        for _ in 0..rng.between(1, 3) {
+            set(host, rng.between(0, BUSY), "a person does systemctl daemon-reload", World::reload);
+        }
+    }
+    if rng.chance(25) {
+        let gone = rng.between(360 * MS, 460 * MS);
+        set(host, rng.between(0, BUSY), "a person does systemctl daemon-reexec", move |world| world.executes_anew(gone));
+    }
 }
 
 /// Usually some milliseconds; for a while longer than a grace may be.
@@ -38,7 +52,7 @@ fn clock(rng: &mut Rng, host: &mut Host) {
     }
     for _ in 0..rng.between(1, 2) {
         let by = i64::try_from(*rng.pick(&[S, 60 * S, DAY])).unwrap_or(0) * if rng.chance(50) { 1 } else { -1 };
-        set(host, rng.between(0, BUSY), "the clock is set", move |world| world.wall_offset += by);
+        set(host, rng.between(0, BUSY), "the clock is set", move |world| world.set_clock(by));
     }
 }
 

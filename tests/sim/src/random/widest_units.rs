@@ -1,5 +1,6 @@
 //! Of scripts, services and strays, what only the seeds from [`WIDEST_FROM`] on have: units that a target excludes; services of which only some processes carry
-//! code; units that are masked, or refuse a manual stop, from one moment on; processes outside of every unit. Each has a stream of its own.
+//! code; timers that count from a start or an end; units that are masked, or refuse a manual stop, from one moment on; processes outside of every unit. Each
+//! has a stream of its own.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::{BUSY, Draw};
 use crate::check::us;
 use crate::host::{Deed, Host, span};
 use crate::rng::Rng;
-use crate::world::{Bar, Body, Daemon, MINUTE, MS, Moment, OnTerm, Pounce, S, Us, World};
+use crate::world::{Bar, Body, Daemon, MINUTE, MS, Moment, OnTerm, Pounce, S, Schedule, Us, World};
 
 /// Pids of strays are larger than any of a unit's.
 const STRAYS_FROM: u32 = 1_000_000;
@@ -21,6 +22,7 @@ pub(super) struct WidestUnits {
     codes: Rng,
     bars: Rng,
     strays: Rng,
+    timers: Rng,
 }
 
 impl WidestUnits {
@@ -31,11 +33,18 @@ impl WidestUnits {
             codes: stream(0x5c0d),
             bars: stream(0xba25),
             strays: stream(0x57a2),
+            timers: stream(0x71e5),
         })
     }
 }
 
 impl Draw {
+    /// What starts a script: some count from its start, or from its end.
+    pub(super) fn schedule(&mut self) -> Schedule {
+        let Some(WidestUnits { timers, .. }) = &mut self.widest_units else { return Schedule::Calendar };
+        *timers.pick(&[Schedule::Calendar, Schedule::Calendar, Schedule::SinceEnd, Schedule::SinceStart])
+    }
+
     /// A service of which only what runs php carries code.
     pub(super) fn made_daemon(&mut self, daemon: Daemon, code: &[String]) -> Daemon {
         let Some(WidestUnits { codes, .. }) = self.widest_units.as_mut().filter(|_| !code.is_empty()) else { return daemon };

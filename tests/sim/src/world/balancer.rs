@@ -35,6 +35,8 @@ pub struct Balancer {
     pub depool: Hook,
     pub repool: Hook,
     pub check: Hook,
+    /// What is to put the host back, or to say where it is, has lied.
+    pub lied: bool,
     /// Between the end of a command and the time at which the balancer does it.
     pub delay: Us,
     /// When it does the last of what it was told.
@@ -57,6 +59,7 @@ impl Balancer {
             depool: Hook::Works(80 * MS),
             repool: Hook::Works(80 * MS),
             check: Hook::Works(30 * MS),
+            lied: false,
             delay: 0,
             told: 0,
             by_agent: (0, 0),
@@ -91,6 +94,7 @@ impl World {
             Command::Repool => balancer.repool,
         };
         let (delay, balancer_told) = (balancer.delay, balancer.told);
+        balancer.lied |= hook == Hook::Lies && command != Command::Depool;
         let exited = |status: i32| CommandEnd::Exited { status, said: String::new() };
         let (end, takes, changes) = match hook {
             Hook::Works(takes) if takes + jitter >= timeout => (CommandEnd::TimedOut, timeout, false),

@@ -54,6 +54,7 @@ impl World {
         for timer in self.timers.values_mut() {
             (timer.due, timer.due_by_agent) = (None, false);
         }
+        self.timers_count_from_boot();
     }
 
     pub(super) fn starts_at_boot(&mut self, name: &str) -> bool {

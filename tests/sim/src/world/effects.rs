@@ -460,7 +460,6 @@ impl World {
         let pool = self.units.get(&unit).and_then(Unit::as_fpm).and_then(|fpm| fpm.pool_at(socket, &self.listen(&unit))).unwrap_or(0);
         let answers = if shared { self.units.get(&unit).is_some_and(lives) } else { self.answers_ping(&unit, pool) };
         if !answers {
-            self.asked_in_vain(&unit);
             let after = if self.units.get(&unit).is_some_and(|unit| unit.active == Active::Active) { timeout } else { MS };
             return self.answer(epoch, id, after, Outcome::Fault(Fault::Other("no answer in time".to_owned())));
         }

@@ -59,8 +59,8 @@ pub struct Template {
     pub served: BTreeSet<String>,
     /// Runs that the agent has switched away from, back to an older one; where all share a socket, the units.
     pub bad: BTreeSet<String>,
-    /// Runs that have not answered when the agent asked last.
-    pub silent: BTreeSet<String>,
+    /// Those that the agent has said are bad.
+    pub condemned: BTreeSet<String>,
     /// Somebody has stopped what served.
     pub stopped_by_person: bool,
     /// Requests that came in, that found nobody, and of these the last.
@@ -101,7 +101,7 @@ impl Template {
             proven: BTreeSet::new(),
             served: BTreeSet::new(),
             bad: BTreeSet::new(),
-            silent: BTreeSet::new(),
+            condemned: BTreeSet::new(),
             stopped_by_person: false,
             came: 0,
             refused: 0,
@@ -418,7 +418,9 @@ impl World {
 
     /// The same of one that the agent says is bad, and of whatever systemd starts of it again: no symlink leads to another one instead.
     pub(crate) fn has_proven_bad(&mut self, unit: &str) {
-        if let Some(template) = self.template_of_mut(unit).filter(|template| template.shared) {
+        let Some(template) = self.template_of_mut(unit) else { return };
+        template.condemned.insert(unit.to_owned());
+        if template.shared {
             template.bad.insert(unit.to_owned());
         }
     }
@@ -455,19 +457,8 @@ impl World {
             (Some(_), FpmRequest::Ping { .. }) => false,
         };
         let invocation = self.units[unit].invocation.clone();
-        if let Some(template) = self.template_of_mut(unit) {
-            template.silent.remove(&invocation);
-            if good {
-                template.proven.insert(invocation);
-            }
-        }
-    }
-
-    /// The agent's own request was not answered by it.
-    pub(crate) fn asked_in_vain(&mut self, unit: &str) {
-        let Some(invocation) = self.units.get(unit).map(|unit| unit.invocation.clone()) else { return };
-        if let Some(template) = self.template_of_mut(unit) {
-            template.silent.insert(invocation);
+        if let Some(template) = self.template_of_mut(unit).filter(|_| good) {
+            template.proven.insert(invocation);
         }
     }
 

@@ -33,7 +33,7 @@ pub use generations::{BOOT, Template};
 pub(crate) use pools::Asked;
 pub use pools::{Pool, STATUS_PATH};
 pub use stray::Stray;
-pub use timer::Timer;
+pub use timer::{Schedule, Timer};
 pub use unit::{Body, By, Daemon, Job, JobKind, OnTerm, Process, Role, Script, Starts, Stop, Unit, Unmet};
 
 /// Microseconds since the host booted.
@@ -198,6 +198,8 @@ impl Wanted {
 pub struct World {
     pub now: Us,
     pub wall_offset: i64,
+    /// When the clock was last set.
+    pub clock_set: Us,
     /// When this boot was.
     pub booted: Us,
     pub rng: Rng,
@@ -295,6 +297,7 @@ impl World {
         World {
             now: START,
             wall_offset: BOOTED_AT,
+            clock_set: 0,
             booted: 0,
             rng: Rng::new(seed),
             delays: Rng::new(seed ^ 0x57a7),
@@ -355,6 +358,11 @@ impl World {
     #[must_use]
     pub fn clock(&self) -> Now {
         Now { mono: self.mono(self.now), wall: self.wall(self.now) }
+    }
+
+    pub fn set_clock(&mut self, by: i64) {
+        self.wall_offset += by;
+        self.clock_set = self.now;
     }
 
     /// A moment on the boot clock, which begins anew with each boot.

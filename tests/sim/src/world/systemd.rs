@@ -524,6 +524,7 @@ impl World {
             self.cuts.iter_mut().filter(|cut| cut.invocation == before && unseen).for_each(|cut| cut.certain = false);
         }
         self.say(|| format!("{name}: starts, by {by:?}"));
+        self.timers_count_from_start(name);
         match self.units[name].body.clone() {
             Body::Script(_) => self.run_script(name),
             Body::Daemon(daemon) => {
@@ -762,6 +763,12 @@ impl World {
             self.at(at, Happening::StopTimeout { unit: name, generation });
         }
         self.hint(Event::LookAgain);
+    }
+
+    /// Its jobs go on meanwhile, and it answers nobody for so long (facts F5.2).
+    pub fn executes_anew(&mut self, gone: Us) {
+        self.faults.systemd_away_until = self.faults.systemd_away_until.max(self.now + gone);
+        self.reload();
     }
 
     pub(crate) fn reset_failed(&mut self, name: &str) {

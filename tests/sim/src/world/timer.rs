@@ -1,5 +1,6 @@
-//! Timers, with what facts F2.1 and F2.2 measured: a slot that passed while the service ran is made up for at once when it ends. A start whose
-//! condition fails is skipped, and the timer goes on as if it had run.
+//! Timers, with what facts F2.1 and F2.2 measured: a slot that passed while the service ran is made up for at once when it ends, also one that is
+//! counted from its start; one that is counted from its end begins then. A start whose condition fails is skipped, and the timer goes on as if
+//! it had run.
 
 use restart_agent::core::policy::After;
 use restart_agent::core::seen::{Load, TimerSeen};
@@ -7,14 +8,26 @@ use restart_agent::core::seen::{Load, TimerSeen};
 use super::unit::{By, JobKind, Unit};
 use super::{Happening, MS, S, Us, World};
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schedule {
+    /// It elapses whenever the clock is at `phase` modulo `period`.
+    Calendar,
+    /// So long after the service has started: `OnUnitActiveSec=`.
+    SinceStart,
+    /// So long after it has ended: `OnUnitInactiveSec=`.
+    SinceEnd,
+}
+
 #[derive(Debug, Clone)]
 pub struct Timer {
     pub name: String,
     pub unit: String,
     pub active: bool,
-    /// It elapses whenever the clock is at `phase` modulo `period`.
+    pub schedule: Schedule,
     pub period: Us,
     pub phase: Us,
+    /// When one that counts from something elapses, as far as it was set; it is set anew whenever that happens.
+    armed: Us,
     pub last_trigger: Us,
     /// A slot that has passed while the service ran.
     pub due: Option<Us>,
@@ -25,8 +38,7 @@ pub struct Timer {
 }
 
 impl Timer {
-    #[must_use]
-    pub fn slot_after(&self, at: Us) -> Us {
+    fn calendar_after(&self, at: Us) -> Us {
         let periods = at.saturating_sub(self.phase) / self.period;
         let mut slot = self.phase + periods * self.period;
         while slot <= at {
@@ -44,21 +56,52 @@ impl World {
             name: name.clone(),
             unit: unit.to_owned(),
             active: true,
+            schedule: Schedule::Calendar,
             period,
             phase: phase % period,
+            armed: 0,
             last_trigger: self.now,
             due: None,
             due_by_agent: false,
             at_once: false,
         };
-        let slot = timer.slot_after(self.now);
+        let slot = timer.calendar_after(self.now);
         self.timers.insert(name.clone(), timer);
         self.at(slot, Happening::TimerElapses { timer: name });
     }
 
+    /// One for `unit` that counts from its start, or its end. It elapses first after `first`.
+    pub fn monotonic_timer(&mut self, unit: &str, schedule: Schedule, period: Us, first: Us) {
+        self.timer(unit, period, 0);
+        let name = unit.replace(".service", ".timer");
+        let timer = self.timers.get_mut(&name).unwrap();
+        (timer.schedule, timer.last_trigger) = (schedule, (self.now + first).saturating_sub(period));
+        let at = self.now + first;
+        self.arm(&name, at);
+    }
+
+    fn arm(&mut self, name: &str, at: Us) {
+        if let Some(timer) = self.timers.get_mut(name) {
+            timer.armed = at;
+            self.at(at, Happening::TimerElapses { timer: name.to_owned() });
+        }
+    }
+
+    /// The next slot after this moment; of one that counts from a start or an end, while its service is down.
+    #[must_use]
+    pub fn slot_after(&self, timer: &Timer, at: Us) -> Us {
+        let unit = self.units.get(&timer.unit);
+        let since = match timer.schedule {
+            Schedule::Calendar => return timer.calendar_after(at),
+            Schedule::SinceStart => unit.map_or(0, |unit| unit.main_start),
+            Schedule::SinceEnd => unit.map_or(0, |unit| unit.idle_since),
+        };
+        (since.max(timer.last_trigger).max(self.booted) + timer.period).max(at)
+    }
+
     pub(crate) fn timer_seen(&self, timer: &Timer) -> TimerSeen {
         let runs = self.units.get(&timer.unit).is_some_and(|unit| unit.active.runs());
-        let next = (timer.active && !runs).then(|| self.wall(timer.due.unwrap_or_else(|| timer.slot_after(self.now))));
+        let next = (timer.active && !runs).then(|| self.wall(timer.due.unwrap_or_else(|| self.slot_after(timer, self.now))));
         TimerSeen { unit: timer.name.clone(), active: timer.active, next, last_trigger: self.mono(timer.last_trigger) }
     }
 
@@ -68,7 +111,10 @@ impl World {
         if !timer.active {
             return;
         }
-        let slot = timer.slot_after(now);
+        if timer.schedule != Schedule::Calendar {
+            return self.span_elapses(name);
+        }
+        let slot = timer.calendar_after(now);
         // What is queued already it takes for its own start.
         let queued = |unit: &Unit| !unit.active.runs() && unit.job.is_some_and(|job| job.kind == JobKind::Start && !job.starting);
         let held = self.held.as_ref().is_some_and(|(_, units)| units.contains(&timer.unit));
@@ -83,6 +129,44 @@ impl World {
             self.trigger(name);
         }
         self.at(slot, Happening::TimerElapses { timer: name.to_owned() });
+    }
+
+    fn span_elapses(&mut self, name: &str) {
+        let now = self.now;
+        let timer = &self.timers[name];
+        if timer.armed != now {
+            return;
+        }
+        let (schedule, period, unit) = (timer.schedule, timer.period, self.units.get(&timer.unit));
+        let started = unit.and_then(|unit| unit.runs.last()).is_some_and(|(_, by)| *by == By::Timer);
+        if unit.is_some_and(|unit| unit.active.runs() || unit.job.is_some()) {
+            let timer = self.timers.get_mut(name).unwrap();
+            // Unless it has started the service itself it takes what runs for what it has started now.
+            if schedule == Schedule::SinceStart && started {
+                timer.due.get_or_insert(now);
+            } else {
+                timer.last_trigger = now;
+            }
+        } else {
+            self.trigger(name);
+        }
+        self.arm(name, now + period);
+    }
+
+    /// A service starts: what counts from that counts anew.
+    pub(crate) fn timers_count_from_start(&mut self, unit: &str) {
+        let counts = |timer: &&Timer| timer.unit == unit && timer.active && timer.schedule == Schedule::SinceStart;
+        let anew: Vec<(String, Us)> =
+            self.timers.values().filter(counts).map(|timer| (timer.name.clone(), self.now + timer.period)).collect();
+        anew.into_iter().for_each(|(name, at)| self.arm(&name, at));
+    }
+
+    /// The host has come up: nothing has started or ended yet, so what counts from that counts from the boot (`OnBootSec=`).
+    pub(crate) fn timers_count_from_boot(&mut self) {
+        let counts = |timer: &&Timer| timer.active && timer.schedule != Schedule::Calendar;
+        let anew: Vec<(String, Us)> =
+            self.timers.values().filter(counts).map(|timer| (timer.name.clone(), self.now + timer.period)).collect();
+        anew.into_iter().for_each(|(name, at)| self.arm(&name, at));
     }
 
     pub(crate) fn timer_fires(&mut self, name: &str) {
@@ -133,6 +217,10 @@ impl World {
 
     /// A service has ended: a timer whose slot has passed meanwhile fires at once (facts F2.2).
     pub(crate) fn timers_rearm(&mut self, unit: &str, stopped_by_agent: bool) {
+        let counts = |timer: &&Timer| timer.unit == unit && timer.active && timer.schedule != Schedule::Calendar && timer.due.is_none();
+        let anew: Vec<(String, Us)> =
+            self.timers.values().filter(counts).map(|timer| (timer.name.clone(), self.slot_after(timer, self.now))).collect();
+        anew.into_iter().for_each(|(name, at)| self.arm(&name, at));
         let mut due = Vec::new();
         let at_once = self.runs_again_at_once(unit);
         for timer in self.timers.values_mut().filter(|timer| timer.unit == unit && timer.active && timer.due.is_some()) {
