@@ -50,6 +50,8 @@ impl Fpm {
 
     pub(super) fn restart(&mut self, turn: &mut Turn<'_>) {
         if self.purpose == Purpose::Renew {
+            // If systemd does not restart it, it is what it was.
+            self.unproven |= turn.memory.unproven.contains_key(&self.unit);
             turn.record(Entry::Unproven { target: self.target.clone(), unit: self.unit.clone() });
         }
         let cut = self.frozen.clone();

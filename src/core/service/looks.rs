@@ -30,7 +30,8 @@ impl Services {
         let Some(want) = self.pursuit.want().cloned() else { return };
         let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
         let mut present = BTreeSet::new();
-        let drain_until = self.pursuit.drain_until(turn.now.mono, rules.drain_timeout);
+        let began = self.pursuit.look.began().unwrap_or(turn.now.mono);
+        let drain_until = self.pursuit.drain_until(began, rules.drain_timeout);
         for seen in units {
             let known = self.units.contains_key(&seen.unit);
             if !known && !is_of(&rules.units, &rules.exclude, &seen.unit) {
@@ -57,7 +58,7 @@ impl Services {
                     }
                 }
                 None if !stale.is_empty() || heeds => {
-                    self.units.insert(seen.unit.clone(), Service { between, ..Service::new(turn, seen, stale, drain_until) });
+                    self.units.insert(seen.unit.clone(), Service { between, ..Service::new(turn, (seen, began), stale, drain_until) });
                 }
                 // Somebody has seen to it since.
                 None if seen.active == Active::Active && turn.memory.maybe_down.contains(&seen.unit) => {
@@ -203,7 +204,6 @@ impl Service {
 
     /// What a look at a restart shows of it is less than the next rung needs to know: whether it holds its lock.
     fn begin_again(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen, stale: Stale, drain_until: Mono) {
-        let seen_at = self.seen_at;
-        *self = Service { seen_at, ..Service::new(turn, seen, stale, drain_until) };
+        *self = Service::new(turn, (seen, self.seen_at), stale, drain_until);
     }
 }

@@ -88,7 +88,8 @@ pub(super) enum Step {
 }
 
 impl Service {
-    pub(super) fn new(turn: &mut Turn<'_>, seen: &UnitSeen, stale: Stale, until: Mono) -> Service {
+    /// `seen_at`: when the look had begun.
+    pub(super) fn new(turn: &mut Turn<'_>, (seen, seen_at): (&UnitSeen, Mono), stale: Stale, until: Mono) -> Service {
         let now = turn.now.mono;
         let step = Step::Draining { until };
         let mut service = Service {
@@ -101,7 +102,7 @@ impl Service {
             killing: None,
             before: seen.invocation.clone(),
             restarted_for: None,
-            seen_at: now,
+            seen_at,
             tries: 0,
             job_end: None,
             asking: Asking::default(),
@@ -117,7 +118,7 @@ impl Service {
     /// One that may be down since it was restarted: to be looked at, and started again if it is.
     pub(super) fn down(turn: &mut Turn<'_>, unit: &str) -> Service {
         let (now, seen) = (turn.now.mono, UnitSeen { unit: unit.to_owned(), ..UnitSeen::default() });
-        Service { step: Step::Verifying, ..Service::new(turn, &seen, Stale::default(), now) }
+        Service { step: Step::Verifying, ..Service::new(turn, (&seen, now), Stale::default(), now) }
     }
 
     pub(super) fn at_rest(&self) -> bool {

@@ -489,3 +489,28 @@ fn php_fpm_whose_configuration_could_not_be_read_is_read_and_proven_after_its_re
     }
     assert!(seen > 0, "it was always read before its restart");
 }
+
+/// It does not answer since the deploy before, and the disk is full when it is to be restarted for the next one: it has still proven nothing.
+#[test]
+fn php_fpm_that_does_not_answer_stays_out_if_its_next_restart_is_refused() {
+    let refused = |host: &Host| {
+        let mut ends =
+            host.journal.iter().filter_map(|written| if let Entry::UnitEnded(end) = &written.entry { Some(&end.why) } else { None });
+        ends.any(|why| why.contains("systemd would not restart it"))
+    };
+    let mut seen = 0;
+    for offset in (0..8000).step_by(200) {
+        let mut host = fpm_host(true, Fpm::default());
+        host.world.units.get_mut(FPM).unwrap().as_fpm_mut().unwrap().pings = false;
+        host.world.touch("d2");
+        assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Failed)));
+        host.world.touch("d3");
+        host.later(offset * MS, Deed::DiskFull);
+        host.later(offset * MS + 20 * S, Deed::DiskGood);
+        host.run(30 * S);
+        seen += u32::from(refused(&host));
+        assert!(host.world.balancers["default"].out, "{offset}");
+        host.must_be_right();
+    }
+    assert!(seen > 0, "its restart was never refused");
+}
