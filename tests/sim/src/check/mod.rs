@@ -123,6 +123,11 @@ impl World {
         UNKNOWABLE * (1 + self.faults.slowness / 10) + self.faults.look_takes + self.faults.disk_took
     }
 
+    /// Since the clock was set a stamp whose hint was lost, or that was made without an agent, or before a boot, may have landed at any time.
+    pub(crate) fn landings_are_known(&self) -> bool {
+        !self.clock_was_set
+    }
+
     /// The first deploy that made something started then stale, and whether any since is forced.
     pub(crate) fn made_stale(&self, target: &str, started: Us) -> Option<(Us, bool)> {
         let mut all = self.wanted.iter().filter(|wanted| wanted.names(target)).filter(|wanted| started < wanted.at + BLUR + 34 * MS);
@@ -440,10 +445,8 @@ impl World {
                 None => {
                     // Of what carries code the old may have ended a moment ago.
                     let at = if rules.code().is_empty() { unit.main_start + S } else { oldest.min(now) + S + self.unknowable() };
-                    // A stamp that is read for the first time after a boot says by its clock when it landed: that was set since.
-                    let known = self.clock_set == 0 || self.clock_set > self.booted;
                     // An unproven php-fpm that does not answer may be restarted.
-                    if known && unit.as_fpm().is_none_or(|fpm| fpm.pings) && now > at {
+                    if self.landings_are_known() && unit.as_fpm().is_none_or(|fpm| fpm.pings) && now > at {
                         self.violates(format!("the agent restarts {name}, which runs new code"));
                     }
                 }

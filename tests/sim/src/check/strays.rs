@@ -61,6 +61,7 @@ impl World {
             }
             (true, Some(_)) => {}
             (false, _) => match self.made_stale(&target, self.moment(stray.seen.process.start)) {
+                None if !self.landings_are_known() => {}
                 None => self.violates(format!("the agent signals stray {pid}, which runs new code")),
                 Some((at, false)) if now < at + us(rules.drain_timeout) => {
                     self.violates(format!("the agent signals stray {pid} before its drain is over"));

@@ -102,9 +102,11 @@ impl World {
 
     /// So short a time ago that nobody can know it: systemd tells that it has reloaded, and then everything is looked at, once more if a look was under way.
     pub(crate) fn just_barred(&self, name: &str) -> bool {
-        let Faults { lost_hints, systemd_away_until, slowness, look_takes, .. } = self.faults;
+        let Faults { lost_hints, systemd_away_until, slowness, look_takes, disk_took, .. } = self.faults;
         let told = lost_hints == 0 && self.now > systemd_away_until + 2 * S;
         let seen_within = if told { 20 * MS + 12 * MS * (1 + slowness) + 2 * look_takes } else { self.unknowable() };
+        // One write may be under way when it is barred, and the next is of what was decided by what had been seen before.
+        let seen_within = seen_within + 2 * disk_took;
         self.barred.get(name).is_some_and(|barred| self.now < barred.from + seen_within)
     }
 }

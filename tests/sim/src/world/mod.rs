@@ -198,8 +198,8 @@ impl Wanted {
 pub struct World {
     pub now: Us,
     pub wall_offset: i64,
-    /// When the clock was last set.
-    pub clock_set: Us,
+    /// Since the world began.
+    pub clock_was_set: bool,
     /// When this boot was.
     pub booted: Us,
     pub rng: Rng,
@@ -297,7 +297,7 @@ impl World {
         World {
             now: START,
             wall_offset: BOOTED_AT,
-            clock_set: 0,
+            clock_was_set: false,
             booted: 0,
             rng: Rng::new(seed),
             delays: Rng::new(seed ^ 0x57a7),
@@ -362,7 +362,7 @@ impl World {
 
     pub fn set_clock(&mut self, by: i64) {
         self.wall_offset += by;
-        self.clock_set = self.now;
+        self.clock_was_set = true;
     }
 
     /// A moment on the boot clock, which begins anew with each boot.
