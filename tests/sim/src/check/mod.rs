@@ -165,7 +165,7 @@ impl World {
         let of_run = old.and(self.made_stale(&target, unit.main_start));
         let run = if unit.leaves() || unit.left_since < Us::MAX { [of_run, old].into_iter().flatten().min() } else { of_run };
         match run {
-            None if now < oldest.max(unit.main_start) + self.unknowable() || short.is_some() => {}
+            None if now < oldest.max(unit.main_start) + self.unknowable() || short.is_some() || !self.landings_are_known() => {}
             None => self.violates(format!("the agent stops {name}, which runs new code")),
             Some((at, false)) if now < at + shortest(&rules, self.rules_before(name, at), |rules| rules.drain_timeout) => {
                 self.violates(format!(

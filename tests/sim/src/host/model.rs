@@ -15,8 +15,10 @@ use super::{Host, MINUTE, S, Us};
 use crate::check::{carries, us};
 use crate::world::{Process, World};
 
-/// What has begun when a hold comes goes on to its safe point, which a bracket of php-fpm reaches at the end of the longest drain.
+/// What has begun when a hold comes goes on to its safe point, which a bracket of php-fpm reaches at the end of the longest drain. A script, service or
+/// stray is at one until it is asked or signalled, for which it may just be made ready.
 const SAFE_POINT: Us = 30 * S;
+const MADE_READY: Us = 3 * S;
 /// Retries of what failed are no further apart; a hold by an abort is no longer than an hour.
 const FAR: Us = 76 * MINUTE;
 
@@ -174,6 +176,8 @@ impl Host {
         self.held_since = if self.memory().hold.is_some() { self.held_since.filter(|_| !self.disk_full).or(Some(now)) } else { None };
         let Some(since) = self.held_since else { return };
         let targets: BTreeSet<String> = match effect {
+            // What has gone down in its restart is brought up again.
+            Effect::Restart { unit, .. } if self.world.units.get(unit).is_some_and(|unit| !unit.active.runs()) => return,
             Effect::Stop { unit, .. } | Effect::Restart { unit, .. } | Effect::AskToStop { unit, .. } => {
                 self.world.target_of(unit).map(|(target, _)| target).into_iter().collect()
             }
@@ -181,11 +185,17 @@ impl Host {
                 let fpm = |(name, rules): (&String, &TargetRules)| matches!(rules, TargetRules::PhpFpm(_)).then(|| name.clone());
                 self.policy.targets.iter().filter_map(fpm).collect()
             }
+            Effect::Signal { kill: false, .. } => {
+                let strays = |(name, rules): (&String, &TargetRules)| matches!(rules, TargetRules::Strays(_)).then(|| name.clone());
+                self.policy.targets.iter().filter_map(strays).collect()
+            }
             _ => return,
         };
+        let fpm = |target: &String| matches!(self.policy.targets.get(target), Some(TargetRules::PhpFpm(_) | TargetRules::Generations(_)));
+        let safe = if targets.iter().any(fpm) { SAFE_POINT } else { MADE_READY + 2 * self.world.unknowable() };
         let held = !targets.is_empty() && targets.iter().all(|target| self.memory().holds(target));
         let begins = matches!(effect, Effect::Depool { .. });
-        if held && (begins || now > since + SAFE_POINT) {
+        if held && (begins || now > since + safe) {
             self.world.violates(format!("{} is held, and the agent asks for {effect:?}", Vec::from_iter(targets).join(", ")));
         }
     }
