@@ -200,8 +200,13 @@ impl Stray {
                 turn.record(Entry::StraySettled { process: self.process.clone(), happened: false });
                 self.done(turn, UnitEnd::Failed, &why);
             }
+            // Its grace is counted from here: the disk may have taken long over the intent. One that is not there any more the next look misses.
+            (Ask::Term, _) => {
+                let grace = turn.memory.stray_cut(&self.process).map(|cut| cut.grace);
+                self.ladder = grace.map(|grace| Ladder::new(turn.now.mono, grace)).or(self.ladder.take());
+            }
             // Not there any more: the next look says so.
-            (Ask::Term | Ask::Kill, _) => {}
+            (Ask::Kill, _) => {}
         }
     }
 
