@@ -1,12 +1,13 @@
 //! A disk, or a systemd, that takes longer over what the agent wants than the grace is: the grace counts from when systemd begins the stop.
 
-use restart_agent::core::policy::{After, FpmRules, TargetRules};
+use restart_agent::core::policy::{After, FpmRules, StrayAction, TargetRules};
 use restart_agent::core::status::State;
 use sim::host::{Host, span};
 use sim::world::{Body, Daemon, Fpm, HOUR, MINUTE, OnTerm, S, Script, Unit, Us};
 
 use crate::given::{FPM, SCRIPT, adopted, fpm_rules, policy, script_host, with_target, world};
 use crate::services::{WORKER, rules, service_host};
+use crate::strays;
 
 /// What is deaf to SIGTERM gets SIGKILL, and has had its grace: the model objects to one that comes earlier.
 fn is_killed_after_its_grace(mut host: Host, unit: &str, disk_takes: Us, what: &str) {
@@ -45,5 +46,20 @@ fn no_sigkill_before_the_grace_though_the_disk_takes_longer_than_that() {
         host.world.faults.reload_fails_until = host.world.now + HOUR;
         host.world.begin_request(FPM, HOUR);
         is_killed_after_its_grace(host, FPM, disk_takes, "php-fpm");
+    }
+}
+
+/// The same of a process outside of every unit.
+#[test]
+fn a_stray_has_its_grace_though_the_disk_takes_longer_than_that() {
+    for disk_takes in [S, 6 * S, 9 * S] {
+        let mut host = strays::host(StrayAction::Stop);
+        host.world.faults.disk_takes = disk_takes;
+        host.world.touch("d2");
+        assert!(host.run_until(5 * MINUTE, |host| strays::stray(host, strays::STUBBORN).terms > 0), "{}", disk_takes / S);
+        host.world.faults.disk_takes = 0;
+        assert!(host.run_until(5 * MINUTE, |host| strays::stray(host, strays::STUBBORN).kills > 0), "{}", disk_takes / S);
+        host.run(5 * S);
+        host.must_be_right();
     }
 }
