@@ -20,7 +20,7 @@ use restart_agent::core::event::{Answer, Event, Order};
 use restart_agent::core::machine::Machine;
 use restart_agent::core::memory::Memory;
 use restart_agent::core::policy::{Policy, TargetRules};
-use restart_agent::core::status::{AgentView, Casualty, RolloutResult, State, StatusView, TargetState};
+use restart_agent::core::status::{AgentView, Casualty, RolloutResult, State, StatusView, TargetState, UnitEnd};
 use restart_agent::core::step::Step;
 use restart_agent::core::time::Mono;
 
@@ -124,6 +124,8 @@ pub struct Host {
     /// Whom the status called failed or held at the last look, or whose restart had not begun to run, and of each unit when that was last so.
     told: BTreeSet<String>,
     told_at: BTreeMap<String, Us>,
+    /// The targets of which something has failed since the last rollout began.
+    ended_badly: BTreeSet<String>,
     boot: String,
     removal: removal::Removal,
     pub crash: Option<Crash>,
@@ -180,6 +182,7 @@ impl Host {
             deadlines_at: 0,
             told: BTreeSet::new(),
             told_at: BTreeMap::new(),
+            ended_badly: BTreeSet::new(),
             boot: "boot-1".to_owned(),
             removal: removal::Removal::default(),
             crash: None,
@@ -426,6 +429,8 @@ impl Host {
                 Entry::Switched { unit, .. } => self.world.is_given_what_all_share(unit),
                 Entry::Lingers { unit, .. } => self.world.lingers(unit),
                 Entry::ProvenBad { unit, .. } => self.world.has_proven_bad(unit),
+                Entry::RolloutStarted { .. } => self.ended_badly.clear(),
+                Entry::UnitEnded(end) if end.what == UnitEnd::Failed => drop(self.ended_badly.insert(end.target.clone())),
                 _ => {}
             }
             match &written.entry {

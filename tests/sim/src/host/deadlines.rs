@@ -69,7 +69,12 @@ impl Host {
         let all_held = self.memory().hold.as_ref().is_some_and(|hold| hold.targets.is_none());
         self.alerted = status.state == State::Blocked || (status.state == State::Held && all_held);
         let failed = status.targets.iter().filter(|target| matches!(target.state, TargetState::Failed | TargetState::Held));
-        let failed: BTreeSet<String> = failed.map(|target| target.name.clone()).collect();
+        let mut failed: BTreeSet<String> = failed.map(|target| target.name.clone()).collect();
+        if status.state == State::Failed {
+            // Of one whose unit has failed the old one may serve; and those that leave the pools together wait for one another.
+            let in_place = |(name, rules): (&String, &TargetRules)| matches!(rules, TargetRules::PhpFpm(_)).then(|| name.clone());
+            failed.extend(self.ended_badly.iter().cloned().chain(self.policy.targets.iter().filter_map(in_place)));
+        }
         let said = |unit: &String| {
             let views = status.targets.iter().flat_map(|target| &target.units);
             let mut of = views.filter(|view| view.unit == *unit);
