@@ -32,7 +32,7 @@ impl Host {
     fn is_kept_from_it(&self) -> bool {
         let faults = &self.world.faults;
         let away = faults.systemd_away_until.max(faults.reload_fails_until) > self.world.now;
-        let held = self.memory().hold.as_ref().is_some_and(|hold| hold.targets.is_none());
+        let held = self.memory().hold.is_some();
         // Of a stamp that nobody has read nobody knows.
         self.world.lost || self.machine.is_none() || self.unusable.is_some() || self.disk_full || away || held || !self.stamp_told
     }
@@ -60,29 +60,25 @@ impl Host {
         self.check_deadlines_of_strays();
         let since = self.since.clone();
         let mut stale = self.world.stale_units(|target| since.get(target).copied().unwrap_or(Us::MAX));
-        // What was barred is told as left, and may be so for the next deploy's look, though it is barred no longer.
-        if stale.is_empty() && self.world.barred.is_empty() {
+        if stale.is_empty() {
             return;
         }
         let status = self.status();
         // What has failed is tried again with all its deadlines.
-        let all_held = self.memory().hold.as_ref().is_some_and(|hold| hold.targets.is_none());
-        self.alerted = status.state == State::Blocked || (status.state == State::Held && all_held);
+        self.alerted = matches!(status.state, State::Blocked | State::Failed | State::Held);
         let failed = status.targets.iter().filter(|target| matches!(target.state, TargetState::Failed | TargetState::Held));
         let mut failed: BTreeSet<String> = failed.map(|target| target.name.clone()).collect();
         if status.state == State::Failed {
-            // Of one whose unit has failed the old one may serve; and those that leave the pools together wait for one another.
-            let in_place = |(name, rules): (&String, &TargetRules)| matches!(rules, TargetRules::PhpFpm(_)).then(|| name.clone());
-            failed.extend(self.ended_badly.iter().cloned().chain(self.policy.targets.iter().filter_map(in_place)));
+            // Where the old one was given its place back it is told to serve, and the state says that its successor has failed.
+            failed.extend(self.ended_badly.iter().cloned());
         }
         let said = |unit: &String| {
             let views = status.targets.iter().flat_map(|target| &target.units);
             let mut of = views.filter(|view| view.unit == *unit);
             of.any(|view| matches!(view.state, TargetState::Failed | TargetState::Held | TargetState::Left) && !view.why.is_empty())
-                || self.world.target_of(unit).is_some_and(|(target, _)| failed.contains(&target))
+                || self.world.generation_rules(unit).is_some_and(|(target, _)| failed.contains(&target))
         };
-        self.told = stale.iter().filter(|unit| said(unit) || self.begins(unit) || self.is_held(unit)).cloned().collect();
-        self.told.extend(self.world.barred.keys().filter(|unit| said(unit)).cloned());
+        self.told = stale.iter().filter(|unit| said(unit) || self.begins(unit)).cloned().collect();
         stale.retain(|unit| self.is_overdue(unit) && !self.spared_for_once(unit) && !self.told.contains(unit));
         // Generations wait for no other target, so that what has failed of those is no excuse.
         stale.retain(|unit| !self.alerted || self.world.generation_rules(unit).is_some());
@@ -97,11 +93,6 @@ impl Host {
         let starting = |job: Job| job.kind == JobKind::Restart && job.starting;
         let service = matches!(self.world.target_of(name), Some((_, TargetRules::Service(_))));
         service && self.world.units.get(name).and_then(|unit| unit.job).is_some_and(starting)
-    }
-
-    /// A hold of its target stands in its way, and in nobody else's.
-    fn is_held(&self, name: &str) -> bool {
-        self.world.target_of(name).is_some_and(|(target, _)| self.memory().holds(&target))
     }
 
     fn is_overdue(&self, name: &str) -> bool {
