@@ -195,6 +195,8 @@ impl Host {
         let safe = if targets.iter().any(fpm) { SAFE_POINT } else { MADE_READY + 2 * self.world.unknowable() };
         let held = !targets.is_empty() && targets.iter().all(|target| self.memory().holds(target));
         let begins = matches!(effect, Effect::Depool { .. });
+        // What systemd has not heard of it is asked for again.
+        let since = since.max(self.world.faults.systemd_away_until);
         if held && (begins || now > since + safe) {
             self.world.violates(format!("{} is held, and the agent asks for {effect:?}", Vec::from_iter(targets).join(", ")));
         }
