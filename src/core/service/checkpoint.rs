@@ -51,6 +51,12 @@ impl Service {
         matches!(self.step, Step::Draining { .. }) && memory.asked.contains(&self.seen.unit)
     }
 
+    /// This run was, by us or by an earlier agent, whose request may have been taken back since: then it is owed its start.
+    fn was_asked(&self, memory: &Memory, seen: &UnitSeen) -> bool {
+        let owed = memory.reruns.get(&seen.unit).is_some_and(|owed| owed.after == seen.invocation);
+        owed || self.asking.was_asked(memory, &seen.unit)
+    }
+
     /// What of it carried code has ended since it was asked, and nothing of that is started anew: it may be about to say by its exit status that it is to be
     /// run again. It has its time for that, and is restarted then: or it would say so when nobody listens any more, and stay down.
     pub(super) fn heeds_perhaps(&self, memory: &Memory) -> bool {
@@ -129,7 +135,7 @@ impl Service {
             Then::Verify
         } else if self.being_stopped && !seen.is_to_run_again() {
             Then::Finish(STOPPED)
-        } else if self.asking.was_asked(turn.memory, &self.seen.unit) && seen.has_ended_well() {
+        } else if self.was_asked(turn.memory, seen) && seen.has_ended_well() {
             Then::Start
         } else if turn.memory.maybe_down.contains(&seen.unit) {
             // An earlier agent's restart has not brought it up, perhaps.

@@ -475,3 +475,20 @@ fn a_service_that_somebody_stops_while_its_restart_is_made_ready_stays_down() {
         converges(&mut host);
     }
 }
+
+/// An earlier agent has asked it, and it heeds that between the first look of the next and the emergency that takes the request back.
+#[test]
+fn what_heeds_an_earlier_agents_request_while_that_is_taken_back_is_started_again() {
+    for after in (4800..5800).step_by(20) {
+        let mut host = service_host(ServiceRules { checkpoint_timeout: span(MINUTE), ..rules() }, Some(after * MS), 0);
+        host.world.faults.look_takes = 150 * MS;
+        host.world.touch("d2");
+        assert!(host.run_until(MINUTE, |host| host.world.asked.contains(WORKER)));
+        host.later(S, Deed::KillAgent(4 * S));
+        host.later(3 * S, Deed::Touch("id = \"d3\"\nforce = true\n".to_owned()));
+        host.run(30 * S);
+        assert!(host.world.units[WORKER].active.runs(), "{after}");
+        host.settle();
+        host.must_be_right();
+    }
+}
