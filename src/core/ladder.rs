@@ -84,6 +84,11 @@ impl Ladder {
         self.killed_from
     }
 
+    /// SIGTERM has been sent by now, which may have taken a while: the grace counts from here.
+    pub fn term_sent(&mut self, now: Mono) {
+        self.sent = now;
+    }
+
     /// SIGKILL was sent now.
     pub fn killed(&mut self, now: Mono) {
         self.killed.get_or_insert(now);

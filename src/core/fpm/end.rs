@@ -44,6 +44,7 @@ impl Fpm {
         self.step = FpmStep::Prepared;
     }
 
+    /// Where it listens, and by which of that its requests are counted.
     pub(super) fn listens(&mut self, layout: &FpmLayout) {
         self.source = Source::choose(&self.rules, Some(layout));
         self.layout = Some(layout.clone());

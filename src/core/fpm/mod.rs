@@ -41,6 +41,8 @@ const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
 const FINISHING: Duration = Duration::from_millis(100);
 /// A test that gives no verdict (the bus went away, systemd reloaded) is repeated: it touches nothing.
 const TESTS: u32 = 3;
+/// After so many, its reads counted with them, it is restarted though nobody knows where it listens; after the restart it is read as often as it is tested.
+const READS: u32 = 2 * TESTS;
 const TEST_AGAIN: Duration = Duration::from_millis(500);
 const RESTART_LOOK: Duration = Duration::from_millis(500);
 
@@ -258,7 +260,7 @@ impl Fpm {
             // Its configuration may just be broken for the next one; until then it is at work.
             (FpmStep::Inspecting, _) if self.purpose == Purpose::End && now < self.until => self.inspect_again(now),
             // Without it nobody knows whom the restart would cut: that is worth some patience with systemd.
-            (FpmStep::Inspecting, Outcome::Fault(Fault::Unreachable(_))) if self.tests < 2 * TESTS => {
+            (FpmStep::Inspecting, Outcome::Fault(Fault::Unreachable(_))) if self.tests < READS => {
                 self.tests += 1;
                 self.next = now.after(TEST_AGAIN);
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Fpm, FpmStep, Purpose, TEST_AGAIN, TESTS};
+use super::{Fpm, FpmStep, Purpose, READS, TEST_AGAIN, TESTS};
 use crate::core::effect::{Effect, FpmRequest, Outcome};
 use crate::core::entry::Entry;
 use crate::core::evidence::all_at_work;
@@ -30,7 +30,7 @@ impl Fpm {
     /// Ping over the main socket where there is a ping path, else the status page there, else READY=1 has to do.
     pub(super) fn verify(&mut self, turn: &mut Turn<'_>, until: Mono) {
         // systemd did not say before the restart where it listens, and has just restarted it: without that nothing is asked, warmed or proven.
-        if self.layout.is_none() && (2 * TESTS..3 * TESTS).contains(&self.tests) {
+        if self.layout.is_none() && (READS..READS + TESTS).contains(&self.tests) {
             self.tests += 1;
             self.pending = Some(turn.ask(Effect::Inspect { unit: self.unit.clone() }));
             return;

@@ -91,9 +91,7 @@ impl Strays {
         }
         let unseen = |stray: &Stray| match (&stray.step, &stray.ladder) {
             (StrayStep::Draining { until }, _) => now >= *until && stray.seen_at < *until,
-            (StrayStep::Stopping, Some(ladder)) => {
-                ladder.rung(now) == Rung::Kill && stray.seen_at < ladder.sent().after(rules.term_timeout)
-            }
+            (StrayStep::Stopping, Some(ladder)) => ladder.rung(now) == Rung::Kill && stray.seen_at < ladder.grace_over(),
             _ => false,
         };
         if self.strays.values().any(unseen) {

@@ -173,7 +173,7 @@ impl Stray {
         }
         let Some(ladder) = &mut self.ladder else { return };
         // Only on the word of a look that began after the grace.
-        let looked = self.seen_at >= ladder.sent().after(cut.grace);
+        let looked = self.seen_at >= ladder.grace_over();
         match ladder.rung(turn.now.mono) {
             Rung::Kill if looked => {
                 ladder.killed(turn.now.mono);
@@ -200,12 +200,8 @@ impl Stray {
                 turn.record(Entry::StraySettled { process: self.process.clone(), happened: false });
                 self.done(turn, UnitEnd::Failed, &why);
             }
-            // Its grace is counted from here: the disk may have taken long over the intent. One that is not there any more the next look misses.
-            (Ask::Term, _) => {
-                let grace = turn.memory.stray_cut(&self.process).map(|cut| cut.grace);
-                self.ladder = grace.map(|grace| Ladder::new(turn.now.mono, grace)).or(self.ladder.take());
-            }
-            // Not there any more: the next look says so.
+            // One that is not there any more the next look misses.
+            (Ask::Term, _) => self.ladder.iter_mut().for_each(|ladder| ladder.term_sent(turn.now.mono)),
             (Ask::Kill, _) => {}
         }
     }
