@@ -349,8 +349,7 @@ impl Host {
         let Some(Writing { effects, failed, mut events }) = self.writing.take() else { return };
         self.perform(effects, failed);
         while let Some(event) = events.pop_front() {
-            // That the stamp has changed is a hint: it is read when that is taken in.
-            let mut together = vec![if matches!(event, Event::Stamp(_)) { Event::Stamp(self.world.stamp.clone()) } else { event }];
+            let mut together = vec![event];
             while matches!(together[..], [Event::Outcome(..), ..]) && matches!(events.front(), Some(Event::Outcome(..))) {
                 together.extend(events.pop_front());
             }
@@ -370,6 +369,8 @@ impl Host {
         let stamp = events.iter().any(|event| matches!(event, Event::Stamp(_)));
         let mut step = Step::default();
         for event in events {
+            // That the stamp has changed is a hint: it is read when that is taken in.
+            let event = if matches!(event, Event::Stamp(_)) { Event::Stamp(self.world.stamp.clone()) } else { event };
             self.world.say(|| match &event {
                 Event::Tick => String::new(),
                 other => format!("   <- {other:?}"),
@@ -734,10 +735,7 @@ impl Host {
                 }
             }
             Happening::Patience { epoch, id } => self.world.patience(epoch, id),
-            Happening::Tell(event) => {
-                let event = if matches!(event, Event::Stamp(_)) { Event::Stamp(self.world.stamp.clone()) } else { event };
-                self.feed(event);
-            }
+            Happening::Tell(event) => self.feed(event),
             Happening::Deed(deed) => self.deed(deed),
             other => self.world.happen(other),
         }

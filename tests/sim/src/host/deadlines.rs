@@ -110,9 +110,14 @@ impl Host {
         made_stale.next().is_some_and(|at| self.world.now > at.max(disturbed) + self.deadline(&rules)) && !stuck
     }
 
+    /// As many looks and answers as a rollout may wait for, one after the other.
+    pub(super) fn looks_take(&self) -> Us {
+        20 * (self.world.faults.look_takes + 6 * MS * self.world.faults.slowness)
+    }
+
     /// By when what such a deploy makes old has ended, from its landing, on a host as slow as this one.
     fn deadline(&self, rules: &TargetRules) -> Us {
-        let slow = 20 * (self.world.faults.look_takes + 6 * MS * self.world.faults.slowness);
+        let slow = self.looks_take();
         let pools: Us = self.policy.pools.values().map(|pool| us(pool.timeout) * 2 + us(pool.quiet)).max().unwrap_or(0);
         let warm = |rules: &TargetRules| match rules {
             TargetRules::PhpFpm(rules) => rules.warm.len(),

@@ -169,6 +169,10 @@ impl Host {
         wrong.into_iter().for_each(|wrong| self.world.violates(wrong));
     }
 
+    fn targets(&self, which: impl Fn(&TargetRules) -> bool) -> BTreeSet<String> {
+        self.policy.targets.iter().filter(|(_, rules)| which(rules)).map(|(name, _)| name.clone()).collect()
+    }
+
     /// A hold, or an abort, begins nothing.
     pub(super) fn check_hold(&mut self, effect: &Effect) {
         let now = self.world.now;
@@ -181,14 +185,8 @@ impl Host {
             Effect::Stop { unit, .. } | Effect::Restart { unit, .. } | Effect::AskToStop { unit, .. } => {
                 self.world.target_of(unit).map(|(target, _)| target).into_iter().collect()
             }
-            Effect::Depool { .. } => {
-                let fpm = |(name, rules): (&String, &TargetRules)| matches!(rules, TargetRules::PhpFpm(_)).then(|| name.clone());
-                self.policy.targets.iter().filter_map(fpm).collect()
-            }
-            Effect::Signal { kill: false, .. } => {
-                let strays = |(name, rules): (&String, &TargetRules)| matches!(rules, TargetRules::Strays(_)).then(|| name.clone());
-                self.policy.targets.iter().filter_map(strays).collect()
-            }
+            Effect::Depool { .. } => self.targets(|rules| matches!(rules, TargetRules::PhpFpm(_))),
+            Effect::Signal { kill: false, .. } => self.targets(|rules| matches!(rules, TargetRules::Strays(_))),
             _ => return,
         };
         let fpm = |target: &String| matches!(self.policy.targets.get(target), Some(TargetRules::PhpFpm(_) | TargetRules::Generations(_)));

@@ -28,8 +28,7 @@ impl Host {
         }
         let alerts = matches!(self.status().state, State::Blocked | State::Failed | State::Held);
         self.alerted |= alerts;
-        let slow =
-            20 * (self.world.faults.look_takes + 6 * crate::world::MS * self.world.faults.slowness) + 6 * self.world.faults.disk_took;
+        let slow = self.looks_take() + 6 * self.world.faults.disk_took;
         let stamp = &self.policy.stamp;
         let lasts = us(rules.drain_timeout + rules.term_timeout + stamp.settle * 5 + stamp.min_interval) + SLACK + slow;
         let overdue = |pid: &&u32| {

@@ -155,17 +155,17 @@ impl World {
 
     /// A service starts: what counts from that counts anew.
     pub(crate) fn timers_count_from_start(&mut self, unit: &str) {
-        let counts = |timer: &&Timer| timer.unit == unit && timer.active && timer.schedule == Schedule::SinceStart;
-        let anew: Vec<(String, Us)> =
-            self.timers.values().filter(counts).map(|timer| (timer.name.clone(), self.now + timer.period)).collect();
-        anew.into_iter().for_each(|(name, at)| self.arm(&name, at));
+        self.count_anew(|timer| timer.unit == unit && timer.schedule == Schedule::SinceStart);
     }
 
     /// The host has come up: nothing has started or ended yet, so what counts from that counts from the boot (`OnBootSec=`).
     pub(crate) fn timers_count_from_boot(&mut self) {
-        let counts = |timer: &&Timer| timer.active && timer.schedule != Schedule::Calendar;
-        let anew: Vec<(String, Us)> =
-            self.timers.values().filter(counts).map(|timer| (timer.name.clone(), self.now + timer.period)).collect();
+        self.count_anew(|timer| timer.schedule != Schedule::Calendar);
+    }
+
+    fn count_anew(&mut self, which: impl Fn(&Timer) -> bool) {
+        let which = self.timers.values().filter(|timer| timer.active && which(timer));
+        let anew: Vec<(String, Us)> = which.map(|timer| (timer.name.clone(), self.slot_after(timer, self.now))).collect();
         anew.into_iter().for_each(|(name, at)| self.arm(&name, at));
     }
 
@@ -217,10 +217,7 @@ impl World {
 
     /// A service has ended: a timer whose slot has passed meanwhile fires at once (facts F2.2).
     pub(crate) fn timers_rearm(&mut self, unit: &str, stopped_by_agent: bool) {
-        let counts = |timer: &&Timer| timer.unit == unit && timer.active && timer.schedule != Schedule::Calendar && timer.due.is_none();
-        let anew: Vec<(String, Us)> =
-            self.timers.values().filter(counts).map(|timer| (timer.name.clone(), self.slot_after(timer, self.now))).collect();
-        anew.into_iter().for_each(|(name, at)| self.arm(&name, at));
+        self.count_anew(|timer| timer.unit == unit && timer.schedule != Schedule::Calendar && timer.due.is_none());
         let mut due = Vec::new();
         let at_once = self.runs_again_at_once(unit);
         for timer in self.timers.values_mut().filter(|timer| timer.unit == unit && timer.active && timer.due.is_some()) {

@@ -1,14 +1,13 @@
 //! php-fpm in place.
 
 use restart_agent::core::Waited;
-use restart_agent::core::entry::Entry;
 use restart_agent::core::event::Order;
 use restart_agent::core::policy::{FpmRules, ProofRules, TargetRules};
 use restart_agent::core::status::{State, TargetState};
 use sim::host::{Deed, Host, span};
 use sim::world::{Answers, By, Fpm, FpmStart, HOUR, Hook, Load, MINUTE, MS, Pool, S, Unit, Us, World};
 
-use crate::given::{FPM, adopted, fpm_host, fpm_rules, policy, with_pool, with_target, world};
+use crate::given::{FPM, adopted, fpm_host, fpm_rules, policy, unit_ends, with_pool, with_target, world};
 
 const OTHER: &str = "php8.2-fpm-other.service";
 
@@ -461,13 +460,7 @@ fn a_pool_that_falls_silent_at_the_cut_takes_nothing_from_what_the_others_say() 
 /// systemd answers nobody from somewhere in its test on, for longer than the agent waits to read where it listens. By its restart it does again.
 #[test]
 fn php_fpm_whose_configuration_could_not_be_read_is_read_and_proven_after_its_restart() {
-    let unread = |host: &Host| {
-        let notes = host
-            .journal
-            .iter()
-            .filter_map(|written| if let Entry::UnitEnded(end) = &written.entry { Some(end.notes.concat()) } else { None });
-        notes.into_iter().any(|notes| notes.contains("its configuration could not be read"))
-    };
+    let unread = |host: &Host| unit_ends(host).any(|end| end.notes.concat().contains("its configuration could not be read"));
     let mut seen = 0;
     for offset in (0..200).step_by(10) {
         let rules = FpmRules { warm: vec!["/w/health-check.php".to_owned()], ..fpm_rules() };
@@ -493,11 +486,7 @@ fn php_fpm_whose_configuration_could_not_be_read_is_read_and_proven_after_its_re
 /// It does not answer since the deploy before, and the disk is full when it is to be restarted for the next one: it has still proven nothing.
 #[test]
 fn php_fpm_that_does_not_answer_stays_out_if_its_next_restart_is_refused() {
-    let refused = |host: &Host| {
-        let mut ends =
-            host.journal.iter().filter_map(|written| if let Entry::UnitEnded(end) = &written.entry { Some(&end.why) } else { None });
-        ends.any(|why| why.contains("systemd would not restart it"))
-    };
+    let refused = |host: &Host| unit_ends(host).any(|end| end.why.contains("systemd would not restart it"));
     let mut seen = 0;
     for offset in (0..8000).step_by(200) {
         let mut host = fpm_host(true, Fpm::default());

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use restart_agent::core::entry::Entry;
 use restart_agent::core::policy::{After, FpmRules, Policy, PoolRules, ScheduledRules, StampRules, TargetRules};
+use restart_agent::core::status::UnitOutcome;
 use sim::host::{Host, span};
 use sim::world::{Balancer, Fpm, HOUR, S, Script, Unit, Us, World};
 
@@ -102,4 +104,9 @@ pub fn script_host(after: After, script: Script, every: Us) -> Host {
         world.timer(SCRIPT, every, phase);
     }
     adopted(world, with_target(policy(), "maintenance", TargetRules::Scheduled(script_rules(after))))
+}
+
+/// What its journal says came of units.
+pub fn unit_ends(host: &Host) -> impl Iterator<Item = &UnitOutcome> {
+    host.journal.iter().filter_map(|written| if let Entry::UnitEnded(end) = &written.entry { Some(end) } else { None })
 }

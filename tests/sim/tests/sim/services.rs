@@ -8,7 +8,7 @@ use restart_agent::core::status::{State, UnitEnd};
 use sim::host::{Deed, Host, span};
 use sim::world::{Body, By, Daemon, HOUR, MINUTE, MS, OnTerm, S, Starts, Unit, Us};
 
-use crate::given::{adopted, policy, with_target, world};
+use crate::given::{adopted, policy, unit_ends, with_target, world};
 
 pub const WORKER: &str = "queue-worker.service";
 
@@ -198,8 +198,7 @@ fn what_is_asked_stays_asked_when_the_agent_comes_back_beside_one_that_is_down()
     host.world.add(Unit::new("queue-down.service", Body::Daemon(daemon(Starts::Well(10 * MS)))), HOUR);
     host.world.units.get_mut("queue-down.service").unwrap().body = Body::Daemon(daemon(Starts::Fails(99)));
     host.world.touch("d2");
-    let failed =
-        |host: &Host| host.journal.iter().any(|written| matches!(&written.entry, Entry::UnitEnded(end) if end.what == UnitEnd::Failed));
+    let failed = |host: &Host| unit_ends(host).any(|end| end.what == UnitEnd::Failed);
     assert!(host.run_until(MINUTE, failed));
     host.later(S, Deed::Touch("d3".to_owned()));
     assert!(host.run_until(MINUTE, |host| host.world.asked.contains(WORKER)));
