@@ -18,8 +18,10 @@ const CONFIG: &str = "[stamp]\npath = \"/srv/deploy/stamp\"\nsettle = \"100ms\"\
 /// is lent is written down before its stop, so that this one would wait for that.)
 pub fn disk(release: Release) -> Result<()> {
     let host = Host::builder(release, "slow-disk").disk(STATE).boot()?;
-    // Its times in milliseconds: when SIGTERM came, and while it lives.
-    let lives = "trap 'echo T $(date +%s%3N) >> /srv/run-$$' TERM; while :; do echo A $(date +%s%3N) >> /srv/run-$$; sleep 0.05; done";
+    // Its times in microseconds: when SIGTERM came, and while it lives. The shell tells them itself: systemd sends SIGTERM to whoever joins the cgroup
+    // meanwhile, too, and a date(1) that is started by the trap may die of it.
+    let now = "${EPOCHREALTIME/[.,]/}";
+    let lives = format!("trap 'echo T {now} >> /srv/run-$$' TERM; while :; do echo A {now} >> /srv/run-$$; sleep 0.05; done");
     host.write("/srv/deaf.sh", lives)?;
     host.write("/etc/systemd/system/deaf-worker.service", "[Service]\nType=exec\nExecStart=/bin/bash /srv/deaf.sh\n")?;
     host.sh_ok("systemctl daemon-reload && systemctl start deaf-worker")?;
@@ -45,7 +47,7 @@ pub fn disk(release: Release) -> Result<()> {
     let times = |what: &str| told.lines().filter_map(|line| line.strip_prefix(what)?.trim().parse::<u64>().ok()).collect::<Vec<_>>();
     let term = *times("T").first().context("it was never asked to end")?;
     let last = *times("A").last().context("it has not lived")?;
-    let had = Duration::from_millis(last.saturating_sub(term));
+    let had = Duration::from_micros(last.saturating_sub(term));
     println!("{release}: it lived for {had:?} after SIGTERM");
     ensure!(had + Duration::from_millis(300) >= GRACE, "SIGKILL came {had:?} after SIGTERM, and its grace is {GRACE:?}");
     Ok(())
