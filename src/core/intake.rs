@@ -230,10 +230,14 @@ impl Machine {
                 let span = span.min(LONGEST_HOLD);
                 let until = now.wall.after(span);
                 let reason = printable(&reason, 500);
+                let held: Vec<String> = self.unmet().map(|(name, _)| name.to_owned()).filter(|name| self.memory.holds(name)).collect();
                 let mut turn = turn!(self, now, step);
                 turn.record(ordered);
                 turn.record(Entry::HoldSet { reason, by: by.to_owned(), until, targets, abort: false });
                 self.hold_until = Some(now.mono.after(span));
+                if held.iter().any(|name| !self.memory.holds(name)) {
+                    self.go_on(now, step);
+                }
                 Answer::Accepted(format!("held for {} until {until}; end it with restart-agent release", Span(span)))
             }
             Order::Release => {
@@ -263,9 +267,13 @@ impl Machine {
         }
     }
 
-    /// What waited for the hold goes on.
     pub(super) fn hold_ended(&mut self, now: Now, step: &mut Step) {
         self.hold_until = None;
+        self.go_on(now, step);
+    }
+
+    /// What waited for a hold that holds it no more.
+    fn go_on(&mut self, now: Now, step: &mut Step) {
         let unmet = self.memory.targets.values().any(|target| target.unmet().is_some());
         if self.memory.rollout.is_some() {
             self.renew_unmet(now, step);

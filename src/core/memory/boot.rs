@@ -51,3 +51,21 @@ impl Memory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_lent_and_stopped_is_not_owed_on_another_boot() {
+        let unit = || "mw-dump.service".to_owned();
+        let mut memory = Memory { boot: "one".to_owned(), starts_held: true, ..Memory::default() };
+        memory.lent.insert(unit());
+        memory.quiet.insert(unit(), true);
+        memory.asked.insert(unit());
+        memory.boot_is("one");
+        assert!(memory.lent.contains(&unit()) && memory.quiet.contains_key(&unit()) && memory.starts_held);
+        memory.boot_is("two");
+        assert!(memory.lent.is_empty() && memory.quiet.is_empty() && memory.asked.is_empty() && !memory.starts_held, "{memory:#?}");
+    }
+}
