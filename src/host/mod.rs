@@ -218,10 +218,12 @@ impl Host {
         }
         let (end, output) = ran?;
         let text = String::from_utf8_lossy(&output);
-        if !matches!(end, CommandEnd::Exited { status: 0, .. }) {
-            return Err(Fault::Other(format!("php-fpm -tt failed: {}", printable(&one_line(&text), 300))));
+        match end {
+            CommandEnd::Exited { status: 0, .. } => Ok(text.into_owned()),
+            CommandEnd::TimedOut => Err(Fault::Other(format!("php-fpm -tt did not end within {} s", ASK_FPM.as_secs()))),
+            CommandEnd::Exited { .. } => Err(Fault::Other(format!("php-fpm -tt failed: {}", printable(&one_line(&text), 300)))),
+            CommandEnd::Killed { signal } => Err(Fault::Other(format!("php-fpm -tt was ended by signal {signal}"))),
         }
-        Ok(text.into_owned())
     }
 
     /// All that a unit's own php-fpm says of its configuration, by `-tt` and `-i`, each a transient unit, within 30 s.

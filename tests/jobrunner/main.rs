@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         .on_each("a_pool_without_a_status_page_does_not_silence_the_others", mute::three_pools)
         .on_each("warm_up_comes_before_the_repool_in_order_and_once", proofs::warm)
         .on_each("without_proof_the_host_stays_out_and_says_so_t20", proofs::proof)
+        .on_each("a_php_fpm_whose_configuration_could_not_be_read_is_proven_all_the_same", proofs::unread)
         .on_each("force_neither_depools_nor_drains", orders::force)
         .on_each("abort_and_hold_during_a_drain_give_the_host_back_t34", orders::abort_and_hold)
         .on_each("status_says_what_runs_and_which_deploy_waits", status::what_runs)

@@ -78,3 +78,32 @@ pub fn proof(release: Release) -> Result<()> {
     host.write("/srv/app/id", "v3\n")?;
     stage.converge("v3")
 }
+
+/// Its configuration is good, and reading where it listens takes for ever, once: then it is read after the restart, and proven as always.
+pub fn unread(release: Release) -> Result<()> {
+    let host = Host::boot(release, "unread")?;
+    host.write("/srv/app/warm.php", "<?php\nfile_put_contents('/var/log/app/warm.log', \"$_GET[n]\\n\", FILE_APPEND);\n")?;
+    let target = "drain_timeout = \"2s\"\nwarm = [\"/srv/app/warm.php?n=1\"]";
+    let stage = Stage::set(&host, &web::Options::default(), &FilePool::config("5s", "100ms"), target)?;
+    stage.converge("v1")?;
+
+    let binary = release.fpm_binary();
+    let hang =
+        format!("#!/bin/sh\n[ \"$1\" = -tt ] && [ -e /run/hang ] && rm /run/hang && exec sleep infinity\nexec {binary}.real \"$@\"\n");
+    host.ok(&["mv", binary, &format!("{binary}.real")])?;
+    host.write(binary, hang)?;
+    host.ok(&["chmod", "+x", binary])?;
+    // What was read of an older configuration is not what it would start with.
+    host.ok(&["touch", &format!("{}/pool.d/www.conf", release.fpm_etc())])?;
+    host.write("/run/hang", "")?;
+    host.remove("/var/log/app/warm.log")?;
+    stage.deploy("v2")?;
+    let waited = stage.agent.wait(Duration::from_secs(90))?;
+    ensure!(waited.status == 0, "{waited:?}");
+    let history = stage.agent.history()?;
+    let unit = &history[0]["units"][0];
+    ensure!(!host.exists("/run/hang"), "its configuration was never read: {history:#?}");
+    ensure!(unit["notes"].to_string().contains("its configuration could not be read (php-fpm -tt did not end within 15 s"), "{unit:#}");
+    ensure!(host.exists("/var/log/app/warm.log") && host.read("/var/log/app/warm.log")? == "1\n", "it was not warmed up: {history:#?}");
+    stage.ensure_done("v2")
+}

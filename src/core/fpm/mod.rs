@@ -266,7 +266,7 @@ impl Fpm {
             }
             (FpmStep::Inspecting, other) => {
                 self.notes.push(format!("its configuration could not be read ({})", other.said()));
-                self.source = Source::choose(&self.rules, None);
+                (self.tests, self.source) = (READS, Source::choose(&self.rules, None));
                 self.enter(now, FpmStep::Prepared);
             }
             (FpmStep::Draining { .. }, Outcome::Pools(answers)) => {

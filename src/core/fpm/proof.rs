@@ -29,8 +29,9 @@ const RERUNS: u32 = 3;
 impl Fpm {
     /// Ping over the main socket where there is a ping path, else the status page there, else READY=1 has to do.
     pub(super) fn verify(&mut self, turn: &mut Turn<'_>, until: Mono) {
-        // systemd did not say before the restart where it listens, and has just restarted it: without that nothing is asked, warmed or proven.
-        if self.layout.is_none() && (READS..READS + TESTS).contains(&self.tests) {
+        // It was not to be learned before the restart where it listens, and systemd has just restarted it: without that nothing is asked, warmed or
+        // proven.
+        if self.layout.is_none() && (READS..READS + TESTS).contains(&self.tests) && turn.now.mono < until {
             self.tests += 1;
             self.pending = Some(turn.ask(Effect::Inspect { unit: self.unit.clone() }));
             return;

@@ -115,8 +115,13 @@ impl Systemd {
         if timed_out {
             let _ = self.kill_hook(&unit).await;
             end = self.read_until_end(job, Instant::now() + KILLED, &mut capture).await;
-            if matches!(end, JobEnd::Running | JobEnd::Lost) {
-                tracing::warn!(unit, "the command for \"{purpose}\" may still be there after SIGKILL");
+            match end {
+                JobEnd::Running => tracing::warn!(unit, "the command for \"{purpose}\" is still there after SIGKILL"),
+                // By itself `BACKSTOP` later.
+                JobEnd::Lost => {
+                    tracing::warn!(unit, "systemd did not say in time how the command for \"{purpose}\" ended; it ends what is left of it")
+                }
+                _ => {}
             }
         }
         capture.finish();

@@ -147,6 +147,11 @@ impl World {
             Effect::Schedules { .. } => self.answer(epoch, id, 0, Outcome::Schedules(BTreeMap::new())),
             Effect::Inspect { unit } => {
                 let outcome = match self.configured(&unit) {
+                    Some(_) if self.now < self.faults.unreadable_until => {
+                        let outcome = Outcome::Fault(Fault::Other("php-fpm -tt did not end within 15 s".to_owned()));
+                        self.answer(epoch, id, 15 * S, outcome);
+                        return false;
+                    }
                     Some(fpm) if !fpm.config_good && self.template_of(&unit).is_some() => {
                         Outcome::Fault(Fault::Other("php-fpm -tt: unknown directive".to_owned()))
                     }

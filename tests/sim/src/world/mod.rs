@@ -138,6 +138,8 @@ pub(crate) enum Happening {
 pub struct Faults {
     /// systemd answers nobody until then.
     pub systemd_away_until: Us,
+    /// php-fpm -tt does not end until then.
+    pub unreadable_until: Us,
     /// Reload fails until then.
     pub reload_fails_until: Us,
     /// No command that takes a request to stop back works until then.

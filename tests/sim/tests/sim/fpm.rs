@@ -5,7 +5,7 @@ use restart_agent::core::event::Order;
 use restart_agent::core::policy::{FpmRules, ProofRules, TargetRules};
 use restart_agent::core::status::{State, TargetState};
 use sim::host::{Deed, Host, span};
-use sim::world::{Answers, By, Fpm, FpmStart, HOUR, Hook, Load, MINUTE, MS, Pool, S, Unit, Us, World};
+use sim::world::{Answers, By, Faults, Fpm, FpmStart, HOUR, Hook, Load, MINUTE, MS, Pool, S, Unit, Us, World};
 
 use crate::given::{FPM, adopted, fpm_host, fpm_rules, policy, unit_ends, with_pool, with_target, world};
 
@@ -140,6 +140,30 @@ fn a_drain_begins_anew_when_a_repool_is_still_on_its_way() {
     host.check_at_rest();
     host.must_be_right();
     assert_eq!(host.world.balancers["default"].by_agent, (2, 2));
+}
+
+/// The hold of an abort is on everything. A person who then holds one target only lets the other go on.
+#[test]
+fn what_a_newer_hold_does_not_name_goes_on() {
+    let mut host = two(Fpm::default(), Fpm::default(), fpm_rules());
+    let before = |host: &Host, unit: &str| host.world.units[unit].invocation.clone();
+    let (old, other) = (before(&host, FPM), before(&host, OTHER));
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.balancers["default"].out));
+    host.later(0, Deed::Order(Order::Abort { reason: None }));
+    assert!(host.run_until(MINUTE, |host| host.memory().rollout.is_none()));
+    host.run(MINUTE);
+    assert_eq!((&old, &other), (&before(&host, FPM), &before(&host, OTHER)), "renewed in spite of the abort");
+    let targets = Some(std::collections::BTreeSet::from(["other".to_owned()]));
+    host.later(0, Deed::Order(Order::Hold { reason: "looked at".to_owned(), span: span(30 * MINUTE), targets }));
+    assert!(host.run_until(MINUTE, |host| before(host, FPM) != old), "it waits for a hold that does not name it");
+    host.run(10 * MINUTE);
+    assert_eq!(other, before(&host, OTHER), "renewed though it is held");
+    assert!(host.run_until(30 * MINUTE, |host| host.state() == Some(State::Converged)));
+    assert_ne!(other, before(&host, OTHER));
+    host.run(5 * S);
+    host.check_at_rest();
+    host.must_be_right();
 }
 
 #[test]
@@ -460,27 +484,37 @@ fn a_pool_that_falls_silent_at_the_cut_takes_nothing_from_what_the_others_say() 
 /// systemd answers nobody from somewhere in its test on, for longer than the agent waits to read where it listens. By its restart it does again.
 #[test]
 fn php_fpm_whose_configuration_could_not_be_read_is_read_and_proven_after_its_restart() {
+    let seen = (0..200).step_by(10).filter(|offset| read_after_its_restart(*offset, |faults, now| faults.systemd_away_until = now + 4 * S));
+    assert!(seen.count() > 0, "it was always read before its restart");
+}
+
+/// The same of one that systemd runs, and that does not end: another fault, and as little is known.
+#[test]
+fn php_fpm_whose_configuration_takes_too_long_to_read_is_read_and_proven_after_its_restart() {
+    assert!(read_after_its_restart(0, |faults, now| faults.unreadable_until = now + 14 * S), "it was read before its restart");
+}
+
+/// Whether it could not be read before its restart. It is warmed up in any case.
+fn read_after_its_restart(offset: Us, fail: fn(&mut Faults, Us)) -> bool {
     let unread = |host: &Host| unit_ends(host).any(|end| end.notes.concat().contains("its configuration could not be read"));
-    let mut seen = 0;
-    for offset in (0..200).step_by(10) {
-        let rules = FpmRules { warm: vec!["/w/health-check.php".to_owned()], ..fpm_rules() };
-        let mut world = world();
-        world.add(Unit::fpm(FPM, Fpm::default()), HOUR);
-        let mut host = adopted(world, with_target(policy(), "jobrunner", TargetRules::PhpFpm(rules)));
-        host.world.touch("d2");
-        assert!(host.run_until(10 * S, |host| host.memory().rollout.is_some()));
-        host.run(offset * MS);
-        host.world.faults.systemd_away_until = host.world.now + 4 * S;
-        assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)), "{offset}");
-        let run = host.world.units[FPM].invocation.clone();
-        let asked: Vec<String> = host.world.scripts.iter().filter(|((of, _), _)| *of == run).flat_map(|(_, asked)| asked.clone()).collect();
-        assert_eq!(asked, ["/w/health-check.php"], "{offset}");
-        seen += u32::from(unread(&host));
-        host.run(S);
-        host.check_at_rest();
-        host.must_be_right();
-    }
-    assert!(seen > 0, "it was always read before its restart");
+    let rules = FpmRules { warm: vec!["/w/health-check.php".to_owned()], ..fpm_rules() };
+    let mut world = world();
+    world.add(Unit::fpm(FPM, Fpm::default()), HOUR);
+    let mut host = adopted(world, with_target(policy(), "jobrunner", TargetRules::PhpFpm(rules)));
+    host.world.touch("d2");
+    assert!(host.run_until(10 * S, |host| host.memory().rollout.is_some()));
+    host.run(offset * MS);
+    let now = host.world.now;
+    fail(&mut host.world.faults, now);
+    assert!(host.run_until(2 * MINUTE, |host| host.state() == Some(State::Converged)), "{offset}");
+    let run = host.world.units[FPM].invocation.clone();
+    let asked: Vec<String> = host.world.scripts.iter().filter(|((of, _), _)| *of == run).flat_map(|(_, asked)| asked.clone()).collect();
+    assert_eq!(asked, ["/w/health-check.php"], "{offset}");
+    let seen = unread(&host);
+    host.run(S);
+    host.check_at_rest();
+    host.must_be_right();
+    seen
 }
 
 /// It does not answer since the deploy before, and the disk is full when it is to be restarted for the next one: it has still proven nothing.
