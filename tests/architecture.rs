@@ -354,7 +354,7 @@ fn each_deliberate_bug_has_its_place() {
             Some(("name", rest)) => name = rest,
             Some(("file", rest)) => file = rest,
             Some(("old", rest)) => {
-                let source = fs::read_to_string(Path::new("src/core").join(file)).unwrap();
+                let source = fs::read_to_string(Path::new("src").join(file)).unwrap();
                 bugs += 1;
                 match source.lines().filter(|line| line.contains(rest)).count() {
                     1 => {}

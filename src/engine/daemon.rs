@@ -55,7 +55,7 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(
     let policy = policy(&options.roots);
     let (stimuli, stimuli_in) = mpsc::channel(STIMULI);
     let (host, hints) = Host::connect(options.host.clone());
-    let world = RealWorld::new(host, hints, stimuli.clone());
+    let world = RealWorld::new(host, hints, options.roots, stimuli.clone());
 
     let boot = clock::boot_name(alive.run_dir());
     let (mut machine, mut first) = Machine::resume(loaded.memory, policy, &boot, env!("CARGO_PKG_VERSION"), now);
@@ -77,7 +77,6 @@ pub async fn run<F: Future<Output = ()> + Send + 'static>(
         machine,
         first,
         store,
-        roots: options.roots,
         alive,
         metrics: options.metrics,
         agent: AgentView { version: env!("CARGO_PKG_VERSION").to_owned(), running: true, pid: std::process::id(), since: now.wall },

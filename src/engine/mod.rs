@@ -1,7 +1,7 @@
 //! The only loop: next event or deadline or signal → core → write the intent → perform → write the outcome.
 //!
-//! It decides nothing. What it touches is behind the one trait, [`World`]; the real one is [`host`](crate::host), put together in
-//! [`daemon`].
+//! It decides nothing. What it touches is behind two traits, [`World`] and [`Journal`]; the real ones are [`host`](crate::host) and
+//! [`store`](crate::store), put together in [`daemon`].
 
 pub mod daemon;
 pub mod doctor;
@@ -22,7 +22,7 @@ use crate::core::time::Wall;
 
 pub use run::{Engine, Parts};
 pub use waiters::WaitEnd;
-pub use world::{RealWorld, World};
+pub use world::{Journal, RealWorld, World};
 
 /// What comes in from outside the machine's own effects.
 #[derive(Debug)]

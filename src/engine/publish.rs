@@ -7,10 +7,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::Journal;
 use crate::core::status::StatusView;
 use crate::core::time::Wall;
 use crate::host::notify;
-use crate::store::{AliveLock, Reserve, Store, metrics};
+use crate::store::{AliveLock, Reserve, metrics};
 
 /// Between two writes: a rollout of hundreds of units changes the view thousands of times a second.
 const PACE: Duration = Duration::from_millis(100);
@@ -68,7 +69,7 @@ impl Publisher {
     }
 
     /// Writes what differs from what was written.
-    pub fn publish(&mut self, view: StatusView, store: &Store) {
+    pub fn publish(&mut self, view: StatusView, journal: &impl Journal) {
         let now = Instant::now();
         self.dirty = false;
         self.last = Some(now);
@@ -82,7 +83,7 @@ impl Publisher {
             self.metrics_last = Some(now);
             // At rest nothing is held up by a slow disk, and the store's thread is not woken to say that nothing is new.
             let at_rest = same && view.last_rollout.as_ref().is_none_or(|rollout| rollout.finished_at.is_some());
-            store.write_metrics(&self.metrics, metrics(&view), at_rest);
+            journal.write_metrics(&self.metrics, metrics(&view), at_rest);
         }
         // What somebody has removed from /run says that we are dead.
         let kept = self.alive.keep() && self.path.exists();

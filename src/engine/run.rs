@@ -13,8 +13,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::publish::Publisher;
 use super::waiters::Waiters;
-use super::{Request, Stimulus, World, log, plan};
-use crate::config::{self, Roots};
+use super::{Journal, Request, Stimulus, World, log, plan};
 use crate::core::effect::{Effect, EffectId, Fault, Outcome};
 use crate::core::entry::{Entry, Written};
 use crate::core::event::{Answer, Event};
@@ -23,7 +22,7 @@ use crate::core::status::{AgentView, NOT_TAKEN, PlanView, StatusView};
 use crate::core::step::Step;
 use crate::core::time::Wall;
 use crate::host::notify;
-use crate::store::{AliveLock, Store, StoreFault};
+use crate::store::{AliveLock, StoreFault};
 
 /// The stamp is read this often even if nothing hints at a change (law 4), and the watchdog is told that the loop turns.
 const SLOW_POLL: Duration = Duration::from_secs(60);
@@ -38,13 +37,12 @@ const SNAPSHOT_AFTER: usize = 500;
 
 /// What an engine is made of.
 #[derive(Debug)]
-pub struct Parts<W: World> {
+pub struct Parts<W: World, J: Journal> {
     pub world: Arc<W>,
     pub machine: Machine,
     /// What resuming the machine yielded.
     pub first: Step,
-    pub store: Store,
-    pub roots: Roots,
+    pub store: J,
     pub alive: AliveLock,
     pub metrics: PathBuf,
     pub agent: AgentView,
@@ -58,11 +56,10 @@ type Performing = Pin<Box<dyn Future<Output = (EffectId, Outcome)>>>;
 type Planning = Pin<Box<dyn Future<Output = (PlanView, oneshot::Sender<PlanView>)>>>;
 
 /// The engine of one host.
-pub struct Engine<W: World> {
+pub struct Engine<W: World, J: Journal> {
     world: Arc<W>,
     machine: Machine,
-    store: Store,
-    roots: Roots,
+    store: J,
     agent: AgentView,
     stimuli: mpsc::Receiver<Stimulus>,
     performing: FuturesUnordered<Performing>,
@@ -91,14 +88,13 @@ enum Woken {
     Publish,
 }
 
-impl<W: World> Engine<W> {
+impl<W: World, J: Journal> Engine<W, J> {
     #[must_use]
-    pub fn new(parts: Parts<W>) -> (Engine<W>, Step) {
+    pub fn new(parts: Parts<W, J>) -> (Engine<W, J>, Step) {
         let engine = Engine {
             world: parts.world,
             machine: parts.machine,
             store: parts.store,
-            roots: parts.roots,
             agent: parts.agent,
             stimuli: parts.stimuli,
             performing: FuturesUnordered::new(),
@@ -341,22 +337,17 @@ impl<W: World> Engine<W> {
 
     async fn reload(&mut self) {
         notify::reloading();
-        match config::load(&self.roots) {
-            Ok(loaded) => {
-                tracing::info!(files = loaded.files.len(), "the configuration was read again");
-                let changed = loaded.policy.stamp.path != self.machine.policy().stamp.path;
-                self.turn(Event::Policy(Box::new(loaded.policy))).await;
+        match self.world.read_configuration() {
+            Ok(policy) => {
+                let changed = policy.stamp.path != self.machine.policy().stamp.path;
+                self.turn(Event::Policy(Box::new(policy))).await;
                 if changed {
                     self.world.watch_stamp(&self.machine.policy().stamp.path);
                 }
                 self.world.watch_sockets(&self.machine.policy().sockets());
                 self.read_stamp().await;
             }
-            Err(errors) => {
-                tracing::error!("the configuration was not taken, the old one stays:\n{errors}");
-                let problem = format!("{NOT_TAKEN}: {}", errors.first_line());
-                self.turn(Event::ConfigProblem(Some(problem))).await;
-            }
+            Err(wrong) => self.turn(Event::ConfigProblem(Some(format!("{NOT_TAKEN}: {wrong}")))).await,
         }
         notify::ready();
     }

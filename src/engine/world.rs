@@ -1,19 +1,24 @@
-//! The world that the engine acts on.
+//! The world that the engine acts on, and the journal that it writes.
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::Stimulus;
+use crate::config::{self, Roots};
 use crate::core::deploy::{StampFault, StampSeen};
 use crate::core::effect::{Effect, Outcome};
+use crate::core::entry::Written;
+use crate::core::memory::Memory;
+use crate::core::policy::Policy;
 use crate::core::time::Now;
 use crate::host::systemd::{Hint, Hints};
 use crate::host::{Host, clock, stamp};
+use crate::store::{Store, StoreFault};
 
 /// Everything outside. The real half is [`RealWorld`].
 pub trait World: 'static {
@@ -32,12 +37,39 @@ pub trait World: 'static {
 
     /// Whether hints of systemd are of use; if not, nothing of it wakes the agent.
     fn listen(&self, on: bool) -> impl Future<Output = ()>;
+
+    /// Reads the files of the configuration. The error is the first line of what is wrong with them.
+    fn read_configuration(&self) -> Result<Policy, String>;
+}
+
+/// Where the engine writes what must outlive it. The real half is [`Store`], which says what each owes.
+pub trait Journal: 'static {
+    fn append(&self, entries: Vec<Written>) -> impl Future<Output = Result<(), StoreFault>>;
+
+    fn snapshot(&self, memory: &Memory) -> impl Future<Output = Result<(), StoreFault>>;
+
+    fn write_metrics(&self, path: &Path, text: String, at_once: bool);
+}
+
+impl Journal for Store {
+    async fn append(&self, entries: Vec<Written>) -> Result<(), StoreFault> {
+        Store::append(self, entries).await
+    }
+
+    async fn snapshot(&self, memory: &Memory) -> Result<(), StoreFault> {
+        Store::snapshot(self, memory).await
+    }
+
+    fn write_metrics(&self, path: &Path, text: String, at_once: bool) {
+        Store::write_metrics(self, path, text, at_once);
+    }
 }
 
 /// The real host.
 #[derive(Debug)]
 pub struct RealWorld {
     host: Host,
+    roots: Roots,
     stimuli: mpsc::Sender<Stimulus>,
     watcher: Mutex<Option<AbortHandle>>,
     /// By path.
@@ -47,9 +79,9 @@ pub struct RealWorld {
 impl RealWorld {
     /// Begins to pass on the hints of systemd.
     #[must_use]
-    pub fn new(host: Host, hints: Hints, stimuli: mpsc::Sender<Stimulus>) -> Arc<RealWorld> {
+    pub fn new(host: Host, hints: Hints, roots: Roots, stimuli: mpsc::Sender<Stimulus>) -> Arc<RealWorld> {
         tokio::spawn(pass_on(hints, stimuli.clone()));
-        Arc::new(RealWorld { host, stimuli, watcher: Mutex::default(), sockets: Mutex::default() })
+        Arc::new(RealWorld { host, roots, stimuli, watcher: Mutex::default(), sockets: Mutex::default() })
     }
 
     /// Drop-ins of ours that are there without being in the journal.
@@ -99,6 +131,19 @@ impl World for RealWorld {
 
     async fn listen(&self, on: bool) {
         if on { self.host.listen() } else { self.host.rest() }
+    }
+
+    fn read_configuration(&self) -> Result<Policy, String> {
+        match config::load(&self.roots) {
+            Ok(loaded) => {
+                tracing::info!(files = loaded.files.len(), "the configuration was read again");
+                Ok(loaded.policy)
+            }
+            Err(errors) => {
+                tracing::error!("the configuration was not taken, the old one stays:\n{errors}");
+                Err(errors.first_line())
+            }
+        }
     }
 }
 

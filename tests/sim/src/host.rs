@@ -2,6 +2,7 @@
 //! any point and go on from the journal.
 
 mod deadlines;
+pub mod driven;
 mod generations;
 mod model;
 mod opcaches;
@@ -109,6 +110,9 @@ pub struct Host {
     reached_on_disk: (BTreeMap<String, Us>, BTreeMap<String, Us>),
     journal_told: bool,
     machine: Option<Machine>,
+    /// The agent that lives is an engine, which has its machine for itself; what it is to hear.
+    driven: bool,
+    heard: VecDeque<Event>,
     writing: Option<Writing>,
     catching_up: bool,
     outstanding: BTreeMap<EffectId, Effect>,
@@ -172,6 +176,8 @@ impl Host {
             reached_on_disk: Default::default(),
             journal_told: true,
             machine: None,
+            driven: false,
+            heard: VecDeque::new(),
             outstanding: BTreeMap::new(),
             asked_at: BTreeMap::new(),
             held_since: None,
@@ -211,7 +217,11 @@ impl Host {
 
     #[must_use]
     pub fn memory(&self) -> &Memory {
-        self.machine.as_ref().map_or(&self.durable, Machine::memory)
+        match &self.machine {
+            Some(machine) => machine.memory(),
+            None if self.driven => &self.with_queued,
+            None => &self.durable,
+        }
     }
 
     #[must_use]
@@ -236,10 +246,30 @@ impl Host {
         self.world.after(after, Happening::Deed(deed));
     }
 
+    fn lives(&self) -> bool {
+        self.machine.is_some() || self.driven
+    }
+
     pub fn start_agent(&mut self) {
-        if self.machine.is_some() || self.removal.over {
+        if self.lives() || self.removal.over {
             return;
         }
+        let (mut machine, step) = self.resume();
+        if self.removal.under_way {
+            self.removal.begins(&self.durable);
+            machine.settle();
+        }
+        self.machine = Some(machine);
+        self.due = None;
+        self.take(step);
+        let read = self.world.stamp.clone();
+        self.feed(Event::Stamp(read));
+        let epoch = self.world.epoch;
+        self.later(SLOW_POLL, Deed::SlowPoll(epoch));
+    }
+
+    /// What an agent that starts now begins with.
+    fn resume(&mut self) -> (Machine, Step) {
         self.world.say(|| "== the agent starts".to_owned());
         self.world.epoch += 1;
         self.world.agent_begins(self.died);
@@ -259,25 +289,16 @@ impl Host {
         if self.unusable.is_none() {
             self.world.forget_templates_but(&policy);
         }
-        let (mut machine, step) = Machine::resume(self.durable.clone(), policy, &self.boot, "sim", self.world.clock());
-        if self.removal.under_way {
-            self.removal.begins(&self.durable);
-            machine.settle();
-        }
-        self.machine = Some(machine);
-        self.due = None;
-        self.take(step);
-        let read = self.world.stamp.clone();
-        self.feed(Event::Stamp(read));
-        let epoch = self.world.epoch;
-        self.later(SLOW_POLL, Deed::SlowPoll(epoch));
+        Machine::resume(self.durable.clone(), policy, &self.boot, "sim", self.world.clock())
     }
 
     /// The agent dies now; what was not written is gone.
     pub fn kill_agent(&mut self) {
-        if self.machine.take().is_some() {
+        if self.lives() {
             self.world.say(|| "== the agent dies".to_owned());
         }
+        (self.machine, self.driven) = (None, false);
+        self.heard.clear();
         let open = self.durable.open.values();
         let run = |unit: &String| self.world.units.get(unit).map(|unit| unit.invocation.clone());
         let restarts = open.clone().filter_map(|effect| if let Effect::Restart { unit, .. } = effect { run(unit) } else { None });
@@ -338,6 +359,9 @@ impl Host {
 
     /// Something has come for the agent, which takes it in when its journal is written (law 2).
     pub fn feed(&mut self, event: Event) {
+        if self.driven {
+            return self.heard.push_back(event);
+        }
         match &mut self.writing {
             Some(writing) => writing.events.push_back(event),
             None => self.turn(vec![event]),
@@ -418,9 +442,57 @@ impl Host {
         for written in &entries {
             self.world.say(|| format!("   .. {:?}", written.entry));
         }
-        for written in &entries {
-            if let (Entry::Reached { target, .. }, Some(machine)) = (&written.entry, &self.machine)
-                && let Some(want) = machine.memory().targets.get(target).and_then(|target| target.reached.clone())
+        self.note(&entries);
+        let tried = !entries.is_empty();
+        let waits = entries.iter().any(|written| !written.entry.may_wait()) && self.world.faults.disk_takes > 0;
+        self.keep(entries);
+        if let Some(machine) = &self.machine
+            && self.with_queued != *machine.memory()
+        {
+            let difference = difference(&self.with_queued, machine.memory());
+            self.world.violates(format!("the journal adds up to another memory than the machine's: {difference}"));
+        }
+        if tried && !self.removal.under_way {
+            self.check_resumed();
+        }
+        let failed = tried && self.disk_full;
+        self.answers.extend(answer.map(|answer| match answer {
+            Answer::Accepted(_) if failed => Answer::Refused("the journal cannot be written".to_owned()),
+            answer => answer,
+        }));
+        if waits && self.machine.is_some() {
+            // A look has no intent that would have to be on the disk first.
+            let (before, after) =
+                if effects.iter().any(|(_, effect)| effect.acts()) { (Vec::new(), effects) } else { (effects, Vec::new()) };
+            self.perform(before, false);
+            self.writing = Some(Writing { effects: after, failed, events: VecDeque::new() });
+            self.world.faults.disk_took = self.world.faults.disk_took.max(self.world.faults.disk_takes);
+            return self.later(self.world.faults.disk_takes, Deed::Written(self.world.epoch));
+        }
+        self.perform(effects, failed);
+    }
+
+    /// In the journal, or, with a full disk, in the agent's memory until there is room.
+    fn keep(&mut self, entries: Vec<Written>) {
+        for written in entries {
+            let written = self.reread(written);
+            self.with_queued.apply(&written);
+            if self.disk_full {
+                self.queued.push(written);
+            } else {
+                self.durable.apply(&written);
+                self.journal.push(written);
+            }
+        }
+        // With a full disk also what is written there: an agent that comes after this one knows no more.
+        self.world.agent_owes = self.with_queued.depooled.keys().chain(self.durable.depooled.keys()).cloned().collect();
+    }
+
+    /// What the agent has written, for the world that judges it.
+    fn note(&mut self, entries: &[Written]) {
+        for written in entries {
+            if let Entry::Reached { target, .. } = &written.entry
+                && let Some(want) = self.memory().targets.get(target).and_then(|target| target.reached.clone())
             {
                 let landed = self.world.moment(want.landed);
                 let before = self.world.reached.insert(target.clone(), landed).unwrap_or(0);
@@ -450,47 +522,9 @@ impl Host {
                 self.world.wanted.push(crate::world::Wanted { at, perhaps, forced: false, targets, id });
             }
         }
-        for written in &entries {
+        for written in entries {
             self.world.agent_may_write(&written.entry);
         }
-        let tried = !entries.is_empty();
-        let waits = entries.iter().any(|written| !written.entry.may_wait()) && self.world.faults.disk_takes > 0;
-        for written in entries {
-            let written = self.reread(written);
-            self.with_queued.apply(&written);
-            if self.disk_full {
-                self.queued.push(written);
-            } else {
-                self.durable.apply(&written);
-                self.journal.push(written);
-            }
-        }
-        // With a full disk also what is written there: an agent that comes after this one knows no more.
-        self.world.agent_owes = self.with_queued.depooled.keys().chain(self.durable.depooled.keys()).cloned().collect();
-        if let Some(machine) = &self.machine
-            && self.with_queued != *machine.memory()
-        {
-            let difference = difference(&self.with_queued, machine.memory());
-            self.world.violates(format!("the journal adds up to another memory than the machine's: {difference}"));
-        }
-        if tried && !self.removal.under_way {
-            self.check_resumed();
-        }
-        let failed = tried && self.disk_full;
-        self.answers.extend(answer.map(|answer| match answer {
-            Answer::Accepted(_) if failed => Answer::Refused("the journal cannot be written".to_owned()),
-            answer => answer,
-        }));
-        if waits && self.machine.is_some() {
-            // A look has no intent that would have to be on the disk first.
-            let (before, after) =
-                if effects.iter().any(|(_, effect)| effect.acts()) { (Vec::new(), effects) } else { (effects, Vec::new()) };
-            self.perform(before, false);
-            self.writing = Some(Writing { effects: after, failed, events: VecDeque::new() });
-            self.world.faults.disk_took = self.world.faults.disk_took.max(self.world.faults.disk_takes);
-            return self.later(self.world.faults.disk_takes, Deed::Written(self.world.epoch));
-        }
-        self.perform(effects, failed);
     }
 
     fn perform(&mut self, effects: Vec<(EffectId, Effect)>, failed: bool) {
@@ -498,13 +532,7 @@ impl Host {
             return;
         }
         for (id, effect) in effects {
-            self.effects += 1;
-            self.world.agent_may_do(&effect);
-            self.check_held(&effect);
-            if effect.acts() {
-                self.done.push((self.world.now, effect.clone()));
-            }
-            self.check_hold(&effect);
+            self.note_effect(&effect);
             self.check_removal(&effect);
             self.outstanding.insert(id, effect.clone());
             self.asked_at.insert(id, self.world.now);
@@ -520,6 +548,17 @@ impl Host {
             self.journal_told = false;
             self.feed(Event::JournalProblem(Some("no space left on device".to_owned())));
         }
+    }
+
+    /// What the agent is about to do, for the world that judges it.
+    fn note_effect(&mut self, effect: &Effect) {
+        self.effects += 1;
+        self.world.agent_may_do(effect);
+        self.check_held(effect);
+        if effect.acts() {
+            self.done.push((self.world.now, effect.clone()));
+        }
+        self.check_hold(effect);
     }
 
     fn disk_good(&mut self) {
@@ -550,7 +589,7 @@ impl Host {
                 }
                 // Nobody can know of a stamp that is overwritten while there is no agent, or none that knows where the stamp is, or
                 // by one that is no deploy, or not one of all targets, before it was read.
-                let nobody = self.machine.as_ref().is_none_or(|machine| machine.policy().unusable.is_some());
+                let nobody = !self.lives() || self.machine.as_ref().is_some_and(|machine| machine.policy().unusable.is_some());
                 if nobody || content.contains("begin") || content.contains("targets") {
                     self.world.stamps_are_lost(self.taken_in);
                 }
@@ -576,7 +615,7 @@ impl Host {
                 for name in policy.targets.keys() {
                     self.since.entry(name.clone()).or_insert(now);
                 }
-                if self.machine.is_some() {
+                if self.lives() {
                     self.world.forget_templates_but(&policy);
                 }
                 self.policy = (*policy).clone();
@@ -612,7 +651,7 @@ impl Host {
             }
             Deed::DiskGood => self.disk_good(),
             Deed::KillAgent(down) => {
-                if self.machine.is_some() {
+                if self.lives() {
                     self.kill_agent();
                     self.later(down, Deed::StartAgent);
                 }
@@ -620,7 +659,7 @@ impl Host {
             Deed::StartAgent => self.start_agent(),
             Deed::BusRestarts => self.world.bus_restarts(),
             Deed::Reboot(after) => {
-                if self.machine.is_some() {
+                if self.lives() {
                     self.kill_agent();
                     self.later(after, Deed::StartAgent);
                 }
@@ -924,9 +963,7 @@ impl Host {
         self.disturb();
         self.disk_good();
         self.world.heal();
-        if self.machine.is_none() {
-            self.start_agent();
-        }
+        self.start_agent();
         self.order(Order::Release);
         // Of a stamp that nobody read the agent cannot know that its code is on the disk: whoever deploys sees from a proof that fails
         // that another id is expected, and touches the stamp again.
@@ -967,13 +1004,10 @@ impl Host {
         self.memory().reruns.iter().any(|(unit, owed)| !owed.lent || !goes_on(unit, &owed.after))
     }
 
-    #[must_use]
-    pub fn quiet(&self) -> bool {
+    /// Nothing is under way, and nothing to be given back.
+    fn owes_nothing(&self) -> bool {
         let memory = self.memory();
-        self.machine.is_some()
-            && self.outstanding.is_empty()
-            && self.writing.is_none()
-            && memory.rollout.is_none()
+        memory.rollout.is_none()
             && memory.depooled.is_empty()
             && memory.lent.is_empty()
             && memory.quiet.is_empty()
@@ -981,6 +1015,14 @@ impl Host {
             && !self.owes_runs()
             && memory.frozen.is_empty()
             && memory.cutting.is_empty()
+    }
+
+    #[must_use]
+    pub fn quiet(&self) -> bool {
+        self.machine.is_some()
+            && self.outstanding.is_empty()
+            && self.writing.is_none()
+            && self.owes_nothing()
             && self.stamp_told
             && self.generations_quiet()
             && self.all_serve()

@@ -7,6 +7,7 @@ mod widest_host;
 mod widest_units;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use restart_agent::core::deploy::StampFault;
 use restart_agent::core::event::Order;
@@ -21,7 +22,7 @@ pub use wider::{ALL_FROM, WIDEST_FROM};
 use widest_fpm::WidestFpm;
 use widest_units::WidestUnits;
 
-use crate::host::{Crash, Deed, Host, span};
+use crate::host::{Crash, Deed, Host, driven, span};
 use crate::rng::Rng;
 use crate::world::{
     Answers, Balancer, Body, By, Daemon, Fpm, FpmStart, HOUR, Hook, Load, MINUTE, MS, OnTerm, S, Schedule, Script, Starts, Unit, Us, World,
@@ -573,4 +574,10 @@ pub fn live(seed: u64, told: bool) -> Host {
     host.run(BUSY + 20 * S);
     host.settle();
     host
+}
+
+/// The same with the engine itself as the agent. `run_dir` is a directory for its status.
+#[must_use]
+pub fn live_by_engine(seed: u64, told: bool, run_dir: &Path) -> Host {
+    driven::live(host(seed, told), BUSY + 20 * S, run_dir)
 }

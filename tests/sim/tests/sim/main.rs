@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod drain;
+mod engine;
 mod fpm;
 mod generations;
 mod given;
