@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::host::{Crash, Host};
 use crate::plan::Planned;
@@ -159,10 +160,14 @@ pub fn explore(stories: &[Story], sample: Option<u64>, keep_going: bool) -> Expl
     explored
 }
 
+/// How often it is told how far it is.
+const SAYS_EVERY: Duration = Duration::from_secs(20);
+
 /// On all cores; the points of each story are those of its runs without a crash.
 fn run_all(stories: &[Story], runs: &[(usize, Option<Death>)], keep_going: bool) -> (Explored, Vec<(usize, u64)>) {
     let next = AtomicUsize::new(0);
     let told = Mutex::new((Explored::default(), Vec::new()));
+    let said = Mutex::new(Instant::now());
     let work = || {
         while let Some((story, death)) = runs.get(next.fetch_add(1, Ordering::Relaxed)).copied() {
             let (wrong, points) = stories[story].judge(death);
@@ -175,6 +180,11 @@ fn run_all(stories: &[Story], runs: &[(usize, Option<Death>)], keep_going: bool)
                 next.store(runs.len(), Ordering::Relaxed);
             }
             told.0.bad.extend(wrong.map(|wrong| Bad { story: stories[story].name.clone(), death, wrong }));
+            let mut said = said.lock().unwrap();
+            if said.elapsed() >= SAYS_EVERY {
+                *said = Instant::now();
+                println!("{} of {} runs, {} in which something was wrong", told.0.runs, runs.len(), told.0.bad.len());
+            }
         }
     };
     thread::scope(|scope| {
