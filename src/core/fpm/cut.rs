@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::drain::FRESH;
 use super::proof::VERIFY_TIMEOUT;
-use super::{Fpm, FpmStep, Purpose};
+use super::{Fpm, FpmStep, Purpose, STATUS_TIMEOUT};
 use crate::core::cut::settle_cut;
 use crate::core::deploy::printable;
 use crate::core::effect::{Effect, WorkerRef};
@@ -80,6 +80,9 @@ impl Fpm {
             settle_cut(turn, &self.unit, false, false);
             return self.drain_again(now);
         }
+        if self.asks_again(turn, answers, &counted) {
+            return;
+        }
         let busy: Vec<WorkerSeen> = counted.workers().cloned().collect();
         self.last_full.extend(counted.busy.into_iter().map(|(pool, busy)| (pool, (now, busy))));
         self.unanswered = counted.silent;
@@ -124,6 +127,9 @@ impl Fpm {
             self.aside = Some(turn.ask(Effect::Thaw { workers }));
             return if anew { self.enter(now, FpmStep::Seeing) } else { self.drain_again(now) };
         }
+        if self.asks_again(turn, answers, &counted) {
+            return;
+        }
         // Who did not answer now may have done so in the count.
         self.unanswered = counted.silent.clone();
         let patient = !self.thawed;
@@ -138,6 +144,17 @@ impl Fpm {
         self.thawed = true;
         self.pending = Some(turn.ask(Effect::Thaw { workers: thaw }));
         self.enter(now, FpmStep::Thawing);
+    }
+
+    /// A pool that does not answer has kept the word of the others waiting, and requests have come in since: these are asked once more, alone.
+    fn asks_again(&mut self, turn: &mut Turn<'_>, answers: &PoolAnswers, counted: &Counted) -> bool {
+        let asks = self.source.asks.iter().filter(|ask| !counted.silent.contains(&ask.pool)).cloned().collect::<Vec<_>>();
+        if counted.silent.is_empty() || asks.is_empty() || answers.len() < self.source.asks.len() {
+            return false;
+        }
+        self.asked_full = true;
+        self.pending = Some(turn.ask(Effect::AskPools { asks, full: true, timeout: STATUS_TIMEOUT }));
+        true
     }
 
     /// It is not cut now: what was stopped for the count goes on.
