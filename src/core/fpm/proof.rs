@@ -31,7 +31,7 @@ impl Fpm {
     pub(super) fn verify(&mut self, turn: &mut Turn<'_>, until: Mono) {
         // It was not to be learned before the restart where it listens, and systemd has just restarted it: without that nothing is asked, warmed or
         // proven.
-        if self.layout.is_none() && (READS..READS + TESTS).contains(&self.tests) && turn.now.mono < until {
+        if self.layout.is_none() && (READS..READS + TESTS).contains(&self.tests) {
             self.tests += 1;
             self.pending = Some(turn.ask(Effect::Inspect { unit: self.unit.clone() }));
             return;
@@ -53,6 +53,11 @@ impl Fpm {
         }
     }
 
+    /// A php-fpm -tt that hangs takes its time, which is not that of the proof.
+    fn has_read(&mut self, now: Mono) {
+        self.enter(now, FpmStep::Verifying { until: now.after(VERIFY_TIMEOUT) });
+    }
+
     fn answers(&mut self, now: Now, until: Mono) {
         if self.undated { self.serves(now) } else { self.enter(now.mono, FpmStep::Dating { until }) }
     }
@@ -67,9 +72,10 @@ impl Fpm {
         match outcome {
             Outcome::Layout(layout) => {
                 self.listens(layout);
-                self.next = turn.now.mono;
+                self.has_read(turn.now.mono);
             }
-            _ if self.layout.is_none() => self.next = turn.now.mono.after(TEST_AGAIN),
+            _ if self.layout.is_none() && self.tests < READS + TESTS => self.next = turn.now.mono.after(TEST_AGAIN),
+            _ if self.layout.is_none() => self.has_read(turn.now.mono),
             Outcome::Answered { status: 200, .. } => self.answers(turn.now, until),
             Outcome::Pools(answers) if self.is_at_work(answers) => self.answers(turn.now, until),
             // The ping before it went wrong, and that is what there is to tell.

@@ -860,15 +860,7 @@ impl Host {
         if !self.world.wrong.is_empty() {
             return;
         }
-        for left in self.world.left_over() {
-            self.world.violates(left);
-        }
-        let since = self.since.clone();
-        let mut stale = self.world.stale_units(|target| since.get(target).copied().unwrap_or(Us::MAX));
-        stale.retain(|unit| !self.spared_for_once(unit));
-        if !stale.is_empty() {
-            self.world.violates(format!("{} runs old code, with nothing in the way", stale.join(", ")));
-        }
+        self.check_left_over();
         let Some(machine) = &self.machine else { return self.world.violates("the agent is dead".to_owned()) };
         let memory = machine.memory().clone();
         let waited = machine.waited(None);
@@ -901,6 +893,19 @@ impl Host {
         self.opcaches_at_rest();
         self.check_newest();
         self.check_casualties();
+    }
+
+    /// Nothing is left of what was lent, held or asked, nor of old code.
+    fn check_left_over(&mut self) {
+        for left in self.world.left_over() {
+            self.world.violates(left);
+        }
+        let since = self.since.clone();
+        let mut stale = self.world.stale_units(|target| since.get(target).copied().unwrap_or(Us::MAX));
+        stale.retain(|unit| !self.spared_for_once(unit));
+        if !stale.is_empty() {
+            self.world.violates(format!("{} runs old code, with nothing in the way", stale.join(", ")));
+        }
     }
 
     /// The casualties in the journal are those of the world, exactly.

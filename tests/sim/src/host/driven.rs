@@ -270,6 +270,13 @@ impl Drive {
         }
     }
 
+    /// The same, of one that has no reason to end.
+    async fn run_on(&mut self, until: Us, holds: impl Fn(&Bench) -> bool) {
+        if self.run(until, holds).await.is_some() {
+            self.violates("the engine has ended, and nobody has told it to".to_owned());
+        }
+    }
+
     fn world_now(&self) -> Us {
         self.bench.borrow_mut().now()
     }
@@ -294,14 +301,14 @@ impl Drive {
                 answer.is_some()
             };
             let patience = self.world_now() + 11 * MINUTE;
-            let _ = self.run(patience, answered).await;
+            self.run_on(patience, answered).await;
             let Some(answer) = answer.into_inner() else { return self.violates("who waits is not answered in time".to_owned()) };
             if matches!(answer.how, Waited::Converged { .. }) {
                 return;
             }
             last = Some(answer.how);
             let soon = self.world_now() + 10 * S;
-            let _ = self.run(soon, |_| false).await;
+            self.run_on(soon, |_| false).await;
         }
         self.violates(format!("with nothing in the way, the engine tells who waits {last:?}"));
     }
@@ -398,6 +405,8 @@ pub fn live(mut host: Host, busy: Us, run_dir: &Path) -> Host {
     // A removal has its own agent.
     host.crash = host.crash.filter(|crash| !crash.removed);
     host.kill_agent();
+    // It is as if the engine had been there from the beginning.
+    host.world.agent_was_away = false;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
     runtime.block_on(async move {
         let until = host.world.now + busy;
@@ -412,17 +421,26 @@ pub fn live(mut host: Host, busy: Us, run_dir: &Path) -> Host {
             run_dir: run_dir.to_owned(),
         };
         drive.start();
-        let _ = drive.run(until, |_| false).await;
+        drive.run_on(until, |_| false).await;
         drive.bench.borrow_mut().host.crash = None;
         if drive.engine.is_none() {
             drive.start();
         }
         drive.bench.borrow_mut().host.heal();
         let looked_at = drive.world_now() + LOOKED_AT;
-        let _ = drive.run(looked_at, |_| false).await;
+        drive.run_on(looked_at, |_| false).await;
         drive.converges(50 * MINUTE).await;
         let until = drive.world_now() + 50 * MINUTE;
-        let _ = drive.run(until, |bench| bench.host.owes_nothing() && bench.asked.is_empty()).await;
+        let rests = |bench: &Bench| bench.host.owes_nothing() && bench.asked.is_empty();
+        drive.run_on(until, rests).await;
+        let soon = drive.world_now() + 2 * S;
+        drive.run_on(soon, |_| false).await;
+        // The end of one that is perhaps owed a run may have come just then.
+        let until = drive.world_now() + 50 * MINUTE;
+        drive.run_on(until, rests).await;
+        if !rests(&drive.bench.borrow()) {
+            drive.violates("with nothing in the way, the engine still owes something".to_owned());
+        }
         let _ = drive.stimuli.try_send(Stimulus::Stop);
         let until = drive.world_now() + MINUTE;
         match drive.run(until, |_| false).await {
@@ -435,6 +453,7 @@ pub fn live(mut host: Host, busy: Us, run_dir: &Path) -> Host {
         let Some(bench) = Rc::into_inner(bench) else { panic!("the engine is still there") };
         let mut host = bench.into_inner().host;
         host.check_casualties();
+        host.check_left_over();
         host.kill_agent();
         host.start_agent();
         if host.world.wrong.is_empty() {

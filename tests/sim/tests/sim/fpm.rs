@@ -517,6 +517,23 @@ fn read_after_its_restart(offset: Us, fail: fn(&mut Faults, Us)) -> bool {
     seen
 }
 
+/// Reading takes long and is given up, and its status page never answers: its proof has its own time, in which that is put up with.
+#[test]
+fn the_time_of_the_proof_begins_when_reading_is_over() {
+    let rules = FpmRules { status: Some("/run/php/own.sock".to_owned()), status_path: Some("/status".to_owned()), ..fpm_rules() };
+    let mut world = world();
+    world.add(Unit::fpm(FPM, Fpm { status: Answers::Not, ..Fpm::default() }), HOUR);
+    let policy = with_target(policy(), "jobrunner", TargetRules::PhpFpm(rules));
+    let mut host = adopted(world, with_pool(policy, "default"));
+    host.world.touch("d2");
+    assert!(host.run_until(10 * S, |host| host.memory().rollout.is_some()));
+    host.world.faults.unreadable_until = host.world.now + HOUR;
+    assert!(host.run_until(5 * MINUTE, |host| host.memory().rollout.is_none()));
+    assert_eq!(host.state(), Some(State::Converged), "{:#?}", unit_ends(&host).collect::<Vec<_>>());
+    assert!(!host.world.balancers["default"].out);
+    host.must_be_right();
+}
+
 /// It does not answer since the deploy before, and the disk is full when it is to be restarted for the next one: it has still proven nothing.
 #[test]
 fn php_fpm_that_does_not_answer_stays_out_if_its_next_restart_is_refused() {
