@@ -148,12 +148,12 @@ impl Fpm {
 
     /// A pool that does not answer has kept the word of the others waiting, and requests have come in since: these are asked once more, alone.
     fn asks_again(&mut self, turn: &mut Turn<'_>, answers: &PoolAnswers, counted: &Counted) -> bool {
-        let asks = self.source.asks.iter().filter(|ask| !counted.silent.contains(&ask.pool)).cloned().collect::<Vec<_>>();
-        if counted.silent.is_empty() || asks.is_empty() || answers.len() < self.source.asks.len() {
+        let alone = answers.len() < self.source.asks.len();
+        if counted.silent.is_empty() || counted.busy.is_empty() || alone {
             return false;
         }
-        self.asked_full = true;
-        self.pending = Some(turn.ask(Effect::AskPools { asks, full: true, timeout: STATUS_TIMEOUT }));
+        let asks = self.source.asks.iter().filter(|ask| counted.busy.contains_key(&ask.pool)).cloned().collect();
+        self.ask_pools(turn, asks, true, STATUS_TIMEOUT);
         true
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::proof::VERIFY_TIMEOUT;
 use super::retire::Retiring;
 use super::{Fpm, FpmStep, Purpose};
-use crate::core::effect::{Effect, Looked, Outcome};
+use crate::core::effect::{Effect, Looked, Outcome, StatusAsk};
 use crate::core::entry::Entry;
 use crate::core::memory::Want;
 use crate::core::seen::{Active, PoolAnswers, UnitSeen};
@@ -49,9 +49,13 @@ impl Fpm {
 
     pub(super) fn ask_status(&mut self, turn: &mut Turn<'_>, full: bool, timeout: Duration) {
         if self.source.asks() {
-            self.asked_full = full;
-            self.pending = Some(turn.ask(Effect::AskPools { asks: self.source.asks.clone(), full, timeout }));
+            self.ask_pools(turn, self.source.asks.clone(), full, timeout);
         }
+    }
+
+    pub(super) fn ask_pools(&mut self, turn: &mut Turn<'_>, asks: Vec<StatusAsk>, full: bool, timeout: Duration) {
+        self.asked_full = full;
+        self.pending = Some(turn.ask(Effect::AskPools { asks, full, timeout }));
     }
 
     pub(super) fn look(&mut self, turn: &mut Turn<'_>) {

@@ -798,6 +798,18 @@ impl Host {
         self.world.scheduled_rules(unit).is_some_and(|(_, rules)| times >= rules.max_interruptions)
     }
 
+    /// What runs old code, though its rules want it renewed.
+    fn stale(&self) -> Vec<String> {
+        self.world.stale_units(|target| self.since.get(target).copied().unwrap_or(Us::MAX))
+    }
+
+    /// The same, but for what has been interrupted often enough.
+    fn stale_in_vain(&self) -> Vec<String> {
+        let mut stale = self.stale();
+        stale.retain(|unit| !self.spared_for_once(unit));
+        stale
+    }
+
     /// What holds after every turn.
     fn check_now(&mut self, thorough: bool, rollout: bool) {
         let Some(machine) = &self.machine else { return };
@@ -812,9 +824,7 @@ impl Host {
         }
         let Some(machine) = &self.machine else { return };
         if thorough && self.stamp_told && matches!(machine.waited(None), Waited::Converged { .. }) {
-            let since = self.since.clone();
-            let mut stale = self.world.stale_units(|target| since.get(target).copied().unwrap_or(Us::MAX));
-            stale.retain(|unit| !self.spared_for_once(unit));
+            let stale = self.stale_in_vain();
             if !stale.is_empty() {
                 self.world.violates(format!("wait says converged, and {} runs old code", stale.join(", ")));
             }
@@ -845,8 +855,7 @@ impl Host {
         if let Some(unit) = excluded.map(|unit| unit.unit.clone()) {
             self.world.violates(format!("{unit} is excluded, and status tells of it"));
         }
-        let since = self.since.clone();
-        let stale = self.world.stale_units(|target| since.get(target).copied().unwrap_or(Us::MAX));
+        let stale = self.stale();
         let units = status.targets.iter().flat_map(|target| &target.units);
         let wrong: Vec<String> = units
             .filter(|unit| stale.contains(&unit.unit) && unit.state == TargetState::Fresh)
@@ -900,9 +909,7 @@ impl Host {
         for left in self.world.left_over() {
             self.world.violates(left);
         }
-        let since = self.since.clone();
-        let mut stale = self.world.stale_units(|target| since.get(target).copied().unwrap_or(Us::MAX));
-        stale.retain(|unit| !self.spared_for_once(unit));
+        let stale = self.stale_in_vain();
         if !stale.is_empty() {
             self.world.violates(format!("{} runs old code, with nothing in the way", stale.join(", ")));
         }

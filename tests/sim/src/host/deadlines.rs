@@ -58,8 +58,7 @@ impl Host {
         self.alerted = false;
         self.told.clear();
         self.check_deadlines_of_strays();
-        let since = self.since.clone();
-        let mut stale = self.world.stale_units(|target| since.get(target).copied().unwrap_or(Us::MAX));
+        let mut stale = self.stale();
         if stale.is_empty() {
             return;
         }

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::select;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -29,6 +28,7 @@ use restart_agent::engine::{Engine, Journal, Parts, Request, Stimulus, WaitEnd, 
 use restart_agent::store::{StoreFault, hold_alive};
 
 use super::{Deed, Host, span};
+use crate::check::us;
 use crate::world::{Happening, LOOKED_AT, MINUTE, S, Us, Wanted};
 
 /// What waits to be heard by the loop.
@@ -66,7 +66,8 @@ impl Bench {
     }
 }
 
-/// The world of the engine of one epoch. Once that is over it waits for ever, until it is dropped.
+/// The world and the disk of the engine of one epoch. Once that is over it waits for ever, until it is dropped.
+#[derive(Clone)]
 struct Outside {
     bench: Rc<RefCell<Bench>>,
     changed: Rc<Notify>,
@@ -131,13 +132,7 @@ impl World for Outside {
     }
 }
 
-struct Disk {
-    bench: Rc<RefCell<Bench>>,
-    changed: Rc<Notify>,
-    epoch: u64,
-}
-
-impl Disk {
+impl Outside {
     /// Waits for the disk, and says whether it has room.
     async fn writes(&self, takes: Us) -> Result<(), StoreFault> {
         let point = || {
@@ -161,7 +156,7 @@ impl Disk {
     }
 }
 
-impl Journal for Disk {
+impl Journal for Outside {
     async fn append(&self, entries: Vec<Written>) -> Result<(), StoreFault> {
         let takes = {
             let mut bench = self.bench.borrow_mut();
@@ -222,15 +217,14 @@ impl Drive {
         let (epoch, now) = (bench.host.world.epoch, bench.host.world.clock());
         drop(bench);
         self.engine = None;
-        let changed = || Rc::clone(&self.changed);
-        let bench = || Rc::clone(&self.bench);
+        let outside = Outside { bench: Rc::clone(&self.bench), changed: Rc::clone(&self.changed), epoch };
         #[expect(clippy::arc_with_non_send_sync, reason = "the engine and its world live on one thread")]
-        let world = Arc::new(Outside { bench: bench(), changed: changed(), epoch });
+        let world = Arc::new(outside.clone());
         let parts = Parts {
             world,
             machine,
             first,
-            store: Disk { bench: bench(), changed: changed(), epoch },
+            store: outside,
             alive: hold_alive(&self.run_dir, &self.run_dir).expect("its lock"),
             metrics: PathBuf::new(),
             agent: AgentView { version: "sim".to_owned(), running: true, pid: 1, since: now.wall },
@@ -341,7 +335,7 @@ async fn drive(
                 return Driven::Starts;
             }
             if lives && !bench.host.driven {
-                return Driven::Died;
+                break;
             }
         }
         bench.now();
@@ -392,10 +386,6 @@ fn happen(bench: &mut Bench, what: Happening, stimuli: &mpsc::Sender<Stimulus>) 
         }
     }
     false
-}
-
-fn us(span: Duration) -> Us {
-    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Lets the engine live what the host has before it for so long, mends everything, waits for the newest deploy as people do, and ends it. Its journal

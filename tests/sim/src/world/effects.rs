@@ -1,7 +1,6 @@
 //! The agent's hands: what each effect does to the host, after how long, and what comes back.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use restart_agent::core::effect::{Effect, EffectId, Fault, FpmRequest, JobEnd, Looked, Outcome, WorkerRef};
 use restart_agent::core::seen::{Active, Exit, ExitSeen, Load, ProcessSeen, UnitSeen};
@@ -11,10 +10,7 @@ use super::balancer::Command;
 use super::fpm::Answers;
 use super::unit::{By, JobKind, Role, Unit};
 use super::{Happening, MS, S, Us, World};
-
-fn us(span: Duration) -> Us {
-    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
-}
+use crate::check::us;
 
 /// What a look shows that asks for little.
 fn bare(full: UnitSeen) -> UnitSeen {

@@ -10,12 +10,12 @@ use sim::world::{Fpm, MINUTE, S, World};
 use tempfile::tempdir;
 
 use crate::given::{FPM, fpm_host};
+use crate::random::number;
 
 /// Those that are lived of each kind of world; `ENGINE_SEEDS=n` for more.
 const SEEDS: u64 = if cfg!(debug_assertions) { 10 } else { 200 };
 
 fn rules_hold(from: u64, run_dir: &Path) {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     if let Some(seed) = number("SEED") {
         let host = sim::random::live_by_engine(seed, true, run_dir);
         println!("{}", host.world.story.lines.join("\n"));

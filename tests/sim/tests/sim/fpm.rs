@@ -7,7 +7,7 @@ use restart_agent::core::status::{State, TargetState};
 use sim::host::{Deed, Host, span};
 use sim::world::{Answers, By, Faults, Fpm, FpmStart, HOUR, Hook, Load, MINUTE, MS, Pool, S, Unit, Us, World};
 
-use crate::given::{FPM, adopted, fpm_host, fpm_rules, policy, unit_ends, with_pool, with_target, world};
+use crate::given::{FPM, adopted, fpm_host, fpm_host_by, fpm_rules, policy, unit_ends, with_pool, with_target, world};
 
 const OTHER: &str = "php8.2-fpm-other.service";
 
@@ -498,9 +498,7 @@ fn php_fpm_whose_configuration_takes_too_long_to_read_is_read_and_proven_after_i
 fn read_after_its_restart(offset: Us, fail: fn(&mut Faults, Us)) -> bool {
     let unread = |host: &Host| unit_ends(host).any(|end| end.notes.concat().contains("its configuration could not be read"));
     let rules = FpmRules { warm: vec!["/w/health-check.php".to_owned()], ..fpm_rules() };
-    let mut world = world();
-    world.add(Unit::fpm(FPM, Fpm::default()), HOUR);
-    let mut host = adopted(world, with_target(policy(), "jobrunner", TargetRules::PhpFpm(rules)));
+    let mut host = fpm_host_by(rules, false, Fpm::default());
     host.world.touch("d2");
     assert!(host.run_until(10 * S, |host| host.memory().rollout.is_some()));
     host.run(offset * MS);
@@ -521,10 +519,7 @@ fn read_after_its_restart(offset: Us, fail: fn(&mut Faults, Us)) -> bool {
 #[test]
 fn the_time_of_the_proof_begins_when_reading_is_over() {
     let rules = FpmRules { status: Some("/run/php/own.sock".to_owned()), status_path: Some("/status".to_owned()), ..fpm_rules() };
-    let mut world = world();
-    world.add(Unit::fpm(FPM, Fpm { status: Answers::Not, ..Fpm::default() }), HOUR);
-    let policy = with_target(policy(), "jobrunner", TargetRules::PhpFpm(rules));
-    let mut host = adopted(world, with_pool(policy, "default"));
+    let mut host = fpm_host_by(rules, true, Fpm { status: Answers::Not, ..Fpm::default() });
     host.world.touch("d2");
     assert!(host.run_until(10 * S, |host| host.memory().rollout.is_some()));
     host.world.faults.unreadable_until = host.world.now + HOUR;

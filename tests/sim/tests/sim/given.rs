@@ -89,9 +89,14 @@ pub fn adopted(mut world: World, policy: Policy) -> Host {
 
 /// php-fpm under load, in a pool or not.
 pub fn fpm_host(pool: bool, fpm: Fpm) -> Host {
+    fpm_host_by(fpm_rules(), pool, fpm)
+}
+
+/// The same by other rules.
+pub fn fpm_host_by(rules: FpmRules, pool: bool, fpm: Fpm) -> Host {
     let mut world = world();
     world.add(Unit::fpm(FPM, fpm), HOUR);
-    let policy = with_target(policy(), "jobrunner", TargetRules::PhpFpm(fpm_rules()));
+    let policy = with_target(policy(), "jobrunner", TargetRules::PhpFpm(rules));
     adopted(world, if pool { with_pool(policy, "default") } else { policy })
 }
 

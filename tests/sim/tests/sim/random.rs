@@ -15,7 +15,8 @@ const SAYS_EVERY: Duration = Duration::from_secs(20);
 /// Lines of the story of a seed that breaks a rule, up to where it does.
 const TOLD: usize = 150;
 
-fn number(name: &str) -> Option<u64> {
+/// Of the environment.
+pub fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 

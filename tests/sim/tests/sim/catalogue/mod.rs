@@ -20,6 +20,8 @@ use sim::explore::{Death, Story, explore};
 use sim::host::{Deed, Host, span};
 use sim::world::{MS, S, Us, World};
 
+use crate::random::number;
+
 /// About so many deaths of each story, where not all are asked for.
 const SAMPLE: u64 = 8;
 
@@ -42,7 +44,6 @@ fn all(crossed: usize, twice: usize) -> Vec<Story> {
 
 #[test]
 fn wherever_the_agent_dies_the_rules_hold_t06() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let exhaustive = std::env::var_os("EXHAUSTIVE").is_some();
     let crossed = number("CROSSED").and_then(|n| usize::try_from(n).ok()).unwrap_or(CROSSED);
     let name = std::env::var("STORY").ok();
