@@ -10,7 +10,7 @@ use crate::core::loans::{Loan, Loans, RESTART_DROP_IN, service_drop_in};
 use crate::core::memory::{Memory, Want};
 use crate::core::policy::{Overdue, ServiceRules};
 use crate::core::seen::{Active, UnitSeen};
-use crate::core::stale::Stale;
+use crate::core::stale::{self, Stale};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::time::Mono;
@@ -184,6 +184,8 @@ impl Service {
                 self.pending = Some(turn.ask(Effect::Start { unit: name }));
             }
             Then::Verify => self.enter(turn.now.mono, Step::Verifying),
+            // What has finished for the deploy of then may be old for one that has landed since.
+            Then::Finish(_) if self.is_stale_for(turn, rules, target, want) => self.drain_from_now(turn.now.mono),
             Then::Finish(why) => {
                 self.settle(turn, "it is owed no start any more");
                 self.done(turn, target, &name, UnitEnd::Finished, why);
@@ -194,10 +196,26 @@ impl Service {
                 if then == Then::Pause {
                     self.leave(turn, target, &name, PAUSED);
                 }
-                self.asking = Asking::default();
-                self.enter(turn.now.mono, Step::Draining { until: turn.now.mono });
+                self.drain_from_now(turn.now.mono);
             }
         }
+    }
+
+    /// By what was last seen of it.
+    fn is_stale_for(&mut self, turn: &Turn<'_>, rules: &ServiceRules, target: &str, want: &Want) -> bool {
+        let memory = turn.memory.targets.get(target).cloned().unwrap_or_default();
+        let stale = stale::stale(&self.seen, &rules.code, want, &memory);
+        let old = !stale.is_empty();
+        if old {
+            self.stale = stale;
+        }
+        old
+    }
+
+    /// It begins again, and its drain is over.
+    fn drain_from_now(&mut self, now: Mono) {
+        self.asking = Asking::default();
+        self.enter(now, Step::Draining { until: now });
     }
 
     /// Nothing more is begun with it: what was done to it is taken back.
