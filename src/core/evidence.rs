@@ -12,6 +12,9 @@ use super::policy::FpmRules;
 use super::seen::{FpmLayout, PoolAnswers, PoolStatus, ProcessSeen, UnitSeen, WorkerSeen, WorkerState};
 use super::time::Mono;
 
+/// What is said where not even the pools are known.
+const UNREAD: &str = "its configuration could not be read";
+
 /// How the requests in flight of one unit are counted, pool by pool.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Source {
@@ -95,17 +98,29 @@ impl MutePool {
     /// Its workers, of all processes of the unit. What does not say whose it is may be anybody's.
     pub fn workers<'u>(&'u self, unit: &'u UnitSeen) -> impl Iterator<Item = &'u ProcessSeen> {
         let of_pool = |process: &&ProcessSeen| match &process.pool {
-            _ if self.name.is_empty() => true,
+            _ if self.unread() => true,
             Some(pool) => *pool == self.name,
             None => process.ppid == unit.main_pid,
         };
         unit.processes.iter().filter(|process| process.pid != unit.main_pid).filter(of_pool)
     }
 
+    /// Not even which pools there are is known.
+    #[must_use]
+    pub fn unread(&self) -> bool {
+        self.name.is_empty()
+    }
+
     /// For a sentence: `pool three`.
     #[must_use]
     pub fn called(&self) -> String {
-        if self.name.is_empty() { "it".to_owned() } else { format!("pool {}", self.name) }
+        if self.unread() { "it".to_owned() } else { format!("pool {}", self.name) }
+    }
+
+    /// Why it says nothing, where it is named beside that.
+    #[must_use]
+    pub fn why_mute(&self) -> &'static str {
+        if self.unread() { UNREAD } else { "it has no status page" }
     }
 
     /// The workers that are evidently at a request, by what the kernel says of them: on a processor, with children, holding an accepted
@@ -282,10 +297,13 @@ impl Proof {
             (Some((0, accepted)), _) => Flight::Idle { accepted },
             (Some((requests, _)), _) => Flight::Busy { requests },
             (None, None) => Flight::Idle { accepted: 0 },
-            (None, Some(pool)) => Flight::Unknown(format!(
-                "{} has no status page and no StatusText, so nobody can say whether it is idle: taken as busy",
-                pool.called()
-            )),
+            (None, Some(pool)) => {
+                let nothing = match pool.unread() {
+                    true => UNREAD.to_owned(),
+                    false => format!("{} has no status page and no StatusText", pool.called()),
+                };
+                Flight::Unknown(format!("{nothing}, so nobody can say whether it is idle: taken as busy"))
+            }
         };
         self.flight(now, &flight, 0);
     }

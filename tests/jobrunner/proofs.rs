@@ -91,7 +91,7 @@ pub fn unread(release: Release) -> Result<()> {
     let hang =
         format!("#!/bin/sh\n[ \"$1\" = -tt ] && [ -e /run/hang ] && rm /run/hang && exec sleep infinity\nexec {binary}.real \"$@\"\n");
     host.ok(&["mv", binary, &format!("{binary}.real")])?;
-    host.write(binary, hang)?;
+    host.write(binary, &hang)?;
     host.ok(&["chmod", "+x", binary])?;
     // What was read of an older configuration is not what it would start with.
     host.ok(&["touch", &format!("{}/pool.d/www.conf", release.fpm_etc())])?;
@@ -105,5 +105,22 @@ pub fn unread(release: Release) -> Result<()> {
     ensure!(!host.exists("/run/hang"), "its configuration was never read: {history:#?}");
     ensure!(unit["notes"].to_string().contains("its configuration could not be read (php-fpm -tt did not end within 15 s"), "{unit:#}");
     ensure!(host.exists("/var/log/app/warm.log") && host.read("/var/log/app/warm.log")? == "1\n", "it was not warmed up: {history:#?}");
-    stage.ensure_done("v2")
+    stage.ensure_done("v2")?;
+
+    // For ever: it goes back unproven, and that is told.
+    host.write(binary, hang.replace("&& rm /run/hang ", ""))?;
+    host.write("/run/hang", "")?;
+    stage.deploy("v3")?;
+    lab::wait_for("status to say that it is being read", Duration::from_secs(60), || {
+        Ok(stage.agent.status_text()?.contains("its configuration is being read").then_some(()))
+    })?;
+    let waited = stage.agent.wait(Duration::from_secs(120))?;
+    ensure!(waited.status == 0, "{waited:?}");
+    let history = stage.agent.history()?;
+    let unit = &history[0]["units"][0];
+    let told = unit.to_string();
+    ensure!(told.contains("whether it serves nobody could ask") && told.contains("neither pinged nor warmed up"), "{unit:#}");
+    ensure!(!told.contains("no status page"), "{unit:#}");
+    ensure!(stage.pool.state()? != "depooled", "it is still out: {history:#?}");
+    Ok(())
 }

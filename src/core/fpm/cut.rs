@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::drain::FRESH;
-use super::proof::VERIFY_TIMEOUT;
 use super::{Fpm, FpmStep, Purpose, STATUS_TIMEOUT};
 use crate::core::cut::settle_cut;
 use crate::core::deploy::printable;
@@ -26,12 +25,15 @@ impl Fpm {
     /// Goes on to the restart: counts what is in flight, also after a drain that ended idle, since something may have come in since.
     pub fn renew(&mut self, now: Mono) {
         if self.unproven && self.seen.active.runs() {
-            return self.enter(now, FpmStep::Verifying { until: now.after(VERIFY_TIMEOUT) });
+            return self.begin_proof(now);
         }
         let asks = self.source.asks();
         for pool in self.source.mute.iter().filter(|_| !self.mute_idle && !self.idle) {
-            let why = "has no status page, so nobody knows which of its requests were cut: set pm.status_path and pm.status_listen";
-            self.notes.push(format!("{} {why}", pool.called()));
+            let cut = "nobody knows which of its requests were cut";
+            self.notes.push(match pool.unread() {
+                true => format!("its pools are not known, so {cut}"),
+                false => format!("{} has no status page, so {cut}: set pm.status_path and pm.status_listen", pool.called()),
+            });
         }
         // What was seen while it was found idle need not be asked again; of what is busy it is to be known who is who at this moment.
         let seen = self.idle && now.since(self.seen_at) <= FRESH && !self.is_seen_of_old();
@@ -205,7 +207,7 @@ impl Fpm {
         let silent = self.layout.iter().flat_map(|layout| &layout.pools).filter(|pool| self.unanswered.contains(&pool.name));
         let silent = silent.map(|pool| (MutePool { name: pool.name.clone(), listen: pool.listen.clone() }, "its status did not answer"));
         // Proven to have no worker left, or by the text of the only pool.
-        let mute = self.source.mute.iter().filter(|_| !self.mute_idle).map(|pool| (pool.clone(), "it has no status page"));
+        let mute = self.source.mute.iter().filter(|_| !self.mute_idle).map(|pool| (pool.clone(), pool.why_mute()));
         for (pool, why) in silent.chain(mute) {
             let (at, guess) = self.last_full.get(&pool.name).cloned().unwrap_or_default();
             let workers = pool.workers(&self.seen).count();

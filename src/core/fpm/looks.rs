@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::proof::VERIFY_TIMEOUT;
 use super::retire::Retiring;
-use super::{Fpm, FpmStep, Purpose};
-use crate::core::effect::{Effect, Looked, Outcome, StatusAsk};
+use super::{Fpm, FpmStep, Purpose, READS, TEST_AGAIN, TESTS};
+use crate::core::effect::{Effect, Fault, Looked, Outcome, StatusAsk};
 use crate::core::entry::Entry;
+use crate::core::evidence::Source;
 use crate::core::memory::Want;
 use crate::core::seen::{Active, PoolAnswers, UnitSeen};
 use crate::core::stale::stale_fpm;
@@ -28,6 +28,41 @@ pub(super) struct Started {
 }
 
 impl Fpm {
+    /// Its configuration was read before its restart, or not.
+    pub(super) fn inspected(&mut self, now: Mono, outcome: &Outcome) {
+        match outcome {
+            Outcome::Layout(layout) => {
+                self.listens(layout);
+                self.enter(now, FpmStep::Prepared);
+            }
+            // It may just be broken for the next one; until then this one is at work.
+            _ if self.purpose == Purpose::End && now < self.until => self.inspect_again(now),
+            // Without it nobody knows whom the restart would cut: that is worth some patience with systemd.
+            Outcome::Fault(Fault::Unreachable(_)) if self.tests < READS => {
+                self.tests += 1;
+                self.next = now.after(TEST_AGAIN);
+            }
+            other => {
+                self.notes.push(format!("its configuration could not be read ({})", other.said()));
+                (self.tests, self.source) = (READS, Source::choose(&self.rules, None));
+                self.enter(now, FpmStep::Prepared);
+            }
+        }
+    }
+
+    /// The same after it.
+    pub(super) fn inspected_late(&mut self, now: Mono, outcome: &Outcome) {
+        match outcome {
+            Outcome::Layout(layout) => self.listens(layout),
+            _ if self.tests < READS + TESTS => return self.next = now.after(TEST_AGAIN),
+            other => {
+                let why = "it could not be read after the restart either, so it was neither pinged nor warmed up";
+                self.notes.push(format!("{why} ({}): see what php-fpm -tt says", other.said()));
+            }
+        }
+        self.begin_proof(now);
+    }
+
     /// Whether its status says that it was started anew, by somebody else, since it was last asked.
     pub(super) fn note_start(&mut self, now: Mono, answers: &PoolAnswers) -> bool {
         let mut anew = false;
@@ -108,7 +143,7 @@ impl Fpm {
             }
             FpmStep::Seeing if seen.invocation != before && seen.active.runs() => {
                 self.restarted_by_somebody(turn, seen);
-                self.enter(now, FpmStep::Verifying { until: now.after(VERIFY_TIMEOUT) });
+                self.begin_proof(now);
             }
             // Whatever somebody is doing to it comes to its end first.
             FpmStep::Seeing if seen.active == Active::Deactivating && now < self.since.after(self.rules.term_timeout + PATIENCE) => {}

@@ -25,7 +25,7 @@ pub use looks::needs_renewal;
 use retire::Retiring;
 pub use step::{Early, FpmStep, Purpose};
 
-use crate::core::effect::{Effect, EffectId, Fault, Outcome, WorkerRef};
+use crate::core::effect::{Effect, EffectId, Outcome, WorkerRef};
 use crate::core::evidence::{Proof, Source};
 use crate::core::ladder::Ladder;
 use crate::core::loans::{Loans, fpm_drop_in};
@@ -253,22 +253,8 @@ impl Fpm {
             (FpmStep::Testing, other) => {
                 self.refuse(turn, format!("php-fpm -t could not be run ({}), so it is not restarted", other.said()))
             }
-            (FpmStep::Inspecting, Outcome::Layout(layout)) => {
-                self.listens(layout);
-                self.enter(now, FpmStep::Prepared);
-            }
-            // Its configuration may just be broken for the next one; until then it is at work.
-            (FpmStep::Inspecting, _) if self.purpose == Purpose::End && now < self.until => self.inspect_again(now),
-            // Without it nobody knows whom the restart would cut: that is worth some patience with systemd.
-            (FpmStep::Inspecting, Outcome::Fault(Fault::Unreachable(_))) if self.tests < READS => {
-                self.tests += 1;
-                self.next = now.after(TEST_AGAIN);
-            }
-            (FpmStep::Inspecting, other) => {
-                self.notes.push(format!("its configuration could not be read ({})", other.said()));
-                (self.tests, self.source) = (READS, Source::choose(&self.rules, None));
-                self.enter(now, FpmStep::Prepared);
-            }
+            (FpmStep::Inspecting, other) => self.inspected(now, other),
+            (FpmStep::Reading, other) => self.inspected_late(now, other),
             (FpmStep::Draining { .. }, Outcome::Pools(answers)) => {
                 self.polled(now, answers);
                 self.begin_to_retire(turn, answers);
@@ -362,6 +348,10 @@ impl Fpm {
                 }
             }
             FpmStep::Restarting => self.escalate(turn),
+            FpmStep::Reading if now >= self.next => {
+                self.tests += 1;
+                self.pending = Some(turn.ask(Effect::Inspect { unit }));
+            }
             FpmStep::Verifying { until } if now >= self.next => self.verify(turn, until),
             FpmStep::Dating { until } if now >= self.next => {
                 if self.source.asks() && self.restarted_at != Wall(0) {

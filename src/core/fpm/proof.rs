@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Fpm, FpmStep, Purpose, READS, TEST_AGAIN, TESTS};
+use super::looks::STOPPED;
+use super::{Fpm, FpmStep, Purpose, READS, TESTS};
 use crate::core::effect::{Effect, FpmRequest, Outcome};
 use crate::core::entry::Entry;
 use crate::core::evidence::all_at_work;
@@ -12,7 +13,7 @@ use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::time::{Mono, Now};
 
-pub(super) const VERIFY_TIMEOUT: Duration = Duration::from_secs(30);
+const VERIFY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Of that, for a status page that has never answered.
 const NEVER_ANSWERED: Duration = Duration::from_secs(2);
 /// For a ping, and for what a missed one makes worth asking.
@@ -27,15 +28,15 @@ const STILL_RUNS: Duration = Duration::from_secs(5);
 const RERUNS: u32 = 3;
 
 impl Fpm {
+    /// Where it listens was not to be learned before its restart, perhaps, and systemd has just restarted it: without that nothing is asked, warmed or
+    /// proven. A php-fpm -tt that hangs takes its time, which is not that of the proof.
+    pub(super) fn begin_proof(&mut self, now: Mono) {
+        let unread = self.layout.is_none() && (READS..READS + TESTS).contains(&self.tests);
+        self.enter(now, if unread { FpmStep::Reading } else { FpmStep::Verifying { until: now.after(VERIFY_TIMEOUT) } });
+    }
+
     /// Ping over the main socket where there is a ping path, else the status page there, else READY=1 has to do.
     pub(super) fn verify(&mut self, turn: &mut Turn<'_>, until: Mono) {
-        // It was not to be learned before the restart where it listens, and systemd has just restarted it: without that nothing is asked, warmed or
-        // proven.
-        if self.layout.is_none() && (READS..READS + TESTS).contains(&self.tests) {
-            self.tests += 1;
-            self.pending = Some(turn.ask(Effect::Inspect { unit: self.unit.clone() }));
-            return;
-        }
         if let Some(ask) = self.ask_whether_at_work(PING_TIMEOUT).filter(|_| std::mem::take(&mut self.missed_ping)) {
             self.pending = Some(turn.ask(ask));
             return;
@@ -53,11 +54,6 @@ impl Fpm {
         }
     }
 
-    /// A php-fpm -tt that hangs takes its time, which is not that of the proof.
-    fn has_read(&mut self, now: Mono) {
-        self.enter(now, FpmStep::Verifying { until: now.after(VERIFY_TIMEOUT) });
-    }
-
     fn answers(&mut self, now: Now, until: Mono) {
         if self.undated { self.serves(now) } else { self.enter(now.mono, FpmStep::Dating { until }) }
     }
@@ -70,12 +66,6 @@ impl Fpm {
 
     pub(super) fn pinged(&mut self, turn: &mut Turn<'_>, until: Mono, outcome: &Outcome) {
         match outcome {
-            Outcome::Layout(layout) => {
-                self.listens(layout);
-                self.has_read(turn.now.mono);
-            }
-            _ if self.layout.is_none() && self.tests < READS + TESTS => self.next = turn.now.mono.after(TEST_AGAIN),
-            _ if self.layout.is_none() => self.has_read(turn.now.mono),
             Outcome::Answered { status: 200, .. } => self.answers(turn.now, until),
             Outcome::Pools(answers) if self.is_at_work(answers) => self.answers(turn.now, until),
             // The ping before it went wrong, and that is what there is to tell.
@@ -210,7 +200,7 @@ impl Fpm {
                 format!("it does not stay up: started again {RERUNS} times while it was proven; see journalctl -u {}", self.unit),
             );
         }
-        self.enter(turn.now.mono, FpmStep::Verifying { until: turn.now.mono.after(VERIFY_TIMEOUT) });
+        self.begin_proof(turn.now.mono);
     }
 
     pub(super) fn proved(&mut self, turn: &mut Turn<'_>, until: Mono, outcome: &Outcome) {
@@ -242,9 +232,20 @@ impl Fpm {
         // Of a generation it is told when it has what was the other's place.
         if self.purpose == Purpose::Renew {
             turn.record(Entry::Proven { unit: self.unit.clone() });
-            turn.unit_ended_noting(&self.target, &self.unit, UnitEnd::Renewed, "restarted, and it serves", &self.notes);
+            turn.unit_ended_noting(&self.target, &self.unit, UnitEnd::Renewed, self.came_back(), &self.notes);
         }
         self.enter(turn.now.mono, FpmStep::Done);
+    }
+
+    /// What is said of it at the end.
+    #[must_use]
+    pub fn came_back(&self) -> &'static str {
+        let asked = self.layout.is_some() || (self.source.asks() && !self.undated);
+        match self.step {
+            FpmStep::Stopped => STOPPED,
+            _ if asked => "restarted, and it serves",
+            _ => "restarted, and it runs; whether it serves nobody could ask",
+        }
     }
 
     /// It has failed since its proof. Until it has come up and is proven again the host is not to be in a pool.

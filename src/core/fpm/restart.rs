@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::proof::VERIFY_TIMEOUT;
 use super::{Fpm, FpmStep, Purpose, RESTART_LOOK};
 use crate::core::cut::settle_cut;
 use crate::core::effect::{Effect, Fault, Outcome};
@@ -161,7 +160,7 @@ impl Fpm {
             landed: self.want.landed,
         };
         turn.record(fresh);
-        self.enter(now, FpmStep::Verifying { until: now.after(VERIFY_TIMEOUT) });
+        self.begin_proof(now);
     }
 
     /// Nothing has happened to it: what was stopped for the count goes on.

@@ -47,6 +47,8 @@ pub enum FpmStep {
     Finishing,
     WaitingForLoan,
     Restarting,
+    /// Where it listens was not to be learned before its restart: its configuration is read now.
+    Reading,
     Verifying {
         until: Mono,
     },

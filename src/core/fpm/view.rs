@@ -24,6 +24,7 @@ impl Fpm {
             FpmStep::Testing
             | FpmStep::Inspecting
             | FpmStep::Seeing
+            | FpmStep::Reading
             | FpmStep::Verifying { .. }
             | FpmStep::Dating { .. }
             | FpmStep::Warming
@@ -83,13 +84,14 @@ impl Fpm {
             FpmStep::WaitingForLoan => soon(TargetState::Stopping, "about to be restarted"),
             FpmStep::Restarting if grace.is_none() => self.past_its_grace(now.mono),
             FpmStep::Restarting => (TargetState::Stopping, "is being restarted".to_owned(), grace),
+            FpmStep::Reading => soon(TargetState::Verifying, "restarted; its configuration is being read, for where it listens"),
             FpmStep::Verifying { until } | FpmStep::Dating { until } => {
                 (TargetState::Verifying, "restarted; is to answer its ping".to_owned(), Some(*until))
             }
             FpmStep::Warming => soon(TargetState::Verifying, "warming up"),
             FpmStep::Proving { until } => (TargetState::Verifying, "is to prove that it serves the new code".to_owned(), Some(*until)),
             FpmStep::Stopped => soon(TargetState::Fresh, STOPPED),
-            FpmStep::Done => soon(TargetState::Fresh, "restarted, and it serves"),
+            FpmStep::Done => soon(TargetState::Fresh, self.came_back()),
             FpmStep::Refused(why) | FpmStep::Broken(why) => soon(TargetState::Failed, why),
         };
         let ours = self.committed() && self.purpose != Purpose::End && !matches!(self.step, FpmStep::Restarting);

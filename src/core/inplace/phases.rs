@@ -230,7 +230,7 @@ impl InPlace {
             }
             let progress = match &unit.step {
                 FpmStep::Done | FpmStep::Stopped => {
-                    self.notes.insert(unit.target.clone(), (TargetState::Fresh, "restarted, and it serves".to_owned()));
+                    self.notes.insert(unit.target.clone(), (TargetState::Fresh, unit.came_back().to_owned()));
                     // One more look decides, and sees a deploy that landed meanwhile.
                     continue;
                 }

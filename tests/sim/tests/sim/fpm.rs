@@ -529,6 +529,29 @@ fn the_time_of_the_proof_begins_when_reading_is_over() {
     host.must_be_right();
 }
 
+/// It cannot be read at all: it goes back unproven, and whoever looks is told so, while it is read and at the end.
+#[test]
+fn php_fpm_that_is_never_read_is_not_said_to_serve() {
+    let mut host = fpm_host_by(fpm_rules(), true, Fpm::default());
+    host.world.touch("d2");
+    assert!(host.run_until(10 * S, |host| host.memory().rollout.is_some()));
+    host.world.faults.unreadable_until = host.world.now + HOUR;
+    let reads = |host: &Host| {
+        let status = host.status();
+        let mut views = status.targets.iter().flat_map(|target| &target.units);
+        views.any(|view| view.why.contains("its configuration is being read") && view.deadline.is_none())
+    };
+    assert!(host.run_until(5 * MINUTE, reads));
+    assert!(host.run_until(5 * MINUTE, |host| host.memory().rollout.is_none()));
+    let end = unit_ends(&host).next().unwrap();
+    assert!(end.why.starts_with("restarted, and it runs; whether it serves nobody could ask; "), "{}", end.why);
+    let notes = end.notes.join("\n");
+    assert!(notes.contains("so nobody knows which of its requests were cut") && notes.contains("so it was neither pinged"), "{notes}");
+    assert!(!notes.contains("status_path"), "{notes}");
+    assert!(!host.world.balancers["default"].out);
+    host.must_be_right();
+}
+
 /// It does not answer since the deploy before, and the disk is full when it is to be restarted for the next one: it has still proven nothing.
 #[test]
 fn php_fpm_that_does_not_answer_stays_out_if_its_next_restart_is_refused() {
