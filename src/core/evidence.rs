@@ -87,10 +87,10 @@ impl Source {
         !self.asks.is_empty()
     }
 
-    /// All pools that answer do so over a socket of their own, so every worker of theirs may be stopped for a moment.
+    /// Whether asking this pool takes one of its own workers, so that not all of them may be stopped for a moment.
     #[must_use]
-    pub fn dedicated(&self) -> bool {
-        self.own.iter().all(|own| !own)
+    pub fn takes_own_worker(&self, pool: &str) -> bool {
+        self.asks.iter().zip(&self.own).any(|(ask, own)| *own && ask.pool == pool)
     }
 }
 

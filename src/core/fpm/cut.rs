@@ -95,9 +95,8 @@ impl Fpm {
                 self.notes.push(why);
             }
         }
-        // With a status socket of its own every worker can be stopped, so nothing new begins between the count and the cut.
-        let all = self.source.dedicated();
-        let pids: Vec<u32> = if all { main_workers(answers) } else { busy.iter().map(|worker| worker.pid).collect() };
+        // Of a pool whose status has a socket of its own every worker can be stopped, so nothing new begins between the count and the cut.
+        let pids: Vec<u32> = self.dedicated_workers(answers).chain(busy.iter().map(|worker| worker.pid)).collect();
         let workers: Vec<WorkerRef> = self
             .seen
             .processes
@@ -107,7 +106,7 @@ impl Fpm {
             .map(|process| WorkerRef { pid: process.pid, start: process.start, cgroup: self.seen.cgroup.clone() })
             .collect();
         // With nobody busy now, somebody may be in a moment: requests keep coming, or the drain would have ended by itself.
-        if busy.is_empty() && (workers.is_empty() || !all || (self.idle && !self.exposed)) {
+        if busy.is_empty() && (workers.is_empty() || (self.idle && !self.exposed)) {
             self.cut(turn, busy, now, true);
             return self.enter(now, FpmStep::WaitingForLoan);
         }
@@ -115,6 +114,15 @@ impl Fpm {
         self.frozen_at = now;
         self.pending = Some(turn.ask(Effect::Freeze { workers }));
         self.enter(now, FpmStep::Freezing);
+    }
+
+    fn dedicated_workers<'a>(&'a self, answers: &'a PoolAnswers) -> impl Iterator<Item = u32> + 'a {
+        let dedicated = |(pool, _): &(&String, _)| !self.source.takes_own_worker(pool);
+        answers
+            .iter()
+            .filter(dedicated)
+            .flat_map(|(_, answer)| answer.iter().flat_map(|status| status.workers.iter().flatten()))
+            .map(|worker| worker.pid)
     }
 
     pub(super) fn recounted(&mut self, turn: &mut Turn<'_>, answers: &PoolAnswers) {
@@ -253,10 +261,6 @@ impl Fpm {
             request: None,
         }
     }
-}
-
-fn main_workers(answers: &PoolAnswers) -> Vec<u32> {
-    answers.values().flatten().flat_map(|status| status.workers.iter().flatten().map(|worker| worker.pid)).collect()
 }
 
 /// For everybody, and for a line of a log: the path, whatever the client had put there, and no query string.

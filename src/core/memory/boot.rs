@@ -19,6 +19,8 @@ impl Memory {
         self.taken_down.clear();
         self.maybe_down.clear();
         self.failed_runs.clear();
+        // systemd counts anew as well, and the clock of then may have been ahead of this one.
+        self.restarts.clear();
         // Whatever has run since the boot was not interrupted by us.
         self.interrupted.values_mut().for_each(|row| row.last = Mono::BOOT);
         // On another clock. What runs now had not begun then.
@@ -55,6 +57,7 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::time::Wall;
 
     #[test]
     fn what_was_lent_and_stopped_is_not_owed_on_another_boot() {
@@ -63,9 +66,11 @@ mod tests {
         memory.lent.insert(unit());
         memory.quiet.insert(unit(), true);
         memory.asked.insert(unit());
+        memory.restart_begun(Wall(0), &unit());
         memory.boot_is("one");
         assert!(memory.lent.contains(&unit()) && memory.quiet.contains_key(&unit()) && memory.starts_held);
         memory.boot_is("two");
         assert!(memory.lent.is_empty() && memory.quiet.is_empty() && memory.asked.is_empty() && !memory.starts_held, "{memory:#?}");
+        assert!(memory.restarts.is_empty(), "{memory:#?}");
     }
 }

@@ -366,6 +366,7 @@ impl World {
         match self.threshold(name) {
             // It was under way when the configuration was changed.
             None if now < self.policy_changed + S => {}
+            None if !self.landings_are_known() => {}
             // A pool came with a new configuration in the middle of the restart.
             Some(_) if self.pools_have_changed() => {}
             None => self.violates(format!("{what} for {name}, which runs new code, with {line} in flight")),

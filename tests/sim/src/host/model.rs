@@ -75,7 +75,7 @@ impl Host {
         };
         let rules = self.policy.targets.values().map(settles).max().unwrap_or(0) + us(self.policy.stamp.begin_timeout);
         let far = now + us(machine.longest()) + rules + FAR;
-        let slack = 2 * S + 10 * us(Duration::from_millis(4)) * self.world.faults.slowness + self.world.faults.disk_takes;
+        let slack = 2 * S + 10 * us(Duration::from_millis(4)) * self.world.faults.slowness + 2 * self.world.faults.disk_took;
         let late = self.outstanding.iter().find(|(id, effect)| {
             let asked = self.asked_at.get(id).copied().unwrap_or(now);
             now > asked + bound(effect) + slack

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::timer::Schedule;
 use super::unit::{Body, By};
 use super::{Happening, S, World};
 use restart_agent::core::seen::Active;
@@ -16,6 +17,8 @@ impl World {
     pub(super) fn units_go_down(&mut self) {
         let units: BTreeSet<String> = self.units.values().filter(|unit| !unit.instance).map(|unit| unit.name.clone()).collect();
         for name in &units {
+            // The run that it was to wait for is as far off from now on as if it had just been.
+            let counts = self.timers.values().any(|timer| timer.unit == *name && timer.schedule != Schedule::Calendar);
             let unit = self.units.get_mut(name).unwrap();
             // What the agent has stopped before, or meant to, it may still owe a run.
             let meant = self.maybe_stopped.contains(&unit.invocation);
@@ -23,7 +26,7 @@ impl World {
             let unwritten = self.agent_was_away && unit.active.runs() && unit.runs.last().is_some_and(|(_, by)| *by == By::Agent);
             let stopped = unit.last_stop_by_agent.or((meant || unwritten).then_some(0));
             // Its exit status nobody can read any more; nor has an agent to start again what it has only meant to stop.
-            unit.may_stay_down |= unit.active.runs() || unit.checkpointed || unit.last_stop_by_agent.is_none();
+            unit.may_stay_down |= unit.active.runs() || unit.checkpointed || unit.last_stop_by_agent.is_none() || counts;
             unit.processes.clear();
             (unit.active, unit.result, unit.exit) = (Active::Inactive, "success", None);
             (unit.job, unit.stop, unit.last_stop_by_agent) = (None, None, stopped);

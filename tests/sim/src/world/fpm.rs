@@ -458,11 +458,11 @@ impl World {
         let of = fpm.pool_of(process.pid);
         let how = |n: usize| asked.as_ref().and_then(|asked| asked.get(n)).copied().unwrap_or(Asked::Not);
         let tells = matches!(how(of), Asked::Itself | Asked::Beside);
-        // All that answer do so by a socket for that, so that all of their workers can be stopped for the count.
-        let exact = (0..=fpm.more.len()).all(|n| how(n) != Asked::Itself);
+        // It answers by a socket for that, so that all of its workers can be stopped for the count.
+        let exact = how(of) == Asked::Beside;
         let pool = fpm.pool(of).unwrap();
         // Exact is what a status page of its own makes exact, whatever has come in since its last word apart.
-        let known = readable && exact && tells && pool.status == Answers::Well && (pool.status_mended == 0 || now > pool.status_mended + S);
+        let known = readable && exact && pool.status == Answers::Well && (pool.status_mended == 0 || now > pool.status_mended + S);
         let silent = asked.is_some() && (!tells || pool.status == Answers::Not);
         let strays = pool.load.strays_every > 0;
         let waits_for_others = fpm.says_within();

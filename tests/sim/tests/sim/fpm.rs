@@ -552,6 +552,22 @@ fn php_fpm_that_is_never_read_is_not_said_to_serve() {
     host.must_be_right();
 }
 
+/// It was restarted as often as its own limit lets it, and the host came up with a clock that is a day behind: that was long ago.
+#[test]
+fn restarts_of_before_a_boot_do_not_keep_php_fpm_from_its_next() {
+    let mut host = fpm_host(true, Fpm::default());
+    for deploy in ["d2", "d3", "d4"] {
+        host.world.touch(deploy);
+        assert!(host.run_until(MINUTE, |host| host.memory().reached.as_ref().is_some_and(|reached| reached.id == deploy)), "{deploy}");
+    }
+    host.world.set_clock(-24 * 3_600_000_000);
+    host.deed(Deed::Reboot(S));
+    host.run(10 * S);
+    host.world.touch("d5");
+    assert!(host.run_until(MINUTE, |host| host.memory().reached.as_ref().is_some_and(|reached| reached.id == "d5")));
+    host.must_be_right();
+}
+
 /// It does not answer since the deploy before, and the disk is full when it is to be restarted for the next one: it has still proven nothing.
 #[test]
 fn php_fpm_that_does_not_answer_stays_out_if_its_next_restart_is_refused() {
