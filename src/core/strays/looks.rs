@@ -17,7 +17,7 @@ const DRAIN_LOOK: Duration = Duration::from_secs(5);
 const STOP_LOOK: Duration = Duration::from_millis(500);
 /// After a signal.
 pub(super) const SOON: Duration = Duration::from_millis(50);
-/// While nothing is to be done but some go on.
+/// While nothing is to be done but some go on, or targets still have old ones.
 const LEFT_LOOK: Duration = Duration::from_secs(30);
 
 impl Strays {
@@ -28,6 +28,7 @@ impl Strays {
         let by_pid: BTreeMap<u32, &ProcessSeen> = seen.iter().map(|stray| (stray.process.pid, &stray.process)).collect();
         let drain_until = self.pursuit.drain_until(turn.now.mono, rules.drain_timeout);
         let mut present = BTreeSet::new();
+        let were_of_targets = std::mem::take(&mut self.of_targets);
         for stray in seen {
             let key = WorkerRef { pid: stray.process.pid, start: stray.process.start, cgroup: stray.cgroup.clone() };
             let loaded = code_start(&stray.process, &by_pid);
@@ -39,9 +40,13 @@ impl Strays {
                 continue;
             }
             // What was not there, or had another name, has loaded its code since; a new copy of an old process has not.
-            let may_be_old = !self.gathered || stray.process.start >= limit;
+            let may_be_old = !self.gathered || stray.process.start >= limit || were_of_targets.contains(&key);
             let reach = reach(turn.policy, stray);
-            if loaded >= limit || !may_be_old || reach == Reach::Elsewhere {
+            if loaded >= limit || !may_be_old {
+                continue;
+            }
+            if reach == Reach::Elsewhere {
+                self.of_targets.insert(key);
                 continue;
             }
             let mut found = Stray::new(&self.name, stray.clone(), reach, loaded, turn.now.mono, drain_until);
@@ -86,7 +91,7 @@ impl Strays {
             look.want(now.after(STOP_LOOK));
         } else if any(|step| matches!(step, StrayStep::Draining { .. })) {
             look.want(now.after(DRAIN_LOOK));
-        } else if any(|step| matches!(step, StrayStep::Left(_) | StrayStep::Done(UnitEnd::Failed, _))) {
+        } else if !self.of_targets.is_empty() || any(|step| matches!(step, StrayStep::Left(_) | StrayStep::Done(UnitEnd::Failed, _))) {
             look.want(now.after(LEFT_LOOK));
         }
         let unseen = |stray: &Stray| match (&stray.step, &stray.ladder) {

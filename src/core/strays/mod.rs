@@ -9,8 +9,9 @@ pub mod place;
 mod stray;
 mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use place::unit_of;
 pub use place::{Reach, reach};
 pub(in crate::core) use stray::settle;
 use stray::{Stray, StrayStep};
@@ -27,6 +28,8 @@ use crate::core::time::{Mono, Now};
 pub struct Strays {
     name: String,
     strays: BTreeMap<WorkerRef, Stray>,
+    /// What is old and a target's by the last look: it is a stray once its unit has ended without it.
+    of_targets: BTreeSet<WorkerRef>,
     pursuit: Pursuit,
     /// A look has seen all that can be stale for the present want: what begins to carry code after it has loaded it after the landing.
     gathered: bool,
@@ -35,7 +38,7 @@ pub struct Strays {
 impl Strays {
     #[must_use]
     pub fn new(name: &str) -> Strays {
-        Strays { name: name.to_owned(), strays: BTreeMap::new(), pursuit: Pursuit::default(), gathered: false }
+        Strays { name: name.to_owned(), strays: BTreeMap::new(), of_targets: BTreeSet::new(), pursuit: Pursuit::default(), gathered: false }
     }
 
     pub fn progress(&self) -> &Progress {
@@ -82,8 +85,9 @@ impl Strays {
     }
 
     pub fn hint(&mut self, now: Mono, unit: Option<&str>) {
-        // No unit's job says anything about them.
-        if unit.is_none() && self.pursuit.want().is_some() {
+        // No unit's job says anything about them, but for what the end of its unit may leave behind.
+        let leaves = |unit: &str| self.of_targets.iter().any(|process| unit_of(&process.cgroup) == unit);
+        if unit.is_none_or(leaves) && self.pursuit.want().is_some() {
             self.pursuit.look.want(now);
         }
     }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use restart_agent::core::event::Order;
-use restart_agent::core::policy::{StrayAction, StrayRules, TargetRules};
-use restart_agent::core::status::State;
+use restart_agent::core::policy::{After, Overdue, ScheduledRules, StrayAction, StrayRules, TargetRules};
+use restart_agent::core::status::{State, TargetState};
 use sim::host::{Deed, Host};
-use sim::world::{MINUTE, OnTerm, S, Stray, Us};
+use sim::world::{MINUTE, OnTerm, S, Script, Stray, Unit, Us};
 
-use crate::given::{adopted, policy, with_target, world};
+use crate::given::{SCRIPT, adopted, policy, script_rules, with_target, world};
 
 pub const DIES: u32 = 11;
 pub const STUBBORN: u32 = 12;
@@ -21,9 +21,12 @@ pub fn host(action: StrayAction) -> Host {
     world.add_stray(STUBBORN, "/user.slice/user-33.slice/session-1.scope", true, OnTerm::Ignores);
     world.add_stray(SLOW, "/system.slice/cron.service", false, OnTerm::Exits { status: 0, after: 3 * S });
     world.add_stray(OUT_OF_REACH, "/system.slice/website.service", false, OnTerm::Dies);
+    adopted(world, with_target(policy(), "strays", rules(action)))
+}
+
+fn rules(action: StrayAction) -> TargetRules {
     let (drain_timeout, term_timeout) = (Duration::from_secs(10), Duration::from_secs(8));
-    let rules = StrayRules { code: vec!["php*".to_owned()], action, drain_timeout, term_timeout };
-    adopted(world, with_target(policy(), "strays", TargetRules::Strays(rules)))
+    TargetRules::Strays(StrayRules { code: vec!["php*".to_owned()], action, drain_timeout, term_timeout })
 }
 
 /// They were added in the order of their pids.
@@ -85,4 +88,27 @@ fn a_deploy_that_lands_while_only_strays_are_held_has_not_been_reached_by_them()
     host.must_be_right();
     let stray = host.world.strays.iter().find(|stray| stray.seen.process.pid == 21).unwrap();
     assert_eq!((stray.terms, stray.kills), (1, 0));
+}
+
+/// As long as the script runs it is its target's.
+#[test]
+fn what_a_script_leaves_behind_is_told_also_if_it_ends_long_after_strays_were_looked_for() {
+    let mut world = world();
+    world.add(Unit::script(SCRIPT, Script { lasts: 5 * MINUTE, ..Script::default() }), MINUTE);
+    world.add_stray(21, &format!("/system.slice/{SCRIPT}"), false, OnTerm::Dies);
+    let finish = ScheduledRules { overdue: Some(Overdue::Finish), ..script_rules(After::Rerun) };
+    let policy = with_target(policy(), "maintenance", TargetRules::Scheduled(finish));
+    let mut host = adopted(world, with_target(policy, "strays", rules(StrayAction::Stop)));
+    host.world.touch("d2");
+    host.run(MINUTE);
+    let told = |host: &Host| {
+        let strays = host.status().targets.into_iter().find(|target| target.name == "strays").unwrap();
+        strays.units.into_iter().map(|unit| (unit.process.unwrap().pid, unit.state)).collect::<Vec<_>>()
+    };
+    assert_eq!((host.state(), told(&host)), (Some(State::Converged), Vec::new()));
+    assert!(host.run_until(10 * MINUTE, |host| !host.world.units[SCRIPT].active.runs()));
+    host.run(S);
+    assert_eq!(told(&host), [(21, TargetState::Left)]);
+    host.check_at_rest();
+    host.must_be_right();
 }
