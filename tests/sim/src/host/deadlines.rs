@@ -101,8 +101,9 @@ impl Host {
         let oldest = unit.processes.values().filter(of_it).map(|process| process.start).min();
         // A target that was out of the configuration has what landed before it was back adopted.
         let from = self.since.get(&target).copied().unwrap_or(0).max(oldest.unwrap_or(Us::MAX));
-        let mut made_stale =
-            self.world.wanted.iter().filter(|wanted| wanted.names(&target)).map(|wanted| wanted.at).filter(|at| from < *at);
+        // What was left since it was barred is due by none of the deploys until then, also once a newer one makes it stale again.
+        let due_by = |at: &Us| from < *at && !self.world.barred_since(name, *at);
+        let mut made_stale = self.world.wanted.iter().filter(|wanted| wanted.names(&target)).map(|wanted| wanted.at).filter(due_by);
         let stuck = unit.processes.values().any(|process| process.unkillable_until + SLACK > self.world.now);
         let disturbed = if matches!(rules, TargetRules::Generations(_)) { self.meddled } else { self.disturbed };
         let disturbed = self.told_at.get(name).copied().unwrap_or(0).max(disturbed);
