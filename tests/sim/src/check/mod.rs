@@ -17,7 +17,7 @@ use restart_agent::core::seen::{Active, Exit, ExitSeen, Load};
 use crate::world::{Asked, Balancer, By, Cut, Hook, JobKind, MINUTE, MS, OnTerm, Process, S, Unit, Us, World};
 
 /// A start within this after the landing counts as before it (facts F4.6).
-const BLUR: Us = 50 * MS;
+pub(crate) const BLUR: Us = 50 * MS;
 /// What has happened within this the agent could not know when it decided.
 const UNKNOWABLE: Us = 300 * MS;
 

@@ -6,7 +6,7 @@ use restart_agent::core::status::{State, TargetState, UnitView};
 use restart_agent::core::unit_of;
 
 use super::{Host, S, Us};
-use crate::check::us;
+use crate::check::{BLUR, us};
 
 /// As for units: the agent's own turns, on top of what the rules allow.
 const SLACK: Us = 15 * S;
@@ -82,7 +82,7 @@ impl Host {
                 self.world.violates(format!("the terminal of stray {pid} was not told"));
             }
             let start = self.world.moment(stray.process.start);
-            if told > self.world.wanted.iter().filter(|wanted| wanted.names(&target) && wanted.at > start).count() {
+            if told > self.world.wanted.iter().filter(|wanted| wanted.names(&target) && wanted.at + BLUR > start).count() {
                 self.world.violates(format!("the terminal of stray {pid} was told {told} times"));
             }
         }
