@@ -502,6 +502,7 @@ impl Host {
                 Entry::Switched { unit, .. } => self.world.is_given_what_all_share(unit),
                 Entry::Lingers { unit, .. } => self.world.lingers(unit),
                 Entry::ProvenBad { unit, .. } => self.world.has_proven_bad(unit),
+                Entry::Stamp { deploy, adopted: false, .. } => self.world.is_known_to_have_landed(deploy),
                 Entry::RolloutStarted { .. } => self.ended_badly.clear(),
                 Entry::UnitEnded(end) if end.what == UnitEnd::Failed => drop(self.ended_badly.insert(end.target.clone())),
                 _ => {}

@@ -501,6 +501,15 @@ impl World {
         self.wanted.extend(united);
     }
 
+    /// Of a stamp that it has read only after the clock was set ahead the agent cannot know that it is younger than it looks.
+    pub(crate) fn is_known_to_have_landed(&mut self, deploy: &restart_agent::core::deploy::Deploy) {
+        let known = self.moment(deploy.landed);
+        let Some(landed) = self.code.iter().rev().find(|(_, id)| *id == deploy.id).map(|(landed, _)| *landed) else { return };
+        for wanted in self.wanted.iter_mut().filter(|wanted| self.clock_was_set && wanted.at == landed && wanted.id == deploy.id) {
+            wanted.at = landed.min(known);
+        }
+    }
+
     /// What landed after the first so many deploys was overwritten before anybody read it.
     pub(crate) fn stamps_are_lost(&mut self, after: usize) {
         let lost = |wanted: &&mut Wanted| self.code[after..].iter().any(|(landed, _)| *landed == wanted.at);
