@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Services;
-use super::unit::{Service, Step};
+use super::unit::{Service, Step, untouchable};
 use crate::core::effect::Looked;
 use crate::core::look::Looker;
 use crate::core::policy::ServiceRules;
@@ -18,12 +18,13 @@ use crate::core::time::Mono;
 const DRAIN_LOOK: Duration = Duration::from_secs(5);
 /// While one was asked to stop, or holds its lock, which nobody announces.
 const ASKED_LOOK: Duration = Duration::from_secs(1);
-/// While nothing is to be done but some are let finish.
+/// While nothing is to be done but some are left: they may end, or somebody may restart them.
 const LEFT_LOOK: Duration = Duration::from_secs(30);
 const RESTART_LOOK: Duration = Duration::from_secs(1);
 /// Restarts that end together are looked at together.
 pub(super) const BATCH: Duration = Duration::from_millis(10);
 const UP: &str = "it has come up";
+const WAS_BARRED: &str = "it could not be restarted when its turn came, and can be now: the next deploy, or a trigger, restarts it";
 
 impl Services {
     pub(super) fn seen(&mut self, turn: &mut Turn<'_>, rules: &ServiceRules, units: &[UnitSeen]) {
@@ -102,7 +103,7 @@ impl Services {
             self.pursuit.look.want(now.after(if restarting { RESTART_LOOK } else { ASKED_LOOK }));
         } else if self.units.values().any(|unit| !unit.at_rest()) {
             self.pursuit.look.want(now.after(DRAIN_LOOK));
-        } else if rules.overdue.is_some() && self.units.values().any(|unit| matches!(unit.step, Step::Left(_))) {
+        } else if self.units.values().any(|unit| matches!(unit.step, Step::Left(_))) {
             self.pursuit.look.want(now.after(LEFT_LOOK));
         }
         let unseen = |unit: &Service| match unit.step {
@@ -154,7 +155,7 @@ impl Service {
         if stale.is_empty() && self.may_heed(turn.memory) {
             self.enter(turn.now.mono, Step::Ready);
         }
-        match self.step {
+        match &self.step {
             Step::Draining { .. } | Step::Due | Step::Left(_) if stale.is_empty() && !seen.active.runs() => {
                 self.seen.update(seen);
                 self.ended(turn, target, &seen.unit);
@@ -191,8 +192,13 @@ impl Service {
                 self.seen = seen.clone();
                 self.done(turn, target, &seen.unit, UnitEnd::Renewed, UP);
             }
+            // What stood in its way is gone: it is left until the next deploy all the same.
+            Step::Left(why) if untouchable(&self.seen) == Some(why.as_str()) && untouchable(seen).is_none() => {
+                (self.stale, self.step) = (stale, Step::Left(WAS_BARRED.to_owned()));
+                self.seen.update(seen);
+            }
             // Restarted for an earlier deploy, while this one landed.
-            Step::Done(end, _) if !stale.is_empty() && end != UnitEnd::Failed && self.seen_at >= self.since => {
+            Step::Done(end, _) if !stale.is_empty() && *end != UnitEnd::Failed && self.seen_at >= self.since => {
                 self.begin_again(turn, seen, stale, drain_until);
             }
             _ => {

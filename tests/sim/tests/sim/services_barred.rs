@@ -66,3 +66,25 @@ fn a_service_that_is_masked_while_its_loan_comes_is_left_and_no_failure() {
         is_left(&mut host);
     }
 }
+
+/// Its restart is none of the rollout's, and may come long after that.
+#[test]
+fn a_service_that_was_left_is_told_as_it_is_when_it_is_masked_no_longer_and_when_a_person_has_restarted_it() {
+    let mut host = service_host(rules(), None, 0);
+    host.world.person_bars(WORKER, Bar::Masked, None);
+    host.world.touch("d2");
+    is_left(&mut host);
+    host.world.person_lifts(WORKER, Bar::Masked);
+    host.run(MINUTE);
+    let told = |host: &Host| {
+        let view = host.status().targets.into_iter().flat_map(|target| target.units).find(|view| view.unit == WORKER).unwrap();
+        (view.state, view.stale_processes, view.why)
+    };
+    let (state, stale, why) = told(&host);
+    assert!(state == TargetState::Left && stale == 1 && why.contains("the next deploy"), "{state:?} {stale} {why}");
+    let _ = host.world.person("restart", WORKER, By::Person);
+    host.run(MINUTE);
+    assert_eq!(told(&host), (TargetState::Fresh, 0, "somebody else has restarted it".to_owned()));
+    host.check_at_rest();
+    host.must_be_right();
+}
