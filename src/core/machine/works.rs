@@ -90,6 +90,11 @@ impl Machine {
                 self.inplace.forget(name, &mut self.loans);
                 work.release(&mut self.loans);
             }
+            match (self.works.get_mut(name), rules) {
+                (Some(Work::Scheduled(work)), TargetRules::Scheduled(rules)) => work.let_go(rules, &mut self.loans),
+                (Some(Work::Services(work)), TargetRules::Service(rules)) => work.let_go(rules, &mut self.loans),
+                _ => {}
+            }
         }
         let gone: Vec<String> = self.works.keys().filter(|name| !policy.targets.contains_key(*name)).cloned().collect();
         for name in gone {

@@ -27,7 +27,7 @@ use crate::core::memory::{Cutting, Want};
 use crate::core::policy::ScheduledRules;
 use crate::core::status::UnitView;
 use crate::core::step::{Deadline, Turn, earliest};
-use crate::core::target::{Progress, Pursuit};
+use crate::core::target::{Progress, Pursuit, is_of};
 use crate::core::time::{Mono, Now};
 
 #[derive(Debug)]
@@ -110,6 +110,13 @@ impl Scheduled {
     /// The target is no longer in the configuration.
     pub fn release(&self, loans: &mut Loans) {
         for script in self.scripts.values() {
+            script.release(loans);
+        }
+    }
+
+    /// What it excludes by now is none of its business: what that is owed is paid as if the whole target had left the configuration.
+    pub fn let_go(&mut self, rules: &ScheduledRules, loans: &mut Loans) {
+        for (_, script) in self.scripts.extract_if(.., |unit, _| !is_of(&rules.units, &rules.exclude, unit)) {
             script.release(loans);
         }
     }

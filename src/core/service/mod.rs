@@ -22,7 +22,7 @@ use crate::core::memory::Want;
 use crate::core::policy::ServiceRules;
 use crate::core::status::{UnitEnd, UnitView};
 use crate::core::step::{Deadline, Turn, earliest};
-use crate::core::target::{Progress, Pursuit};
+use crate::core::target::{Progress, Pursuit, is_of};
 use crate::core::time::{Mono, Now};
 
 #[derive(Debug)]
@@ -76,6 +76,13 @@ impl Services {
     pub fn release(&self, loans: &mut Loans) {
         for unit in self.units.keys() {
             loans.release(unit);
+        }
+    }
+
+    /// What it excludes by now is none of its business: what that is owed is paid as if the whole target had left the configuration.
+    pub fn let_go(&mut self, rules: &ServiceRules, loans: &mut Loans) {
+        for (unit, _) in self.units.extract_if(.., |unit, _| !is_of(&rules.units, &rules.exclude, unit)) {
+            loans.release(&unit);
         }
     }
 

@@ -953,6 +953,24 @@ fn a_script_that_holds_its_lock_when_the_rules_change_by_which_it_may_be_stopped
     }
 }
 
+/// In its drain, when it was asked, and while it holds its lock.
+#[test]
+fn a_script_that_is_excluded_before_it_is_stopped_goes_on() {
+    for (checkpoint_timeout, holds, after) in [(0, 0, 20 * S), (MINUTE, 0, 50 * S), (0, 10 * MINUTE, 50 * S)] {
+        let rules = ScheduledRules { checkpoint_timeout: span(checkpoint_timeout), ..script_rules(After::Rerun) };
+        let excludes = ScheduledRules { exclude: vec![SCRIPT.to_owned()], ..rules.clone() };
+        let mut host = script_host(After::Rerun, Script { holds, ..Script::default() }, HOUR);
+        host.deed(Deed::Policy(Box::new(with_target(policy(), "maintenance", TargetRules::Scheduled(rules)))));
+        host.world.touch("d2");
+        host.run(after);
+        host.deed(Deed::Policy(Box::new(with_target(policy(), "maintenance", TargetRules::Scheduled(excludes)))));
+        let converged = host.run_until(3 * MINUTE, |host| host.state() == Some(State::Converged));
+        host.must_be_right();
+        assert!(converged, "after {} s", after / S);
+        has_run(host, 1, &format!("it was excluded after {} s", after / S));
+    }
+}
+
 /// Its last command, which not even SIGKILL ends, is given up by systemd: how the one before has ended, which was before its stop, says nothing.
 #[test]
 fn one_of_several_commands_that_is_given_up_by_systemd_stays_quiet() {

@@ -420,3 +420,25 @@ fn a_service_that_is_let_finish_by_the_rules_that_have_come_while_its_restart_wa
     host.must_be_right();
     assert_eq!(starts(&host), [By::Systemd]);
 }
+
+/// In its drain, when it was asked, and while it holds its lock.
+#[test]
+fn a_service_that_is_excluded_before_it_is_restarted_goes_on() {
+    let drains = ServiceRules { drain_timeout: span(MINUTE), ..rules() };
+    let asks = ServiceRules { checkpoint_timeout: span(MINUTE), ..rules() };
+    let spares = ServiceRules { hold_timeout: span(MINUTE), ..rules() };
+    for rules in [drains, asks, spares] {
+        let mut host = service_host(rules.clone(), None, 2 * HOUR);
+        host.world.touch("d2");
+        host.run(20 * S);
+        let excludes = ServiceRules { exclude: vec![WORKER.to_owned()], ..rules };
+        host.deed(Deed::Policy(Box::new(with_target(policy(), "workers", TargetRules::Service(excludes)))));
+        let converged = host.run_until(3 * MINUTE, |host| host.state() == Some(State::Converged));
+        host.must_be_right();
+        assert!(converged);
+        host.run(2 * MINUTE);
+        host.settle();
+        host.must_be_right();
+        assert_eq!(starts(&host), [By::Systemd]);
+    }
+}
