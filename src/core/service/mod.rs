@@ -96,7 +96,10 @@ impl Services {
     /// Gives up what has not been touched; of what has been asked that is taken back, and what has ended comes up again.
     pub fn pause(&mut self, now: Mono, loans: &mut Loans) {
         self.release_at_rest(loans);
-        self.units.retain(|_, unit| !matches!(unit.step, Step::Draining { .. }));
+        // One that has begun again, for a newer deploy, may still have what its last restart needed.
+        for (unit, _) in self.units.extract_if(.., |_, unit| matches!(unit.step, Step::Draining { .. })) {
+            loans.release(&unit);
+        }
         self.units.values_mut().for_each(|unit| unit.spare(now));
         if self.units.values().all(Service::at_rest) {
             self.pursuit.rest();

@@ -59,6 +59,27 @@ fn what_was_spared_for_an_abort_is_not_called_renewed_after_the_release() {
     assert_eq!(starts(&host), [By::Systemd, By::Agent]);
 }
 
+/// A newer deploy lands while it comes up, and an abort.
+#[test]
+fn what_a_service_was_lent_for_its_restart_is_taken_back_though_it_is_stale_again_when_it_is_up() {
+    let mut world = world();
+    world.add(Unit::new(WORKER, Body::Daemon(Daemon { leaves: true, starts: Starts::Well(80 * S), ..Daemon::default() })), HOUR);
+    let mut host = adopted(world, with_target(policy(), "workers", TargetRules::Service(rules())));
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| starts(host).len() == 2));
+    host.world.touch("d3");
+    let newer = |host: &Host| host.memory().rollout.as_ref().is_some_and(|rollout| rollout.view.deploy == "d3");
+    assert!(host.run_until(MINUTE, newer));
+    host.deed(Deed::Order(Order::Abort { reason: None }));
+    host.run(2 * MINUTE);
+    let worker = &host.world.units[WORKER];
+    assert!(worker.drop_in.is_none() && worker.in_force.is_none(), "it is still lent something");
+    host.deed(Deed::Order(Order::Release));
+    host.settle();
+    host.must_be_right();
+    assert_eq!(starts(&host), [By::Systemd, By::Agent, By::Agent]);
+}
+
 /// The next agent has not come to asking it yet: that it ends is an answer to the one before.
 #[test]
 fn a_service_that_reaches_its_checkpoint_when_the_agent_has_just_started_again_is_started_again() {
