@@ -404,6 +404,12 @@ impl Host {
                 self.outstanding.remove(id);
                 self.asked_at.remove(id);
             }
+            // By the time that it hears of new rules it may have reached what it was at by the old ones.
+            if let Event::Policy(policy) = &event {
+                let before = machine.policy().clone();
+                self.rules_leave(&before, policy);
+            }
+            let Some(machine) = &mut self.machine else { return };
             let next = machine.handle(now, event);
             step.entries.extend(next.entries);
             step.effects.extend(next.effects);
@@ -431,6 +437,14 @@ impl Host {
         if !self.catching_up {
             self.check_now(stamp || reached, begun || reached);
         }
+    }
+
+    /// What the rules before have left is not begun with by those that come: a change of rules starts no rollout.
+    fn rules_leave(&mut self, before: &Policy, policy: &Policy) {
+        let met = |name: &String| self.memory().targets.get(name).is_none_or(|target| target.unmet().is_none());
+        let other = |name: &&String| before.targets.get(*name).is_some_and(|rules| policy.targets.get(*name) != Some(rules));
+        let left: Vec<String> = self.since.keys().filter(other).filter(|name| met(name)).cloned().collect();
+        self.since.extend(left.into_iter().map(|name| (name, self.world.now)));
     }
 
     /// Writes the entries, then performs the effects (law 2).
@@ -608,11 +622,7 @@ impl Host {
             Deed::Policy(policy) => {
                 let now = self.world.now;
                 self.since.retain(|name, _| policy.targets.contains_key(name));
-                // What the rules before have left is not begun with by those that come: a change of rules starts no rollout.
-                let met = |name: &String| self.memory().targets.get(name).is_none_or(|target| target.unmet().is_none());
-                let other = |name: &&String| self.policy.targets.get(*name).is_some_and(|rules| policy.targets.get(*name) != Some(rules));
-                let left: Vec<String> = self.since.keys().filter(other).filter(|name| met(name)).cloned().collect();
-                self.since.extend(left.into_iter().map(|name| (name, now)));
+                self.rules_leave(&self.policy.clone(), &policy);
                 for name in policy.targets.keys() {
                     self.since.entry(name.clone()).or_insert(now);
                 }
