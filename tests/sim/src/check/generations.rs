@@ -148,8 +148,8 @@ impl World {
         let proven = template.proven.contains(&of.invocation) && !of.as_fpm().is_some_and(|fpm| rules.proof.is_some() && fpm.old_code);
         // Whoever has not answered as it should is said to be bad, and goes on serving only until another one can.
         let bad = template.bad.contains(&of.invocation) || template.condemned.contains(&current);
-        (up && proven && !bad && self.made_stale(target, of.main_start).is_none() && self.now > self.policy_changed + 5 * S)
-            .then_some(current)
+        let newest = self.made_stale(target, of.main_start).or_else(|| self.lands_late(target)).is_none();
+        (up && proven && !bad && newest && self.now > self.policy_changed + 5 * S).then_some(current)
     }
 
     /// What the journal says of a target is of a generation of its own.

@@ -139,6 +139,14 @@ impl World {
         Some((first.at, forced))
     }
 
+    /// The same of what is new, by a deploy that is still to be reached, and may have landed since, for all that the agent knows.
+    fn lands_late(&self, target: &str) -> Option<(Us, bool)> {
+        let reached = self.reached.get(target).copied().unwrap_or(0);
+        let mut unmet = self.landings.iter().filter(|(at, deploy)| *at > reached && deploy.targets.contains(target));
+        let (first, _) = unmet.clone().next().filter(|_| !self.landings_are_known())?;
+        Some((*first, unmet.any(|(_, deploy)| deploy.forced.contains(target))))
+    }
+
     pub(crate) fn agent_may_stop(&mut self, name: &str) {
         let now = self.now;
         let Some((target, rules)) = self.scheduled_rules(name) else {
@@ -167,13 +175,14 @@ impl World {
         match run {
             None if now < oldest.max(unit.main_start) + self.unknowable() || short.is_some() || !self.landings_are_known() => {}
             None => self.violates(format!("the agent stops {name}, which runs new code")),
-            Some((at, false)) if now < at + shortest(&rules, self.rules_before(name, at), |rules| rules.drain_timeout) => {
-                self.violates(format!(
-                    "the agent stops {name} {:.3} s after the deploy, before its drain is over",
-                    (now - at) as f64 / 1e6
-                ));
+            Some((at, false)) => {
+                let at = self.lands_late(&target).map_or(at, |(first, _)| first.min(at));
+                if now < at + shortest(&rules, self.rules_before(name, at), |rules| rules.drain_timeout) {
+                    let after = (now - at) as f64 / 1e6;
+                    return self.violates(format!("the agent stops {name} {after:.3} s after the deploy, before its drain is over"));
+                }
+                self.agent_may_hurry(name, &rules, at);
             }
-            Some((at, false)) => self.agent_may_hurry(name, &rules, at),
             Some((_, true)) => {}
         }
     }
@@ -325,7 +334,7 @@ impl World {
     fn threshold(&self, name: &str) -> Option<Us> {
         let (target, rules) = self.fpm_rules(name)?;
         let unit = self.units.get(name)?;
-        let (landed, forced) = self.made_stale(&target, unit.main_start)?;
+        let (landed, forced) = self.made_stale(&target, unit.main_start).or_else(|| self.lands_late(&target))?;
         if forced {
             return Some(0);
         }
@@ -366,7 +375,6 @@ impl World {
         match self.threshold(name) {
             // It was under way when the configuration was changed.
             None if now < self.policy_changed + S => {}
-            None if !self.landings_are_known() => {}
             // A pool came with a new configuration in the middle of the restart.
             Some(_) if self.pools_have_changed() => {}
             None => self.violates(format!("{what} for {name}, which runs new code, with {line} in flight")),
@@ -455,7 +463,9 @@ impl World {
                     // Of a run that goes on while what carries code in it changes the drain is that of the first deploy that has not been reached.
                     let reached = self.reached.get(&target).copied().unwrap_or(0);
                     let unreached = self.wanted.iter().find(|wanted| wanted.names(&target) && wanted.at > reached).map(|wanted| wanted.at);
-                    let at = if rules.code().is_empty() { at } else { unreached.map_or(at, |first| first.min(at)) };
+                    let unreached = unreached.filter(|_| !rules.code().is_empty());
+                    let late = self.lands_late(&target).map(|(late, _)| late);
+                    let at = unreached.into_iter().chain(late).fold(at, Us::min);
                     if let TargetRules::Service(rules) = &rules
                         && now < at + shortest(rules, self.service_rules_before(&target, at), |rules| rules.drain_timeout)
                     {

@@ -15,7 +15,7 @@ mod unit;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use restart_agent::core::deploy::{StampFault, StampIdentity, StampSeen};
+use restart_agent::core::deploy::{Deploy, StampFault, StampIdentity, StampSeen};
 use restart_agent::core::effect::{Effect, EffectId, Outcome};
 use restart_agent::core::event::Event;
 use restart_agent::core::policy::Policy;
@@ -252,6 +252,8 @@ pub struct World {
     pub maybe_restarted: std::collections::BTreeSet<String>,
     /// Runs that were to be stopped, or lent what keeps their later commands from running, when systemd did not answer: likewise.
     pub unanswered: std::collections::BTreeSet<String>,
+    /// What the agent has read as deploys, and when each landed, as it says.
+    pub landings: Vec<(Us, Deploy)>,
     /// By target: the landing of the newest deploy that it has reached, as the agent says.
     pub reached: BTreeMap<String, Us>,
     /// And what before that.
@@ -332,6 +334,7 @@ impl World {
             maybe_stopped: std::collections::BTreeSet::new(),
             maybe_restarted: std::collections::BTreeSet::new(),
             unanswered: std::collections::BTreeSet::new(),
+            landings: Vec::new(),
             reached: BTreeMap::new(),
             reached_before: BTreeMap::new(),
             agent_owes: std::collections::BTreeSet::new(),
@@ -502,8 +505,9 @@ impl World {
     }
 
     /// Of a stamp that it has read only after the clock was set ahead the agent cannot know that it is younger than it looks.
-    pub(crate) fn is_known_to_have_landed(&mut self, deploy: &restart_agent::core::deploy::Deploy) {
+    pub(crate) fn is_known_to_have_landed(&mut self, deploy: &Deploy) {
         let known = self.moment(deploy.landed);
+        self.landings.push((known, deploy.clone()));
         let Some(landed) = self.code.iter().rev().find(|(_, id)| *id == deploy.id).map(|(landed, _)| *landed) else { return };
         for wanted in self.wanted.iter_mut().filter(|wanted| self.clock_was_set && wanted.at == landed && wanted.id == deploy.id) {
             wanted.at = landed.min(known);
