@@ -517,8 +517,13 @@ impl World {
         let Some(sent) = by_others.or_else(|| self.sent.get(name).copied()).or_else(by_systemd) else {
             return self.violates(format!("the agent kills {name} without having asked it to end"));
         };
-        // systemd may have come to it later.
-        let sent = self.units.get(name).and_then(|unit| unit.stop.as_ref()).map_or(sent, |stop| sent.max(stop.since));
+        // systemd may have come to it later; at one that is being stopped already our stop sends no second SIGTERM, and its grace is that since it was decided,
+        // which the disk may have delayed.
+        let decided = sent.saturating_sub(self.faults.disk_took);
+        let sent = self.units.get(name).and_then(|unit| unit.stop.as_ref()).map_or(sent, |stop| match stop.since < sent {
+            true => decided.max(stop.since),
+            false => stop.since,
+        });
         // One that is stuck in the kernel has had its SIGKILL, by the rules of then.
         let killed = |unit: &Unit| !unit.processes.is_empty() && unit.processes.values().all(|process| process.kill_pending);
         if now < sent + term_timeout && !self.units.get(name).is_some_and(killed) {
