@@ -75,6 +75,8 @@ impl World {
             Some(Answers::Slowly(after)) => after,
             _ => 0,
         };
+        // An answer waits for one write of a slow disk, and what comes of it for another.
+        let on_its_way = on_its_way + self.faults.disk_took;
         let taken = |began: Us| template.shared && now < began + unknowable + on_its_way;
         let at_it =
             |pid: u32| of.as_fpm().is_some_and(|fpm| fpm.requests.values().any(|request| request.pid == pid && !taken(request.began)));

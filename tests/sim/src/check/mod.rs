@@ -85,7 +85,11 @@ impl World {
             let started = self.units.get(unit).map_or(self.now, |unit| unit.main_start);
             self.made_stale(&target, started).map_or(started, |(at, _)| at)
         };
-        let since = if matches!(rules, TargetRules::PhpFpm(_) | TargetRules::Generations(_)) { began() } else { self.now };
+        // Of others what was decided a moment ago.
+        let since = match rules {
+            TargetRules::PhpFpm(_) | TargetRules::Generations(_) => began(),
+            _ => self.now.saturating_sub(self.unknowable()),
+        };
         let before = self.formers.iter().filter(|(until, _)| since < *until).filter_map(|(_, policy)| policy.targets.get(&target));
         Some(shortest(&rules, before, of))
     }
@@ -140,7 +144,7 @@ impl World {
     }
 
     /// The same of what is new, by a deploy that is still to be reached, and may have landed since, for all that the agent knows.
-    fn lands_late(&self, target: &str) -> Option<(Us, bool)> {
+    pub(super) fn lands_late(&self, target: &str) -> Option<(Us, bool)> {
         let reached = self.reached.get(target).copied().unwrap_or(0);
         let mut unmet = self.landings.iter().filter(|(at, deploy)| *at > reached && deploy.targets.contains(target));
         let (first, _) = unmet.clone().next().filter(|_| !self.landings_are_known())?;

@@ -63,10 +63,13 @@ impl World {
             (false, _) => match self.made_stale(&target, self.moment(stray.seen.process.start)) {
                 None if !self.landings_are_known() => {}
                 None => self.violates(format!("the agent signals stray {pid}, which runs new code")),
-                Some((at, false)) if now < at + us(rules.drain_timeout) => {
-                    self.violates(format!("the agent signals stray {pid} before its drain is over"));
+                Some((at, false)) => {
+                    let at = self.lands_late(&target).map_or(at, |(late, _)| late.min(at));
+                    if now < at + us(rules.drain_timeout) {
+                        self.violates(format!("the agent signals stray {pid} before its drain is over"));
+                    }
                 }
-                Some(_) => {}
+                Some((_, true)) => {}
             },
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use restart_agent::core::policy::TargetRules;
-use restart_agent::core::status::{State, TargetState};
+use restart_agent::core::status::{State, TargetState, UnitView};
 
 use super::{Host, MINUTE, S, Us};
 use crate::check::{carries, us};
@@ -74,8 +74,12 @@ impl Host {
         let said = |unit: &String| {
             let views = status.targets.iter().flat_map(|target| &target.units);
             let mut of = views.filter(|view| view.unit == *unit);
-            of.any(|view| matches!(view.state, TargetState::Failed | TargetState::Held | TargetState::Left) && !view.why.is_empty())
-                || self.world.generation_rules(unit).is_some_and(|(target, _)| failed.contains(&target))
+            // What has failed of php-fpm is tried again when all others of the rollout have come to rest, and is told until then.
+            let not_restarted = |view: &UnitView| view.why.contains("not restarted, the old code keeps serving");
+            of.any(|view| {
+                not_restarted(view)
+                    || matches!(view.state, TargetState::Failed | TargetState::Held | TargetState::Left) && !view.why.is_empty()
+            }) || self.world.generation_rules(unit).is_some_and(|(target, _)| failed.contains(&target))
         };
         self.told = stale.iter().filter(|unit| said(unit) || self.begins(unit)).cloned().collect();
         stale.retain(|unit| self.is_overdue(unit) && !self.spared_for_once(unit) && !self.told.contains(unit));

@@ -219,7 +219,10 @@ impl Host {
                 let Some(want) = self.world.newest_want(&target) else { return false };
                 let since = self.since.get(&target).copied().unwrap_or(Us::MAX);
                 let of_it = |process: &&Process| carries(rules.code(), process) && unit.has_in_this_run(process);
-                let old = unit.processes.values().filter(of_it).any(|process| process.start < want.at) && want.at > since;
+                // What an earlier run has left behind when the rollout had come to rest nobody looks for until the next deploy.
+                let earlier = |process: &&Process| unit.leaves() && process.start < unit.main_start;
+                let mut of_it = unit.processes.values().filter(|process| of_it(process) && !earlier(process));
+                let old = of_it.any(|process| process.start < want.at) && want.at > since;
                 let said = |state: TargetState| matches!(state, TargetState::Left);
                 let left = World::goes_on(unit, &rules) || self.world.barred_since(&unit.name, want.at);
                 old && left
