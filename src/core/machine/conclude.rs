@@ -29,13 +29,16 @@ impl Machine {
         let Some(targets) = self.memory.rollout.as_ref().map(|rollout| rollout.targets.clone()) else { return };
         let mut failed: Vec<(String, bool)> = Vec::new();
         let mut working = false;
-        for name in targets.iter().filter(|name| self.works.contains_key(*name)) {
+        let names: Vec<String> = self.works.keys().cloned().collect();
+        for name in &names {
             let Some(want) = self.memory.targets.get(name).and_then(|target| target.unmet().cloned()) else { continue };
             match self.progress(name) {
                 Progress::Reached => {
                     turn!(self, now, step).record(Entry::Reached { target: name.clone(), id: want.id, landed_at: want.landed_at });
                 }
                 Progress::Failed { why, blocked } => failed.push((why, blocked)),
+                // One that has lapsed meanwhile may have been taken up with the others.
+                Progress::Idle if !targets.contains(name) => {}
                 Progress::Working | Progress::Idle => working = true,
             }
         }
