@@ -343,13 +343,15 @@ impl World {
             return Some(0);
         }
         // A drain that is under way when the rules change goes on by those with which it began.
-        let before = match self.former().and_then(|former| former.targets.get(&target)) {
-            Some(TargetRules::PhpFpm(before)) if landed < self.policy_changed => before.drain_timeout,
-            _ => rules.drain_timeout,
-        };
-        let began_without_pools = self.former().is_some_and(|former| former.pools.is_empty()) && landed < self.policy_changed;
+        let formers = || self.formers.iter().filter(|(until, _)| landed < *until).map(|(_, former)| former);
+        let before = formers().filter_map(|former| match former.targets.get(&target) {
+            Some(TargetRules::PhpFpm(before)) => Some(before),
+            _ => None,
+        });
+        let drain_timeout = shortest(&rules, before, |rules| rules.drain_timeout);
+        let began_without_pools = formers().any(|former| former.pools.is_empty());
         let from = if self.policy.pools.is_empty() || began_without_pools { Some(landed) } else { self.out_since() };
-        Some(from.map_or(Us::MAX, |from| from + us(rules.drain_timeout.min(before))))
+        Some(from.map_or(Us::MAX, |from| from + drain_timeout))
     }
 
     fn may_be_cut(&mut self, name: &str, what: &str, only: Option<u32>) {

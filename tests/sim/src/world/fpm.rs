@@ -7,7 +7,7 @@ use restart_agent::core::seen::{Active, Exit, FpmLayout, OpcacheSeen, PoolLayout
 use restart_agent::core::time::Wall;
 
 use super::pools::{Asked, Pool, STATUS_PATH};
-use super::unit::{OnTerm, Process, Role};
+use super::unit::{By, OnTerm, Process, Role};
 use super::{Cut, Happening, MS, S, Us, World};
 
 /// How the status page answers.
@@ -453,6 +453,8 @@ impl World {
         let asked = self.asked_for_long(name);
         let unit = self.units.get_mut(name).unwrap();
         let stopping = unit.stop.is_some();
+        // What somebody else is stopping is his to answer for, also if the agent hurries it.
+        let others = unit.instance && unit.stop.as_ref().is_some_and(|stop| stop.by == By::Person);
         let master = unit.main_pid;
         let fpm = unit.as_fpm_mut().unwrap();
         let of = fpm.pool_of(process.pid);
@@ -481,7 +483,7 @@ impl World {
             // What came in while the decision was on its way nobody could know.
             let on_its_way =
                 if strays { 100 * MS } else { 0 }.max(6 * MS * (1 + self.faults.slowness)) + waits_for_others + self.faults.disk_took;
-            let doubtful = request.finishing || !known || now - request.began < on_its_way;
+            let doubtful = request.finishing || others || !known || now - request.began < on_its_way;
             let invocation = self.units[name].invocation.clone();
             self.cuts.push(Cut {
                 unit: name.to_owned(),
