@@ -16,6 +16,7 @@ use crate::core::step::Turn;
 use crate::core::time::Mono;
 
 pub(super) const MAY_FINISH: &str = "its rules let it finish (overdue = \"finish\")";
+const RENEWED: &str = "none of its processes is old any more";
 const PAUSED: &str = "nothing is to be restarted now (a hold, or an abort)";
 
 /// What comes after everything that was done to it has been taken back.
@@ -125,7 +126,7 @@ impl Service {
             self.stale = stale;
             return self.seen.update(seen);
         } else if runs && !seen.processes.is_empty() {
-            Then::Finish("none of its processes is old any more")
+            Then::Finish(RENEWED)
         } else if seen.active == Active::Active && !self.seen.processes.is_empty() {
             // Its processes have ended just now, and systemd has not come to that yet: the next look tells how.
             self.stale = stale;
@@ -145,7 +146,17 @@ impl Service {
         };
         self.stale = stale;
         self.seen.update(seen);
+        self.looked_from = None;
         self.enter(turn.now.mono, Step::TakingBack(then));
+    }
+
+    /// As long as the request was there it may have heeded it: a look that began when all was taken back tells whether it goes on.
+    fn is_seen_without(&mut self, now: Mono) -> bool {
+        self.seen_at >= *self.looked_from.get_or_insert(now) && self.seen.active != Active::Deactivating
+    }
+
+    fn has_heeded_late(&self, memory: &Memory) -> bool {
+        !self.seen.active.runs() && self.was_asked(memory, &self.seen) && self.seen.has_ended_well()
     }
 
     /// What starts must find itself neither asked nor with what was lent.
@@ -186,6 +197,8 @@ impl Service {
             Then::Verify => self.enter(turn.now.mono, Step::Verifying),
             // What has finished for the deploy of then may be old for one that has landed since.
             Then::Finish(_) if self.is_stale_for(turn, rules, target, want) => self.drain_from_now(turn.now.mono),
+            Then::Finish(RENEWED) if turn.memory.reruns.contains_key(&name) && !self.is_seen_without(turn.now.mono) => {}
+            Then::Finish(RENEWED) if self.has_heeded_late(turn.memory) => self.enter(turn.now.mono, Step::TakingBack(Then::Start)),
             Then::Finish(why) => {
                 self.settle(turn, "it is owed no start any more");
                 self.done(turn, target, &name, UnitEnd::Finished, why);

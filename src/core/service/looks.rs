@@ -108,7 +108,7 @@ impl Services {
         }
         let unseen = |unit: &Service| match unit.step {
             Step::Ready => unit.seen_at < unit.since,
-            Step::Pausing { .. } | Step::Due if unit.waits_for_a_look() => true,
+            Step::Pausing { .. } | Step::Due | Step::TakingBack(_) if unit.waits_for_a_look() => true,
             Step::Draining { until } | Step::Pausing { until } | Step::Asked { until } | Step::Holding { until } => {
                 now >= until && unit.seen_at < until
             }
@@ -124,7 +124,7 @@ impl Services {
                 || unit.cooperating()
                 || unit.is_ended_by_others()
                 || overdue(unit)
-                || (matches!(unit.step, Step::Pausing { .. } | Step::Due) && unseen(unit))
+                || (matches!(unit.step, Step::Pausing { .. } | Step::Due | Step::TakingBack(_)) && unseen(unit))
         };
         // With them whoever else waits for a look.
         let any = self.units.values().any(by_name);

@@ -110,7 +110,9 @@ impl Host {
         let mut made_stale = self.world.wanted.iter().filter(|wanted| wanted.names(&target)).map(|wanted| wanted.at).filter(due_by);
         let stuck = unit.processes.values().any(|process| process.unkillable_until + SLACK > self.world.now);
         let disturbed = if matches!(rules, TargetRules::Generations(_)) { self.meddled } else { self.disturbed };
-        let disturbed = self.told_at.get(name).copied().unwrap_or(0).max(disturbed);
+        // What an earlier run has left behind is of this one since it began.
+        let begun = if unit.leaves() && oldest.is_some_and(|oldest| oldest < unit.main_start) { unit.main_start } else { 0 };
+        let disturbed = self.told_at.get(name).copied().unwrap_or(0).max(disturbed).max(begun);
         made_stale.next().is_some_and(|at| self.world.now > at.max(disturbed) + self.deadline(&rules)) && !stuck
     }
 

@@ -455,6 +455,8 @@ impl World {
         let stopping = unit.stop.is_some();
         // What somebody else is stopping is his to answer for, also if the agent hurries it.
         let others = unit.instance && unit.stop.as_ref().is_some_and(|stop| stop.by == By::Person);
+        // Nor has one been asked that is only just up.
+        let just_up = now < unit.main_start + S;
         let master = unit.main_pid;
         let fpm = unit.as_fpm_mut().unwrap();
         let of = fpm.pool_of(process.pid);
@@ -483,7 +485,7 @@ impl World {
             // What came in while the decision was on its way nobody could know.
             let on_its_way =
                 if strays { 100 * MS } else { 0 }.max(6 * MS * (1 + self.faults.slowness)) + waits_for_others + self.faults.disk_took;
-            let doubtful = request.finishing || others || !known || now - request.began < on_its_way;
+            let doubtful = request.finishing || others || just_up || !known || now - request.began < on_its_way;
             let invocation = self.units[name].invocation.clone();
             self.cuts.push(Cut {
                 unit: name.to_owned(),
