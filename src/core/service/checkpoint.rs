@@ -119,7 +119,7 @@ impl Service {
         let anew = runs && !seen.invocation.is_empty() && seen.invocation != self.before;
         let then = if anew {
             Then::Verify
-        } else if !stale.is_empty()
+        } else if (runs && !stale.is_empty())
             || seen.active == Active::Deactivating
             || (runs && !seen.processes.is_empty() && self.heeds_perhaps(turn.memory))
         {

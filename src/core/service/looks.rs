@@ -58,7 +58,7 @@ impl Services {
                         }
                     }
                 }
-                None if !stale.is_empty() || heeds => {
+                None if (!stale.is_empty() && seen.active.runs()) || heeds => {
                     self.units.insert(seen.unit.clone(), Service { between, ..Service::new(turn, (seen, began), stale, drain_until) });
                 }
                 // Somebody has seen to it since.
@@ -156,7 +156,8 @@ impl Service {
             self.enter(turn.now.mono, Step::Ready);
         }
         match &self.step {
-            Step::Draining { .. } | Step::Due | Step::Left(_) if stale.is_empty() && !seen.active.runs() => {
+            // Also if it has left something behind: that is a stray by now, and whoever has stopped it does not want it started for that.
+            Step::Draining { .. } | Step::Due | Step::Left(_) if !seen.active.runs() => {
                 self.seen.update(seen);
                 self.ended(turn, target, &seen.unit);
             }
@@ -198,7 +199,7 @@ impl Service {
                 self.seen.update(seen);
             }
             // Restarted for an earlier deploy, while this one landed.
-            Step::Done(end, _) if !stale.is_empty() && *end != UnitEnd::Failed && self.seen_at >= self.since => {
+            Step::Done(end, _) if !stale.is_empty() && seen.active.runs() && *end != UnitEnd::Failed && self.seen_at >= self.since => {
                 self.begin_again(turn, seen, stale, drain_until);
             }
             _ => {

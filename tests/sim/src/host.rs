@@ -118,6 +118,8 @@ pub struct Host {
     outstanding: BTreeMap<EffectId, Effect>,
     asked_at: BTreeMap<EffectId, Us>,
     held_since: Option<Us>,
+    /// Of what, as far as that is named.
+    held_targets: Option<BTreeSet<String>>,
     /// Since when nobody has stood in the way of the agent, whether something did at the last look, or the status alerted, and when the next is due.
     disturbed: Us,
     /// The same, what has failed by itself apart.
@@ -181,6 +183,7 @@ impl Host {
             outstanding: BTreeMap::new(),
             asked_at: BTreeMap::new(),
             held_since: None,
+            held_targets: None,
             disturbed: 0,
             meddled: 0,
             kept: false,

@@ -397,6 +397,12 @@ impl World {
         let changed = self.policy_changed > 0 && self.now < self.policy_changed + 3 * MINUTE;
         let units = self.units.keys().filter_map(|unit| Some((unit, self.fpm_rules(unit)?.1)));
         let mut all: Vec<StatusAsk> = units.flat_map(|(unit, rules)| self.asks(unit, Some(&rules))).flatten().collect();
+        // One that cannot be read is asked for what the rules say alone.
+        let by_rules = |rules: &FpmRules| {
+            let path = rules.status_path.clone().unwrap_or_else(|| "/status".to_owned());
+            rules.status.clone().map(|socket| StatusAsk { pool: "www".to_owned(), socket, path })
+        };
+        all.extend(self.units.keys().filter_map(|unit| by_rules(&self.fpm_rules(unit)?.1)));
         all.extend(asks.iter().filter(|ask| self.template_of(&self.unit_at(&ask.socket)).is_some()).cloned());
         if let Some(ask) = asks.iter().find(|ask| !all.contains(ask)).filter(|_| !changed) {
             self.violates(format!("pool {} is asked for {} at {}, which nothing says", ask.pool, ask.path, ask.socket));
@@ -459,7 +465,7 @@ impl World {
             match self.made_stale(&target, oldest) {
                 None => {
                     // Of what carries code the old may have ended a moment ago.
-                    let at = if rules.code().is_empty() { unit.main_start + S } else { oldest.min(now) + S + self.unknowable() };
+                    let at = if rules.code().is_empty() { unit.main_start } else { oldest.min(now) } + S + self.unknowable();
                     // An unproven php-fpm that does not answer may be restarted.
                     if self.landings_are_known() && unit.as_fpm().is_none_or(|fpm| fpm.pings) && now > at {
                         self.violates(format!("the agent restarts {name}, which runs new code"));

@@ -51,6 +51,8 @@ impl Host {
                     self.world.violates(format!("at rest {unit} serves, and status does not show it: {views:?}"));
                 }
                 Some(_) => {}
+                // Whoever runs takes what comes to the socket of all.
+                None if template.shared && self.world.running(&rules.unit).iter().any(|unit| self.world.listens(unit)) => {}
                 None if template.stopped_by_person && views.iter().any(|view| view.why.contains("somebody has stopped it")) => {}
                 None => self.world.violates(format!("at rest no generation of {name} serves: {:?}, {views:?}", template.leads_to)),
             }

@@ -177,7 +177,10 @@ impl Host {
     pub(super) fn check_hold(&mut self, effect: &Effect) {
         let now = self.world.now;
         // What has begun and waits for the disk comes to its safe point after that.
-        self.held_since = if self.memory().hold.is_some() { self.held_since.filter(|_| !self.disk_full).or(Some(now)) } else { None };
+        let hold = self.memory().hold.as_ref().map(|hold| hold.targets.clone());
+        let same = !self.disk_full && hold.as_ref().is_some_and(|targets| *targets == self.held_targets);
+        self.held_since = hold.is_some().then(|| self.held_since.filter(|_| same).unwrap_or(now));
+        self.held_targets = hold.flatten();
         let Some(since) = self.held_since else { return };
         let targets: BTreeSet<String> = match effect {
             // What has gone down in its restart is brought up again.

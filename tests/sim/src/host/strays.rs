@@ -64,7 +64,12 @@ impl Host {
             |stray: &&StraySeen| views.iter().any(|view| view.process.as_ref().is_some_and(|process| process.pid == stray.process.pid));
         let living = self.world.living_strays(&rules.code);
         let of_targets = living.iter().filter(|stray| !stray.left_behind && self.world.target_of(unit_of(&stray.cgroup)).is_some());
-        let mut of_targets = of_targets.filter(|_| self.world.formers.is_empty());
+        // What its unit has left behind was a stray until that was started again.
+        let left = |stray: &&StraySeen| {
+            let started = self.world.units.get(unit_of(&stray.cgroup)).map(|unit| unit.main_start);
+            started.is_some_and(|started| self.world.moment(stray.process.start) < started.saturating_sub(S))
+        };
+        let mut of_targets = of_targets.filter(|stray| self.world.formers.is_empty() && !left(stray));
         if let Some(stray) = of_targets.find(told) {
             self.world.violates(format!("process {} in {} is told as a stray", stray.process.pid, stray.cgroup));
         }

@@ -454,7 +454,7 @@ impl World {
         let unit = self.units.get_mut(name).unwrap();
         let stopping = unit.stop.is_some();
         // What somebody else is stopping is his to answer for, also if the agent hurries it.
-        let others = unit.instance && unit.stop.as_ref().is_some_and(|stop| stop.by == By::Person);
+        let others = unit.stop.as_ref().is_some_and(|stop| stop.by == By::Person);
         // Nor has one been asked that is only just up.
         let just_up = now < unit.main_start + S;
         let master = unit.main_pid;
@@ -497,7 +497,7 @@ impl World {
                 doubtful,
                 certain: false,
                 pool: Some(pool.name),
-                silent: silent && !request.finishing && now - request.began >= on_its_way,
+                silent: silent && !others && !just_up && !request.finishing && now - request.began >= on_its_way,
             });
         }
         if self.units[name].processes.get(&master).is_some_and(|master| master.frozen) {

@@ -202,7 +202,7 @@ impl World {
         }
     }
 
-    /// The boot instance makes the symlink where there is none that leads to a socket.
+    /// The boot instance makes the symlink where there is none that leads to a socket. What all share is anybody's.
     pub(crate) fn instance_ready(&mut self, unit: &str) {
         let Some(template) = self.template_of(unit) else { return };
         let running = self.running(&template.unit).len();
@@ -210,7 +210,7 @@ impl World {
         let (boot, socket) = (template.instance(BOOT), template.socket_of(unit));
         let template = self.template_of_mut(unit).unwrap();
         template.most = template.most.max(running);
-        if boot == *unit && dangling && !template.obstructed {
+        if (boot == *unit || template.shared) && dangling && !template.obstructed {
             self.lead(unit, Some(socket));
         }
     }
