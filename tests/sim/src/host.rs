@@ -947,6 +947,8 @@ impl Host {
                         uncertain.push(cut.unit);
                     }
                 }
+                // A stop that waits for a slow disk may find that the script has just ended by itself.
+                None if casualty.request.is_none() && self.world.faults.disk_took >= S => {}
                 None if casualty.certain => phantoms.push(format!("{} {:?}", casualty.unit, casualty.request)),
                 None => {}
             }

@@ -402,7 +402,17 @@ impl World {
             let path = rules.status_path.clone().unwrap_or_else(|| "/status".to_owned());
             rules.status.clone().map(|socket| StatusAsk { pool: "www".to_owned(), socket, path })
         };
-        all.extend(self.units.keys().filter_map(|unit| by_rules(&self.fpm_rules(unit)?.1)));
+        let alone: Vec<(String, StatusAsk)> =
+            self.units.keys().filter_map(|unit| Some((unit.clone(), by_rules(&self.fpm_rules(unit)?.1)?))).collect();
+        for (unit, ask) in &alone {
+            let pools = self.units[unit].as_fpm().map_or(0, |fpm| fpm.pools().count());
+            if pools > 1 && asks == [ask.clone()] {
+                self.unread.insert(unit.clone());
+            } else if asks.iter().any(|asked| asked.socket == ask.socket) {
+                self.unread.remove(unit);
+            }
+        }
+        all.extend(alone.into_iter().map(|(_, ask)| ask));
         all.extend(asks.iter().filter(|ask| self.template_of(&self.unit_at(&ask.socket)).is_some()).cloned());
         if let Some(ask) = asks.iter().find(|ask| !all.contains(ask)).filter(|_| !changed) {
             self.violates(format!("pool {} is asked for {} at {}, which nothing says", ask.pool, ask.path, ask.socket));

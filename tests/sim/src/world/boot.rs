@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::timer::Schedule;
-use super::unit::{Body, By};
+use super::unit::{Body, By, JobKind};
 use super::{Happening, S, World};
 use restart_agent::core::seen::Active;
 
@@ -27,6 +27,8 @@ impl World {
             let stopped = unit.last_stop_by_agent.or((meant || unwritten).then_some(0));
             // Its exit status nobody can read any more; nor has an agent to start again what it has only meant to stop.
             unit.may_stay_down |= unit.active.runs() || unit.checkpointed || unit.last_stop_by_agent.is_none() || counts;
+            // systemd had taken its start, and had not come to it.
+            unit.may_stay_down |= unit.job.is_some_and(|job| job.kind == JobKind::Start);
             unit.processes.clear();
             (unit.active, unit.result, unit.exit) = (Active::Inactive, "success", None);
             (unit.job, unit.stop, unit.last_stop_by_agent) = (None, None, stopped);

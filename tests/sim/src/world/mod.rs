@@ -252,6 +252,8 @@ pub struct World {
     pub maybe_restarted: std::collections::BTreeSet<String>,
     /// Runs that were to be stopped, or lent what keeps their later commands from running, when systemd did not answer: likewise.
     pub unanswered: std::collections::BTreeSet<String>,
+    /// Of several pools, and asked for one as the rules alone have it: nobody has been able to read the others.
+    pub unread: std::collections::BTreeSet<String>,
     /// What the agent has read as deploys, and when each landed, as it says.
     pub landings: Vec<(Us, Deploy)>,
     /// By target: the landing of the newest deploy that it has reached, as the agent says.
@@ -334,6 +336,7 @@ impl World {
             maybe_stopped: std::collections::BTreeSet::new(),
             maybe_restarted: std::collections::BTreeSet::new(),
             unanswered: std::collections::BTreeSet::new(),
+            unread: std::collections::BTreeSet::new(),
             landings: Vec::new(),
             reached: BTreeMap::new(),
             reached_before: BTreeMap::new(),

@@ -178,7 +178,7 @@ impl World {
             })
         };
         let same = recent.map(|(_, policy)| of(policy)).all(|before| before == rules.as_ref().map(said));
-        same.then(|| self.asked(unit, rules.as_ref()))
+        (same && !self.unread.contains(unit)).then(|| self.asked(unit, rules.as_ref()))
     }
 
     /// How many connections the kernel shows that were accepted on this socket.
