@@ -167,7 +167,7 @@ impl Fpm {
                 self.pending = Some(turn.ask(Effect::Request { socket, request, timeout }));
             }
             (Some(_), None) => self.break_down(turn, "its socket is not known, so proof could not be asked for".to_owned()),
-            (None, _) if self.warmed > 0 => self.still_runs(turn, until),
+            (None, _) if self.warmed > 0 || self.layout.is_none() => self.still_runs(turn, until),
             (None, _) => self.done(turn),
         }
     }

@@ -156,7 +156,7 @@ impl Service {
     }
 
     fn has_heeded_late(&self, memory: &Memory) -> bool {
-        !self.seen.active.runs() && self.was_asked(memory, &self.seen) && self.seen.has_ended_well()
+        self.was_asked(memory, &self.seen) && self.seen.has_ended_well() && !self.is_stopped_for_good()
     }
 
     /// What starts must find itself neither asked nor with what was lent.
@@ -196,9 +196,20 @@ impl Service {
             }
             Then::Verify => self.enter(turn.now.mono, Step::Verifying),
             // What has finished for the deploy of then may be old for one that has landed since.
-            Then::Finish(_) if self.is_stale_for(turn, rules, target, want) => self.drain_from_now(turn.now.mono),
+            Then::Finish(_) if self.seen.active.runs() && self.is_stale_for(turn, rules, target, want) => {
+                let now = turn.now.mono;
+                let until = if want.forced { now } else { want.landed.after(rules.drain_timeout) };
+                self.drain_until(now, until.max(now));
+            }
             Then::Finish(RENEWED) if turn.memory.reruns.contains_key(&name) && !self.is_seen_without(turn.now.mono) => {}
-            Then::Finish(RENEWED) if self.has_heeded_late(turn.memory) => self.enter(turn.now.mono, Step::TakingBack(Then::Start)),
+            Then::Finish(RENEWED) if !self.seen.active.runs() => {
+                let then = match self.has_heeded_late(turn.memory) {
+                    true => Then::Start,
+                    false if self.is_stopped_for_good() => Then::Finish(STOPPED),
+                    false => Then::Finish(ENDED),
+                };
+                self.enter(turn.now.mono, Step::TakingBack(then));
+            }
             Then::Finish(why) => {
                 self.settle(turn, "it is owed no start any more");
                 self.done(turn, target, &name, UnitEnd::Finished, why);
@@ -209,7 +220,7 @@ impl Service {
                 if then == Then::Pause {
                     self.leave(turn, target, &name, PAUSED);
                 }
-                self.drain_from_now(turn.now.mono);
+                self.drain_until(turn.now.mono, turn.now.mono);
             }
         }
     }
@@ -225,10 +236,11 @@ impl Service {
         old
     }
 
-    /// It begins again, and its drain is over.
-    fn drain_from_now(&mut self, now: Mono) {
+    /// It begins again.
+    fn drain_until(&mut self, now: Mono, until: Mono) {
         self.asking = Asking::default();
-        self.enter(now, Step::Draining { until: now });
+        self.looked_from = None;
+        self.enter(now, Step::Draining { until });
     }
 
     /// Nothing more is begun with it: what was done to it is taken back.

@@ -6,13 +6,12 @@ use std::time::Duration;
 use super::Services;
 use super::unit::{Service, Step, untouchable};
 use crate::core::effect::Looked;
-use crate::core::look::Looker;
 use crate::core::policy::ServiceRules;
 use crate::core::seen::{Active, UnitSeen};
 use crate::core::stale::{self, RENEWED_ITSELF, Stale, carries};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
-use crate::core::target::is_of;
+use crate::core::target::{Pursuit, is_of};
 use crate::core::time::Mono;
 
 const DRAIN_LOOK: Duration = Duration::from_secs(5);
@@ -33,6 +32,8 @@ impl Services {
         let mut present = BTreeSet::new();
         let began = self.pursuit.look.began().unwrap_or(turn.now.mono);
         let drain_until = self.pursuit.drain_until(began, rules.drain_timeout);
+        // New rules begin nothing: what they make stale is so for the next deploy.
+        let works = self.pursuit.works();
         for seen in units {
             let known = self.units.contains_key(&seen.unit);
             if !known && !is_of(&rules.units, &rules.exclude, &seen.unit) {
@@ -48,7 +49,7 @@ impl Services {
                     unit.between = between;
                     let renewed = |unit: &Service| matches!(unit.step, Step::Done(UnitEnd::Renewed, _));
                     let before = renewed(unit);
-                    unit.look(turn, &self.name, seen, stale, &self.pursuit.look, drain_until);
+                    unit.look(turn, &self.name, seen, stale, &self.pursuit, drain_until);
                     // Restarted for an earlier deploy: a newer one may have landed before it was up.
                     if renewed(unit) && !before {
                         let memory = turn.memory.targets.get(&self.name).cloned().unwrap_or_default();
@@ -58,7 +59,7 @@ impl Services {
                         }
                     }
                 }
-                None if (!stale.is_empty() && seen.active.runs()) || heeds => {
+                None if works && ((!stale.is_empty() && seen.active.runs()) || heeds) => {
                     self.units.insert(seen.unit.clone(), Service { between, ..Service::new(turn, (seen, began), stale, drain_until) });
                 }
                 // Somebody has seen to it since.
@@ -148,7 +149,8 @@ impl Services {
 }
 
 impl Service {
-    pub(super) fn look(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale, look: &Looker, drain_until: Mono) {
+    pub(super) fn look(&mut self, turn: &mut Turn<'_>, target: &str, seen: &UnitSeen, stale: Stale, pursuit: &Pursuit, drain_until: Mono) {
+        let look = &pursuit.look;
         self.seen_at = look.began().unwrap_or(self.seen_at);
         self.note_end(turn, seen);
         self.ladder.iter_mut().for_each(|ladder| ladder.begins(seen));
@@ -199,7 +201,9 @@ impl Service {
                 self.seen.update(seen);
             }
             // Restarted for an earlier deploy, while this one landed.
-            Step::Done(end, _) if !stale.is_empty() && seen.active.runs() && *end != UnitEnd::Failed && self.seen_at >= self.since => {
+            Step::Done(end, _)
+                if pursuit.works() && !stale.is_empty() && seen.active.runs() && *end != UnitEnd::Failed && self.seen_at >= self.since =>
+            {
                 self.begin_again(turn, seen, stale, drain_until);
             }
             _ => {

@@ -79,9 +79,11 @@ impl Services {
         }
     }
 
-    /// What it excludes by now is none of its business: what that is owed is paid as if the whole target had left the configuration.
+    /// What it excludes by now is none of its business: what that is owed is paid as if the whole target had left the configuration. A restart that was
+    /// asked for comes to its end.
     pub fn let_go(&mut self, rules: &ServiceRules, loans: &mut Loans) {
-        for (unit, _) in self.units.extract_if(.., |unit, _| !is_of(&rules.units, &rules.exclude, unit)) {
+        let left_out = |unit: &str| !is_of(&rules.units, &rules.exclude, unit);
+        for (unit, _) in self.units.extract_if(.., |name, unit| left_out(name) && !unit.is_in_its_restart()) {
             loans.release(&unit);
         }
     }

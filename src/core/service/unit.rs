@@ -125,6 +125,12 @@ impl Service {
         matches!(self.step, Step::Done(..) | Step::Left(_))
     }
 
+    /// Nobody but this would bring it up.
+    pub(super) fn is_in_its_restart(&self) -> bool {
+        let starts = matches!(self.step, Step::TakingBack(Then::Start));
+        starts || matches!(self.step, Step::Restarting | Step::Verifying | Step::Pausing { .. })
+    }
+
     pub(super) fn advance(
         &mut self,
         turn: &mut Turn<'_>,

@@ -10,6 +10,7 @@ mod stray;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use place::unit_of;
 pub use place::{Reach, reach};
@@ -23,6 +24,9 @@ use crate::core::status::UnitView;
 use crate::core::step::{Deadline, Turn, earliest};
 use crate::core::target::{Progress, Pursuit};
 use crate::core::time::{Mono, Now};
+
+/// After the end of a job, for the next look at all processes: those that end together are looked at together.
+const AFTER_A_JOB: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub struct Strays {
@@ -88,7 +92,8 @@ impl Strays {
         // No unit's job says anything about them, but for what the end of its unit may leave behind.
         let leaves = |unit: &str| self.of_targets.iter().any(|process| unit_of(&process.cgroup) == unit);
         if unit.is_none_or(leaves) && self.pursuit.want().is_some() {
-            self.pursuit.look.want(now);
+            // Many units may end one after the other.
+            self.pursuit.look.want(if unit.is_some() { now.after(AFTER_A_JOB) } else { now });
         }
     }
 

@@ -107,7 +107,7 @@ fn what_a_script_leaves_behind_is_told_also_if_it_ends_long_after_strays_were_lo
     };
     assert_eq!((host.state(), told(&host)), (Some(State::Converged), Vec::new()));
     assert!(host.run_until(10 * MINUTE, |host| !host.world.units[SCRIPT].active.runs()));
-    host.run(S);
+    host.run(2 * S);
     assert_eq!(told(&host), [(21, TargetState::Left)]);
     host.check_at_rest();
     host.must_be_right();
