@@ -463,3 +463,24 @@ fn a_service_that_is_excluded_before_it_is_restarted_goes_on() {
         assert_eq!(starts(&host), [By::Systemd]);
     }
 }
+
+/// While it is slow to die: it gets its SIGKILL, nothing of its old run outlives that, and it comes up.
+#[test]
+fn a_service_that_is_excluded_in_its_restart_comes_up_again() {
+    let slow = Daemon { on_term: OnTerm::Ignores, leaves: true, ..Daemon::default() };
+    let mut world = world();
+    world.add(Unit::new(WORKER, Body::Daemon(slow)), HOUR);
+    let by = |exclude: Vec<String>| with_target(policy(), "workers", TargetRules::Service(ServiceRules { exclude, ..rules() }));
+    let mut host = adopted(world, by(Vec::new()));
+    let before = host.world.now;
+    host.world.touch("d2");
+    assert!(host.run_until(MINUTE, |host| host.world.sent.contains_key(WORKER)));
+    host.run(500 * MS);
+    host.deed(Deed::Policy(Box::new(by(vec![WORKER.to_owned()]))));
+    host.run(MINUTE);
+    host.must_be_right();
+    let unit = &host.world.units[WORKER];
+    assert!(unit.active.runs() && unit.processes.values().all(|process| process.start > before), "{:#?}", unit.processes);
+    host.settle();
+    host.must_be_right();
+}

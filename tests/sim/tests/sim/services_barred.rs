@@ -1,9 +1,9 @@
 //! Services that systemd is told to let nobody stop, or start again, while a rollout is about to.
 
 use restart_agent::core::effect::Effect;
-use restart_agent::core::policy::ServiceRules;
+use restart_agent::core::policy::{ServiceRules, TargetRules};
 use restart_agent::core::status::{State, TargetState};
-use sim::host::{Host, span};
+use sim::host::{Deed, Host, span};
 use sim::world::{Bar, Body, By, Daemon, HOUR, MINUTE, S, Unit};
 
 use crate::given::{adopted, policy, with_target, world};
@@ -87,4 +87,28 @@ fn a_service_that_was_left_is_told_as_it_is_when_it_is_masked_no_longer_and_when
     assert_eq!(told(&host), (TargetState::Fresh, 0, "somebody else has restarted it".to_owned()));
     host.check_at_rest();
     host.must_be_right();
+}
+
+/// As long as one is left they are looked at, and a change of rules starts no rollout.
+#[test]
+fn a_service_that_comes_into_the_configuration_beside_one_that_is_left_waits_for_the_next_deploy() {
+    const OTHER: &str = "queue-other.service";
+    let mut world = world();
+    for unit in [WORKER, OTHER] {
+        world.add(Unit::new(unit, Body::Daemon(Daemon::default())), HOUR);
+    }
+    let by = |exclude: Vec<String>| with_target(policy(), "workers", TargetRules::Service(ServiceRules { exclude, ..rules() }));
+    let mut host = adopted(world, by(vec![OTHER.to_owned()]));
+    host.world.person_bars(WORKER, Bar::Masked, None);
+    host.world.touch("d2");
+    is_left(&mut host);
+    host.deed(Deed::Policy(Box::new(by(Vec::new()))));
+    host.run(5 * MINUTE);
+    host.must_be_right();
+    let runs = |host: &Host| host.world.units[OTHER].runs.len();
+    assert_eq!(runs(&host), 1, "it was restarted, and no rollout tells of it");
+    host.world.touch("d3");
+    host.run(MINUTE);
+    host.must_be_right();
+    assert_eq!(runs(&host), 2);
 }
