@@ -151,6 +151,11 @@ impl World {
         Some((*first, unmet.any(|(_, deploy)| deploy.forced.contains(target))))
     }
 
+    /// Where the drain of what a deploy of then has made stale counts from, for all that the agent knows.
+    pub(super) fn drains_from(&self, target: &str, at: Us) -> Us {
+        self.lands_late(target).map_or(at, |(late, _)| late.min(at))
+    }
+
     pub(crate) fn agent_may_stop(&mut self, name: &str) {
         let now = self.now;
         let Some((target, rules)) = self.scheduled_rules(name) else {
@@ -180,7 +185,7 @@ impl World {
             None if now < oldest.max(unit.main_start) + self.unknowable() || short.is_some() || !self.landings_are_known() => {}
             None => self.violates(format!("the agent stops {name}, which runs new code")),
             Some((at, false)) => {
-                let at = self.lands_late(&target).map_or(at, |(first, _)| first.min(at));
+                let at = self.drains_from(&target, at);
                 if now < at + shortest(&rules, self.rules_before(name, at), |rules| rules.drain_timeout) {
                     let after = (now - at) as f64 / 1e6;
                     return self.violates(format!("the agent stops {name} {after:.3} s after the deploy, before its drain is over"));
@@ -486,8 +491,7 @@ impl World {
                     let reached = self.reached.get(&target).copied().unwrap_or(0);
                     let unreached = self.wanted.iter().find(|wanted| wanted.names(&target) && wanted.at > reached).map(|wanted| wanted.at);
                     let unreached = unreached.filter(|_| !rules.code().is_empty());
-                    let late = self.lands_late(&target).map(|(late, _)| late);
-                    let at = unreached.into_iter().chain(late).fold(at, Us::min);
+                    let at = self.drains_from(&target, unreached.map_or(at, |first| first.min(at)));
                     if let TargetRules::Service(rules) = &rules
                         && now < at + shortest(rules, self.service_rules_before(&target, at), |rules| rules.drain_timeout)
                     {

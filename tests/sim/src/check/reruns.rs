@@ -21,9 +21,8 @@ impl World {
             After::Auto => unit.checkpointed || self.has_no_run_soon(unit, rules),
         };
         // What its target leaves out by now it is still at, by the rules of now.
-        let left_out = |rules: &&TargetRules| matches!(rules, TargetRules::Scheduled(rules) if covers(&rules.units, &[], &unit.name));
-        let of_now = self.policy.targets.values().filter(left_out).all(|rules| match rules {
-            TargetRules::Scheduled(rules) => runs_again(rules),
+        let of_now = self.policy.targets.values().all(|rules| match rules {
+            TargetRules::Scheduled(rules) if covers(&rules.units, &[], &unit.name) => runs_again(rules),
             _ => true,
         });
         // Which rules it was when it ended, or was seen to, nobody can tell of what ended about when they changed.

@@ -64,7 +64,7 @@ impl World {
                 None if !self.landings_are_known() => {}
                 None => self.violates(format!("the agent signals stray {pid}, which runs new code")),
                 Some((at, false)) => {
-                    let at = self.lands_late(&target).map_or(at, |(late, _)| late.min(at));
+                    let at = self.drains_from(&target, at);
                     if now < at + us(rules.drain_timeout) {
                         self.violates(format!("the agent signals stray {pid} before its drain is over"));
                     }
