@@ -32,6 +32,12 @@ pub fn does_not_stay(release: Release) -> Result<()> {
     let faults = [
         ("never ready", "[Service]\nUnsetEnvironment=NOTIFY_SOCKET\nTimeoutStartSec=3s\n", "", "does not come up"),
         ("dies when it is ready", "[Service]\nExecStartPost=/bin/kill -KILL $MAINPID\n", "", "it does not "),
+        (
+            "dies while it is pinged",
+            "[Service]\nRestart=no\nExecStartPost=/bin/sh -c 'pkill -STOP -P $MAINPID; (sleep 1; kill -KILL $MAINPID) &'\n",
+            "",
+            "it does not come up with the new code: Failed",
+        ),
         // It answers its ping, and is killed while it is warmed up.
         ("dies after it was ready", "[Service]\nRestart=no\n", "", "has died since"),
         // Good when it was tested, broken when it is restarted.

@@ -152,6 +152,7 @@ impl Fpm {
                 let asks = self.source.asks() && seen.active.runs();
                 self.enter(now, if asks { FpmStep::Counting } else { FpmStep::WaitingForLoan });
             }
+            FpmStep::Verifying { .. } | FpmStep::Dating { .. } => self.looked_for_silence(turn, seen),
             FpmStep::Proving { .. } if seen.invocation != before && seen.active.runs() => {
                 self.saw(seen);
                 self.proves_again(turn);
@@ -177,7 +178,8 @@ impl Fpm {
             _ => {}
         }
     }
-    fn saw(&mut self, seen: &UnitSeen) {
+
+    pub(super) fn saw(&mut self, seen: &UnitSeen) {
         self.before = std::mem::replace(&mut self.seen, seen.clone()).processes;
         self.seen_at = self.look_began;
     }

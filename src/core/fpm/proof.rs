@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::looks::STOPPED;
-use super::{Fpm, FpmStep, Purpose, READS, TESTS};
+use super::{Fpm, FpmStep, Purpose, READS, RESTART_LOOK, TESTS};
 use crate::core::effect::{Effect, FpmRequest, Outcome};
 use crate::core::entry::Entry;
 use crate::core::evidence::all_at_work;
 use crate::core::memory::Begun;
-use crate::core::seen::{Active, PoolAnswers};
+use crate::core::seen::{Active, PoolAnswers, UnitSeen};
 use crate::core::status::UnitEnd;
 use crate::core::step::Turn;
 use crate::core::time::{Mono, Now};
@@ -70,14 +70,39 @@ impl Fpm {
             Outcome::Pools(answers) if self.is_at_work(answers) => self.answers(turn.now, until),
             // The ping before it went wrong, and that is what there is to tell.
             Outcome::Pools(_) => self.next = turn.now.mono,
-            other if turn.now.mono >= until => {
-                self.break_down(turn, format!("it runs, but does not answer its ping: {}", other.said()));
-            }
+            other if turn.now.mono >= until => self.is_silent(turn, format!("it runs, but does not answer its ping: {}", other.said())),
             _ => {
                 self.missed_ping = true;
-                self.next = turn.now.mono.after(VERIFY_EVERY);
+                self.ask_again(turn);
             }
         }
+    }
+
+    /// READY=1 does not say that it stays (trap T20): what does not answer may have died since, or be another run by now.
+    fn ask_again(&mut self, turn: &mut Turn<'_>) {
+        self.next = turn.now.mono.after(VERIFY_EVERY);
+        if self.looking.is_none() && turn.now.mono >= self.look_began.after(RESTART_LOOK) {
+            self.look(turn);
+        }
+    }
+
+    /// What that look says.
+    pub(super) fn looked_for_silence(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen) {
+        let another = seen.invocation != self.seen.invocation;
+        self.saw(seen);
+        if !seen.active.runs() && !seen.job {
+            self.pending = None;
+            self.break_down(turn, self.not_up(seen));
+        } else if another && seen.active.runs() {
+            self.pending = None;
+            self.proves_again(turn);
+        }
+    }
+
+    fn is_silent(&mut self, turn: &mut Turn<'_>, why: String) {
+        let lives = self.seen.active.runs() && self.seen.main_pid != 0;
+        let why = if lives { why } else { self.not_up(&self.seen) };
+        self.break_down(turn, why);
     }
 
     /// Asks whether what does not answer its ping has all its workers at work. `None`: its status has no socket of its own.
@@ -101,8 +126,8 @@ impl Fpm {
         };
         match oldest {
             Some(start) if start >= self.restarted_at.seconds() - 1 => self.serves(turn.now),
-            Some(_) if turn.now.mono >= until => self.break_down(turn, "it runs, but its status page shows the old start time".to_owned()),
-            None if turn.now.mono >= until => self.break_down(turn, "it runs, but its status page does not answer".to_owned()),
+            Some(_) if turn.now.mono >= until => self.is_silent(turn, "it runs, but its status page shows the old start time".to_owned()),
+            None if turn.now.mono >= until => self.is_silent(turn, "it runs, but its status page does not answer".to_owned()),
             // It had said nothing before either, so its silence is no sign that something is wrong with what was started.
             None if !self.answered && turn.now.mono >= self.since.after(NEVER_ANSWERED) => {
                 self.notes.push("its status page does not answer: look at `status`, `status_path` and pm.status_path".to_owned());
@@ -110,7 +135,7 @@ impl Fpm {
                 self.undated = true;
                 self.enter(turn.now.mono, FpmStep::Verifying { until });
             }
-            _ => self.next = turn.now.mono.after(VERIFY_EVERY),
+            _ => self.ask_again(turn),
         }
     }
 

@@ -141,10 +141,7 @@ impl Fpm {
         self.tell_gone(turn);
         settle_cut(turn, &self.unit, true, self.ladder.as_ref().is_some_and(Ladder::was_killed));
         if !seen.active.runs() || seen.main_pid == 0 || seen.invocation == before {
-            let mut why = format!(
-                "it does not come up with the new code: {:?}, Result={}; see journalctl -u {}",
-                seen.active, seen.result, self.unit
-            );
+            let mut why = self.not_up(seen);
             // What SIGKILL did not end holds its socket.
             self.still_there(seen);
             if !self.seen.processes.is_empty() {
@@ -161,6 +158,10 @@ impl Fpm {
         };
         turn.record(fresh);
         self.begin_proof(now);
+    }
+
+    pub(super) fn not_up(&self, seen: &UnitSeen) -> String {
+        format!("it does not come up with the new code: {:?}, Result={}; see journalctl -u {}", seen.active, seen.result, self.unit)
     }
 
     /// Nothing has happened to it: what was stopped for the count goes on.

@@ -588,3 +588,18 @@ fn php_fpm_that_does_not_answer_stays_out_if_its_next_restart_is_refused() {
     }
     assert!(seen > 0, "its restart was never refused");
 }
+
+/// READY=1 does not say that it stays (trap T20), and systemd may not bring it up again: that is said soon, and not that it runs.
+#[test]
+fn php_fpm_that_dies_while_it_is_pinged_is_not_said_to_run() {
+    for after in (0..1000).step_by(5) {
+        let mut host = fpm_host(true, Fpm::default());
+        let fpm = host.world.units.get_mut(FPM).unwrap().as_fpm_mut().unwrap();
+        (fpm.start, fpm.pings) = (FpmStart::Dies(after * MS), false);
+        host.world.touch("d2");
+        assert!(host.run_until(5 * S, |host| unit_ends(host).next().is_some()), "{after}: {:?}", host.status());
+        let why = unit_ends(&host).next().map(|end| end.why.clone()).unwrap_or_default();
+        assert!(why.contains("does not come up with the new code: Failed, Result="), "{after}: {why}");
+        host.must_be_right();
+    }
+}
