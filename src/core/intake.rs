@@ -138,7 +138,10 @@ impl Machine {
             return self.start_rollout(now, step, pending.deploy, None, false);
         }
         let due = self.retry.as_ref().is_some_and(|retry| retry.at <= now.mono);
-        if due && self.memory.rollout.is_none() && self.pending.is_none() {
+        if due && self.memory.rollout.is_some() {
+            self.retry.iter_mut().for_each(|retry| retry.at = Mono::NEVER);
+            self.renew_failed(now, step);
+        } else if due && self.pending.is_none() {
             let Some(deploy) = self.memory.last_deploy.clone().filter(|_| self.unmet().next().is_some()) else {
                 // What could not be done has left the configuration since, and was adopted if it has come back.
                 self.retry = None;

@@ -10,7 +10,7 @@ use crate::core::pool::{Goal, Pool, Verdict};
 use crate::core::status::RolloutResult;
 use crate::core::step::{Step, Turn};
 use crate::core::target::Progress;
-use crate::core::time::Now;
+use crate::core::time::{Mono, Now};
 
 /// After a rollout that failed: the next try, doubled each time.
 const RETRY_FAILED: Duration = Duration::from_secs(60);
@@ -18,6 +18,10 @@ const RETRY_FAILED_SLOWEST: Duration = Duration::from_secs(15 * 60);
 /// After one that was blocked by something that may go away by itself.
 const RETRY_BLOCKED: Duration = Duration::from_secs(15);
 const RETRY_BLOCKED_SLOWEST: Duration = Duration::from_secs(5 * 60);
+
+fn why_of(failed: &[(String, bool)]) -> String {
+    failed.iter().map(|(why, _)| why.as_str()).collect::<Vec<_>>().join("; ")
+}
 
 impl Machine {
     /// Writes down what has been reached, and the end of the rollout when nothing more comes of it.
@@ -54,6 +58,10 @@ impl Machine {
             let why = self.memory.hold.as_ref().map(|hold| hold.reason.clone());
             return turn!(self, now, step).record(Entry::RolloutFinished { result: RolloutResult::Aborted, why });
         }
+        // Others of the rollout may be at work for a day: what has failed does not wait for them with its next try.
+        if working && !failed.is_empty() {
+            self.try_later(now, &failed);
+        }
         if working
             || (out && failed.is_empty())
             || returning
@@ -65,13 +73,30 @@ impl Machine {
             self.retry = None;
             return turn!(self, now, step).record(Entry::RolloutFinished { result: RolloutResult::Converged, why: None });
         }
+        turn!(self, now, step).record(Entry::RolloutFinished { result: RolloutResult::Failed, why: Some(why_of(&failed)) });
+        self.try_later(now, &failed);
+    }
+
+    /// A next try that is due already stays so.
+    fn try_later(&mut self, now: Now, failed: &[(String, bool)]) {
         let blocked = failed.iter().all(|(_, blocked)| *blocked);
-        let why = failed.iter().map(|(why, _)| why.as_str()).collect::<Vec<_>>().join("; ");
-        turn!(self, now, step).record(Entry::RolloutFinished { result: RolloutResult::Failed, why: Some(why.clone()) });
+        if let Some(retry) = self.retry.as_mut().filter(|retry| retry.at != Mono::NEVER) {
+            (retry.why, retry.blocked) = (why_of(failed), blocked);
+            return;
+        }
         let tries = self.retry.as_ref().map_or(0, |retry| retry.tries) + 1;
         let (first, slowest) = if blocked { (RETRY_BLOCKED, RETRY_BLOCKED_SLOWEST) } else { (RETRY_FAILED, RETRY_FAILED_SLOWEST) };
         let pause = (first * 2_u32.saturating_pow(tries.saturating_sub(1).min(10))).min(slowest);
+        let why = why_of(failed);
         self.retry = Some(Retry { at: now.mono.after(pause), tries, why, blocked });
+    }
+
+    /// Another try beside what is at work, with the times of a new one.
+    pub(in crate::core) fn renew_failed(&mut self, now: Now, step: &mut Step) {
+        let has_failed = |name: &&String| matches!(self.progress(name), Progress::Failed { .. });
+        for name in self.works.keys().filter(has_failed).cloned().collect::<Vec<_>>() {
+            self.renew(now, step, &name, now.mono);
+        }
     }
 
     /// Nobody proves a php-fpm any more that has left the configuration: it does not keep this host out for ever.

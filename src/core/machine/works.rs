@@ -184,22 +184,24 @@ impl Machine {
 
     /// Sets every target to work that is not fresh for what it is wanted to be fresh for, and is not held.
     pub(in crate::core) fn renew_unmet(&mut self, now: Now, step: &mut Step) {
-        let names: Vec<String> = self.works.keys().cloned().collect();
-        for name in names {
-            let Some(want) = self.memory.targets.get(&name).and_then(|target| target.unmet().cloned()) else { continue };
-            if self.held(&name) {
-                self.inplace.rest(&name);
-                continue;
-            }
-            let began = self.began(now);
-            match self.works.get_mut(&name) {
-                Some(Work::Fpm) => self.inplace.renew(now.mono, &name, want, began),
-                Some(Work::Generations(work)) => work.renew(now.mono, want),
-                Some(Work::Scheduled(work)) => work.renew(&mut turn!(self, now, step), &mut self.loans, want, began),
-                Some(Work::Services(work)) => work.renew(&turn!(self, now, step), &mut self.loans, want, began),
-                Some(Work::Strays(work)) => work.renew(&turn!(self, now, step), want, began),
-                None => {}
-            }
+        let began = self.began(now);
+        for name in self.works.keys().cloned().collect::<Vec<_>>() {
+            self.renew(now, step, &name, began);
+        }
+    }
+
+    pub(super) fn renew(&mut self, now: Now, step: &mut Step, name: &str, began: Mono) {
+        let Some(want) = self.memory.targets.get(name).and_then(|target| target.unmet().cloned()) else { return };
+        if self.held(name) {
+            return self.inplace.rest(name);
+        }
+        match self.works.get_mut(name) {
+            Some(Work::Fpm) => self.inplace.renew(now.mono, name, want, began),
+            Some(Work::Generations(work)) => work.renew(now.mono, want),
+            Some(Work::Scheduled(work)) => work.renew(&mut turn!(self, now, step), &mut self.loans, want, began),
+            Some(Work::Services(work)) => work.renew(&turn!(self, now, step), &mut self.loans, want, began),
+            Some(Work::Strays(work)) => work.renew(&turn!(self, now, step), want, began),
+            None => {}
         }
     }
 

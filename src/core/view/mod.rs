@@ -172,8 +172,10 @@ impl Machine {
                 TargetState::Fresh | TargetState::Left | TargetState::Lingering | TargetState::Failed | TargetState::Adopted
             )
         });
-        // The one that is due first is what the host waits for.
-        if let Some(unit) = working.min_by_key(|unit| (unit.deadline.is_none(), unit.deadline)) {
+        // The one that is due first is what the host waits for, or the next try of what has failed beside it.
+        let again = self.intake_deadline().filter(|_| self.retry.is_some()).map(|deadline| now.wall_of(deadline.at));
+        let before = |unit: &&UnitView| again.is_none_or(|again| unit.deadline.is_some_and(|due| due <= again));
+        if let Some(unit) = working.min_by_key(|unit| (unit.deadline.is_none(), unit.deadline)).filter(before) {
             let more = match unit.state {
                 TargetState::Stale if self.pools.values().any(|pool| pool.goal() == Goal::Out) => {
                     self.pools.values().find_map(|pool| pool.trouble()).map(|trouble| format!(": {trouble}")).unwrap_or_default()

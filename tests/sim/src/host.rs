@@ -130,8 +130,8 @@ pub struct Host {
     /// Whom the status called failed or held at the last look, or whose restart had not begun to run, and of each unit when that was last so.
     told: BTreeSet<String>,
     told_at: BTreeMap<String, Us>,
-    /// The targets of which something has failed since the last rollout began.
-    ended_badly: BTreeSet<String>,
+    /// The targets of which something has failed since the last rollout began, and when that was last so.
+    ended_badly: BTreeMap<String, Us>,
     boot: String,
     removal: removal::Removal,
     pub crash: Option<Crash>,
@@ -191,7 +191,7 @@ impl Host {
             deadlines_at: 0,
             told: BTreeSet::new(),
             told_at: BTreeMap::new(),
-            ended_badly: BTreeSet::new(),
+            ended_badly: BTreeMap::new(),
             boot: "boot-1".to_owned(),
             removal: removal::Removal::default(),
             crash: None,
@@ -521,7 +521,7 @@ impl Host {
                 Entry::ProvenBad { unit, .. } => self.world.has_proven_bad(unit),
                 Entry::Stamp { deploy, adopted: false, .. } => self.world.is_known_to_have_landed(deploy),
                 Entry::RolloutStarted { .. } => self.ended_badly.clear(),
-                Entry::UnitEnded(end) if end.what == UnitEnd::Failed => drop(self.ended_badly.insert(end.target.clone())),
+                Entry::UnitEnded(end) if end.what == UnitEnd::Failed => drop(self.ended_badly.insert(end.target.clone(), self.world.now)),
                 _ => {}
             }
             match &written.entry {

@@ -17,6 +17,13 @@ const PROOF: Us = 90 * S;
 /// Another script.
 const WARM: Us = 60 * S;
 
+/// Between two tries of what failed.
+const SLOWEST_TRY: Us = 15 * MINUTE;
+
+fn not_restarted(view: &UnitView) -> bool {
+    view.why.contains("not restarted, the old code keeps serving")
+}
+
 impl Host {
     /// Somebody has done something that may keep the agent from what it does, or undo it: all deadlines begin anew.
     pub(super) fn disturb(&mut self) {
@@ -69,13 +76,16 @@ impl Host {
         let mut failed: BTreeSet<String> = failed.map(|target| target.name.clone()).collect();
         if status.state == State::Failed {
             // Where the old one was given its place back it is told to serve, and the state says that its successor has failed.
-            failed.extend(self.ended_badly.iter().cloned());
+            failed.extend(self.ended_badly.keys().cloned());
+        }
+        for target in
+            status.targets.iter().filter(|target| target.units.iter().any(|view| not_restarted(view) || view.state == TargetState::Failed))
+        {
+            self.check_tries(&target.name);
         }
         let said = |unit: &String| {
             let views = status.targets.iter().flat_map(|target| &target.units);
             let mut of = views.filter(|view| view.unit == *unit);
-            // What has failed of php-fpm is tried again when all others of the rollout have come to rest, and is told until then.
-            let not_restarted = |view: &UnitView| view.why.contains("not restarted, the old code keeps serving");
             of.any(|view| {
                 not_restarted(view)
                     || matches!(view.state, TargetState::Failed | TargetState::Held | TargetState::Left) && !view.why.is_empty()
@@ -88,6 +98,16 @@ impl Host {
         if !stale.is_empty() {
             let why = status.waiting_for.unwrap_or_default();
             self.world.violates(format!("{} runs old code after all its deadlines, and nothing alerts: {why}", stale.join(", ")));
+        }
+    }
+
+    /// A php-fpm that failed, or was kept from its restart, is tried again, whatever others of its rollout are at.
+    fn check_tries(&mut self, target: &str) {
+        let (Some(rules @ TargetRules::PhpFpm(_)), Some(at)) = (self.policy.targets.get(target), self.ended_badly.get(target)) else {
+            return;
+        };
+        if self.world.now > self.meddled.max(*at) + SLOWEST_TRY + self.deadline(rules) {
+            self.world.violates(format!("{target} has failed, and is not tried again"));
         }
     }
 

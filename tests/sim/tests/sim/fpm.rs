@@ -2,12 +2,14 @@
 
 use restart_agent::core::Waited;
 use restart_agent::core::event::Order;
-use restart_agent::core::policy::{FpmRules, ProofRules, TargetRules};
+use restart_agent::core::policy::{After, FpmRules, ProofRules, ScheduledRules, TargetRules};
 use restart_agent::core::status::{State, TargetState};
 use sim::host::{Deed, Host, span};
-use sim::world::{Answers, By, Faults, Fpm, FpmStart, HOUR, Hook, Load, MINUTE, MS, Pool, S, Unit, Us, World};
+use sim::world::{Answers, By, Faults, Fpm, FpmStart, HOUR, Hook, Load, MINUTE, MS, Pool, S, Script, Unit, Us, World};
 
-use crate::given::{FPM, adopted, fpm_host, fpm_host_by, fpm_rules, policy, unit_ends, with_pool, with_target, world};
+use crate::given::{
+    FPM, SCRIPT, adopted, fpm_host, fpm_host_by, fpm_rules, policy, script_rules, unit_ends, with_pool, with_target, world,
+};
 
 const OTHER: &str = "php8.2-fpm-other.service";
 
@@ -602,4 +604,30 @@ fn php_fpm_that_dies_while_it_is_pinged_is_not_said_to_run() {
         assert!(why.contains("does not come up with the new code: Failed, Result="), "{after}: {why}");
         host.must_be_right();
     }
+}
+
+/// A script of the same rollout drains for an hour, and somebody mends php-fpm after three minutes.
+#[test]
+fn php_fpm_that_failed_is_tried_again_while_others_of_its_rollout_are_at_work() {
+    let mut world = world();
+    world.add(Unit::fpm(FPM, Fpm::default()), HOUR);
+    world.add(Unit::script(SCRIPT, Script { lasts: 2 * HOUR, ..Script::default() }), 60 * S);
+    let drains = ScheduledRules { drain_timeout: span(HOUR), ..script_rules(After::Rerun) };
+    let policy = with_target(policy(), "jobrunner", TargetRules::PhpFpm(fpm_rules()));
+    let mut host = adopted(world, with_pool(with_target(policy, "maintenance", TargetRules::Scheduled(drains)), "default"));
+    host.world.units.get_mut(FPM).unwrap().as_fpm_mut().unwrap().start = FpmStart::Fails;
+    host.world.touch("d2");
+    let well = |world: &mut World| world.units.get_mut(FPM).unwrap().as_fpm_mut().unwrap().start = FpmStart::Well(60 * MS);
+    host.later(3 * MINUTE, Deed::World("somebody mends php-fpm", Box::new(well)));
+    host.run(2 * MINUTE);
+    assert!(host.world.balancers["default"].out);
+    assert!(unit_ends(&host).filter(|end| end.unit == FPM).count() > 1, "it was not tried again");
+    assert!(host.run_until(MINUTE, |host| host.status().next.as_deref() == Some("another try")), "{:?}", host.status());
+    assert!(host.run_until(5 * MINUTE, |host| !host.world.balancers["default"].out), "{:?}", host.status());
+    assert_eq!(host.state(), Some(State::Converging));
+    let waited = host.waited(None);
+    assert!(matches!(waited, Some(Waited::Pending { .. })), "{waited:?}");
+    assert!(host.run_until(70 * MINUTE, |host| host.state() == Some(State::Converged)), "{:?}", host.status());
+    assert_eq!(host.memory().last_rollout.as_ref().map(|view| view.id.as_str()), Some("r0"), "that was one rollout");
+    host.must_be_right();
 }
