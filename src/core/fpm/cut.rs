@@ -225,7 +225,8 @@ impl Fpm {
             presumed.extend(guess.into_iter().map(|worker| self.casualty(now, worker, at, false)));
             let others = busy.iter().filter(|pid| !names.contains(pid)).take(busy.len().saturating_sub(told));
             presumed.extend(others.map(|pid| self.nameless(now, *pid, format!("(unknown request of {})", pool.called()), false)));
-            if busy.len().max(told) < workers {
+            // What was seen before it was up may have workers since that nobody has seen.
+            if busy.len().max(told) < workers || self.seen.active == Active::Activating {
                 presumed.push(self.nameless(now, 0, format!("(requests of {}: {why})", pool.called()), true));
             }
         }

@@ -511,3 +511,24 @@ fn one_that_dies_while_the_old_one_is_kept_from_new_requests_is_not_called_renew
         }
     }
 }
+
+/// It dies right before its time is over and comes up again by itself: when it was last seen, it had no workers yet.
+#[test]
+fn of_one_that_was_seen_before_it_was_up_and_says_nothing_it_is_told_that_some_may_be_cut() {
+    for later in (0..5000).step_by(100) {
+        let mut host = sharing(|template| {
+            template.load = Load { every: 30 * MS, short: (S, 3 * S), ..load() };
+            (template.next.status, template.next.start) = (Answers::Not, FpmStart::Well(1800 * MS));
+        });
+        let first = "php-fpm-job@boot.service";
+        host.world.units.get_mut(first).unwrap().as_fpm_mut().unwrap().status = Answers::Not;
+        host.world.faults.look_takes = 500 * MS;
+        host.world.touch("d2");
+        assert!(host.run_until(MINUTE, |host| template(host).current().as_deref() == Some(NEW)));
+        host.run(MINUTE + later * MS);
+        host.world.person_at("kill", first);
+        host.run(30 * S);
+        host.check_casualties();
+        host.must_be_right();
+    }
+}
