@@ -7,6 +7,7 @@ use restart_agent::core::unit_of;
 
 use super::{Host, S, Us};
 use crate::check::{BLUR, us};
+use crate::world::Wanted;
 
 /// As for units: the agent's own turns, on top of what the rules allow.
 const SLACK: Us = 15 * S;
@@ -87,7 +88,12 @@ impl Host {
                 self.world.violates(format!("the terminal of stray {pid} was not told"));
             }
             let start = self.world.moment(stray.process.start);
-            if told > self.world.wanted.iter().filter(|wanted| wanted.names(&target) && wanted.at + BLUR > start).count() {
+            // One that has landed before it began may have landed since, for all that the agent knows.
+            let lands_late = |id: &str| {
+                !self.world.landings_are_known() && self.world.landings.iter().any(|(at, deploy)| deploy.id == id && at + BLUR > start)
+            };
+            let made_stale = |wanted: &&Wanted| wanted.names(&target) && (wanted.at + BLUR > start || lands_late(&wanted.id));
+            if told > self.world.wanted.iter().filter(made_stale).count() {
                 self.world.violates(format!("the terminal of stray {pid} was told {told} times"));
             }
         }
