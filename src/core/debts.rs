@@ -13,8 +13,8 @@ use super::asking::over;
 use super::cut::{Saw, settle_cut, settle_cut_of_earlier, settle_rerun_of_running, settle_script, still_ending};
 use super::effect::{Effect, EffectId, Looked, Outcome, WorkerRef};
 use super::entry::Entry;
-use super::memory::{Cutting, Memory, OwedRun};
-use super::orphans::{Ending, Orphans};
+use super::memory::{Memory, OwedRun};
+use super::orphans::Orphans;
 use super::scheduled::{rules_of, settle};
 use super::seen::{Active, UnitSeen};
 use super::status::UnitEnd;
@@ -69,8 +69,8 @@ enum Debt {
     BringUp(String),
     Kill(String),
     Unask(String),
-    /// When it was begun.
-    Look(Mono),
+    /// When it was begun, and whom a stop of ours was at by then.
+    Look(Mono, BTreeSet<String>),
 }
 
 impl Debts {
@@ -122,8 +122,9 @@ impl Debts {
         let units: Vec<String> = units.into_iter().collect();
         self.orphans.keep(&units);
         self.stopped.retain(|unit| units.contains(unit));
+        let stopping = units.iter().filter(|unit| turn.memory.stopping(unit)).cloned().collect();
         let id = turn.ask(Effect::Look { units, looked: Looked::Exactly, cgroups: self.orphans.cgroups(), names: false });
-        self.pending.insert(id, Debt::Look(turn.now.mono));
+        self.pending.insert(id, Debt::Look(turn.now.mono, stopping));
     }
 
     pub fn outcome(&mut self, turn: &mut Turn<'_>, id: EffectId, outcome: &Outcome, owned: &dyn Fn(&str) -> bool) -> bool {
@@ -151,7 +152,7 @@ impl Debts {
                 turn.record(Entry::BroughtBack { unit, dependent, why });
                 self.paid(turn);
             }
-            (Debt::Look(began), Outcome::Units(units)) => self.looked(turn, began, units, owned),
+            (Debt::Look(began, stopping), Outcome::Units(units)) => self.looked(turn, began, &stopping, units, owned),
             (Debt::Kill(unit), Outcome::Fault(_)) => self.orphans.kill_failed(&unit, turn.now.mono),
             (Debt::Kill(unit), _) => self.orphans.kill_sent(&unit, turn.now.mono),
             (Debt::Unask(unit), Outcome::Done) => {
@@ -172,7 +173,7 @@ impl Debts {
                 }
                 self.trouble = Some(why);
             }
-            (Debt::Look(_), other) => self.trouble = Some(format!("cannot look at what is owed a new run: {}", other.said())),
+            (Debt::Look(..), other) => self.trouble = Some(format!("cannot look at what is owed a new run: {}", other.said())),
         }
         true
     }
@@ -183,7 +184,7 @@ impl Debts {
     }
 
     /// First what was cut, once it has ended; then whatever is kept quiet may run, so that its timers are as they were; then the scripts.
-    fn looked(&mut self, turn: &mut Turn<'_>, began: Mono, units: &[UnitSeen], owned: &dyn Fn(&str) -> bool) {
+    fn looked(&mut self, turn: &mut Turn<'_>, began: Mono, stopping: &BTreeSet<String>, units: &[UnitSeen], owned: &dyn Fn(&str) -> bool) {
         self.trouble = None;
         let units: Vec<&UnitSeen> = units.iter().filter(|seen| !owned(&seen.unit)).collect();
         let mut ending = BTreeSet::new();
@@ -195,13 +196,14 @@ impl Debts {
             if still_ending(&cutting, seen) {
                 ending.insert(seen.unit.clone());
                 self.goes_on_ending(turn, began, &cutting, seen);
+            } else if cutting.of_script() && (stopping.contains(&seen.unit) || turn.memory.stopping(&seen.unit)) {
+                // What came of the stop is known when it is answered, and only to a look that began after that.
+                ending.insert(seen.unit.clone());
+                self.soon(turn);
             } else if seen.invocation == cutting.invocation && seen.active.runs() {
                 // The stop or restart was not begun after all.
                 settle_cut(turn, &seen.unit, false, false);
                 settle_rerun_of_running(turn, seen, "it was not stopped");
-            } else if cutting.of_script() && turn.memory.stopping(&seen.unit) {
-                ending.insert(seen.unit.clone());
-                self.soon(turn);
             } else if cutting.of_script() {
                 if settle_script(turn, seen, self.orphans.killed_from(&seen.unit), Saw::Nothing, None) {
                     if cutting.ours() {
@@ -229,20 +231,6 @@ impl Debts {
 
     fn soon(&mut self, turn: &Turn<'_>) {
         self.next = self.next.min(turn.now.mono.after(SOON));
-    }
-
-    fn goes_on_ending(&mut self, turn: &mut Turn<'_>, began: Mono, cutting: &Cutting, seen: &UnitSeen) {
-        self.trouble = Some(format!("{} is still being stopped", seen.unit));
-        match self.orphans.ending(cutting, seen, began, turn.now.mono) {
-            Ending::Wait => {}
-            Ending::LookAt(at) => self.next = self.next.min(at),
-            Ending::Kill { cgroup } => {
-                self.next = turn.now.mono.after(DYING_LOOK);
-                let id = turn.ask(Effect::Kill { unit: seen.unit.clone(), invocation: seen.invocation.clone(), cgroup });
-                self.pending.insert(id, Debt::Kill(seen.unit.clone()));
-            }
-            Ending::Never => self.trouble = Some(format!("{} does not end, not even by SIGKILL", seen.unit)),
-        }
     }
 
     fn rerun(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen) {

@@ -1,12 +1,13 @@
-//! How something that is kept quiet has ended while nobody looked, and that it may run again.
+//! How something ends that no rollout is at, or that is kept quiet has ended while nobody looked, and that it may run again.
 
 use std::collections::BTreeSet;
 
-use super::{Debt, Debts};
+use super::{DYING_LOOK, Debt, Debts};
 use crate::core::cut::{found_another, owe_rerun_of_lent};
 use crate::core::effect::Effect;
 use crate::core::entry::Entry;
 use crate::core::memory::{Cutting, Memory};
+use crate::core::orphans::Ending;
 use crate::core::policy::ScheduledRules;
 use crate::core::scheduled::{Slots, slots};
 use crate::core::seen::{Active, UnitSeen};
@@ -14,6 +15,20 @@ use crate::core::step::Turn;
 use crate::core::time::Mono;
 
 impl Debts {
+    pub(super) fn goes_on_ending(&mut self, turn: &mut Turn<'_>, began: Mono, cutting: &Cutting, seen: &UnitSeen) {
+        self.trouble = Some(format!("{} is still being stopped", seen.unit));
+        match self.orphans.ending(cutting, seen, began, turn.now.mono) {
+            Ending::Wait => {}
+            Ending::LookAt(at) => self.next = self.next.min(at),
+            Ending::Kill { cgroup } => {
+                self.next = turn.now.mono.after(DYING_LOOK);
+                let id = turn.ask(Effect::Kill { unit: seen.unit.clone(), invocation: seen.invocation.clone(), cgroup });
+                self.pending.insert(id, Debt::Kill(seen.unit.clone()));
+            }
+            Ending::Never => self.trouble = Some(format!("{} does not end, not even by SIGKILL", seen.unit)),
+        }
+    }
+
     /// Those that what they were lent still keeps quiet, and no rollout is at: it is not taken back before their passed slots are over.
     #[must_use]
     pub fn kept(&self, memory: &Memory, owned: &dyn Fn(&str) -> bool) -> BTreeSet<String> {

@@ -49,6 +49,29 @@ fn a_script_that_is_being_stopped_goes_down_the_ladder_though_its_target_has_lef
     assert_eq!(ended_by, ["SIGKILL"]);
 }
 
+/// The look that is asked for then shows it running, and its answer comes after that of the stop, which has ended it.
+#[test]
+fn a_script_whose_stop_is_on_its_way_when_its_target_leaves_the_configuration_is_cut_and_runs_again() {
+    let begin = || {
+        let mut host = script_host(After::Rerun, Script::default(), HOUR);
+        (host.world.faults.slowness, host.world.faults.look_takes) = (20, 100 * MS);
+        host.world.touch("d2");
+        host
+    };
+    let mut earlier = begin();
+    assert!(earlier.run_until(2 * MINUTE, |host| host.world.sent.contains_key(SCRIPT)));
+    for later in [MS, 10 * MS, 30 * MS] {
+        let mut host = begin();
+        host.later(earlier.world.sent[SCRIPT] - host.world.now + later, Deed::Policy(Box::new(policy())));
+        assert!(host.run_until(2 * MINUTE, |host| host.memory().cutting.contains_key(SCRIPT)));
+        assert!(host.run_until(2 * MINUTE, Host::quiet));
+        host.run(S);
+        host.settle();
+        host.must_be_right();
+        assert_eq!((host.casualties().len(), host.world.units[SCRIPT].runs.len()), (1, 2), "{later}");
+    }
+}
+
 /// Nobody has sent its ExecStopPost= a signal, which begins when the SIGKILL has ended what ran.
 #[test]
 fn an_exec_stop_post_that_begins_after_our_sigkill_is_not_stuck_in_the_kernel_though_its_target_has_left_the_configuration() {
