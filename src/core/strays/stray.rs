@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::place::{Reach, session_of, unit_of};
 use crate::core::deploy::printable;
-use crate::core::effect::{Effect, EffectId, Outcome, WorkerRef};
+use crate::core::effect::{Effect, EffectId, Fault, Outcome, WorkerRef};
 use crate::core::entry::Entry;
 use crate::core::ladder::{Ladder, Rung};
 use crate::core::memory::{StrayCut, Want};
@@ -30,6 +30,8 @@ pub(super) struct Stray {
     pub since: Mono,
     /// When the look had begun that it was last seen in.
     pub seen_at: Mono,
+    /// An earlier agent may have sent it SIGTERM.
+    taken_up: bool,
     pub ladder: Option<Ladder>,
     pub pending: Option<(EffectId, Ask)>,
 }
@@ -56,7 +58,8 @@ impl Stray {
     pub fn new(target: &str, seen: StraySeen, reach: Reach, loaded: Mono, now: Mono, until: Mono) -> Stray {
         let process = WorkerRef { pid: seen.process.pid, start: seen.process.start, cgroup: seen.cgroup.clone() };
         let step = StrayStep::Draining { until };
-        Stray { target: target.to_owned(), process, seen, reach, loaded, step, since: now, seen_at: now, ladder: None, pending: None }
+        let (target, ladder, pending) = (target.to_owned(), None, None);
+        Stray { target, process, seen, reach, loaded, step, since: now, seen_at: now, taken_up: false, ladder, pending }
     }
 
     /// One that an earlier agent was stopping.
@@ -67,6 +70,7 @@ impl Stray {
             process: cut.process.clone(),
             step: StrayStep::Stopping,
             seen_at: Mono::BOOT,
+            taken_up: true,
             ladder: Some(Ladder::new(cut.asked, cut.grace)),
             ..stray
         }
@@ -167,9 +171,12 @@ impl Stray {
     fn escalate(&mut self, turn: &mut Turn<'_>) {
         let Some(cut) = turn.memory.stray_cut(&self.process).cloned() else { return };
         if !cut.answered && self.seen_at > cut.asked {
-            // Whether an earlier agent sent it is not known; a second one does no harm, and has its whole grace.
-            self.ladder = Some(Ladder::new(turn.now.mono, cut.grace));
-            return self.signal(turn, Ask::Term);
+            if turn.journal_good {
+                // Whether an earlier agent sent it is not known; a second one does no harm, and has its whole grace.
+                self.ladder = Some(Ladder::new(turn.now.mono, cut.grace));
+                self.signal(turn, Ask::Term);
+            }
+            return;
         }
         let Some(ladder) = &mut self.ladder else { return };
         // Only on the word of a look that began after the grace.
@@ -195,6 +202,8 @@ impl Stray {
                     ladder.kill_failed(turn.now.mono);
                 }
             }
+            // It may be dying all the same: it is sent again when that can be written down.
+            (Ask::Term, Outcome::Fault(Fault::Journal(_))) if self.taken_up => {}
             (Ask::Term, Outcome::Fault(fault)) => {
                 let why = format!("it could not be sent SIGTERM: {fault}");
                 turn.record(Entry::StraySettled { process: self.process.clone(), happened: false });

@@ -49,6 +49,25 @@ pub fn stopped_once(host: &Host) -> Result<(), String> {
     if untouched { Ok(()) } else { Err(format!("{OUT_OF_REACH} was touched: {casualties:?}")) }
 }
 
+/// What the earlier agent was told of its signals it could not write down any more, and neither can the next one what it would send.
+#[test]
+fn strays_that_an_earlier_agent_has_signalled_are_told_as_cut_though_the_disk_is_full() {
+    for full in [S, 5 * S, MINUTE] {
+        let mut host = host(StrayAction::Stop);
+        host.world.touch("d2");
+        assert!(host.run_until(5 * MINUTE, |host| stray(host, SLOW).terms == 1));
+        host.deed(Deed::DiskFull);
+        host.kill_agent();
+        host.start_agent();
+        host.run(full);
+        host.deed(Deed::DiskGood);
+        host.run(5 * MINUTE);
+        host.check_at_rest();
+        host.must_be_right();
+        assert_eq!(stopped_once(&host), Ok(()), "{full}");
+    }
+}
+
 /// Nothing waits for them, so nothing is looked at all the time.
 #[test]
 fn strays_that_were_left_are_looked_at_twice_a_minute_and_not_at_all_when_they_have_ended() {
