@@ -202,15 +202,15 @@ impl World {
         }
     }
 
-    /// The boot instance makes the symlink where there is none that leads to a socket. What all share is anybody's.
+    /// The boot instance makes the symlink where there is none that leads to a socket. What all share stays with the one that was given it last.
     pub(crate) fn instance_ready(&mut self, unit: &str) {
         let Some(template) = self.template_of(unit) else { return };
         let running = self.running(&template.unit).len();
-        let dangling = template.current().is_none_or(|current| !self.listens(&current));
+        let dangling = template.current().is_none_or(|current| !template.shared && !self.listens(&current));
         let (boot, socket) = (template.instance(BOOT), template.socket_of(unit));
         let template = self.template_of_mut(unit).unwrap();
         template.most = template.most.max(running);
-        if (boot == *unit || template.shared) && dangling && !template.obstructed {
+        if boot == *unit && dangling && !template.obstructed {
             self.lead(unit, Some(socket));
         }
     }
