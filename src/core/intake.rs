@@ -183,6 +183,7 @@ impl Machine {
         let id = format!("r{}", turn.memory.next_rollout);
         turn.record(Entry::RolloutStarted { id, deploy, targets, by, over_hold });
         self.last_start = Some(now.mono);
+        self.tried.clear();
         self.locks_due = true;
         self.renew_unmet(now, step);
     }
@@ -287,11 +288,13 @@ impl Machine {
     }
 
     pub(super) fn intake_deadline(&self) -> Option<Deadline> {
-        let held = self.begins_nothing();
-        let settle = self.settled_at().filter(|_| !held).map(|at| Deadline::new(at, "the stamp to settle"));
-        let retry =
-            self.retry.as_ref().filter(|retry| !held && retry.at != Mono::NEVER).map(|retry| Deadline::new(retry.at, "another try"));
-        earliest([settle, retry])
+        let settle = self.settled_at().filter(|_| !self.begins_nothing()).map(|at| Deadline::new(at, "the stamp to settle"));
+        earliest([settle, self.next_try().map(|at| Deadline::new(at, "another try"))])
+    }
+
+    /// When what has failed is tried again.
+    pub(super) fn next_try(&self) -> Option<Mono> {
+        self.retry.as_ref().map(|retry| retry.at).filter(|at| *at != Mono::NEVER && !self.begins_nothing())
     }
 
     /// Something is at the stamp's place that is no deploy: whoever has just put it there is not to be told of the deploy before.

@@ -155,11 +155,12 @@ impl Fpm {
             FpmStep::Verifying { .. } | FpmStep::Dating { .. } => self.looked_for_silence(turn, seen),
             FpmStep::Proving { .. } if seen.invocation != before && seen.active.runs() => {
                 self.saw(seen);
+                self.pending = None;
                 self.proves_again(turn);
             }
             FpmStep::Proving { .. } => {
                 self.saw(seen);
-                self.next = if seen.active == Active::Active { now } else { self.next };
+                self.next = if seen.active == Active::Active && self.rules.proof.is_none() { now } else { self.next };
             }
             FpmStep::Restarting if self.pending.is_none() => {
                 self.looked_at = self.look_began;

@@ -90,7 +90,8 @@ impl Fpm {
     pub(super) fn looked_for_silence(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen) {
         let another = seen.invocation != self.seen.invocation;
         self.saw(seen);
-        if !seen.active.runs() && !seen.job {
+        // One that somebody has stopped may be started again in a moment.
+        if seen.active == Active::Failed && !seen.job {
             self.pending = None;
             self.break_down(turn, self.not_up(seen));
         } else if another && seen.active.runs() {
@@ -100,9 +101,13 @@ impl Fpm {
     }
 
     fn is_silent(&mut self, turn: &mut Turn<'_>, why: String) {
-        let lives = self.seen.active.runs() && self.seen.main_pid != 0;
-        let why = if lives { why } else { self.not_up(&self.seen) };
+        let why = if self.lives() { why } else { self.not_up(&self.seen) };
         self.break_down(turn, why);
+    }
+
+    /// By the last look.
+    fn lives(&self) -> bool {
+        self.seen.active.runs() && self.seen.main_pid != 0
     }
 
     /// Asks whether what does not answer its ping has all its workers at work. `None`: its status has no socket of its own.
@@ -206,14 +211,18 @@ impl Fpm {
             return self.done(turn);
         }
         if looked && now >= until {
-            let (active, result) = (self.seen.active, &self.seen.result);
-            return self
-                .break_down(turn, format!("it served, and has died since: {active:?}, Result={result}; see journalctl -u {}", self.unit));
+            return self.has_died(turn);
         }
         self.next = now.after(VERIFY_EVERY);
         if self.looking.is_none() {
             self.look(turn);
         }
+    }
+
+    fn has_died(&mut self, turn: &mut Turn<'_>) {
+        let (active, result) = (self.seen.active, &self.seen.result);
+        let why = format!("it served, and has died since: {active:?}, Result={result}; see journalctl -u {}", self.unit);
+        self.break_down(turn, why);
     }
 
     /// What has answered so far was another run: it has died, and systemd has started it again, or somebody has restarted it.
@@ -238,8 +247,12 @@ impl Fpm {
                     format!("proof: {script} answers {status} without the id {}: it serves other code than the stamp says", self.want.id),
                 );
             }
+            _ if turn.now.mono >= until && !self.lives() => self.has_died(turn),
             other if turn.now.mono >= until => self.break_down(turn, format!("proof: no answer: {}", other.said())),
-            _ => self.next = turn.now.mono.after(PROOF_EVERY),
+            _ => {
+                self.ask_again(turn);
+                self.next = turn.now.mono.after(PROOF_EVERY);
+            }
         }
     }
 

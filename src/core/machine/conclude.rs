@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::works::Work;
 use super::{Machine, turn};
 use crate::core::entry::Entry;
 use crate::core::intake::Retry;
@@ -32,18 +33,22 @@ impl Machine {
         }
         let Some(targets) = self.memory.rollout.as_ref().map(|rollout| rollout.targets.clone()) else { return };
         let mut failed: Vec<(String, bool)> = Vec::new();
-        let mut working = false;
+        let (mut working, mut first, mut reached) = (false, false, false);
         let names: Vec<String> = self.works.keys().cloned().collect();
         for name in &names {
             let Some(want) = self.memory.targets.get(name).and_then(|target| target.unmet().cloned()) else { continue };
             match self.progress(name) {
                 Progress::Reached => {
                     turn!(self, now, step).record(Entry::Reached { target: name.clone(), id: want.id, landed_at: want.landed_at });
+                    reached = true;
                 }
                 Progress::Failed { why, blocked } => failed.push((why, blocked)),
                 // One that has lapsed meanwhile may have been taken up with the others.
                 Progress::Idle if !targets.contains(name) => {}
-                Progress::Working | Progress::Idle => working = true,
+                Progress::Working | Progress::Idle => {
+                    working = true;
+                    first |= !self.tried.contains(name);
+                }
             }
         }
         // The host is not done while it is out of the pool by us.
@@ -58,9 +63,12 @@ impl Machine {
             let why = self.memory.hold.as_ref().map(|hold| hold.reason.clone());
             return turn!(self, now, step).record(Entry::RolloutFinished { result: RolloutResult::Aborted, why });
         }
-        // Others of the rollout may be at work for a day: what has failed does not wait for them with its next try.
-        if working && !failed.is_empty() {
+        // Others of the rollout may be at work for a day: what has failed does not wait for them with its next try. When only such tries are left the
+        // rollout comes to its end.
+        if first && names.iter().any(|name| self.may_be_tried(name)) {
             self.try_later(now, &failed);
+        } else if reached && failed.is_empty() {
+            self.retry = None;
         }
         if working
             || (out && failed.is_empty())
@@ -93,10 +101,23 @@ impl Machine {
 
     /// Another try beside what is at work, with the times of a new one.
     pub(in crate::core) fn renew_failed(&mut self, now: Now, step: &mut Step) {
-        let has_failed = |name: &&String| matches!(self.progress(name), Progress::Failed { .. });
-        for name in self.works.keys().filter(has_failed).cloned().collect::<Vec<_>>() {
-            self.renew(now, step, &name, now.mono);
+        let names: Vec<String> = self.works.keys().filter(|name| self.may_be_tried(name)).cloned().collect();
+        for name in &names {
+            self.renew(now, step, name, now.mono);
         }
+        self.tried.extend(names);
+    }
+
+    /// It has failed, and nothing of it is under way: those that are restarted in place share the way back into the pools.
+    fn may_be_tried(&self, name: &str) -> bool {
+        let failed = matches!(self.progress(name), Progress::Failed { .. });
+        failed
+            && self.memory.targets.get(name).is_some_and(|target| target.unmet().is_some())
+            && (self.inplace.idle() || !self.is_in_place(name))
+    }
+
+    fn is_in_place(&self, name: &str) -> bool {
+        matches!(self.works.get(name), Some(Work::Fpm))
     }
 
     /// Nobody proves a php-fpm any more that has left the configuration: it does not keep this host out for ever.

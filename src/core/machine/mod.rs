@@ -10,7 +10,7 @@ mod conclude;
 mod hints;
 mod works;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub(super) use works::Work;
@@ -64,6 +64,8 @@ pub struct Machine {
     pub(super) opcaches: Opcaches,
     pub(super) begin: Begin,
     pub(super) retry: Option<Retry>,
+    /// The targets that had another try within this rollout.
+    pub(super) tried: BTreeSet<String>,
     /// The start of the last rollout, for `min_interval`.
     pub(super) last_start: Option<Mono>,
     /// The end of the hold on the boot clock.
@@ -111,6 +113,7 @@ impl Machine {
             opcaches: Opcaches::default(),
             begin: Begin::default(),
             retry: None,
+            tried: BTreeSet::new(),
             last_start: None,
             hold_until: None,
             config_problem: None,

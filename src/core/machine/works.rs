@@ -149,7 +149,7 @@ impl Machine {
                     work.renew(now.mono, want);
                 }
             }
-        } else if !lapsed.is_empty() && self.retry.is_none() {
+        } else if !lapsed.is_empty() && self.retry.as_ref().is_none_or(|retry| retry.at == Mono::NEVER) {
             let why = "the generation that had been started for it is gone".to_owned();
             self.retry = Some(Retry { at: now.mono, tries: 0, why, blocked: true });
         }

@@ -173,7 +173,7 @@ impl Machine {
             )
         });
         // The one that is due first is what the host waits for, or the next try of what has failed beside it.
-        let again = self.intake_deadline().filter(|_| self.retry.is_some()).map(|deadline| now.wall_of(deadline.at));
+        let again = self.next_try().map(|at| now.wall_of(at));
         let before = |unit: &&UnitView| again.is_none_or(|again| unit.deadline.is_some_and(|due| due <= again));
         if let Some(unit) = working.min_by_key(|unit| (unit.deadline.is_none(), unit.deadline)).filter(before) {
             let more = match unit.state {

@@ -103,10 +103,11 @@ impl Host {
 
     /// A php-fpm that failed, or was kept from its restart, is tried again, whatever others of its rollout are at.
     fn check_tries(&mut self, target: &str) {
-        let (Some(rules @ TargetRules::PhpFpm(_)), Some(at)) = (self.policy.targets.get(target), self.ended_badly.get(target)) else {
-            return;
-        };
-        if self.world.now > self.meddled.max(*at) + SLOWEST_TRY + self.deadline(rules) {
+        let in_place = |rules: &&TargetRules| matches!(rules, TargetRules::PhpFpm(_));
+        let (Some(_), Some(at)) = (self.policy.targets.get(target).filter(in_place), self.ended_badly.get(target)) else { return };
+        // All of them go the same way, and the host comes back when the last one is done.
+        let way = self.policy.targets.values().filter(in_place).map(|rules| self.deadline(rules)).max().unwrap_or(0);
+        if self.world.now > self.meddled.max(*at) + SLOWEST_TRY + way {
             self.world.violates(format!("{target} has failed, and is not tried again"));
         }
     }

@@ -631,3 +631,35 @@ fn php_fpm_that_failed_is_tried_again_while_others_of_its_rollout_are_at_work() 
     assert_eq!(host.memory().last_rollout.as_ref().map(|view| view.id.as_str()), Some("r0"), "that was one rollout");
     host.must_be_right();
 }
+
+/// The same while its proof is asked for.
+#[test]
+fn php_fpm_that_dies_in_its_proof_is_not_said_to_run() {
+    let rules = FpmRules { proof: Some(ProofRules { script: "/srv/app/version.php".to_owned() }), ..fpm_rules() };
+    let mut host = fpm_host_by(rules, true, Fpm::default());
+    host.world.units.get_mut(FPM).unwrap().as_fpm_mut().unwrap().start = FpmStart::Dies(2 * S);
+    host.world.touch("d2");
+    host.world.code.retain(|(_, id)| id != "d2");
+    assert!(host.run_until(MINUTE, |host| unit_ends(host).next().is_some()), "{:?}", host.status());
+    let why = unit_ends(&host).next().map(|end| end.why.clone()).unwrap_or_default();
+    assert!(why.contains("it served, and has died since: Failed, Result="), "{why}");
+    host.must_be_right();
+}
+
+/// It fails again and again beside a script that drains for twenty minutes.
+#[test]
+fn a_rollout_ends_when_only_tries_of_what_has_failed_are_left() {
+    let mut world = world();
+    world.add(Unit::fpm(FPM, Fpm::default()), HOUR);
+    world.add(Unit::script(SCRIPT, Script { lasts: 2 * HOUR, ..Script::default() }), 60 * S);
+    let drains = ScheduledRules { drain_timeout: span(20 * MINUTE), ..script_rules(After::Rerun) };
+    let policy = with_target(policy(), "jobrunner", TargetRules::PhpFpm(fpm_rules()));
+    let mut host = adopted(world, with_pool(with_target(policy, "maintenance", TargetRules::Scheduled(drains)), "default"));
+    let fpm = host.world.units.get_mut(FPM).unwrap().as_fpm_mut().unwrap();
+    (fpm.start, fpm.pings) = (FpmStart::Well(60 * MS), false);
+    host.world.touch("d2");
+    assert!(host.run_until(25 * MINUTE, |host| host.state() == Some(State::Failed)), "{:?}", host.status());
+    assert!(unit_ends(&host).filter(|end| end.unit == FPM).count() > 3, "it was not tried again");
+    assert!(matches!(host.waited(None), Some(Waited::Failed { .. })), "{:?}", host.waited(None));
+    host.must_be_right();
+}
