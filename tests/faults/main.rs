@@ -27,6 +27,7 @@ fn main() -> ExitCode {
     let suite = on(suite, Release::Trixie, "a_slow_disk_takes_nothing_from_a_grace", slow::disk);
     let suite = suite.on_each("whatever_is_removed_from_run_there_is_one_agent_and_status_knows_of_it", ground::run_directory);
     let suite = suite.on_each("what_somebody_has_frozen_is_renewed_all_the_same", php::frozen);
+    let suite = on(suite, Release::Bookworm, "php_fpm_that_failed_is_tried_again_beside_others_of_its_rollout", php::tried_again);
     suite.run()
 }
 

@@ -119,3 +119,28 @@ pub fn frozen(release: Release) -> Result<()> {
     load.stop()?;
     stage.ensure_done("v1")
 }
+
+/// It does not come up, and somebody mends it while a worker of the same rollout may still go on for ten minutes.
+pub fn tried_again(release: Release) -> Result<()> {
+    let host = Host::boot(release, "tried-again")?;
+    let plain = worker("worker-plain", Shape::Plain);
+    jobs::install(&host, std::slice::from_ref(&plain))?;
+    jobs::start(&host, std::slice::from_ref(&plain))?;
+    let target = "drain_timeout = \"3s\"\nterm_timeout = \"3s\"\n[target.workers]\nkind = \"service\"\nunits = [\"worker-*.service\"]\n\
+                  drain_timeout = \"10m\"\nterm_timeout = \"3s\"";
+    let stage = Stage::set(&host, &web::Options::default(), &FilePool::config("5s", "100ms"), target)?;
+    let broken = format!("/etc/systemd/system/{}.d/broken.conf", release.fpm_unit());
+    host.write(&broken, "[Service]\nRestart=no\nExecStartPre=/bin/false\n")?;
+    host.ok(&["systemctl", "daemon-reload"])?;
+    stage.deploy("v1")?;
+    let again = |status: &serde_json::Value| status["next"] == "another try" && status["state"] == "converging";
+    stage.agent.wait_status("the next try", MINUTE, again)?;
+    println!("{release}: to be tried again:\n{}", stage.agent.status_text()?);
+    ensure!(stage.pool.state()? == "depooled");
+    host.remove(&broken)?;
+    host.ok(&["systemctl", "daemon-reload"])?;
+    wait_for("the host back in its pool", 3 * MINUTE, || Ok((stage.pool.state()? == "pooled").then_some(())))?;
+    let status = stage.agent.status()?;
+    ensure!(status["state"] == "converging" && Marks::read(&host)?.starts("worker-plain") == 1, "the worker was not waited for: {status}");
+    Ok(())
+}
