@@ -5,12 +5,12 @@ use std::time::Duration;
 use super::drain::forbidden;
 use super::script::{Ended, Script, ScriptStep};
 use crate::core::asking::{Asking, Came, Next};
-use crate::core::cut::{Saw, owe_rerun_of_lent};
+use crate::core::cut::{Saw, owe_rerun_of_lent, settle_rerun_of_running};
 use crate::core::effect::{EffectId, Outcome};
 use crate::core::entry::Entry;
 use crate::core::loans::{Loan, Loans};
 use crate::core::memory::Memory;
-use crate::core::policy::ScheduledRules;
+use crate::core::policy::{Overdue, ScheduledRules};
 use crate::core::seen::{Active, UnitSeen};
 use crate::core::step::Turn;
 use crate::core::time::Mono;
@@ -22,6 +22,7 @@ impl Script {
     /// It is kept quiet. As soon as it has what it is lent, and one more look has shown it to be stale still, comes the next rung.
     pub(super) fn go_down_when_lent(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
         let now = turn.now.mono;
+        self.reconsider(turn, rules, loans);
         if self.seen.exec_starts <= 1 || self.stop_due {
             self.borrow(loans, rules);
             match loans.of(&self.unit) {
@@ -54,6 +55,18 @@ impl Script {
             return self.stop(turn, rules);
         }
         self.go_down(turn, rules);
+    }
+
+    /// As long as nothing has been lent for it, its stop is not on its way: what forbids it by now may have come while others were lent something.
+    fn reconsider(&mut self, turn: &mut Turn<'_>, rules: &ScheduledRules, loans: &mut Loans) {
+        let waits = self.stop_due && self.cut_short.is_none() && !turn.memory.lent.contains(&self.unit);
+        let finish = rules.overdue == Some(Overdue::Finish) || forbidden(&self.seen, rules).is_some();
+        if waits && (finish || turn.memory.holds(&self.target)) {
+            self.stop_due = false;
+            self.release(loans);
+            settle_rerun_of_running(turn, &self.seen, "it was not stopped");
+            self.enter(turn.now.mono, ScriptStep::Ready);
+        }
     }
 
     /// By the rules that there are by now, which may be newer than its drain.

@@ -1007,3 +1007,32 @@ fn one_of_several_commands_that_is_given_up_by_systemd_stays_quiet() {
     host.run(10 * MINUTE);
     has_run(host, 1, "its slot came while it ran");
 }
+
+/// Its loan waits for the one that another is being lent: what forbids its stop may come before anything is lent for that.
+#[test]
+fn one_of_several_commands_is_not_stopped_once_that_is_forbidden_before_it_is_lent_anything() {
+    const OTHER: &str = "mediawiki_job_b.service";
+    let rules = ScheduledRules { drain_timeout: span(0), ..script_rules(After::Rerun) };
+    let finish = ScheduledRules { overdue: Some(Overdue::Finish), ..rules.clone() };
+    let finish = Deed::Policy(Box::new(with_target(policy(), "maintenance", TargetRules::Scheduled(finish))));
+    let hold = Deed::Order(Order::Hold { reason: "a person".to_owned(), span: span(MINUTE), targets: None });
+    for (deed, goes_on) in [(finish, true), (hold, false)] {
+        let mut world = world();
+        world.add(Unit::script(SCRIPT, Script { steps: 2, lasts: HOUR, ..Script::default() }), 60 * S);
+        world.add(Unit::script(OTHER, Script { lasts: HOUR, ..Script::default() }), 60 * S);
+        let mut host = adopted(world, with_target(policy(), "maintenance", TargetRules::Scheduled(rules.clone())));
+        host.world.touch("d2");
+        let due = |written: &Written| matches!(&written.entry, Entry::RerunOwed { unit, lent: true, .. } if unit == SCRIPT);
+        assert!(host.run_until(MINUTE, |host| host.journal.iter().any(due)));
+        assert!(!host.memory().lent.contains(SCRIPT), "it is lent nothing yet");
+        host.deed(deed);
+        host.run(30 * S);
+        host.must_be_right();
+        assert!(!host.world.sent.contains_key(SCRIPT) && !host.memory().reruns.contains_key(SCRIPT));
+        host.run(2 * MINUTE);
+        host.must_be_right();
+        assert_eq!(!host.world.sent.contains_key(SCRIPT), goes_on, "a hold is over some time");
+        host.settle();
+        host.must_be_right();
+    }
+}
