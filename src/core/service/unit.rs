@@ -278,9 +278,10 @@ impl Service {
         self.ladder.as_ref().map(|ladder| ladder.sent().after(rules.term_timeout))
     }
 
-    /// The run that was stale has not ended, as far as was seen.
+    /// What its restart ends has not ended, as far as was seen: the run that was stale, or one that began after it, before systemd heard of the restart.
     pub(super) fn old_lives(&self) -> bool {
-        self.seen.invocation == self.before && self.seen.active.runs()
+        let found_another = self.pending.is_some() && self.seen.is_being_stopped();
+        (self.seen.invocation == self.before || found_another) && self.seen.active.runs()
     }
 
     /// systemd is still at the restart that was asked for.

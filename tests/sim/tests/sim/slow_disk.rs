@@ -2,8 +2,8 @@
 
 use restart_agent::core::policy::{After, FpmRules, StrayAction, TargetRules};
 use restart_agent::core::status::State;
-use sim::host::{Host, span};
-use sim::world::{Body, Daemon, Fpm, HOUR, MINUTE, OnTerm, S, Script, Unit, Us};
+use sim::host::{Deed, Host, span};
+use sim::world::{Body, By, Daemon, Fpm, HOUR, MINUTE, OnTerm, S, Script, Unit, Us, World};
 
 use crate::given::{FPM, SCRIPT, adopted, fpm_rules, policy, script_host, with_target, world};
 use crate::services::{WORKER, rules, service_host};
@@ -62,4 +62,29 @@ fn a_stray_has_its_grace_though_the_disk_takes_longer_than_that() {
         host.run(5 * S);
         host.must_be_right();
     }
+}
+
+/// What somebody has started while the restart is being written is what that ends.
+#[test]
+fn a_service_that_was_started_anew_while_its_restart_was_on_its_way_gets_sigkill_after_its_grace() {
+    let restarts = |started: Option<Us>| {
+        let mut host = service_host(rules(), None, 0);
+        host.world.units.get_mut(WORKER).unwrap().body = Body::Daemon(Daemon { on_term: OnTerm::Ignores, ..Daemon::default() });
+        host.world.faults.disk_takes = 3 * S;
+        host.world.touch("d2");
+        if let Some(at) = started {
+            let person = |world: &mut World| drop(world.person("restart", WORKER, By::Person));
+            host.later(at - host.world.now, Deed::World("a person", Box::new(person)));
+        }
+        host
+    };
+    let mut asked = restarts(None);
+    assert!(asked.run_until(5 * MINUTE, |host| host.world.sent.contains_key(WORKER)));
+    let mut host = restarts(Some(asked.world.now - S));
+    assert!(host.run_until(5 * MINUTE, |host| host.world.sent.contains_key(WORKER)));
+    host.world.faults.disk_takes = 0;
+    assert!(host.run_until(10 * S, |host| host.world.kill_sent.contains_key(WORKER)));
+    assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+    host.settle();
+    host.must_be_right();
 }
