@@ -80,13 +80,15 @@ impl Host {
             let asked = self.asked_at.get(id).copied().unwrap_or(now);
             now > asked + bound(effect) + slack
         });
+        // What it has asked for and is still being written is as good as under way.
+        let idle = self.outstanding.is_empty() && self.writing.is_none();
         let wrong = match &deadline {
             _ if late.is_some() => format!("without its answer in time: {late:?}"),
-            None if !owed.is_empty() && self.outstanding.is_empty() && self.journal_told && self.writing.is_none() => {
+            None if !owed.is_empty() && idle && self.journal_told => {
                 format!("something is to be done ({}), no effect is under way, and there is no deadline", owed.join(", "))
             }
             Some(deadline) if deadline.why.trim().is_empty() => "it waits, and does not say for what".to_owned(),
-            Some(deadline) if !owed.is_empty() && self.outstanding.is_empty() && self.world.moment(deadline.at) > far => {
+            Some(deadline) if !owed.is_empty() && idle && self.world.moment(deadline.at) > far => {
                 format!("something is to be done ({}), and it waits for ages: {}", owed.join(", "), deadline.why)
             }
             _ => return,
