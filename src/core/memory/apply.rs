@@ -165,7 +165,8 @@ impl Memory {
                 let (process, casualty) = (process.clone(), Casualty::clone(casualty));
                 self.strays.retain(|cut| cut.process != process);
                 let (asked, grace) = (*asked, *grace);
-                self.strays.push(StrayCut { process, asked, grace, casualty, begun: false, answered: false, missed: false, killed: false });
+                let (begun, perhaps_sent, answered, missed, killed) = (false, false, false, false, false);
+                self.strays.push(StrayCut { process, asked, grace, casualty, begun, perhaps_sent, answered, missed, killed });
             }
             Entry::StraySettled { process, .. } => self.strays.retain(|cut| cut.process != *process),
             Entry::Interrupted { unit, at } => {
@@ -297,6 +298,7 @@ impl Memory {
             Effect::Stop { unit, .. } | Effect::End { unit, .. } => self.cut_begun(unit),
             Effect::Signal { process, kill } => {
                 for cut in self.strays.iter_mut().filter(|cut| cut.process == *process) {
+                    cut.perhaps_sent |= cut.begun && !cut.answered && !cut.missed;
                     cut.begun = true;
                     cut.killed |= kill;
                 }
@@ -341,7 +343,7 @@ impl Memory {
             (Effect::Signal { process, kill }, Outcome::Signalled(there)) => {
                 for cut in self.strays.iter_mut().filter(|cut| cut.process == process) {
                     cut.answered |= there;
-                    cut.missed |= !there && !kill && !cut.answered;
+                    cut.missed |= !there && !kill && !cut.answered && !cut.perhaps_sent;
                 }
             }
             (Effect::Unask { unit, .. }, Outcome::Done) => {

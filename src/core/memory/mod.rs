@@ -5,11 +5,13 @@ mod boot;
 mod clock;
 mod count;
 mod owed;
+mod strays;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub use owed::{OwedRun, Settles};
+pub use strays::StrayCut;
 
 use serde::{Deserialize, Serialize};
 
@@ -235,22 +237,6 @@ pub struct Cutting {
     pub in_vain: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StrayCut {
-    pub process: WorkerRef,
-    pub asked: Mono,
-    pub grace: Duration,
-    pub casualty: Casualty,
-    /// The signal is in the journal, so it may have been sent.
-    pub begun: bool,
-    /// It was sent.
-    pub answered: bool,
-    /// It was not: the process had ended.
-    pub missed: bool,
-    /// SIGKILL is in the journal, too.
-    pub killed: bool,
-}
-
 impl Cutting {
     #[must_use]
     pub fn of_script(&self) -> bool {
@@ -293,17 +279,6 @@ impl Memory {
     #[must_use]
     pub fn beginning(&self) -> Option<&Begun> {
         self.begun.as_ref().filter(|begun| begun.over.is_none())
-    }
-
-    #[must_use]
-    pub fn stray_cut(&self, process: &WorkerRef) -> Option<&StrayCut> {
-        self.strays.iter().find(|cut| cut.process == *process)
-    }
-
-    /// Whether the terminal of this process may have been told of the deploy that landed then.
-    #[must_use]
-    pub fn told(&self, process: &WorkerRef, landed: Mono) -> bool {
-        self.told.iter().any(|(told, of)| told == process && *of == landed)
     }
 
     /// What takes back the request to this unit.

@@ -30,8 +30,6 @@ pub(super) struct Stray {
     pub since: Mono,
     /// When the look had begun that it was last seen in.
     pub seen_at: Mono,
-    /// An earlier agent may have sent it SIGTERM.
-    taken_up: bool,
     pub ladder: Option<Ladder>,
     pub pending: Option<(EffectId, Ask)>,
 }
@@ -58,8 +56,7 @@ impl Stray {
     pub fn new(target: &str, seen: StraySeen, reach: Reach, loaded: Mono, now: Mono, until: Mono) -> Stray {
         let process = WorkerRef { pid: seen.process.pid, start: seen.process.start, cgroup: seen.cgroup.clone() };
         let step = StrayStep::Draining { until };
-        let (target, ladder, pending) = (target.to_owned(), None, None);
-        Stray { target, process, seen, reach, loaded, step, since: now, seen_at: now, taken_up: false, ladder, pending }
+        Stray { target: target.to_owned(), process, seen, reach, loaded, step, since: now, seen_at: now, ladder: None, pending: None }
     }
 
     /// One that an earlier agent was stopping.
@@ -70,7 +67,6 @@ impl Stray {
             process: cut.process.clone(),
             step: StrayStep::Stopping,
             seen_at: Mono::BOOT,
-            taken_up: true,
             ladder: Some(Ladder::new(cut.asked, cut.grace)),
             ..stray
         }
@@ -170,9 +166,11 @@ impl Stray {
 
     fn escalate(&mut self, turn: &mut Turn<'_>) {
         let Some(cut) = turn.memory.stray_cut(&self.process).cloned() else { return };
-        if !cut.answered && self.seen_at > cut.asked {
+        // Only on the word of a look that began after the last one was sent.
+        let sent = self.ladder.as_ref().map_or(cut.asked, Ladder::sent);
+        if !cut.answered && self.seen_at > sent {
+            // Whether an earlier agent sent it is not known; a second one does no harm, and has its whole grace.
             if turn.journal_good {
-                // Whether an earlier agent sent it is not known; a second one does no harm, and has its whole grace.
                 self.ladder = Some(Ladder::new(turn.now.mono, cut.grace));
                 self.signal(turn, Ask::Term);
             }
@@ -202,12 +200,17 @@ impl Stray {
                     ladder.kill_failed(turn.now.mono);
                 }
             }
-            // It may be dying all the same: it is sent again when that can be written down.
-            (Ask::Term, Outcome::Fault(Fault::Journal(_))) if self.taken_up => {}
             (Ask::Term, Outcome::Fault(fault)) => {
-                let why = format!("it could not be sent SIGTERM: {fault}");
-                turn.record(Entry::StraySettled { process: self.process.clone(), happened: false });
-                self.done(turn, UnitEnd::Failed, &why);
+                // It may be dying by an earlier one all the same.
+                let perhaps_sent = turn.memory.stray_cut(&self.process).is_some_and(|cut| cut.perhaps_sent);
+                if perhaps_sent && matches!(fault, Fault::Journal(_)) {
+                    // It is sent again when that can be written down.
+                    return;
+                }
+                if !perhaps_sent {
+                    turn.record(Entry::StraySettled { process: self.process.clone(), happened: false });
+                }
+                self.done(turn, UnitEnd::Failed, &format!("it could not be sent SIGTERM: {fault}"));
             }
             // One that is not there any more the next look misses.
             (Ask::Term, _) => self.ladder.iter_mut().for_each(|ladder| ladder.term_sent(turn.now.mono)),

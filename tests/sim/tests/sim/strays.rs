@@ -68,6 +68,26 @@ fn strays_that_an_earlier_agent_has_signalled_are_told_as_cut_though_the_disk_is
     }
 }
 
+/// By the first SIGTERM it ends just as the next agent, which does not know of it, sends another.
+#[test]
+fn a_stray_that_ends_by_what_an_earlier_agent_has_sent_it_is_a_casualty_though_the_next_signal_does_not_find_it() {
+    for away in (2 * S..3 * S).step_by(50_000) {
+        let mut host = host(StrayAction::Stop);
+        host.world.touch("d2");
+        assert!(host.run_until(5 * MINUTE, |host| stray(host, SLOW).terms == 1));
+        host.kill_agent();
+        host.run(away);
+        host.world.faults.slowness = 50;
+        host.start_agent();
+        host.run(10 * S);
+        host.world.faults.slowness = 0;
+        host.run(5 * MINUTE);
+        host.check_at_rest();
+        host.must_be_right();
+        assert_eq!(stopped_once(&host), Ok(()), "{away}");
+    }
+}
+
 /// Nothing waits for them, so nothing is looked at all the time.
 #[test]
 fn strays_that_were_left_are_looked_at_twice_a_minute_and_not_at_all_when_they_have_ended() {
