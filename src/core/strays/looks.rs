@@ -87,9 +87,9 @@ impl Strays {
         let now = turn.now.mono;
         let any = |what: fn(&StrayStep) -> bool| self.strays.values().any(|stray| what(&stray.step));
         let look = &mut self.pursuit.look;
-        if any(|step| matches!(step, StrayStep::Stopping)) {
+        if self.strays.values().any(|stray| stray.step == StrayStep::Stopping && stray.ladder.is_some()) {
             look.want(now.after(STOP_LOOK));
-        } else if any(|step| matches!(step, StrayStep::Draining { .. })) {
+        } else if any(|step| matches!(step, StrayStep::Draining { .. } | StrayStep::Stopping)) {
             look.want(now.after(DRAIN_LOOK));
         } else if !self.of_targets.is_empty() || any(|step| matches!(step, StrayStep::Left(_) | StrayStep::Done(UnitEnd::Failed, _))) {
             look.want(now.after(LEFT_LOOK));

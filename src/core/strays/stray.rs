@@ -30,6 +30,7 @@ pub(super) struct Stray {
     pub since: Mono,
     /// When the look had begun that it was last seen in.
     pub seen_at: Mono,
+    /// In [`StrayStep::Stopping`] there is none while it waits to be sent SIGTERM again, since the journal cannot be written.
     pub ladder: Option<Ladder>,
     pub pending: Option<(EffectId, Ask)>,
 }
@@ -170,8 +171,8 @@ impl Stray {
         let sent = self.ladder.as_ref().map_or(cut.asked, Ladder::sent);
         if !cut.answered && self.seen_at > sent {
             // Whether an earlier agent sent it is not known; a second one does no harm, and has its whole grace.
+            self.ladder = turn.journal_good.then(|| Ladder::new(turn.now.mono, cut.grace));
             if turn.journal_good {
-                self.ladder = Some(Ladder::new(turn.now.mono, cut.grace));
                 self.signal(turn, Ask::Term);
             }
             return;
@@ -205,6 +206,7 @@ impl Stray {
                 let perhaps_sent = turn.memory.stray_cut(&self.process).is_some_and(|cut| cut.perhaps_sent);
                 if perhaps_sent && matches!(fault, Fault::Journal(_)) {
                     // It is sent again when that can be written down.
+                    self.ladder = None;
                     return;
                 }
                 if !perhaps_sent {

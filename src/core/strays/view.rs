@@ -28,7 +28,8 @@ impl Stray {
             StrayStep::Stopping => match self.ladder.as_ref().map(|ladder| ladder.rung(now.mono)) {
                 Some(Rung::Grace { until }) => (TargetState::Stopping, "was sent SIGTERM", Some(until)),
                 Some(Rung::Dying { until }) => (TargetState::Killing, "was sent SIGKILL", Some(until)),
-                _ => (TargetState::Killing, "SIGKILL is due", None),
+                Some(Rung::Kill | Rung::Unkillable) => (TargetState::Killing, "SIGKILL is due", None),
+                None => (TargetState::Stopping, "may have been sent SIGTERM, and is sent it again when that can be written down", None),
             },
             StrayStep::Left(why) => (TargetState::Left, why.as_str(), None),
             StrayStep::Done(UnitEnd::Failed, why) => (TargetState::Failed, why.as_str(), None),

@@ -68,6 +68,29 @@ fn strays_that_an_earlier_agent_has_signalled_are_told_as_cut_though_the_disk_is
     }
 }
 
+/// A look reads all of /proc, and nothing is to be done before the journal can be written.
+#[test]
+fn one_that_an_earlier_agent_has_signalled_is_not_looked_at_all_the_time_while_the_disk_is_full() {
+    let mut host = host(StrayAction::Stop);
+    host.world.touch("d2");
+    assert!(host.run_until(5 * MINUTE, |host| stray(host, STUBBORN).terms == 1));
+    host.deed(Deed::DiskFull);
+    host.kill_agent();
+    host.start_agent();
+    host.run(20 * S);
+    let before = host.effects;
+    host.run(MINUTE);
+    assert!(host.effects - before <= 20, "{}", host.effects - before);
+    let strays = host.status().targets.into_iter().find(|target| target.name == "strays").unwrap();
+    let stubborn = strays.units.iter().find(|unit| unit.process.as_ref().is_some_and(|process| process.pid == STUBBORN)).unwrap();
+    assert_eq!(stubborn.state, TargetState::Stopping, "{}", stubborn.why);
+    host.deed(Deed::DiskGood);
+    host.run(5 * MINUTE);
+    host.check_at_rest();
+    host.must_be_right();
+    assert_eq!(stopped_once(&host), Ok(()));
+}
+
 /// By the first SIGTERM it ends just as the next agent, which does not know of it, sends another.
 #[test]
 fn a_stray_that_ends_by_what_an_earlier_agent_has_sent_it_is_a_casualty_though_the_next_signal_does_not_find_it() {
