@@ -196,7 +196,7 @@ impl Debts {
             if still_ending(&cutting, seen) {
                 ending.insert(seen.unit.clone());
                 self.goes_on_ending(turn, began, &cutting, seen);
-            } else if cutting.of_script() && (stopping.contains(&seen.unit) || turn.memory.stopping(&seen.unit)) {
+            } else if stopping.contains(&seen.unit) || turn.memory.stopping(&seen.unit) {
                 // What came of the stop is known when it is answered, and only to a look that began after that.
                 ending.insert(seen.unit.clone());
                 self.soon(turn);

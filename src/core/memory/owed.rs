@@ -66,9 +66,13 @@ impl Memory {
         self.note(None, written);
     }
 
-    /// What systemd says of our stop of this script is on its way, and makes certain what has ended it.
+    /// What systemd says of our stop or restart of this unit is on its way, and makes certain what has ended it.
     pub(in crate::core) fn stopping(&self, unit: &str) -> bool {
-        self.open.values().any(|open| matches!(open, Effect::Stop { unit: of, .. } if of == unit))
+        let stops = |open: &Effect| match open {
+            Effect::Stop { unit: of, .. } | Effect::End { unit: of, .. } | Effect::Restart { unit: of, .. } => of == unit,
+            _ => false,
+        };
+        self.open.values().any(stops)
     }
 
     pub(super) fn is_not_down(&mut self, unit: &str) {

@@ -119,6 +119,26 @@ fn with_all_workers_at_work_after_the_switch_it_serves() {
     done(host);
 }
 
+/// The look that is asked for then shows it running: systemd has not come to its stop.
+#[test]
+fn one_whose_stop_is_on_its_way_when_its_target_leaves_the_configuration_is_told_with_what_it_cuts() {
+    for look_takes in [0, 100 * MS, 400 * MS] {
+        let long = Load { long_percent: 5, long: (90 * S, 120 * S), ..load() };
+        let mut host = host_with(GenerationRules { linger: span(9 * S), ..rules() }, |template| template.load = long);
+        let before = template(&host).current().unwrap();
+        host.run(3 * S);
+        host.world.touch("d2");
+        host.world.faults.slowness = 50;
+        assert!(host.run_until(2 * MINUTE, |host| host.world.sent.contains_key(&before)));
+        (host.world.faults.slowness, host.world.faults.look_takes) = (0, look_takes);
+        host.deed(Deed::Policy(Box::new(policy())));
+        assert!(host.run_until(MINUTE, |host| host.memory().cutting.is_empty()));
+        host.run(10 * S);
+        assert!(!host.casualties().is_empty(), "{look_takes}");
+        done(host);
+    }
+}
+
 /// The switch waits for the disk, and somebody restarts meanwhile what is about to serve: that run is proven before it does.
 #[test]
 fn what_is_restarted_between_its_proof_and_the_switch_is_proven_again() {
