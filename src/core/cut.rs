@@ -147,3 +147,9 @@ pub fn still_ending(cutting: &Cutting, seen: &UnitSeen) -> bool {
     let ending = seen.active == Active::Deactivating || (!seen.active.runs() && !seen.processes.is_empty());
     (seen.invocation == cutting.invocation || found_another(cutting, seen, None)) && ending
 }
+
+/// The stop or restart that was to cut it waits in systemd's queue, for what requires it and stops first.
+#[must_use]
+pub fn is_queued(cutting: &Cutting, seen: &UnitSeen) -> bool {
+    seen.stop_job && seen.invocation == cutting.invocation
+}

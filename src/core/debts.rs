@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::asking::over;
-use super::cut::{Saw, settle_cut, settle_cut_of_earlier, settle_rerun_of_running, settle_script, still_ending};
+use super::cut::{Saw, is_queued, settle_cut, settle_cut_of_earlier, settle_rerun_of_running, settle_script, still_ending};
 use super::effect::{Effect, EffectId, Looked, Outcome, WorkerRef};
 use super::entry::Entry;
 use super::memory::{Memory, OwedRun};
@@ -196,7 +196,7 @@ impl Debts {
             if still_ending(&cutting, seen) {
                 ending.insert(seen.unit.clone());
                 self.goes_on_ending(turn, began, &cutting, seen);
-            } else if stopping.contains(&seen.unit) || turn.memory.stopping(&seen.unit) {
+            } else if stopping.contains(&seen.unit) || turn.memory.stopping(&seen.unit) || is_queued(&cutting, seen) {
                 // What came of the stop is known when it is answered, and only to a look that began after that.
                 ending.insert(seen.unit.clone());
                 self.soon(turn);

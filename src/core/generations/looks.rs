@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Generations, Phase, name};
-use crate::core::cut::{settle_cut_of_earlier, still_ending};
+use crate::core::cut::{is_queued, settle_cut_of_earlier, still_ending};
 use crate::core::entry::Entry;
 use crate::core::fpm::Fpm;
 use crate::core::memory::{TargetMemory, Want};
@@ -94,7 +94,7 @@ impl Generations {
     fn lingers(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, memory: &TargetMemory, seen: &UnitSeen) {
         let now = turn.now;
         if let Some(cutting) = turn.memory.cutting.get(&seen.unit).cloned() {
-            if still_ending(&cutting, seen) {
+            if still_ending(&cutting, seen) || is_queued(&cutting, seen) {
                 return;
             }
             settle_cut_of_earlier(turn, &seen.unit, cutting.invocation != seen.invocation);

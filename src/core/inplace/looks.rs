@@ -111,7 +111,8 @@ impl InPlace {
 
     /// An earlier agent has begun to restart one of them and systemd is still at it: that comes to its end first.
     fn restart_under_way(&mut self, turn: &Turn<'_>, units: &[UnitSeen]) -> bool {
-        let stopping = |seen: &&UnitSeen| seen.active == Active::Deactivating && turn.memory.unproven.contains_key(&seen.unit);
+        let begun = |seen: &UnitSeen| seen.active == Active::Deactivating || seen.stop_job;
+        let stopping = |seen: &&UnitSeen| begun(seen) && turn.memory.unproven.contains_key(&seen.unit);
         let Some(seen) = units.iter().find(stopping) else {
             self.patience = None;
             return false;

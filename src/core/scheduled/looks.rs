@@ -210,7 +210,7 @@ impl Script {
                 self.answered.get_or_insert(turn.now.mono);
                 self.enter(turn.now.mono, ScriptStep::Stopping);
             }
-            ScriptStep::Stopping if self.not_stopped(seen) => self.stop_was_lost(turn, seen, stale),
+            ScriptStep::Stopping if self.not_stopped(seen, rules) => self.stop_was_lost(turn, seen, stale),
             ScriptStep::Stopping => {
                 self.stale = stale;
                 self.note_ending(seen);

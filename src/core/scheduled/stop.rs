@@ -153,10 +153,12 @@ impl Script {
         }
     }
 
-    /// Whether a look after the answer to its stop shows the same run, and nobody stopping it.
-    pub(super) fn not_stopped(&self, seen: &UnitSeen) -> bool {
+    /// Whether a look after the answer to its stop shows the same run, and nobody stopping it. What waits in systemd's queue is waited for, not for ever.
+    pub(super) fn not_stopped(&self, seen: &UnitSeen, rules: &ScheduledRules) -> bool {
         let looked = self.answered.is_some_and(|answered| self.seen_at >= answered);
-        looked && seen.invocation == self.invocation && matches!(seen.active, Active::Active | Active::Activating)
+        let until = self.asked_from.map(|asked| asked.after(rules.term_timeout + STOP_SLACK));
+        let queued = seen.stop_job && until.is_some_and(|until| self.seen_at < until);
+        looked && !queued && seen.invocation == self.invocation && matches!(seen.active, Active::Active | Active::Activating)
     }
 
     /// The stop was lost, with the bus or with an earlier agent: begin again.

@@ -88,6 +88,12 @@ pub(crate) enum Happening {
         job: u64,
         by: By,
     },
+    /// systemd comes to a stop, or a restart, that was queued.
+    StopBegins {
+        unit: String,
+        job: u64,
+        by: By,
+    },
     Started {
         unit: String,
         invocation: String,
@@ -441,6 +447,7 @@ impl World {
             Happening::Checkpoint { unit, pid } => self.reaches_checkpoint(&unit, pid),
             Happening::StopTimeout { unit, generation } => self.stop_timeout(&unit, generation),
             Happening::StartBegins { unit, job, by } => self.start_begins(&unit, job, by),
+            Happening::StopBegins { unit, job, by } => self.stop_begins(&unit, job, by),
             Happening::Started { unit, invocation, well } => self.started(&unit, &invocation, well),
             Happening::ComesBack { unit } => {
                 if !self.starts_at_boot(&unit) {

@@ -138,7 +138,7 @@ impl World {
             return Ok(job.id);
         }
         let id = self.new_job(name, JobKind::Stop);
-        self.begin_stop(name, by);
+        self.begin_stop_soon(name, id, by);
         Ok(id)
     }
 
@@ -163,9 +163,22 @@ impl World {
         if idle {
             self.begin_start_soon(name, id, by);
         } else {
-            self.begin_stop(name, by);
+            self.begin_stop_soon(name, id, by);
         }
         Ok(id)
+    }
+
+    fn begin_stop_soon(&mut self, name: &str, job: u64, by: By) {
+        match self.units[name].stop_waits {
+            0 => self.begin_stop(name, by),
+            waits => self.after(waits, Happening::StopBegins { unit: name.to_owned(), job, by }),
+        }
+    }
+
+    pub(crate) fn stop_begins(&mut self, name: &str, job: u64, by: By) {
+        if self.units.get(name).and_then(|unit| unit.job).is_some_and(|now| now.id == job) {
+            self.begin_stop(name, by);
+        }
     }
 
     fn begin_stop(&mut self, name: &str, by: By) {

@@ -242,6 +242,8 @@ pub struct Unit {
     pub in_force: Option<String>,
     /// `TimeoutStopSec=` of the unit itself.
     pub timeout_stop: Us,
+    /// A stop of it waits so long in systemd's queue: for one that requires it and is ordered after it, which stops first.
+    pub stop_waits: Us,
     pub start_limit: (u32, Us),
     pub starts: Vec<Us>,
     pub stop: Option<Stop>,
@@ -317,6 +319,7 @@ impl Unit {
             ended_by_stop: false,
             stop_took: 0,
             stop: None,
+            stop_waits: 0,
             last_stop_by_agent: None,
             tidying: false,
             checkpointed: false,

@@ -5,7 +5,7 @@ use restart_agent::core::event::Order;
 use restart_agent::core::policy::{After, FpmRules, ProofRules, ScheduledRules, TargetRules};
 use restart_agent::core::status::{State, TargetState};
 use sim::host::{Deed, Host, span};
-use sim::world::{Answers, By, Faults, Fpm, FpmStart, HOUR, Hook, Load, MINUTE, MS, Pool, S, Script, Unit, Us, World};
+use sim::world::{Answers, By, Faults, Fpm, FpmStart, HOUR, Hook, Load, MINUTE, MS, Pool, S, START, Script, Unit, Us, World};
 
 use crate::given::{
     FPM, SCRIPT, adopted, fpm_host, fpm_host_by, fpm_rules, policy, script_rules, unit_ends, with_pool, with_target, world,
@@ -662,4 +662,33 @@ fn a_rollout_ends_when_only_tries_of_what_has_failed_are_left() {
     assert!(unit_ends(&host).filter(|end| end.unit == FPM).count() > 3, "it was not tried again");
     assert!(matches!(host.waited(None), Some(Waited::Failed { .. })), "{:?}", host.waited(None));
     host.must_be_right();
+}
+
+/// What requires it stops first. The next agent finds it at work, with its restart in the queue of systemd.
+#[test]
+fn a_restart_that_waits_in_the_queue_of_systemd_is_the_only_one_though_the_agent_is_started_anew() {
+    let load = Load {
+        every: 200 * MS,
+        strays_every: 0,
+        short: (5 * MS, 30 * MS),
+        long_percent: 10,
+        long: (20 * S, 30 * S),
+        until: START + 24 * S,
+    };
+    for waits in [S, 5 * S] {
+        let mut host = fpm_host(false, Fpm { workers: 40, load, ..Fpm::default() });
+        host.world.units.get_mut(FPM).unwrap().stop_waits = waits;
+        host.run(10 * S);
+        host.world.touch("d2");
+        assert!(host.run_until(MINUTE, |host| host.world.units[FPM].job.is_some()));
+        host.kill_agent();
+        host.start_agent();
+        assert!(host.run_until(MINUTE, |host| host.state() == Some(State::Converged)));
+        host.run(S);
+        host.check_at_rest();
+        host.must_be_right();
+        let restarts = host.world.units[FPM].runs.iter().filter(|(_, by)| *by == By::Agent).count();
+        assert_eq!(restarts, 1, "{waits}");
+        assert!(!host.casualties().is_empty(), "{waits}");
+    }
 }

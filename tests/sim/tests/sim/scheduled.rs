@@ -72,6 +72,28 @@ fn a_script_whose_stop_is_on_its_way_when_its_target_leaves_the_configuration_is
     }
 }
 
+/// What requires it stops first. The next agent finds it at work, with its stop in the queue of systemd.
+#[test]
+fn a_script_whose_stop_waits_in_the_queue_of_systemd_is_cut_and_runs_again_though_the_agent_is_started_anew() {
+    let waits = (100 * MS..2 * S).step_by(100_000).chain([8 * S]);
+    for (waits, leaves) in waits.flat_map(|waits| [(waits, false), (waits, true)]) {
+        let mut host = script_host(After::Rerun, Script::default(), HOUR);
+        host.world.units.get_mut(SCRIPT).unwrap().stop_waits = waits;
+        host.world.touch("d2");
+        assert!(host.run_until(2 * MINUTE, |host| host.world.sent.contains_key(SCRIPT)));
+        host.run(5 * MS);
+        if leaves {
+            host.deed(Deed::Policy(Box::new(policy())));
+        }
+        host.kill_agent();
+        host.start_agent();
+        host.run(MINUTE);
+        host.check_at_rest();
+        host.must_be_right();
+        assert_eq!((host.casualties().len(), host.world.units[SCRIPT].runs.len()), (1, 2), "{waits} {leaves}");
+    }
+}
+
 /// Nobody has sent its ExecStopPost= a signal, which begins when the SIGKILL has ended what ran.
 #[test]
 fn an_exec_stop_post_that_begins_after_our_sigkill_is_not_stuck_in_the_kernel_though_its_target_has_left_the_configuration() {
