@@ -675,7 +675,7 @@ fn a_restart_that_waits_in_the_queue_of_systemd_is_the_only_one_though_the_agent
         long: (20 * S, 30 * S),
         until: START + 24 * S,
     };
-    for waits in [S, 5 * S] {
+    for waits in (20 * MS..500 * MS).step_by(20_000).chain([5 * S]) {
         let mut host = fpm_host(false, Fpm { workers: 40, load, ..Fpm::default() });
         host.world.units.get_mut(FPM).unwrap().stop_waits = waits;
         host.run(10 * S);
