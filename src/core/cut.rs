@@ -151,5 +151,5 @@ pub fn still_ending(cutting: &Cutting, seen: &UnitSeen) -> bool {
 /// The stop or restart that was to cut it waits in systemd's queue, for what requires it and stops first.
 #[must_use]
 pub fn is_queued(cutting: &Cutting, seen: &UnitSeen) -> bool {
-    seen.stop_job && seen.invocation == cutting.invocation
+    seen.stop_job && (seen.invocation == cutting.invocation || found_another(cutting, seen, None))
 }

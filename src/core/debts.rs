@@ -196,7 +196,11 @@ impl Debts {
             if still_ending(&cutting, seen) {
                 ending.insert(seen.unit.clone());
                 self.goes_on_ending(turn, began, &cutting, seen);
-            } else if stopping.contains(&seen.unit) || turn.memory.stopping(&seen.unit) || is_queued(&cutting, seen) {
+            } else if is_queued(&cutting, seen) {
+                // For how long is up to what requires it: nobody waits for that.
+                ending.insert(seen.unit.clone());
+                self.trouble = Some(format!("the stop of {} waits in systemd's queue, for what requires it to stop", seen.unit));
+            } else if stopping.contains(&seen.unit) || turn.memory.stopping(&seen.unit) {
                 // What came of the stop is known when it is answered, and only to a look that began after that.
                 ending.insert(seen.unit.clone());
                 self.soon(turn);

@@ -94,7 +94,7 @@ impl Generations {
     fn lingers(&mut self, turn: &mut Turn<'_>, rules: &GenerationRules, memory: &TargetMemory, seen: &UnitSeen) {
         let now = turn.now;
         if let Some(cutting) = turn.memory.cutting.get(&seen.unit).cloned() {
-            if still_ending(&cutting, seen) || is_queued(&cutting, seen) {
+            if still_ending(&cutting, seen) || is_queued(&cutting, seen) || turn.memory.stopping(&seen.unit) {
                 return;
             }
             settle_cut_of_earlier(turn, &seen.unit, cutting.invocation != seen.invocation);

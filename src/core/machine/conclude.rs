@@ -63,9 +63,11 @@ impl Machine {
             let why = self.memory.hold.as_ref().map(|hold| hold.reason.clone());
             return turn!(self, now, step).record(Entry::RolloutFinished { result: RolloutResult::Aborted, why });
         }
-        // Others of the rollout may be at work for a day: what has failed does not wait for them with its next try. When only such tries are left the
+        // Others of the rollout may be at work for a day: what has failed does not wait for them with its next try. When only such tries are left, the
         // rollout comes to its end.
-        if first && names.iter().any(|name| self.may_be_tried(name)) {
+        let to_try: Vec<&String> = names.iter().filter(|name| self.may_be_tried(name)).collect();
+        let untried = to_try.iter().any(|name| !self.tried.contains(*name));
+        if (first && !to_try.is_empty()) || (working && untried) {
             self.try_later(now, &failed);
         } else if reached && failed.is_empty() {
             self.retry = None;

@@ -163,10 +163,14 @@ impl Script {
 
     /// The stop was lost, with the bus or with an earlier agent: begin again.
     pub(super) fn stop_was_lost(&mut self, turn: &mut Turn<'_>, seen: &UnitSeen, stale: Stale) {
-        settle_cut(turn, &self.unit, false, false);
-        settle_rerun_of_running(turn, seen, "it was not stopped");
         self.tries += 1;
-        if self.tries >= STOP_TRIES {
+        let given_up = self.tries >= STOP_TRIES;
+        if !given_up || !seen.stop_job {
+            settle_cut(turn, &self.unit, false, false);
+            settle_rerun_of_running(turn, seen, "it was not stopped");
+        }
+        if given_up {
+            // One that waits in systemd's queue comes when what requires it has stopped: whoever sees that settles it.
             return self.give_up(turn, "systemd takes its stop and does not do it");
         }
         self.stale = stale;

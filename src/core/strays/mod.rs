@@ -56,6 +56,10 @@ impl Strays {
 
     pub fn renew(&mut self, turn: &Turn<'_>, want: Want, began: Mono) {
         self.strays.retain(|_, stray| !stray.at_rest());
+        // Of those that were given up it is not settled yet whether they have ended.
+        for cut in turn.memory.strays.iter().filter(|cut| cut.casualty.target == self.name) {
+            self.strays.entry(cut.process.clone()).or_insert_with(|| Stray::taken_up(&self.name, cut, turn.now.mono));
+        }
         if want.forced {
             for stray in self.strays.values_mut() {
                 if let StrayStep::Draining { until } = &mut stray.step {

@@ -244,7 +244,10 @@ impl Host {
     /// Nothing is recorded twice, and nothing of what the agent has not touched.
     pub(super) fn check_recorded(&mut self, recorded: &[Casualty]) {
         let mut seen = BTreeSet::new();
-        for casualty in recorded.iter().filter(|casualty| casualty.pid != 0 && !casualty.perhaps) {
+        // Nobody looks any more for a stray whose target has left the configuration: it may go on, and be stopped when that is back.
+        let of_strays = |target: &String| matches!(self.policy.targets.get(target), Some(TargetRules::Strays(_)));
+        let may_go_on = |casualty: &&Casualty| !casualty.certain && of_strays(&casualty.target);
+        for casualty in recorded.iter().filter(|casualty| casualty.pid != 0 && !casualty.perhaps && !may_go_on(casualty)) {
             if !seen.insert((&casualty.unit, casualty.pid, &casualty.request)) {
                 self.world.violates(format!("recorded twice: {casualty:?}"));
             }

@@ -15,6 +15,8 @@ pub struct Stray {
     /// When it was first asked to end.
     pub termed: Option<Us>,
     pub kills: u32,
+    /// Until then it is in uninterruptible sleep, and SIGKILL does not end it.
+    pub stuck_until: Us,
 }
 
 impl World {
@@ -23,7 +25,7 @@ impl World {
         let process = ProcessSeen { pid, ppid: 1, start: self.mono(self.now), comm: "php".to_owned(), ..ProcessSeen::default() };
         let (user, cgroup, tty) = ("www-data".to_owned(), cgroup.to_owned(), Some(format!("pts/{pid}")));
         let seen = StraySeen { process, user, cgroup, tty, transient, contained: false, left_behind: false };
-        self.strays.push(Stray { seen, on_term, ends: None, terms: 0, termed: None, kills: 0 });
+        self.strays.push(Stray { seen, on_term, ends: None, terms: 0, termed: None, kills: 0, stuck_until: 0 });
     }
 
     /// Whatever has one of these names, that of units, too.
@@ -68,7 +70,7 @@ impl World {
         };
         let Some(stray) = self.strays.iter_mut().find(same).filter(|stray| stray.ends.is_none_or(|ends| ends > now)) else { return false };
         let ends = match (kill, stray.on_term) {
-            (true, _) => Some(now + MS),
+            (true, _) => Some((now + MS).max(stray.stuck_until)),
             (false, OnTerm::Dies) => Some(now + 2 * MS),
             (false, OnTerm::Exits { after, .. }) => Some(now + after),
             (false, OnTerm::Ignores) => None,

@@ -94,6 +94,20 @@ fn a_script_whose_stop_waits_in_the_queue_of_systemd_is_cut_and_runs_again_thoug
     }
 }
 
+/// It was given up when it comes, or is about to be.
+#[test]
+fn a_script_whose_stop_waits_longer_than_it_is_tried_is_cut_and_runs_again() {
+    for waits in [20 * S, 60 * S, 3 * MINUTE, 10 * MINUTE] {
+        let mut host = script_host(After::Rerun, Script::default(), HOUR);
+        host.world.units.get_mut(SCRIPT).unwrap().stop_waits = waits;
+        host.world.touch("d2");
+        host.run(waits + 5 * MINUTE);
+        host.check_at_rest();
+        host.must_be_right();
+        assert_eq!((host.casualties().len(), host.world.units[SCRIPT].runs.len()), (1, 2), "{waits}");
+    }
+}
+
 /// Nobody has sent its ExecStopPost= a signal, which begins when the SIGKILL has ended what ran.
 #[test]
 fn an_exec_stop_post_that_begins_after_our_sigkill_is_not_stuck_in_the_kernel_though_its_target_has_left_the_configuration() {

@@ -174,3 +174,20 @@ fn what_a_script_leaves_behind_is_told_also_if_it_ends_long_after_strays_were_lo
     host.check_at_rest();
     host.must_be_right();
 }
+
+/// It ends between the last look at what was given up and the next deploy.
+#[test]
+fn a_stray_that_was_given_up_and_has_ended_when_the_next_deploy_lands_is_a_casualty() {
+    for ends in (0..40).map(|n| n * S) {
+        let mut host = host(StrayAction::Stop);
+        let until = host.world.now + 5 * MINUTE;
+        host.world.strays[(STUBBORN - DIES) as usize].stuck_until = until;
+        host.world.touch("d2");
+        assert!(host.run_until(4 * MINUTE, |host| host.state() == Some(State::Failed)), "{:?}", host.status());
+        host.later(until - host.world.now + ends, Deed::Touch("d3".to_owned()));
+        host.run(until - host.world.now + 3 * MINUTE);
+        host.check_at_rest();
+        host.must_be_right();
+        assert_eq!(stopped_once(&host), Ok(()), "{ends}");
+    }
+}
