@@ -935,7 +935,9 @@ impl Host {
         self.check_recorded(&recorded);
         let mut left: Vec<Cut> = self.world.cuts.clone();
         let (mut phantoms, mut uncertain) = (Vec::new(), Vec::new());
-        for casualty in &recorded {
+        // What was told as uncertain may have gone on, and been cut for certain later.
+        let (certain, others): (Vec<&Casualty>, Vec<&Casualty>) = recorded.iter().partition(|casualty| casualty.certain);
+        for casualty in certain.into_iter().chain(others) {
             let same =
                 |cut: &Cut| cut.unit == casualty.unit && cut.request == casualty.request && (cut.pid == casualty.pid || casualty.pid == 0);
             // A run that nobody had seen is rather one that was cut than one that had just ended.
