@@ -3,6 +3,7 @@
 use super::cooperation::RUN_AGAIN;
 use super::entry::Entry;
 use super::memory::{Cutting, OwedRun};
+use super::policy::ScheduledRules;
 use super::seen::{Active, Exit, ExitSeen, UnitSeen};
 use super::status::Casualty;
 use super::step::Turn;
@@ -16,10 +17,10 @@ pub fn settle_cut(turn: &mut Turn<'_>, unit: &str, happened: bool, killed: bool)
 /// This run goes on, so it is owed no other one for having been stopped. With what one of several commands was lent for that, none of the later ones of this
 /// run begins all the same: whether it is owed another one is known when it has ended.
 pub fn settle_rerun_of_running(turn: &mut Turn<'_>, seen: &UnitSeen, why: &str) {
-    let Some(OwedRun { target, scheduled, reloaded, after, .. }) = turn.memory.reruns.get(&seen.unit).cloned() else { return };
+    let Some(OwedRun { target, scheduled, quiet, reloaded, after, .. }) = turn.memory.reruns.get(&seen.unit).cloned() else { return };
     let unit = seen.unit.clone();
     if reloaded && after == seen.invocation && seen.exec_starts > 1 {
-        turn.record(Entry::RerunOwed { unit, target, scheduled, lent: true, after });
+        turn.record(Entry::RerunOwed { unit, target, scheduled, lent: true, quiet, after });
     } else {
         turn.record(Entry::RerunSettled { unit, why: why.to_owned() });
     }
@@ -35,11 +36,15 @@ pub fn settle_rerun_of_later(turn: &mut Turn<'_>, seen: &UnitSeen) {
 
 /// This run of several commands goes on, and has what one is lent for its stop, or is about to: none of its later ones begins. Whether it is owed
 /// another run is known when it has ended.
-pub fn owe_rerun_of_lent(turn: &mut Turn<'_>, seen: &UnitSeen, target: String) {
-    let owed = turn.memory.reruns.get(&seen.unit).is_some_and(|owed| owed.after == seen.invocation);
-    if seen.exec_starts > 1 && turn.memory.lent.contains(&seen.unit) && !owed {
+pub fn owe_rerun_of_lent(turn: &mut Turn<'_>, seen: &UnitSeen, of: Option<(&str, &ScheduledRules)>) {
+    let before = turn.memory.reruns.get(&seen.unit);
+    let owed = before.is_some_and(|owed| owed.after == seen.invocation);
+    if seen.exec_starts > 1 && seen.can_run_again() && turn.memory.lent.contains(&seen.unit) && !owed {
+        let target = of.map(|(target, _)| target.to_owned()).unwrap_or_default();
+        // What has left the configuration has the rules of the run before.
+        let quiet = of.map_or_else(|| before.is_some_and(|owed| owed.quiet), |(_, rules)| !rules.may_rerun(seen));
         let (unit, after) = (seen.unit.clone(), seen.invocation.clone());
-        turn.record(Entry::RerunOwed { unit, target, scheduled: false, lent: true, after });
+        turn.record(Entry::RerunOwed { unit, target, scheduled: false, lent: true, quiet, after });
     }
 }
 
@@ -126,8 +131,9 @@ pub fn settle_script(turn: &mut Turn<'_>, seen: &UnitSeen, killed: Option<Mono>,
     }
     if let Some(owed) = turn.memory.reruns.get(&seen.unit).filter(|_| happened && unseen && !seen.active.runs()).cloned() {
         // That run is not the one that is owed.
+        let OwedRun { target, scheduled, lent, quiet, .. } = owed;
         let (unit, after) = (seen.unit.clone(), seen.invocation.clone());
-        turn.record(Entry::RerunOwed { unit, target: owed.target, scheduled: owed.scheduled, lent: owed.lent, after });
+        turn.record(Entry::RerunOwed { unit, target, scheduled, lent, quiet, after });
     }
     turn.record(Entry::CutSettled { unit: seen.unit.clone(), happened });
     happened

@@ -284,7 +284,7 @@ impl Debts {
             if owed.target != target {
                 // Whose it is could not be read when it was owed.
                 let (unit, target, lent, after) = (seen.unit.clone(), target.clone(), owed.lent, owed.after);
-                turn.record(Entry::RerunOwed { unit, target, scheduled: false, lent, after });
+                turn.record(Entry::RerunOwed { unit, target, scheduled: false, lent, quiet: false, after });
             }
             // One that has ended at its checkpoint is not kept waiting for its timer.
             if self.has_heeded(rules, seen) || !rules.stays_quiet(seen.next_run(), turn.now.wall) {
@@ -297,6 +297,9 @@ impl Debts {
             let why = "stopped; it stays quiet until its next scheduled run";
             turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: why.to_owned() });
             return turn.unit_ended(&target, &seen.unit, UnitEnd::Quiet, why);
+        }
+        if owed.quiet && !owed.scheduled {
+            return turn.record(Entry::RerunSettled { unit: seen.unit.clone(), why: "its rules give it none".to_owned() });
         }
         self.start_script(turn, seen);
     }

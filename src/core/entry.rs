@@ -206,6 +206,9 @@ pub enum Entry {
         /// It is only to be lent what keeps its later commands from running: nothing is owed if it fails by itself.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         lent: bool,
+        /// Its rules give it none: it is owed one only if those by which it has ended do.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        quiet: bool,
         #[serde(default)]
         after: String,
     },

@@ -48,15 +48,10 @@ impl Debts {
             if seen.last_trigger() > from && !seen.refuse_manual_start {
                 let target = turn.memory.reruns.get(&seen.unit).map(|owed| owed.target.clone()).unwrap_or_default();
                 let (unit, after) = (seen.unit.clone(), seen.invocation.clone());
-                turn.record(Entry::RerunOwed { unit, target, scheduled: true, lent: false, after });
+                turn.record(Entry::RerunOwed { unit, target, scheduled: true, lent: false, quiet: false, after });
             }
         } else {
-            let rules = turn.policy.target_of_script(&seen.unit).map(|(target, rules)| (target.to_owned(), rules.may_rerun(seen)));
-            // What has left the configuration has none.
-            let (target, may_rerun) = rules.unwrap_or_else(|| (String::new(), seen.can_run_again()));
-            if may_rerun {
-                owe_rerun_of_lent(turn, seen, target);
-            }
+            owe_rerun_of_lent(turn, seen, turn.policy.target_of_script(&seen.unit));
             // It may end at any time, and the next one must not start with that either.
             if turn.memory.lent.contains(&seen.unit) {
                 self.over.insert(seen.unit.clone());
@@ -81,7 +76,7 @@ impl Debts {
         turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
         if may_rerun {
             let (unit, after) = (seen.unit.clone(), seen.invocation.clone());
-            turn.record(Entry::RerunOwed { unit, target, scheduled: false, lent: false, after });
+            turn.record(Entry::RerunOwed { unit, target, scheduled: false, lent: false, quiet: false, after });
         }
         true
     }
@@ -108,13 +103,13 @@ impl Debts {
     /// Our stop has ended it. The rules by which it was stopped may have given it no other run, and those by which it has ended do.
     pub(super) fn interrupted(turn: &mut Turn<'_>, cutting: &Cutting, seen: &UnitSeen) {
         turn.record(Entry::Interrupted { unit: seen.unit.clone(), at: turn.now.mono });
-        if seen.active.runs() || turn.memory.reruns.contains_key(&seen.unit) {
+        if seen.active.runs() || turn.memory.reruns.get(&seen.unit).is_some_and(|owed| !owed.lent) {
             return;
         }
         if let Some((target, _)) = turn.policy.target_of_script(&seen.unit).filter(|(_, rules)| rules.may_rerun(seen)) {
             let stopped = if found_another(cutting, seen, None) { &seen.invocation } else { &cutting.invocation };
             let (unit, target, after) = (seen.unit.clone(), target.to_owned(), stopped.clone());
-            turn.record(Entry::RerunOwed { unit, target, scheduled: false, lent: false, after });
+            turn.record(Entry::RerunOwed { unit, target, scheduled: false, lent: false, quiet: false, after });
         }
     }
 

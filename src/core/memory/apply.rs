@@ -183,12 +183,13 @@ impl Memory {
             Entry::RanThrough { unit } => {
                 self.interrupted.remove(unit);
             }
-            Entry::RerunOwed { unit, target, scheduled, lent, after } => {
+            Entry::RerunOwed { unit, target, scheduled, lent, quiet, after } => {
                 let (target, after) = (target.clone(), after.clone());
                 let before = self.reruns.get(unit).filter(|owed| owed.after == after);
                 let lending = self.open.values().any(|open| matches!(open, Effect::Lend { drop_ins } if drop_ins.contains_key(unit)));
                 let reloaded = before.map_or(self.lent.contains(unit) && !lending, |owed| owed.reloaded);
-                self.reruns.insert(unit.clone(), OwedRun { target, scheduled: *scheduled, lent: *lent, reloaded, after, settles: None });
+                let (scheduled, lent, quiet) = (*scheduled, *lent, *quiet);
+                self.reruns.insert(unit.clone(), OwedRun { target, scheduled, lent, quiet, reloaded, after, settles: None });
             }
             Entry::RerunSettles { unit, until, after } => {
                 if let Some(owed) = self.reruns.get_mut(unit) {

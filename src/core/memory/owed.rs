@@ -22,6 +22,8 @@ pub struct OwedRun {
     /// It was only lent something: see [`Entry::RerunOwed`].
     #[serde(default)]
     pub lent: bool,
+    #[serde(default)]
+    pub quiet: bool,
     /// And systemd may have reloaded since: it may have it.
     #[serde(default)]
     pub reloaded: bool,

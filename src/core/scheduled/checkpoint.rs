@@ -88,7 +88,7 @@ impl Script {
                 // From its loan on it may end short of its later commands, also while no agent is there.
                 self.invocation.clone_from(&self.seen.invocation);
                 if self.seen.active != Active::Deactivating {
-                    self.owe_rerun(turn, rules, true);
+                    self.owe_rerun_of_lent(turn, rules);
                 }
                 self.enter(now, ScriptStep::Ready);
             }
@@ -133,13 +133,13 @@ impl Script {
             if !dependents.is_empty() {
                 turn.record(Entry::TakesDown { unit: self.unit.clone(), dependents });
             }
-            self.owe_rerun(turn, rules, false);
+            self.owe_rerun(turn, rules);
             self.reset_failed(turn);
         } else {
             self.owe_no_rerun(turn, "it had ended by itself");
             // Somebody has started it while its loan was on its way.
-            if !same && seen.active.runs() && !seen.is_being_stopped() && rules.may_rerun(seen) {
-                owe_rerun_of_lent(turn, seen, self.target.clone());
+            if !same && seen.active.runs() && !seen.is_being_stopped() {
+                owe_rerun_of_lent(turn, seen, Some((&self.target, rules)));
             }
         }
         self.note_slots(turn.now);
@@ -153,7 +153,7 @@ impl Script {
         let asked = seen.invocation == self.seen.invocation && self.asking.was_asked(turn.memory, &self.unit);
         if asked && says_run_again(seen) && !turn.memory.cutting.contains_key(&self.unit) && !owes_heeded(turn.memory, seen) {
             self.invocation.clone_from(&seen.invocation);
-            self.owe_rerun(turn, rules, false);
+            self.owe_rerun(turn, rules);
         }
     }
 

@@ -113,7 +113,7 @@ impl Script {
     pub(super) fn owe_missed_slot(&self, turn: &mut Turn<'_>) {
         if self.missed_slot() && !self.seen.refuse_manual_start {
             let (unit, target, after) = (self.unit.clone(), self.target.clone(), self.invocation.clone());
-            turn.record(Entry::RerunOwed { unit, target, scheduled: true, lent: false, after });
+            turn.record(Entry::RerunOwed { unit, target, scheduled: true, lent: false, quiet: false, after });
         }
     }
 }

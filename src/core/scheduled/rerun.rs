@@ -168,10 +168,19 @@ impl Script {
     }
 
     /// From now on it is owed a new run, if its rules give it one and systemd lets us start it.
-    pub(super) fn owe_rerun(&self, turn: &mut Turn<'_>, rules: &ScheduledRules, lent: bool) {
+    pub(super) fn owe_rerun(&self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
         if rules.may_rerun(&self.seen) {
             let (unit, target, after) = (self.unit.clone(), self.target.clone(), self.invocation.clone());
-            turn.record(Entry::RerunOwed { unit, target, scheduled: false, lent, after });
+            turn.record(Entry::RerunOwed { unit, target, scheduled: false, lent: false, quiet: false, after });
+        }
+    }
+
+    /// It is about to be lent what may end it short of its later commands. By which rules it will have ended is not known yet.
+    pub(super) fn owe_rerun_of_lent(&self, turn: &mut Turn<'_>, rules: &ScheduledRules) {
+        if self.seen.can_run_again() {
+            let quiet = !rules.may_rerun(&self.seen);
+            let (unit, target, after) = (self.unit.clone(), self.target.clone(), self.invocation.clone());
+            turn.record(Entry::RerunOwed { unit, target, scheduled: false, lent: true, quiet, after });
         }
     }
 

@@ -30,7 +30,7 @@ impl Script {
         self.asked_from = Some(asked);
         self.invocation.clone_from(&self.seen.invocation);
         if ours {
-            self.owe_rerun(turn, rules, false);
+            self.owe_rerun(turn, rules);
         } else if !self.has_heeded(turn.memory) {
             self.owe_no_rerun(turn, "somebody else is stopping it");
         }
@@ -198,8 +198,8 @@ impl Script {
         }
         if at_checkpoint || (self.ours && (stopped || self.is_cut_short(&self.seen))) {
             turn.record(Entry::Interrupted { unit: self.unit.clone(), at: turn.now.mono });
-            if !turn.memory.reruns.contains_key(&self.unit) {
-                self.owe_rerun(turn, rules, false);
+            if turn.memory.reruns.get(&self.unit).is_none_or(|owed| owed.lent) {
+                self.owe_rerun(turn, rules);
             }
         } else if stopped {
             // What somebody else has stopped we interrupt no more, whoever had to kill it, nor start again.

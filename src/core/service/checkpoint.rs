@@ -89,8 +89,8 @@ impl Service {
             Next::NotYet => {}
             Next::Asked { until } => {
                 if first {
-                    let after = self.seen.invocation.clone();
-                    turn.record(Entry::RerunOwed { unit: name, target: target.to_owned(), scheduled: false, lent: false, after });
+                    let (target, after) = (target.to_owned(), self.seen.invocation.clone());
+                    turn.record(Entry::RerunOwed { unit: name, target, scheduled: false, lent: false, quiet: false, after });
                 }
                 self.enter(now, Step::Asked { until });
             }

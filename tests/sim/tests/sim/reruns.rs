@@ -5,7 +5,7 @@ use restart_agent::core::event::Order;
 use restart_agent::core::policy::{After, Overdue, ScheduledRules, TargetRules};
 use restart_agent::core::status::State;
 use sim::host::{Deed, Host, span};
-use sim::world::{By, HOUR, MINUTE, MS, OnTerm, S, Script, Us};
+use sim::world::{Bar, By, HOUR, MINUTE, MS, OnTerm, S, Script, Us};
 
 use crate::given::{SCRIPT, policy, script_host, script_rules, with_target};
 
@@ -175,6 +175,23 @@ fn nobody_waits_for_the_end_of_what_is_perhaps_owed_a_run_then() {
     host.run(10 * MINUTE);
     assert!(host.effects - before < 40, "{} effects in ten minutes", host.effects - before);
     has_run(host, HOUR, 2, "its second command did not run");
+}
+
+/// Its second command does not run, though its stop is refused. Whether it is to run again for that, the rules say by which it has ended.
+#[test]
+fn one_of_several_commands_whose_stop_is_refused_runs_again_if_its_rules_say_so_when_it_has_ended() {
+    for (after, runs) in [(Some(After::UntilNext), 1), (Some(After::Rerun), 2), (None, 1)] {
+        let commands = Script { steps: 2, next_runs: [3 * MINUTE].into(), ..Script::default() };
+        let mut host = script_host(After::UntilNext, commands, HOUR);
+        host.world.touch("d2");
+        assert!(host.run_until(2 * MINUTE, |host| host.world.units[SCRIPT].exec_reset()));
+        host.world.person_bars(SCRIPT, Bar::RefusesStop, None);
+        host.run(5 * S);
+        assert!(host.world.units[SCRIPT].active.runs() && !host.world.units[SCRIPT].exec_reset());
+        let rules = after.map(|after| ("maintenance", TargetRules::Scheduled(script_rules(after))));
+        host.deed(Deed::Policy(Box::new(rules.map_or_else(policy, |(target, rules)| with_target(policy(), target, rules)))));
+        has_run(host, 5 * MINUTE, runs, &format!("{after:?}"));
+    }
 }
 
 /// Nobody knows whether systemd has heard that it is to be started.
