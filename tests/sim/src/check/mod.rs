@@ -284,12 +284,9 @@ impl World {
             return None;
         }
         let stopped = unit.interrupted();
-        if stopped
-            && !self.hurried
-            && now < unit.idle_since + us(rules.settle_after)
-            && !unit.missed_slot
-            && now > self.policy_changed + 5 * S
-        {
+        // What has heeded an agent that is gone may have ended by itself, as far as the present one can tell.
+        let slot = unit.missed_slot || (unit.doubtful_slot && unit.last_stop_by_agent.is_none());
+        if stopped && !self.hurried && now < unit.idle_since + us(rules.settle_after) && !slot && now > self.policy_changed + 5 * S {
             return Some(" before what it left behind has settled");
         }
         if unit.missed_slot || unit.doubtful_slot || (unit.checkpointed && rules.after != After::UntilNext) {
