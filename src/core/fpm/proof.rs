@@ -73,14 +73,14 @@ impl Fpm {
             other if turn.now.mono >= until => self.is_silent(turn, format!("it runs, but does not answer its ping: {}", other.said())),
             _ => {
                 self.missed_ping = true;
-                self.ask_again(turn);
+                self.ask_again(turn, VERIFY_EVERY);
             }
         }
     }
 
     /// READY=1 does not say that it stays (trap T20): what does not answer may have died since, or be another run by now.
-    fn ask_again(&mut self, turn: &mut Turn<'_>) {
-        self.next = turn.now.mono.after(VERIFY_EVERY);
+    fn ask_again(&mut self, turn: &mut Turn<'_>, pause: Duration) {
+        self.next = turn.now.mono.after(pause);
         if self.looking.is_none() && turn.now.mono >= self.look_began.after(RESTART_LOOK) {
             self.look(turn);
         }
@@ -140,7 +140,7 @@ impl Fpm {
                 self.undated = true;
                 self.enter(turn.now.mono, FpmStep::Verifying { until });
             }
-            _ => self.ask_again(turn),
+            _ => self.ask_again(turn, VERIFY_EVERY),
         }
     }
 
@@ -249,10 +249,7 @@ impl Fpm {
             }
             _ if turn.now.mono >= until && !self.lives() => self.has_died(turn),
             other if turn.now.mono >= until => self.break_down(turn, format!("proof: no answer: {}", other.said())),
-            _ => {
-                self.ask_again(turn);
-                self.next = turn.now.mono.after(PROOF_EVERY);
-            }
+            _ => self.ask_again(turn, PROOF_EVERY),
         }
     }
 

@@ -34,6 +34,7 @@ impl Machine {
         let Some(targets) = self.memory.rollout.as_ref().map(|rollout| rollout.targets.clone()) else { return };
         let mut failed: Vec<(String, bool)> = Vec::new();
         let (mut working, mut first, mut reached) = (false, false, false);
+        let (mut may_try, mut untried) = (false, false);
         let names: Vec<String> = self.works.keys().cloned().collect();
         for name in &names {
             let Some(want) = self.memory.targets.get(name).and_then(|target| target.unmet().cloned()) else { continue };
@@ -42,7 +43,11 @@ impl Machine {
                     turn!(self, now, step).record(Entry::Reached { target: name.clone(), id: want.id, landed_at: want.landed_at });
                     reached = true;
                 }
-                Progress::Failed { why, blocked } => failed.push((why, blocked)),
+                Progress::Failed { why, blocked } => {
+                    failed.push((why, blocked));
+                    may_try |= self.is_over(name);
+                    untried |= self.is_over(name) && !self.tried.contains(name);
+                }
                 // One that has lapsed meanwhile may have been taken up with the others.
                 Progress::Idle if !targets.contains(name) => {}
                 Progress::Working | Progress::Idle => {
@@ -65,9 +70,7 @@ impl Machine {
         }
         // Others of the rollout may be at work for a day: what has failed does not wait for them with its next try. When only such tries are left, the
         // rollout comes to its end.
-        let to_try: Vec<&String> = names.iter().filter(|name| self.may_be_tried(name)).collect();
-        let untried = to_try.iter().any(|name| !self.tried.contains(*name));
-        if (first && !to_try.is_empty()) || (working && untried) {
+        if (first && may_try) || (working && untried) {
             self.try_later(now, &failed);
         } else if reached && failed.is_empty() {
             self.retry = None;
@@ -103,23 +106,17 @@ impl Machine {
 
     /// Another try beside what is at work, with the times of a new one.
     pub(in crate::core) fn renew_failed(&mut self, now: Now, step: &mut Step) {
-        let names: Vec<String> = self.works.keys().filter(|name| self.may_be_tried(name)).cloned().collect();
+        let has_failed = |name: &&str| matches!(self.progress(name), Progress::Failed { .. }) && self.is_over(name);
+        let names: Vec<String> = self.unmet().map(|(name, _)| name).filter(has_failed).map(str::to_owned).collect();
         for name in &names {
             self.renew(now, step, name, now.mono);
         }
         self.tried.extend(names);
     }
 
-    /// It has failed, and nothing of it is under way: those that are restarted in place share the way back into the pools.
-    fn may_be_tried(&self, name: &str) -> bool {
-        let failed = matches!(self.progress(name), Progress::Failed { .. });
-        failed
-            && self.memory.targets.get(name).is_some_and(|target| target.unmet().is_some())
-            && (self.inplace.idle() || !self.is_in_place(name))
-    }
-
-    fn is_in_place(&self, name: &str) -> bool {
-        matches!(self.works.get(name), Some(Work::Fpm))
+    /// Nothing is under way of a target that has failed: those that are restarted in place share the way back into the pools.
+    fn is_over(&self, name: &str) -> bool {
+        self.inplace.idle() || !matches!(self.works.get(name), Some(Work::Fpm))
     }
 
     /// Nobody proves a php-fpm any more that has left the configuration: it does not keep this host out for ever.

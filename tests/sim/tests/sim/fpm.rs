@@ -606,15 +606,20 @@ fn php_fpm_that_dies_while_it_is_pinged_is_not_said_to_run() {
     }
 }
 
-/// A script of the same rollout drains for an hour, and somebody mends php-fpm after three minutes.
-#[test]
-fn php_fpm_that_failed_is_tried_again_while_others_of_its_rollout_are_at_work() {
+/// php-fpm in a pool, and a script that a deploy makes old and lets go on for so long.
+fn beside_a_script_that_drains(drain: Us) -> Host {
     let mut world = world();
     world.add(Unit::fpm(FPM, Fpm::default()), HOUR);
     world.add(Unit::script(SCRIPT, Script { lasts: 2 * HOUR, ..Script::default() }), 60 * S);
-    let drains = ScheduledRules { drain_timeout: span(HOUR), ..script_rules(After::Rerun) };
+    let drains = ScheduledRules { drain_timeout: span(drain), ..script_rules(After::Rerun) };
     let policy = with_target(policy(), "jobrunner", TargetRules::PhpFpm(fpm_rules()));
-    let mut host = adopted(world, with_pool(with_target(policy, "maintenance", TargetRules::Scheduled(drains)), "default"));
+    adopted(world, with_pool(with_target(policy, "maintenance", TargetRules::Scheduled(drains)), "default"))
+}
+
+/// A script of the same rollout drains for an hour, and somebody mends php-fpm after three minutes.
+#[test]
+fn php_fpm_that_failed_is_tried_again_while_others_of_its_rollout_are_at_work() {
+    let mut host = beside_a_script_that_drains(HOUR);
     host.world.units.get_mut(FPM).unwrap().as_fpm_mut().unwrap().start = FpmStart::Fails;
     host.world.touch("d2");
     let well = |world: &mut World| world.units.get_mut(FPM).unwrap().as_fpm_mut().unwrap().start = FpmStart::Well(60 * MS);
@@ -649,12 +654,7 @@ fn php_fpm_that_dies_in_its_proof_is_not_said_to_run() {
 /// It fails again and again beside a script that drains for twenty minutes.
 #[test]
 fn a_rollout_ends_when_only_tries_of_what_has_failed_are_left() {
-    let mut world = world();
-    world.add(Unit::fpm(FPM, Fpm::default()), HOUR);
-    world.add(Unit::script(SCRIPT, Script { lasts: 2 * HOUR, ..Script::default() }), 60 * S);
-    let drains = ScheduledRules { drain_timeout: span(20 * MINUTE), ..script_rules(After::Rerun) };
-    let policy = with_target(policy(), "jobrunner", TargetRules::PhpFpm(fpm_rules()));
-    let mut host = adopted(world, with_pool(with_target(policy, "maintenance", TargetRules::Scheduled(drains)), "default"));
+    let mut host = beside_a_script_that_drains(20 * MINUTE);
     let fpm = host.world.units.get_mut(FPM).unwrap().as_fpm_mut().unwrap();
     (fpm.start, fpm.pings) = (FpmStart::Well(60 * MS), false);
     host.world.touch("d2");
